@@ -1,0 +1,1 @@
+//! Reading and writing an object's metadata as a JSON value.

@@ -1,0 +1,1 @@
+//! The types of the served kinds: structure, descriptions, list keys and patch strategies.

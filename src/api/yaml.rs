@@ -1,0 +1,1 @@
+//! Request bodies in YAML, read as kubectl reads them.

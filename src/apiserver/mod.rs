@@ -1,0 +1,3 @@
+//! The API server: one generic registry over the store, and everything HTTP around it.
+
+pub mod strategy;

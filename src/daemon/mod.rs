@@ -1,0 +1,1 @@
+//! The daemon: the only place that knows every component. `Config` -> build -> spawn -> drain.

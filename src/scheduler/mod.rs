@@ -1,0 +1,1 @@
+//! The scheduler: filters and scores nodes (pure), binds pods.
