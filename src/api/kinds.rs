@@ -19,6 +19,8 @@ pub struct Kind {
     pub categories: &'static [&'static str],
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
+    /// The verbs of the objects themselves, in discovery's order.
+    pub verbs: &'static [&'static str],
     /// Subresources with a kind of their own behaviour, beside the object: `status`, `binding`, ...
     pub subresources: &'static [Subresource],
     /// The name of its type in the schema document: `io.k8s.api.core.v1.Pod`.
@@ -35,38 +37,181 @@ pub struct Subresource {
     pub name: &'static str,
     /// The kind of its bodies: `Pod`, `Binding`, `PodExecOptions`.
     pub kind: &'static str,
+    /// The group and version of that kind where they are not those of the object: `("policy", "v1")`.
+    pub group_version: Option<(&'static str, &'static str)>,
     /// The verbs it knows, in discovery's order.
     pub verbs: &'static [&'static str],
 }
 
-/// Reading, replacing and patching the status apart from the spec.
-const fn status(kind: &'static str) -> Subresource {
-    Subresource { name: "status", kind, verbs: &["get", "patch", "update"] }
+/// What discovery lists for an ordinary kind.
+const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// A subresource whose bodies are of a kind of the object's own group and version.
+const fn sub(name: &'static str, kind: &'static str, verbs: &'static [&'static str]) -> Subresource {
+    Subresource { name, kind, group_version: None, verbs }
 }
 
-const POD: Kind = Kind {
+/// Reading, replacing and patching the status apart from the spec.
+const fn status(kind: &'static str) -> Subresource {
+    sub("status", kind, &["get", "patch", "update"])
+}
+
+/// A namespaced kind of the core group without anything special; rows say what differs.
+const CORE: Kind = Kind {
     group: "",
     version: "v1",
-    kind: "Pod",
-    plural: "pods",
-    singular: "pod",
-    short_names: &["po"],
-    categories: &["all"],
+    kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
     namespaced: true,
-    subresources: &[
-        Subresource { name: "attach", kind: "PodAttachOptions", verbs: &["create", "get"] },
-        Subresource { name: "binding", kind: "Binding", verbs: &["create"] },
-        Subresource { name: "exec", kind: "PodExecOptions", verbs: &["create", "get"] },
-        Subresource { name: "log", kind: "Pod", verbs: &["get"] },
-        Subresource { name: "portforward", kind: "PodPortForwardOptions", verbs: &["create", "get"] },
-        status("Pod"),
-    ],
-    schema: "io.k8s.api.core.v1.Pod",
-    storage: "pods",
+    verbs: ALL_VERBS,
+    subresources: &[],
+    schema: "",
+    storage: "",
 };
 
 /// Every kind, grouped by API group in discovery's order.
-pub static KINDS: &[Kind] = &[POD];
+pub static KINDS: &[Kind] = &[
+    Kind {
+        kind: "ConfigMap",
+        plural: "configmaps",
+        singular: "configmap",
+        short_names: &["cm"],
+        schema: "io.k8s.api.core.v1.ConfigMap",
+        storage: "configmaps",
+        ..CORE
+    },
+    Kind {
+        kind: "Endpoints",
+        plural: "endpoints",
+        singular: "endpoints",
+        short_names: &["ep"],
+        schema: "io.k8s.api.core.v1.Endpoints",
+        storage: "endpoints",
+        ..CORE
+    },
+    Kind {
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        schema: "io.k8s.api.core.v1.Event",
+        storage: "events",
+        ..CORE
+    },
+    Kind {
+        kind: "Namespace",
+        plural: "namespaces",
+        singular: "namespace",
+        short_names: &["ns"],
+        namespaced: false,
+        verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
+        subresources: &[sub("finalize", "Namespace", &["update"]), status("Namespace")],
+        schema: "io.k8s.api.core.v1.Namespace",
+        storage: "namespaces",
+        ..CORE
+    },
+    Kind {
+        kind: "Node",
+        plural: "nodes",
+        singular: "node",
+        short_names: &["no"],
+        namespaced: false,
+        subresources: &[status("Node")],
+        schema: "io.k8s.api.core.v1.Node",
+        storage: "nodes",
+        ..CORE
+    },
+    Kind {
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[
+            sub("attach", "PodAttachOptions", &["create", "get"]),
+            sub("binding", "Binding", &["create"]),
+            Subresource {
+                name: "eviction",
+                kind: "Eviction",
+                group_version: Some(("policy", "v1")),
+                verbs: &["create"],
+            },
+            sub("exec", "PodExecOptions", &["create", "get"]),
+            sub("log", "Pod", &["get"]),
+            sub("portforward", "PodPortForwardOptions", &["create", "get"]),
+            status("Pod"),
+        ],
+        schema: "io.k8s.api.core.v1.Pod",
+        storage: "pods",
+        ..CORE
+    },
+    Kind {
+        kind: "Secret",
+        plural: "secrets",
+        singular: "secret",
+        schema: "io.k8s.api.core.v1.Secret",
+        storage: "secrets",
+        ..CORE
+    },
+    Kind {
+        kind: "ServiceAccount",
+        plural: "serviceaccounts",
+        singular: "serviceaccount",
+        short_names: &["sa"],
+        subresources: &[Subresource {
+            name: "token",
+            kind: "TokenRequest",
+            group_version: Some(("authentication.k8s.io", "v1")),
+            verbs: &["create"],
+        }],
+        schema: "io.k8s.api.core.v1.ServiceAccount",
+        storage: "serviceaccounts",
+        ..CORE
+    },
+    Kind {
+        kind: "Service",
+        plural: "services",
+        singular: "service",
+        short_names: &["svc"],
+        categories: &["all"],
+        subresources: &[status("Service")],
+        schema: "io.k8s.api.core.v1.Service",
+        storage: "services",
+        ..CORE
+    },
+    Kind {
+        group: "events.k8s.io",
+        kind: "Event",
+        plural: "events",
+        singular: "event",
+        short_names: &["ev"],
+        schema: "io.k8s.api.events.v1.Event",
+        storage: "events",
+        ..CORE
+    },
+    Kind {
+        group: "coordination.k8s.io",
+        kind: "Lease",
+        plural: "leases",
+        singular: "lease",
+        schema: "io.k8s.api.coordination.v1.Lease",
+        storage: "leases",
+        ..CORE
+    },
+    Kind {
+        group: "discovery.k8s.io",
+        kind: "EndpointSlice",
+        plural: "endpointslices",
+        singular: "endpointslice",
+        schema: "io.k8s.api.discovery.v1.EndpointSlice",
+        storage: "endpointslices",
+        ..CORE
+    },
+];
 
 /// The kind served at this group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
@@ -99,5 +244,36 @@ impl Kind {
             Some(namespace) if self.namespaced => format!("{}/{namespace}/", self.storage),
             _ => format!("{}/", self.storage),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_complete_and_unique() {
+        for (i, kind) in KINDS.iter().enumerate() {
+            for field in [kind.kind, kind.plural, kind.singular, kind.schema, kind.storage] {
+                assert!(!field.is_empty(), "{kind:?}");
+            }
+            assert_eq!(kind.kind.to_lowercase(), kind.singular);
+            assert!(kind.schema.ends_with(&format!(".{}.{}", kind.version, kind.kind)));
+            assert!(kind.verbs.is_sorted(), "{}", kind.kind);
+            assert!(kind.subresources.iter().map(|s| s.name).is_sorted(), "{}", kind.kind);
+            assert!(KINDS[i + 1..].iter().all(|k| (k.group, k.plural) != (kind.group, kind.plural)));
+        }
+    }
+
+    #[test]
+    fn found_by_resource_and_by_kind() {
+        let slices = by_resource("discovery.k8s.io", "v1", "endpointslices").unwrap();
+        assert_eq!(by_kind("discovery.k8s.io", "v1", "EndpointSlice"), Some(slices));
+        assert_eq!(slices.api_version(), "discovery.k8s.io/v1");
+        assert_eq!(slices.key(Some("default"), "a"), "endpointslices/default/a");
+        assert_eq!(slices.prefix(None), "endpointslices/");
+        let nodes = by_resource("", "v1", "nodes").unwrap();
+        assert_eq!((nodes.api_version().as_str(), nodes.key(None, "n").as_str()), ("v1", "nodes/n"));
+        assert_eq!(by_resource("", "v2", "nodes"), None);
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod kinds;
 pub mod meta;
+pub mod names;
 pub mod node;
 pub mod quantity;
 pub mod request;

@@ -178,6 +178,7 @@ pub struct Request {
 }
 
 /// A successful answer.
+#[allow(clippy::large_enum_variant)] // Passed by value once a request; boxing its rarest forms would only add noise.
 pub enum Response {
     /// One object as it lies in the store.
     Object {

@@ -127,11 +127,7 @@ impl FieldError {
 
     /// Something is there that must not be.
     pub fn forbidden(field: impl Into<String>, detail: &str) -> FieldError {
-        FieldError {
-            field: field.into(),
-            reason: "FieldValueForbidden",
-            message: join("Forbidden", detail),
-        }
+        FieldError { field: field.into(), reason: "FieldValueForbidden", message: join("Forbidden", detail) }
     }
 
     /// A value that must be unique stands twice.
@@ -250,11 +246,7 @@ impl Status {
         let mut status = Status::failure(422, "Invalid", message).about(group, kind, name);
         status.details.get_or_insert_default().causes = errors
             .iter()
-            .map(|e| Cause {
-                reason: e.reason.into(),
-                message: e.message.clone(),
-                field: e.field.clone(),
-            })
+            .map(|e| Cause { reason: e.reason.into(), message: e.message.clone(), field: e.field.clone() })
             .collect();
         status
     }

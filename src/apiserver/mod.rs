@@ -1,3 +1,153 @@
 //! The API server: one generic registry over the store, and everything HTTP around it.
+//!
+//! A request, from wherever it comes, is a [`Request`] value; [`ApiServer`] answers it. HTTP only turns bytes
+//! into requests and answers into bytes.
 
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use self::allocate::{Allocator, ServiceRange};
+use self::auth::tokens::Tokens;
+use self::registry::{Part, Place, Registry};
+use crate::api::kinds::{self, Kind};
+use crate::api::request::{Action, Request, Response, Target, Transport};
+use crate::api::status::Status;
+use crate::store::Store;
+
+pub mod registry;
+
+pub mod admission;
+pub mod allocate;
+pub mod patching;
+pub mod service_account;
 pub mod strategy;
+pub mod structure;
+
+pub mod reviews;
+pub mod subresource;
+
+pub mod auth;
+pub mod bootstrap;
+pub mod pki;
+
+pub mod discovery;
+pub mod openapi;
+pub mod table;
+
+pub mod streaming;
+
+pub mod http;
+
+/// What an API server is made of.
+pub struct Config {
+    /// Where everything is kept.
+    pub store: Store,
+    /// From where services get their addresses.
+    pub service_range: ServiceRange,
+    /// The key of service-account tokens ([`pki::Pki::token_key`]).
+    pub token_key: Vec<u8>,
+}
+
+/// The API server of a cluster.
+pub struct ApiServer {
+    registry: Registry,
+    tokens: Tokens,
+}
+
+impl ApiServer {
+    /// Reads from the store which service addresses are taken, and is ready to answer.
+    pub fn new(config: Config) -> Result<Arc<ApiServer>, pki::Error> {
+        let services = config.store.list("services/", None, 0, None).map(|s| s.entries).unwrap_or_default();
+        let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
+        let registry = Registry::new(config.store, Arc::new(allocator));
+        Ok(Arc::new(ApiServer { registry, tokens: Tokens::new(&config.token_key)? }))
+    }
+
+    /// The objects, without authorisation: for this server's own work.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// Signs and checks service-account tokens.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response, Status> {
+        auth::authorize(&request)?;
+        let Request { ref target, .. } = request;
+        let Some(kind) = kinds::by_resource(&target.group, &target.version, &target.resource) else {
+            return reviews::answer(&request).unwrap_or_else(|| Err(Status::no_such_path()));
+        };
+        let namespace = namespace_of(kind, &request.target)?;
+        match (&target.name, &target.subresource) {
+            (Some(name), Some(subresource)) => {
+                let place = Place { kind, namespace, name };
+                subresource::answer(self, place, subresource, request.action).await
+            }
+            (Some(name), None) => self.on_object(Place { kind, namespace, name }, request.action).await,
+            (None, _) => self.on_collection(kind, namespace, request.action).await,
+        }
+    }
+
+    async fn on_object(&self, place: Place<'_>, action: Action) -> Result<Response, Status> {
+        let registry = &self.registry;
+        let object = |entry| Response::Object { entry, created: false, warnings: Vec::new() };
+        match action {
+            Action::Get { resource_version } => registry.get(place, &resource_version).map(object),
+            Action::Watch(options) => {
+                registry.watch(place.kind, place.namespace, Some(place.name), &options).map(Response::Watch)
+            }
+            Action::Update(body, options) => registry.replace(place, Part::Object, body, &options).await,
+            Action::Patch(how, patch, options) => {
+                registry.patch(place, Part::Object, how, &patch, &options).await
+            }
+            Action::Delete(options) => registry.delete(place, &options).await,
+            Action::Create(..) | Action::List(_) | Action::DeleteCollection(..) => {
+                Err(Status::method_not_allowed(place.kind.plural, "create"))
+            }
+        }
+    }
+
+    async fn on_collection(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        action: Action,
+    ) -> Result<Response, Status> {
+        let registry = &self.registry;
+        let unsupported = |verb| Err(Status::method_not_allowed(kind.plural, verb));
+        match action {
+            Action::List(options) => registry.list(kind, namespace, &options),
+            Action::Watch(options) => registry.watch(kind, namespace, None, &options).map(Response::Watch),
+            Action::Create(..) if kind.namespaced && namespace.is_none() => unsupported("create"),
+            Action::Create(body, options) => registry.create(kind, namespace, body, &options).await,
+            Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
+                registry.delete_collection(kind, namespace, &list, &options).await
+            }
+            Action::DeleteCollection(..) => unsupported("deletecollection"),
+            Action::Get { .. } => unsupported("get"),
+            Action::Update(..) => unsupported("update"),
+            Action::Patch(..) => unsupported("patch"),
+            Action::Delete(_) => unsupported("delete"),
+        }
+    }
+}
+
+/// The namespace that the request is about, fitting the kind.
+fn namespace_of<'a>(kind: &Kind, target: &'a Target) -> Result<Option<&'a str>, Status> {
+    match (&target.namespace, kind.namespaced) {
+        (Some(namespace), true) => Ok(Some(namespace)),
+        (None, true) if target.name.is_some() => Err(Status::no_such_path()),
+        (Some(_), false) => Err(Status::no_such_path()),
+        (None, _) => Ok(None),
+    }
+}
+
+impl Transport for ApiServer {
+    fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, Status>> {
+        self.answer(request).boxed()
+    }
+}

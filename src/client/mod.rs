@@ -11,13 +11,19 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::request::{
-    Changes, DeleteOptions, ListOptions, PatchKind, Transport, User, WatchOptions, WriteOptions,
+    Action, Changes, DeleteOptions, ListOptions, PatchKind, Request, Response, Target, Transport, User,
+    WatchOptions, WriteOptions,
 };
 use crate::api::status::Status;
+use crate::store::Entry;
 
+pub mod dynamic;
 pub mod events;
 pub mod queue;
 pub mod reflector;
+mod resources;
+#[cfg(test)]
+pub mod testing;
 
 /// A typed kind that a component acts on.
 pub trait Resource:
@@ -47,6 +53,11 @@ impl Client {
         Client { transport, user }
     }
 
+    /// Carries out one request as this client's user.
+    pub async fn call(&self, target: Target, action: Action) -> Result<Response, Status> {
+        self.transport.call(Request { user: self.user.clone(), target, action }).await
+    }
+
     /// The objects of a kind in one namespace.
     pub fn namespaced<K: Resource>(&self, namespace: &str) -> Api<K> {
         Api { client: self.clone(), namespace: Some(namespace.to_owned()), kind: PhantomData }
@@ -66,62 +77,144 @@ pub struct Api<K> {
     kind: PhantomData<fn() -> K>,
 }
 
+/// A list as typed objects, with the resourceVersion that it shows.
+pub struct Listed<K> {
+    /// In key order.
+    pub items: Vec<K>,
+    /// Where a watch goes on from.
+    pub resource_version: String,
+}
+
+/// Reads a stored object as its type.
+pub fn decode<K: Resource>(entry: &Entry) -> Result<K, Status> {
+    serde_json::from_slice(&entry.bytes)
+        .map_err(|error| Status::internal(format!("{} is not a {}: {error}", entry.key, K::KIND)))
+}
+
 impl<K: Resource> Api<K> {
+    fn target(&self, name: Option<&str>, subresource: Option<&str>) -> Target {
+        Target {
+            group: K::GROUP.to_owned(),
+            version: K::VERSION.to_owned(),
+            resource: K::PLURAL.to_owned(),
+            namespace: self.namespace.clone(),
+            name: name.map(str::to_owned),
+            subresource: subresource.map(str::to_owned),
+        }
+    }
+
+    /// The target of an object that says itself where it belongs.
+    fn target_of(&self, object: &K, subresource: Option<&str>) -> Target {
+        let meta = object.metadata();
+        let mut target = self.target(Some(meta.name.as_deref().unwrap_or("")), subresource);
+        if target.namespace.is_none() {
+            target.namespace = meta.namespace.clone();
+        }
+        target
+    }
+
+    async fn object(&self, target: Target, action: Action) -> Result<K, Status> {
+        match self.client.call(target, action).await? {
+            Response::Object { entry, .. } => decode(&entry),
+            Response::Transient { value, .. } => serde_json::from_value(value)
+                .map_err(|error| Status::internal(format!("the answer is not a {}: {error}", K::KIND))),
+            _ => Err(unexpected("an object")),
+        }
+    }
+
+    fn encode(object: &K) -> Result<Value, Status> {
+        serde_json::to_value(object).map_err(|error| Status::internal(format!("{}: {error}", K::KIND)))
+    }
+
     /// Reads one object.
-    pub async fn get(&self, _name: &str) -> Result<K, Status> {
-        let _ = (&self.client.transport, &self.client.user, &self.namespace);
-        todo!()
+    pub async fn get(&self, name: &str) -> Result<K, Status> {
+        self.object(self.target(Some(name), None), Action::Get { resource_version: String::new() }).await
     }
 
     /// Reads the selected objects and the resourceVersion that they show.
-    pub async fn list(&self, _options: ListOptions) -> Result<(Vec<K>, String), Status> {
-        todo!()
+    pub async fn list(&self, options: ListOptions) -> Result<Listed<K>, Status> {
+        match self.client.call(self.target(None, None), Action::List(options)).await? {
+            Response::List { snapshot, .. } => Ok(Listed {
+                items: snapshot.entries.iter().map(|entry| decode(entry)).collect::<Result<_, _>>()?,
+                resource_version: snapshot.revision.to_string(),
+            }),
+            _ => Err(unexpected("a list")),
+        }
     }
 
     /// Follows the selected objects.
-    pub async fn watch(&self, _options: WatchOptions) -> Result<Box<dyn Changes>, Status> {
-        todo!()
+    pub async fn watch(&self, options: WatchOptions) -> Result<Box<dyn Changes>, Status> {
+        match self.client.call(self.target(None, None), Action::Watch(options)).await? {
+            Response::Watch(changes) => Ok(changes),
+            _ => Err(unexpected("a watch")),
+        }
     }
 
     /// Makes an object.
-    pub async fn create(&self, _object: &K) -> Result<K, Status> {
-        todo!()
+    pub async fn create(&self, object: &K) -> Result<K, Status> {
+        let mut target = self.target_of(object, None);
+        target.name = None;
+        self.object(target, Action::Create(Self::encode(object)?, WriteOptions::default())).await
     }
 
     /// Replaces an object; its resourceVersion, when set, must be current.
-    pub async fn update(&self, _object: &K) -> Result<K, Status> {
-        todo!()
+    pub async fn update(&self, object: &K) -> Result<K, Status> {
+        let action = Action::Update(Self::encode(object)?, WriteOptions::default());
+        self.object(self.target_of(object, None), action).await
     }
 
     /// Replaces an object's status.
-    pub async fn update_status(&self, _object: &K) -> Result<K, Status> {
-        todo!()
+    pub async fn update_status(&self, object: &K) -> Result<K, Status> {
+        let action = Action::Update(Self::encode(object)?, WriteOptions::default());
+        self.object(self.target_of(object, Some("status")), action).await
     }
 
     /// Changes an object, or with `subresource` that part of it.
     pub async fn patch(
         &self,
-        _name: &str,
-        _subresource: Option<&str>,
-        _kind: PatchKind,
-        _body: Value,
+        name: &str,
+        subresource: Option<&str>,
+        kind: PatchKind,
+        body: Value,
     ) -> Result<K, Status> {
-        todo!()
+        let action = Action::Patch(kind, body, WriteOptions::default());
+        self.object(self.target(Some(name), subresource), action).await
     }
 
     /// Removes an object; an already missing one is an error of reason `NotFound`.
-    pub async fn delete(&self, _name: &str, _options: DeleteOptions) -> Result<(), Status> {
-        todo!()
+    pub async fn delete(&self, name: &str, options: DeleteOptions) -> Result<(), Status> {
+        self.client.call(self.target(Some(name), None), Action::Delete(options)).await.map(drop)
     }
 
     /// Posts to a subresource such as `binding`.
     pub async fn create_subresource(
         &self,
-        _name: &str,
-        _subresource: &str,
-        _body: Value,
-        _options: WriteOptions,
+        name: &str,
+        subresource: &str,
+        body: Value,
+        options: WriteOptions,
     ) -> Result<Value, Status> {
-        todo!()
+        let target = self.target(Some(name), Some(subresource));
+        match self.client.call(target, Action::Create(body, options)).await? {
+            Response::Object { entry, .. } => Ok(entry.json().clone()),
+            Response::Transient { value, .. } => Ok(value),
+            Response::Status(status) => serde_json::to_value(status).map_err(Status::internal),
+            _ => Err(unexpected("an object")),
+        }
     }
+}
+
+fn unexpected(what: &str) -> Status {
+    Status::internal(format!("the API server answered with something else than {what}"))
+}
+
+/// 64 random bits, for names that must not collide.
+pub fn random_u64() -> u64 {
+    // The kernel's generator does not fail once the machine is up; if it ever does, the clock still differs.
+    getrandom::u64().unwrap_or_else(|_| jiff::Timestamp::now().as_nanosecond() as u64)
+}
+
+/// A number in `0.0..1.0`, for jitter.
+fn random_fraction() -> f64 {
+    (random_u64() >> 11) as f64 / (1u64 << 53) as f64
 }

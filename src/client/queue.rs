@@ -1,40 +1,191 @@
 //! A work queue of keys: a key waits once however often it is added, is never worked on twice at a time, can
 //! be added for later, and backs off after failures.
 
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// The queue; cheap to clone.
 #[derive(Clone)]
-pub struct Queue {}
+pub struct Queue {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Notify,
+    base: Duration,
+    max: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<String>,
+    /// Keys in `ready`, and keys to be worked on again when their present work is done.
+    wanted: HashSet<String>,
+    working: HashSet<String>,
+    later: BTreeSet<(Instant, String)>,
+    due: HashMap<String, Instant>,
+    failures: HashMap<String, u32>,
+}
+
+impl State {
+    fn add(&mut self, key: &str) {
+        if let Some(at) = self.due.remove(key) {
+            self.later.remove(&(at, key.to_owned()));
+        }
+        if self.wanted.insert(key.to_owned()) && !self.working.contains(key) {
+            self.ready.push_back(key.to_owned());
+        }
+    }
+
+    fn add_at(&mut self, key: &str, at: Instant) {
+        match self.due.get(key) {
+            Some(due) if *due <= at => return,
+            Some(due) => {
+                self.later.remove(&(*due, key.to_owned()));
+            }
+            None => {}
+        }
+        self.due.insert(key.to_owned(), at);
+        self.later.insert((at, key.to_owned()));
+    }
+
+    /// Moves what is due to the ready keys; answers when the next one will be.
+    fn promote(&mut self, now: Instant) -> Option<Instant> {
+        while let Some((at, key)) = self.later.first().cloned() {
+            if at > now {
+                return Some(at);
+            }
+            self.add(&key);
+        }
+        None
+    }
+
+    fn finish(&mut self, key: &str) {
+        self.working.remove(key);
+        if self.wanted.contains(key) {
+            self.ready.push_back(key.to_owned());
+        }
+    }
+}
 
 impl Queue {
     /// An empty queue; retries of a failing key wait `base`, doubling up to `max`.
-    pub fn new(_base: Duration, _max: Duration) -> Queue {
-        Queue {}
+    pub fn new(base: Duration, max: Duration) -> Queue {
+        Queue { shared: Arc::new(Shared { state: Mutex::default(), wake: Notify::new(), base, max }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a key now.
-    pub fn add(&self, _key: &str) {
-        todo!()
+    pub fn add(&self, key: &str) {
+        self.state().add(key);
+        self.shared.wake.notify_one();
     }
 
     /// Adds a key after a while; an earlier time already set stays.
-    pub fn add_after(&self, _key: &str, _after: Duration) {
-        todo!()
+    pub fn add_after(&self, key: &str, after: Duration) {
+        self.state().add_at(key, Instant::now() + after);
+        self.shared.wake.notify_one();
     }
 
     /// The next key to work on; hold it until done, then call `done` or `retry`.
     pub async fn next(&self) -> String {
-        todo!()
+        loop {
+            let due = {
+                let mut state = self.state();
+                let due = state.promote(Instant::now());
+                if let Some(key) = state.ready.pop_front() {
+                    state.wanted.remove(&key);
+                    state.working.insert(key.clone());
+                    if !state.ready.is_empty() {
+                        // Another worker may be waiting for what is left.
+                        self.shared.wake.notify_one();
+                    }
+                    return key;
+                }
+                due
+            };
+            match due {
+                Some(at) => tokio::select! {
+                    () = self.shared.wake.notified() => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => self.shared.wake.notified().await,
+            }
+        }
     }
 
     /// The key's work succeeded.
-    pub fn done(&self, _key: &str) {
-        todo!()
+    pub fn done(&self, key: &str) {
+        let mut state = self.state();
+        state.failures.remove(key);
+        state.finish(key);
+        drop(state);
+        self.shared.wake.notify_one();
     }
 
     /// The key's work failed: try again after its back-off.
-    pub fn retry(&self, _key: &str) {
-        todo!()
+    pub fn retry(&self, key: &str) {
+        let mut state = self.state();
+        let failures = state.failures.entry(key.to_owned()).or_default();
+        let wait = self.shared.base.saturating_mul(1 << (*failures).min(20)).min(self.shared.max);
+        *failures += 1;
+        state.add_at(key, Instant::now() + wait);
+        state.finish(key);
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> Queue {
+        Queue::new(Duration::from_secs(1), Duration::from_secs(4))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_waits_once_and_is_never_worked_on_twice() {
+        let queue = queue();
+        queue.add("a");
+        queue.add("a");
+        queue.add("b");
+        assert_eq!(queue.next().await, "a");
+        queue.add("a");
+        assert_eq!(queue.next().await, "b");
+        let nothing = tokio::time::timeout(Duration::from_secs(60), queue.next()).await;
+        assert!(nothing.is_err());
+        queue.done("a");
+        assert_eq!(queue.next().await, "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_back_off_and_success_forgets_them() {
+        let queue = queue();
+        queue.add("a");
+        for expected in [1, 2, 4, 4] {
+            let key = queue.next().await;
+            let from = Instant::now();
+            queue.retry(&key);
+            assert_eq!(queue.next().await, "a");
+            assert_eq!(from.elapsed().as_secs(), expected);
+            queue.state().finish("a");
+            queue.add("a");
+        }
+        queue.next().await;
+        queue.done("a");
+        queue.add_after("a", Duration::from_secs(9));
+        queue.add_after("a", Duration::from_secs(5));
+        let from = Instant::now();
+        assert_eq!(queue.next().await, "a");
+        assert_eq!(from.elapsed().as_secs(), 5);
     }
 }

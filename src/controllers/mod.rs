@@ -1,1 +1,122 @@
 //! The controllers: each a pure `plan()` and a thin reconcile loop in one file.
+//!
+//! A controller's loop takes keys from a queue that reflectors fill, looks at the present state, and acts on
+//! the difference; dropping every cache and starting again loses nothing.
+
+pub mod cluster_dns;
+pub mod endpoints;
+pub mod events;
+pub mod namespaces;
+pub mod root_ca;
+pub mod service_accounts;
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use tokio::task::JoinSet;
+
+use crate::api::request::ListOptions;
+use crate::api::status::Status;
+use crate::client::queue::Queue;
+use crate::client::reflector::{Reflector, Subscription};
+use crate::client::{Client, Resource};
+
+/// What the controllers need to know of their cluster.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The authority's certificate, which pods get to trust.
+    pub ca_pem: String,
+    /// The address of the cluster's DNS service.
+    pub dns_service: Ipv4Addr,
+    /// Where the DNS server listens.
+    pub dns_server: (Ipv4Addr, u16),
+}
+
+/// All controllers of a cluster.
+pub struct Controllers {
+    client: Client,
+    config: Config,
+}
+
+/// The first wait before a failed key is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+/// The longest.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+impl Controllers {
+    /// Controllers that speak through `client`.
+    pub fn new(client: Client, config: Config) -> Controllers {
+        Controllers { client, config }
+    }
+
+    /// Runs all of them until `shutdown`.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let Controllers { client, config } = self;
+        let mut tasks = JoinSet::new();
+        let namespaces: Reflector<Namespace> = reflect(&mut tasks, &client);
+        tasks.spawn(namespaces::run(client.clone(), namespaces.clone()));
+        tasks.spawn(service_accounts::run(client.clone(), namespaces.clone()));
+        tasks.spawn(root_ca::run(client.clone(), namespaces, config.ca_pem));
+        let (services, pods) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
+        tasks.spawn(events::run(client.clone()));
+        tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));
+        tokio::select! {
+            () = shutdown => {}
+            ended = tasks.join_next() => tracing::error!(?ended, "a controller ended"),
+        }
+    }
+}
+
+/// A reflector of all objects of a kind, fed by a task of the set.
+fn reflect<K: Resource>(tasks: &mut JoinSet<()>, client: &Client) -> Reflector<K> {
+    let (reflector, feed) = Reflector::new(client.all::<K>(), ListOptions::default());
+    tasks.spawn(feed);
+    reflector
+}
+
+/// Adds every changed key to a queue.
+async fn enqueue(mut changes: Subscription, queue: Queue) {
+    while let Some(key) = changes.next().await {
+        queue.add(&key);
+    }
+}
+
+/// What follows a reconciliation that went well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// The next change.
+    Await,
+    /// Another look after a while, whatever happens.
+    After(Duration),
+}
+
+/// Works on the keys of a queue for ever; a failed one is tried again after its back-off.
+async fn work<F>(name: &str, queue: &Queue, reconcile: impl Fn(String) -> F)
+where
+    F: Future<Output = Result<Next, Status>>,
+{
+    loop {
+        let key = queue.next().await;
+        match reconcile(key.clone()).await {
+            Ok(next) => {
+                queue.done(&key);
+                if let Next::After(wait) = next {
+                    queue.add_after(&key, wait);
+                }
+            }
+            // Somebody else was faster: look again at what there is now.
+            Err(status) if status.is("Conflict") || status.is("AlreadyExists") => queue.retry(&key),
+            Err(status) => {
+                tracing::warn!(controller = name, key, %status, "reconciliation failed");
+                queue.retry(&key);
+            }
+        }
+    }
+}
+
+fn queue() -> Queue {
+    Queue::new(RETRY, RETRY_MAX)
+}

@@ -1,3 +1,208 @@
 //! Images: references, the registry protocol, unpacking, and the store of layers that all clusters share.
 //!
-//! Knows registries and tar files; knows no Kubernetes words.
+//! Knows registries and tar files; knows no Kubernetes words. A layer goes from the network through its digest,
+//! decompression and the digest of its contents into files in one pass ([`layer`]); what is finished is renamed
+//! into the [`store`], so that a crash leaves nothing but temporary directories.
+
+pub mod archive;
+pub mod layer;
+pub mod pull;
+pub mod reference;
+pub mod registry;
+pub mod store;
+pub mod unpack;
+pub mod users;
+
+mod manifest;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use manifest::ImageConfig;
+pub use users::User;
+
+use self::reference::Reference;
+use self::registry::RegistryClient;
+use self::store::Store;
+
+/// How images are fetched and kept.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Where images are kept, for all clusters of the machine.
+    pub dir: PathBuf,
+    /// Where to ask first, by registry: `docker.io` -> `http://mirror:5000`.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries (`host` or `host:port`) that are spoken to without TLS.
+    pub insecure: Vec<String>,
+    /// A `config.json` of Docker with credentials.
+    pub docker_config: Option<PathBuf>,
+    /// What a layer may not exceed.
+    pub limits: unpack::Limits,
+}
+
+/// A name and password for one registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// `https://index.docker.io/v1/`, `registry.example:5000`: as Docker's configuration has it.
+    pub registry: String,
+    /// Who.
+    pub username: String,
+    /// The secret.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credential({} at {})", self.username, self.registry)
+    }
+}
+
+/// An image that is here, unpacked.
+#[derive(Debug, Clone, Default)]
+pub struct Image {
+    /// The digest of its configuration: `sha256:...`.
+    pub id: String,
+    /// Its names with tags: `docker.io/library/nginx:latest`.
+    pub references: Vec<String>,
+    /// Its names with the digest of its manifest: `docker.io/library/nginx@sha256:...`.
+    pub repo_digests: Vec<String>,
+    /// Its unpacked layers, lowest first.
+    pub layers: Vec<PathBuf>,
+    /// What it runs.
+    pub config: ImageConfig,
+    /// Compressed bytes of all layers.
+    pub size: u64,
+}
+
+/// Told how a pull goes on; calls are cheap and come often.
+pub trait Progress: Send + Sync {
+    /// A layer has come to a stage: bytes so far, of how many.
+    fn layer(&self, digest: &str, stage: Stage, done: u64, total: u64);
+}
+
+/// Where a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// On its way, and unpacked as it comes.
+    Pulling,
+    /// Was here before.
+    Exists,
+    /// Here and unpacked.
+    Done,
+}
+
+/// Nobody watches.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn layer(&self, _: &str, _: Stage, _: u64, _: u64) {}
+}
+
+/// Why an image could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name makes no sense.
+    #[error(transparent)]
+    Reference(#[from] reference::Invalid),
+    /// A registry said no.
+    #[error("{reference}: {host} answered {status}: {message}{}", hint(*status))]
+    Registry {
+        /// What was asked for.
+        reference: String,
+        /// Who was asked.
+        host: String,
+        /// The HTTP status.
+        status: u16,
+        /// The registry's own words.
+        message: String,
+    },
+    /// A registry could not be reached, or went away.
+    #[error("{reference}: cannot reach {host}: {message}")]
+    Unreachable {
+        /// What was asked for.
+        reference: String,
+        /// Who was asked.
+        host: String,
+        /// What happened.
+        message: String,
+    },
+    /// What came is not what was announced, or more than is accepted.
+    #[error("{reference}: {what}")]
+    Content {
+        /// What was asked for.
+        reference: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// A layer was refused.
+    #[error("layer {digest}: {source}")]
+    Layer {
+        /// The layer.
+        digest: String,
+        /// Why.
+        source: unpack::Error,
+    },
+    /// The store's directory failed.
+    #[error("{what}: {source}")]
+    Store {
+        /// What was tried, on which path.
+        what: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// There is no such image here.
+    #[error("no such image: {0}")]
+    NoSuchImage(String),
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 | 403 => {
+            " (check the name, or log in: credentials come from imagePullSecrets or Docker's config.json)"
+        }
+        429 => " (the registry's pull limit is reached: wait, or log in to raise it)",
+        _ => "",
+    }
+}
+
+/// The images of this machine; cheap to clone.
+#[derive(Clone)]
+pub struct Images {
+    store: Arc<Store>,
+    registry: Arc<RegistryClient>,
+    limits: unpack::Limits,
+    flights: Arc<pull::Flights>,
+}
+
+impl Images {
+    /// Opens the store, making it when missing, and sweeps what a crash left.
+    pub fn open(settings: Settings) -> Result<Images, Error> {
+        let limits = settings.limits;
+        let store = Arc::new(Store::open(&settings.dir)?);
+        let registry = Arc::new(RegistryClient::new(settings)?);
+        Ok(Images { store, registry, limits, flights: Arc::default() })
+    }
+
+    /// The image of this name or id, when it is here.
+    pub fn find(&self, name: &str) -> Result<Option<Image>, Error> {
+        self.store.find(name)
+    }
+
+    /// All images.
+    pub fn list(&self) -> Result<Vec<Image>, Error> {
+        self.store.list()
+    }
+
+    /// Takes a name away; the image goes with its last name, its layers with the last image that has them.
+    /// `in_use` are layers that containers still stand on. Answers what was removed.
+    pub fn remove(&self, name: &str, in_use: &[PathBuf]) -> Result<Vec<String>, Error> {
+        self.store.remove(name, in_use)
+    }
+
+    /// Gives an image one more name.
+    pub fn tag(&self, name: &str, new: &Reference) -> Result<(), Error> {
+        let image = self.find(name)?.ok_or_else(|| Error::NoSuchImage(name.to_owned()))?;
+        self.store.tag(&image.id, new)
+    }
+}

@@ -1,1 +1,211 @@
 //! The kubelet: makes the pods bound to this node real, and their status true.
+//!
+//! One [`worker`] a pod: it observes the runtime, asks [`plan`] what to do, does it, and writes the
+//! [`status`]. Nothing else decides; a restarted kubelet picks up where it was from labels and statuses.
+
+pub mod context;
+pub mod worker;
+
+pub mod backoff;
+pub mod observed;
+pub mod plan;
+pub mod status;
+
+pub mod container;
+pub mod downward;
+pub mod env;
+pub mod hosts;
+pub mod messages;
+pub mod pull;
+pub mod resources;
+pub mod start;
+pub mod volumes;
+
+pub mod logs;
+pub mod node;
+pub mod server;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinSet;
+
+use self::context::{Addresses, Config, Context, ImageSource};
+use self::observed::label;
+use self::server::Server;
+use self::worker::{Desired, Worker};
+use crate::api::request::ListOptions;
+use crate::client::Client;
+use crate::client::events::Recorder;
+use crate::client::reflector::{Key, Reflector};
+use crate::runtime::Runtime;
+
+/// The kubelet of one node.
+pub struct Kubelet<R> {
+    context: Arc<Context<R>>,
+    pods: Reflector<Pod>,
+    tasks: JoinSet<()>,
+    machine: node::Machine,
+    pod_cidr: String,
+}
+
+/// What the kubelet knows of a running worker.
+struct Handle {
+    key: Key,
+    desired: watch::Sender<Desired>,
+    changed: Arc<Notify>,
+}
+
+/// Why the kubelet could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The node object could not be written.
+    #[error("cannot register node {node}: {status}")]
+    Register {
+        /// The node's name.
+        node: String,
+        /// What the API server said.
+        status: crate::api::status::Status,
+    },
+}
+
+impl<R: Runtime> Kubelet<R> {
+    /// A kubelet that speaks through `client`; its feeding tasks start at once.
+    pub fn new(
+        config: Config,
+        client: Client,
+        runtime: R,
+        images: Arc<dyn ImageSource>,
+        network: Arc<dyn Addresses>,
+        machine: node::Machine,
+        pod_cidr: String,
+    ) -> Kubelet<R> {
+        let mut tasks = JoinSet::new();
+        let (recorder, record) = Recorder::new(client.clone(), "kubelet", &config.node);
+        let (services, feed_services) =
+            Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
+        let of_this_node = ListOptions {
+            field_selector: format!("spec.nodeName={}", config.node),
+            ..ListOptions::default()
+        };
+        let (pods, feed_pods) = Reflector::<Pod>::new(client.all::<Pod>(), of_this_node);
+        tasks.spawn(record);
+        tasks.spawn(feed_services);
+        tasks.spawn(feed_pods);
+        tasks.spawn(node::heartbeat(client.clone(), config.node.clone()));
+        let context = Arc::new(Context { config, client, runtime, images, network, services, recorder });
+        Kubelet { context, pods, tasks, machine, pod_cidr }
+    }
+
+    /// What answers the API server's streaming requests.
+    pub fn server(&self) -> Server<R> {
+        Server::new(self.context.clone(), self.pods.clone())
+    }
+
+    /// Registers the node, then runs pods until `shutdown`; containers go on when it returns.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let (client, config) = (&self.context.client, &self.context.config);
+        node::register(client, config, &self.machine, &self.pod_cidr)
+            .await
+            .map_err(|status| Error::Register { node: config.node.clone(), status })?;
+        let mut runtime_changes = self.context.runtime.changes();
+        self.pods.synced().await;
+        self.context.services.synced().await;
+        self.remove_orphans().await;
+        let mut workers: HashMap<String, Handle> = HashMap::new();
+        let mut running: JoinSet<String> = JoinSet::new();
+        let mut pods = self.pods.subscribe();
+        tokio::pin!(shutdown);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                key = pods.next() => match key {
+                    Some(key) => self.direct(&key, &mut workers, &mut running),
+                    None => break,
+                },
+                change = runtime_changes.recv() => match change {
+                    Ok(change) => {
+                        // A sandbox's id begins with its pod's uid.
+                        let uid = change.sandbox.rsplit_once('-').map_or("", |(uid, _)| uid);
+                        if let Some(handle) = workers.get(uid) {
+                            handle.changed.notify_one();
+                        }
+                    }
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        workers.values().for_each(|handle| handle.changed.notify_one());
+                    }
+                    Err(broadcast::error::RecvError::Closed) => break,
+                },
+                Some(ended) = running.join_next() => match ended {
+                    Ok(uid) => {
+                        workers.remove(&uid);
+                    }
+                    Err(error) => tracing::error!(%error, "a pod's worker failed"),
+                },
+            }
+        }
+        // No worker may act on what happens from now on: a cluster that stops must not restart what it ends.
+        running.shutdown().await;
+        self.tasks.shutdown().await;
+        Ok(())
+    }
+
+    /// Tells the workers of a key what is wanted now; a new pod gets a worker.
+    fn direct(&self, key: &Key, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
+        let present = self.pods.get(key);
+        let present_uid = present.as_ref().and_then(|pod| pod.metadata.uid.clone());
+        for (uid, handle) in workers.iter().filter(|(_, handle)| &handle.key == key) {
+            if Some(uid) != present_uid.as_ref() {
+                handle.desired.send_modify(|desired| {
+                    if let Desired::Pod(pod) = desired {
+                        *desired = Desired::Gone(pod.clone());
+                    }
+                });
+            }
+        }
+        let (Some(pod), Some(uid)) = (present, present_uid) else { return };
+        if let Some(handle) = workers.get(&uid) {
+            handle.desired.send_replace(Desired::Pod(pod));
+            return;
+        }
+        let (desired, wanted) = watch::channel(Desired::Pod(pod));
+        let changed = Arc::new(Notify::new());
+        let worker = Worker::new(self.context.clone(), uid.clone(), wanted, changed.clone());
+        workers.insert(uid.clone(), Handle { key: key.clone(), desired, changed });
+        running.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    /// Ends what runs for pods that vanished while nobody was here.
+    async fn remove_orphans(&self) {
+        let observed = match self.context.runtime.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look for orphans");
+                return;
+            }
+        };
+        let known: Vec<String> = self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        for sandbox in observed.sandboxes {
+            let uid = sandbox.labels.get(label::UID).cloned().unwrap_or_default();
+            if known.contains(&uid) {
+                continue;
+            }
+            tracing::info!(sandbox = sandbox.id, "removing the sandbox of a pod that is gone");
+            if let Err(error) = self.context.runtime.remove_sandbox(&sandbox.id).await {
+                tracing::warn!(sandbox = sandbox.id, %error, "orphan not removed");
+            }
+            if let Err(message) = self.context.network.detach(&uid).await {
+                tracing::warn!(sandbox = sandbox.id, message, "orphan's network not given back");
+            }
+            let dirs = self.context.dirs(&uid);
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dirs.remove()).await {
+                tracing::warn!(sandbox = sandbox.id, %error, "orphan's volumes not removed");
+            }
+        }
+    }
+}

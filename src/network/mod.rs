@@ -1,9 +1,25 @@
 //! Pod networks: a network namespace, a veth pair with point-to-point routes and an address for each pod.
 //!
 //! Knows links, routes and addresses; knows no Kubernetes words.
+//!
+//! There is no bridge. Each pod's `eth0` holds its address as a /32 and routes everything to the gateway
+//! address, which lives on a port-less interface of the host; the host has one /32 route per pod. Neighbour
+//! entries are permanent on both sides, so no address resolution happens, and nothing depends on bridge
+//! settings that another program may change.
 
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+
+mod addresses;
+mod forwarding;
+mod links;
+mod pods;
+mod range;
+
+pub use links::route_through;
+pub use pods::PodNetwork;
+pub use range::{PREFERRED_RANGES, choose_range, occupied_ranges};
 
 /// An IPv4 range such as `10.244.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +43,18 @@ pub struct Config {
     pub state: PathBuf,
 }
 
+impl Config {
+    /// The address that pods use as their gateway and that reaches the host from every pod.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.pods.nth(1)
+    }
+
+    /// The name of the interface that holds the gateway address.
+    pub fn gateway_link(&self) -> String {
+        format!("{}0", self.prefix)
+    }
+}
+
 /// A pod's place in the network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attachment {
@@ -34,4 +62,63 @@ pub struct Attachment {
     pub namespace: PathBuf,
     /// The pod's address.
     pub address: Ipv4Addr,
+}
+
+/// Why the network could not be changed or read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration cannot work.
+    #[error("network configuration: {0}")]
+    Config(&'static str),
+    /// The kernel refused a change to a link, an address or a route.
+    #[error("{tried}: {source}")]
+    Netlink {
+        /// What was tried, on which object.
+        tried: String,
+        /// What the kernel said.
+        source: rtnetlink::Error,
+    },
+    /// A file, mount or namespace could not be worked with.
+    #[error("{tried}: {source}")]
+    Io {
+        /// What was tried, on which object.
+        tried: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Every address of the range is in use.
+    #[error("no free address is left in {0}")]
+    Exhausted(Cidr),
+    /// Every candidate range overlaps with what the host uses.
+    #[error("none of the ranges {tried} is free on this host")]
+    NoRange {
+        /// The candidates.
+        tried: String,
+    },
+    /// Several steps of a clean-up failed; the others were done.
+    #[error("clean-up: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Cleanup(Vec<Error>),
+}
+
+impl Error {
+    /// Whether something of this name is there already.
+    fn already_exists(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => source.kind() == io::ErrorKind::AlreadyExists,
+            Error::Netlink { source: rtnetlink::Error::NetlinkError(message), .. } => {
+                message.raw_code() == -libc::EEXIST
+            }
+            _ => false,
+        }
+    }
+
+    fn io(tried: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let tried = tried.into();
+        move |source| Error::Io { tried, source }
+    }
+
+    fn netlink(tried: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
+        let tried = tried.into();
+        move |source| Error::Netlink { tried, source }
+    }
 }

@@ -1,1 +1,385 @@
 //! The service proxy: services and endpoints become one nftables state (pure), applied as differences.
+//!
+//! [`plan`] turns objects into a [`state::State`]; [`table`] writes it into the kernel; [`localhost`] serves what
+//! the kernel does not; [`Proxy`] keeps all that going.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::api::request::ListOptions;
+use crate::client::reflector::Reflector;
+use crate::client::{Client, Resource};
+use crate::network::{self, Cidr};
+use crate::sys::netlink::{Events, Heard};
+use crate::sys::program;
+
+pub mod conntrack;
+mod expression;
+mod firewall;
+pub mod localhost;
+pub mod plan;
+pub mod state;
+pub mod table;
+
+use state::State;
+use table::Table;
+
+/// How long to wait after a failure before the next attempt; twice as long after each further one.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest wait.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// Other programs change rules in bursts; so long after the first change their firewalls are looked at again.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// What makes one cluster's proxy its own.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of its nf_tables table.
+    pub table: String,
+    /// Where pods live.
+    pub pods: Cidr,
+    /// Where cluster addresses of services are given out.
+    pub services: Cidr,
+    /// The host's address on the pod network.
+    pub gateway: Ipv4Addr,
+    /// How the names of the pod network's links begin; followed by `0` the link that holds the gateway address.
+    pub link_prefix: String,
+}
+
+/// Why the proxy could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused.
+    #[error("{tried}: {source}")]
+    Io {
+        /// What was tried.
+        tried: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The route for the service range could not be made.
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    /// Another firewall's program failed.
+    #[error(transparent)]
+    Program(#[from] program::Error),
+}
+
+impl Error {
+    fn io(tried: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io { tried, source }
+    }
+}
+
+/// The service proxy of one cluster.
+pub struct Proxy {
+    client: Client,
+    config: Config,
+}
+
+impl Proxy {
+    /// A proxy that reads services, endpoint slices and pods through `client`.
+    pub fn new(client: Client, config: Config) -> Proxy {
+        Proxy { client, config }
+    }
+
+    /// Proxies until `shutdown`, in the network namespace of the calling thread, whose pod network must be open.
+    /// The rules stay when it ends: they serve on while the daemon restarts, and [`Proxy::destroy`] removes them.
+    ///
+    /// # Errors
+    /// When it cannot begin; later failures are logged and tried again.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let mut tasks = JoinSet::new();
+        let services = reflect::<Service>(&self.client, &mut tasks);
+        let slices = reflect::<EndpointSlice>(&self.client, &mut tasks);
+        let pods = reflect::<Pod>(&self.client, &mut tasks);
+        let changed = Arc::new(tokio::sync::Notify::new());
+        announce(&services, &changed, &mut tasks);
+        announce(&slices, &changed, &mut tasks);
+        announce(&pods, &changed, &mut tasks);
+        let (sender, states) = watch::channel(None);
+        tasks.spawn(async move {
+            tokio::join!(services.synced(), slices.synced(), pods.synced());
+            loop {
+                let with_ports = pods.list().into_iter().filter(|pod| plan::has_host_ports(pod));
+                let wanted = plan::plan(&services.list(), &slices.list(), &with_ports.collect::<Vec<_>>());
+                sender.send_if_modified(|current| {
+                    let differs = current.as_ref() != Some(&wanted);
+                    *current = Some(wanted);
+                    differs
+                });
+                changed.notified().await;
+            }
+        });
+        follow(self.config, states, shutdown).await
+    }
+
+    /// Removes the table and what was added to other firewalls; already gone is fine.
+    ///
+    /// # Errors
+    /// What could not be removed; both are tried.
+    pub async fn destroy(config: &Config) -> Result<(), Error> {
+        let config = config.clone();
+        let work = move || {
+            let table = Table::remove(&config.table).map_err(Error::io("removing the service table"));
+            firewall::close(&config).and(table)
+        };
+        blocking(work).await?
+    }
+}
+
+/// Does what the newest state says, nothing while there is none, until `shutdown`.
+///
+/// # Errors
+/// When it cannot begin; later failures are logged and tried again.
+pub async fn follow(
+    config: Config,
+    mut states: watch::Receiver<Option<State>>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let events = Events::open().map_err(Error::io("listening to rule changes"))?;
+    let table = Table::new(config.clone()).map_err(Error::io("opening netfilter's netlink"))?;
+    network::route_through(&format!("{}0", config.link_prefix), config.services, config.gateway).await?;
+    let mut node = Node { config, table: Some(table), listeners: localhost::Listeners::default() };
+    tokio::pin!(shutdown);
+    let (mut retry, mut delay) = (None, RETRY);
+    let mut firewalls = Some(tokio::time::Instant::now());
+    let mut foreign = false;
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return Ok(()),
+            changed = states.changed() => if changed.is_err() {
+                // Whoever makes the states ended; what is installed is the best that is known.
+                shutdown.await;
+                return Ok(());
+            },
+            heard = events.next(|event| {
+                foreign |= node.is_foreign(event);
+                node.is_damage(event)
+            }) => match heard {
+                Ok(heard) => {
+                    if std::mem::take(&mut foreign) {
+                        firewalls.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                    }
+                    if !node.is_damaged(heard) {
+                        continue;
+                    }
+                    tracing::warn!("the service table was changed by another program; installing it anew");
+                    node.invalidate();
+                }
+                Err(source) => return Err(Error::Io { tried: "listening to rule changes", source }),
+            },
+            () = sleep_until(retry) => {}
+            () = sleep_until(firewalls) => {
+                firewalls = None;
+                let config = node.config.clone();
+                if let Err(error) = blocking(move || firewall::open(&config)).await.flatten() {
+                    tracing::warn!(%error, "letting pods through other firewalls");
+                }
+                continue;
+            }
+        }
+        let Some(wanted) = states.borrow_and_update().clone() else { continue };
+        let complete = node.apply(wanted).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "programming services; trying again in {delay:?}");
+            false
+        });
+        (retry, delay) = match complete {
+            true => (None, RETRY),
+            false => (Some(tokio::time::Instant::now() + delay), (delay * 2).min(RETRY_MAX)),
+        };
+    }
+}
+
+/// Everything on this node that makes services work.
+struct Node {
+    config: Config,
+    /// Away only while a blocking call uses it.
+    table: Option<Table>,
+    listeners: localhost::Listeners,
+}
+
+impl Node {
+    fn is_foreign(&self, event: &crate::sys::netlink::Message<'_>) -> bool {
+        self.table.as_ref().is_some_and(|table| event.port != table.port())
+    }
+
+    fn is_damage(&self, event: &crate::sys::netlink::Message<'_>) -> bool {
+        self.table.as_ref().is_some_and(|table| table.is_damage(event))
+    }
+
+    fn is_damaged(&self, heard: Heard) -> bool {
+        match heard {
+            Heard::Nothing => false,
+            Heard::Match => true,
+            // What was lost is not known: look whether the table is still there. When in doubt, it is not.
+            Heard::Overflow => !self.table.as_ref().is_some_and(|table| table.is_present().unwrap_or(false)),
+        }
+    }
+
+    fn invalidate(&mut self) {
+        if let Some(table) = &mut self.table {
+            table.invalidate();
+        }
+    }
+
+    /// Makes it so. False when a port of 127.0.0.1 is taken by somebody else.
+    async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
+        let local = wanted.local.clone();
+        let table = match self.table.take() {
+            Some(table) => table,
+            None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
+        };
+        let (table, done) = blocking(move || apply_table(table, wanted)).await?;
+        self.table = Some(table);
+        done?;
+        let failed = self.listeners.set(&local).await;
+        for (protocol, port, error) in &failed {
+            tracing::warn!(?protocol, port, %error, "opening a node port on 127.0.0.1");
+        }
+        Ok(failed.is_empty())
+    }
+}
+
+fn apply_table(mut table: Table, wanted: State) -> (Table, Result<(), Error>) {
+    let nothing = State::default();
+    let stale = wanted.changed_udp(table.installed().unwrap_or(&nothing));
+    let applied = table.apply(wanted).map_err(Error::io("changing the service table"));
+    let done = applied.and_then(|()| {
+        let deleted = conntrack::delete_stale(&stale, table.installed().unwrap_or(&nothing));
+        deleted.map(drop).map_err(Error::io("deleting stale tracked connections"))
+    });
+    (table, done)
+}
+
+fn reflect<K: Resource>(client: &Client, tasks: &mut JoinSet<()>) -> Reflector<K> {
+    let (reflector, feed) = Reflector::new(client.all::<K>(), ListOptions::default());
+    tasks.spawn(feed);
+    reflector
+}
+
+/// Wakes `changed` for each change; many changes at once wake it once.
+fn announce<K: Resource>(
+    reflector: &Reflector<K>,
+    changed: &Arc<tokio::sync::Notify>,
+    tasks: &mut JoinSet<()>,
+) {
+    let (mut keys, changed) = (reflector.subscribe(), changed.clone());
+    tasks.spawn(async move {
+        while keys.next().await.is_some() {
+            changed.notify_one();
+        }
+    });
+}
+
+async fn sleep_until(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|failed| Error::Io { tried: "waiting for kernel work", source: failed.into() })
+}
+
+/// Whether the kernel lets this process use nf_tables at all.
+pub fn probe() -> std::io::Result<()> {
+    // Any name will do: what matters is that the question is understood.
+    table::exists(libc::AF_INET as u8, "minik-probe").map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::client::testing::FakeApi;
+    use crate::network::PodNetwork;
+
+    /// Waits until the rules do (or no longer do) mention a text.
+    async fn until_rules(text: &str, mention: bool) {
+        let rules = || {
+            let listing =
+                program::run("nft", &["list", "table", "ip", "minik-unit"], &[]).unwrap_or_default();
+            String::from_utf8(listing).unwrap().contains(text)
+        };
+        let waiting = async {
+            while rules() != mention {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap();
+    }
+
+    async fn objects_become_rules() {
+        let directory = tempfile::tempdir().unwrap();
+        let network = network::Config {
+            prefix: "mkx".into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            namespaces: directory.path().join("namespaces"),
+            state: directory.path().join("state"),
+        };
+        let opened = PodNetwork::open(network.clone()).await.unwrap();
+        let config = Config {
+            table: "minik-unit".into(),
+            pods: network.pods,
+            services: "10.96.0.0/12".parse().unwrap(),
+            gateway: network.gateway(),
+            link_prefix: network.prefix.clone(),
+        };
+        let api = FakeApi::default();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let proxy = Proxy::new(api.client(), config.clone());
+        let running = tokio::spawn(proxy.run(async { _ = stopped.await }));
+        api.put(
+            "services",
+            json!({"metadata": {"name": "web", "namespace": "default"},
+            "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}}),
+        );
+        api.put(
+            "endpointslices",
+            json!({"metadata": {"name": "web-1", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.244.0.9"]}]}),
+        );
+        until_rules("10.96.0.7 . tcp . 80 . 0x00000000 : 10.244.0.9 . 8080", true).await;
+        api.remove("endpointslices", "default", "web-1");
+        until_rules("10.96.0.7", false).await;
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        Proxy::destroy(&config).await.unwrap();
+        opened.close().await;
+        PodNetwork::destroy(&network).await.unwrap();
+    }
+
+    #[test]
+    fn services_and_slices_of_the_api_become_rules() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var_os("MINIK_REQUIRE_ROOT").is_none(), "this test needs root");
+            return;
+        }
+        // A thread with namespaces of its own: the kernel removes what is in them with it.
+        let host = std::thread::spawn(|| {
+            crate::sys::namespace::unshare(
+                nix::sched::CloneFlags::CLONE_NEWNET | nix::sched::CloneFlags::CLONE_NEWNS,
+            )
+            .unwrap();
+            let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(objects_become_rules());
+        });
+        if let Err(panic) = host.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

@@ -3,6 +3,12 @@
 //! [`Runtime`] is what the kubelet sees. `linux` does it with the kernel, through a supervisor process that
 //! outlives the daemon; `sim` does it in memory, for tests of everything above.
 
+pub mod cgroups;
+pub mod linux;
+pub mod protocol;
+pub mod sim;
+pub mod supervisor;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -217,7 +223,7 @@ pub struct ContainerConfig {
 }
 
 /// A sandbox as it stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SandboxStatus {
     /// Its id.
     pub id: String,
@@ -230,7 +236,7 @@ pub struct SandboxStatus {
 }
 
 /// A container as it stands.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ContainerStatus {
     /// Its id.
     pub id: String,
@@ -243,7 +249,7 @@ pub struct ContainerStatus {
 }
 
 /// A container's life after its start.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ContainerState {
     /// Its process runs.
     Running {
@@ -266,7 +272,7 @@ pub enum ContainerState {
 }
 
 /// Everything that the runtime holds.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Observed {
     /// All sandboxes.
     pub sandboxes: Vec<SandboxStatus>,
@@ -275,14 +281,14 @@ pub struct Observed {
 }
 
 /// Something happened to this sandbox: observe again.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
     /// The sandbox's id.
     pub sandbox: String,
 }
 
 /// A process to start in a running container.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExecConfig {
     /// In which.
     pub container: String,
@@ -297,7 +303,7 @@ pub struct ExecConfig {
 }
 
 /// What an exec runs; user, environment, capabilities and limits are the container's.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExecProcess {
     /// Program and arguments.
     pub args: Vec<String>,

@@ -3,11 +3,20 @@
 //! Reads come from memory; a write is acknowledged when it is on disk. The store knows no kinds: a key is a
 //! path such as `pods/default/www`, a value is an encoded JSON document that it never looks into.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+
+use self::memory::Memory;
+use self::writer::{Encode, Operation, Write, Writer};
+
+mod disk;
+mod memory;
+mod writer;
 
 /// The position of a change in the one log; the first change has revision 1.
 pub type Revision = u64;
@@ -27,6 +36,16 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A document as the store (or a test or a view of another version) holds it.
+    pub fn new(key: String, bytes: Bytes, created: Revision, revision: Revision) -> Arc<Entry> {
+        Arc::new(Entry { key, bytes, created, revision, parsed: OnceLock::new() })
+    }
+
+    /// The same document of the same revision in another form, such as another version of its kind.
+    pub fn in_form(&self, bytes: Bytes) -> Arc<Entry> {
+        Entry::new(self.key.clone(), bytes, self.created, self.revision)
+    }
+
     /// The document parsed, at most once for all readers.
     pub fn json(&self) -> &Value {
         self.parsed.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
@@ -103,92 +122,164 @@ pub enum Error {
 
 /// A cloneable handle to the one store of a cluster.
 #[derive(Clone)]
-pub struct Store {}
-
-/// Changes under one prefix, in revision order, without gap or repetition.
-pub struct Watch {}
-
-impl Watch {
-    /// The next change; `Err(Compacted)` when this watcher fell too far behind, `Err(Closed)` at shutdown.
-    pub async fn next(&mut self) -> Result<Event, Error> {
-        todo!()
-    }
-
-    /// The newest revision of the whole store up to which this watch has delivered everything; for bookmarks.
-    pub fn progress(&self) -> Revision {
-        todo!()
-    }
+pub struct Store {
+    memory: Arc<Memory>,
+    newest: watch::Receiver<Revision>,
+    writer: Arc<Writer>,
 }
+
+/// How many changes the log keeps for watchers and paged lists that lag or come back: some minutes of a busy
+/// cluster, a day of a quiet one.
+const LOG_EVENTS: usize = 20_000;
+/// How many bytes of documents the log may hold beside the present ones.
+const LOG_BYTES: usize = 64 << 20;
 
 impl Store {
     /// Opens or creates the store file; refuses a damaged one or one of a newer format.
-    pub fn open(_path: &Path) -> Result<Store, Error> {
-        todo!()
+    pub fn open(path: &Path) -> Result<Store, Error> {
+        Store::open_with(path, LOG_EVENTS, LOG_BYTES)
+    }
+
+    fn open_with(path: &Path, log_events: usize, log_bytes: usize) -> Result<Store, Error> {
+        let (disk, state) = disk::Disk::open(path)?;
+        let (publish, newest) = watch::channel(state.newest());
+        let memory = Arc::new(Memory::new(state));
+        let limits = writer::Limits { events: log_events, bytes: log_bytes };
+        let writer = Arc::new(Writer::start(disk, memory.clone(), publish, limits)?);
+        Ok(Store { memory, newest, writer })
     }
 
     /// The revision of the newest visible change.
     pub fn revision(&self) -> Revision {
-        todo!()
+        *self.newest.borrow()
     }
 
     /// The document at `key` now.
-    pub fn get(&self, _key: &str) -> Option<Arc<Entry>> {
-        todo!()
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.memory.read(|state| state.get(key))
     }
 
     /// Documents whose key starts with `prefix` and is greater than `after`, at most `limit` (0: all).
     /// With `at`, the view of that older revision, rebuilt from the log.
     pub fn list(
         &self,
-        _prefix: &str,
-        _after: Option<&str>,
-        _limit: usize,
-        _at: Option<Revision>,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        at: Option<Revision>,
     ) -> Result<Snapshot, Error> {
-        todo!()
+        self.memory.read(|state| match at {
+            Some(revision) if revision != state.newest() => state.list_at(prefix, after, limit, revision),
+            _ => Ok(state.list(prefix, after, limit)),
+        })
     }
 
     /// Writes a new document; `encode` gets the revision of this write, so that the bytes can carry it.
     pub async fn create(
         &self,
-        _key: &str,
-        _encode: impl FnOnce(Revision) -> Bytes + Send + 'static,
+        key: &str,
+        encode: impl FnOnce(Revision) -> Bytes + Send + 'static,
     ) -> Result<Arc<Entry>, Error> {
-        todo!()
+        self.write(key, Operation::Create, Box::new(encode)).await
     }
 
     /// Replaces the document that is at revision `expected`.
     pub async fn update(
         &self,
-        _key: &str,
-        _expected: Revision,
-        _encode: impl FnOnce(Revision) -> Bytes + Send + 'static,
+        key: &str,
+        expected: Revision,
+        encode: impl FnOnce(Revision) -> Bytes + Send + 'static,
     ) -> Result<Arc<Entry>, Error> {
-        todo!()
+        self.write(key, Operation::Update { expected }, Box::new(encode)).await
     }
 
     /// Removes the document that is at revision `expected`; `encode` gives its final state for watchers.
     pub async fn delete(
         &self,
-        _key: &str,
-        _expected: Revision,
-        _encode: impl FnOnce(Revision) -> Bytes + Send + 'static,
+        key: &str,
+        expected: Revision,
+        encode: impl FnOnce(Revision) -> Bytes + Send + 'static,
     ) -> Result<Arc<Entry>, Error> {
-        todo!()
+        self.write(key, Operation::Delete { expected }, Box::new(encode)).await
     }
 
     /// Changes under `prefix` after revision `from`.
-    pub fn watch(&self, _prefix: &str, _from: Revision) -> Result<Watch, Error> {
-        todo!()
+    pub fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error> {
+        let newest = self.newest.clone();
+        self.memory.read(|state| state.check_from(from))?;
+        Ok(Watch {
+            memory: self.memory.clone(),
+            newest,
+            prefix: prefix.to_owned(),
+            position: from,
+            ready: VecDeque::new(),
+        })
     }
 
     /// Forgets the log up to and including `revision`; documents stay.
-    pub async fn compact(&self, _revision: Revision) -> Result<(), Error> {
-        todo!()
+    pub async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.writer.send(writer::Message::Compact { revision, done })?;
+        answer.await.map_err(|_| Error::Closed)?
     }
 
     /// Waits for what was accepted, then closes the file.
     pub async fn close(&self) {
-        todo!()
+        let (done, answer) = oneshot::channel();
+        if self.writer.send(writer::Message::Close { done }).is_ok() {
+            // An error means that the writer ended before: closed either way.
+            let _ = answer.await;
+        }
+    }
+
+    async fn write(&self, key: &str, operation: Operation, encode: Encode) -> Result<Arc<Entry>, Error> {
+        let (done, answer) = oneshot::channel();
+        self.writer.send(writer::Message::Write(Write { key: key.to_owned(), operation, encode, done }))?;
+        answer.await.map_err(|_| Error::Closed)?
     }
 }
+
+/// Changes under one prefix, in revision order, without gap or repetition.
+///
+/// A watch holds no queue that could grow: it is a position in the one log, and a watcher that falls out of
+/// the log is told so.
+pub struct Watch {
+    memory: Arc<Memory>,
+    newest: watch::Receiver<Revision>,
+    prefix: String,
+    position: Revision,
+    ready: VecDeque<Event>,
+}
+
+/// How many changes a watch takes out of the log at once, so that it never holds the lock for long.
+const WATCH_BATCH: usize = 256;
+
+impl Watch {
+    /// The next change; `Err(Compacted)` when this watcher fell too far behind, `Err(Closed)` at shutdown.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
+            }
+            let position = self
+                .memory
+                .read(|state| state.after(self.position, &self.prefix, WATCH_BATCH, &mut self.ready))?;
+            let moved = position != self.position;
+            self.position = position;
+            if self.ready.is_empty() && !moved && self.newest.changed().await.is_err() {
+                return Err(Error::Closed);
+            }
+        }
+    }
+
+    /// The newest revision of the whole store up to which this watch has delivered everything; for bookmarks.
+    pub fn progress(&self) -> Revision {
+        match self.ready.front() {
+            Some(event) => event.revision - 1,
+            None => self.position,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

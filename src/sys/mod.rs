@@ -1,2 +1,15 @@
 //! The only raw kernel calls and the only `unsafe` of the crate: processes, namespaces, mounts, paths, netlink.
 #![allow(unsafe_code, clippy::disallowed_methods)]
+
+pub mod capability;
+pub mod device;
+pub mod mount;
+pub mod namespace;
+pub mod netlink;
+pub mod netns;
+pub mod path;
+pub mod process;
+pub mod program;
+pub mod pty;
+pub mod seccomp;
+pub mod socket;

@@ -1,0 +1,63 @@
+//! The API server alone, on loopback, for trying clients against it: `apiserver DIRECTORY PORT`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use minik::api::node::{ContainerRef, ExecOptions, LogOptions, Node};
+use minik::api::status::Status;
+use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::http::Server;
+use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use minik::apiserver::{ApiServer, Config};
+use minik::stdio::{Duplex, Reader, Session};
+use minik::store::Store;
+
+/// A cluster without a node.
+struct NoNode;
+
+fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
+    Box::pin(async { Err(Status::unavailable("this server has no node")) })
+}
+
+impl Node for NoNode {
+    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
+        none()
+    }
+    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        none()
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(directory), Some(port)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: apiserver DIRECTORY PORT".into());
+    };
+    let directory = Path::new(&directory);
+    let port: u16 = port.parse()?;
+    let pki = Arc::new(Pki::open(&directory.join("pki"))?);
+    let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
+    let tls = Tls::new(pki.clone(), names, LEAF_LIFETIME)?;
+    let service_range = ServiceRange::parse("10.96.0.0/12").ok_or("service range")?;
+    let store = Store::open(&directory.join("store"))?;
+    let api = ApiServer::new(Config { store, service_range, token_key: pki.token_key().to_vec() })?;
+    api.bootstrap([192, 0, 2, 1].into(), port).await?;
+    let admin = pki.client("kubernetes-admin", &["system:masters"], LEAF_LIFETIME)?;
+    for (name, text) in
+        [("ca.pem", pki.ca_pem()), ("admin.pem", &admin.certificate), ("admin.key", &admin.key)]
+    {
+        std::fs::write(directory.join(name), text)?;
+    }
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    Server::new(api, Arc::new(NoNode)).serve(listener, tls.config.clone(), stop).await;
+    Ok(())
+}

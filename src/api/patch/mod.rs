@@ -1,0 +1,73 @@
+//! JSON patch, merge patch and strategic merge patch.
+
+mod order;
+mod strategic;
+
+use serde_json::Value;
+
+use super::request::PatchKind;
+use super::schema::Schema;
+use super::status::{Cause, Status};
+
+/// The most operations that a JSON patch may have (as in k8s.io/apiserver's patch handler).
+const MAX_OPERATIONS: usize = 10_000;
+
+/// The object as the patch leaves it. `schema` names its type, by which a strategic merge patch merges lists.
+///
+/// Server-side apply is no function of object and patch alone (it needs the managed fields and who asks); it is
+/// refused with 415 until the registry has it.
+pub fn apply(kind: PatchKind, schema: &str, object: &Value, body: &Value) -> Result<Value, Status> {
+    match kind {
+        PatchKind::Json => json(object, body),
+        PatchKind::Merge => {
+            must_be_object(body)?;
+            let mut patched = object.clone();
+            json_patch::merge(&mut patched, body);
+            Ok(patched)
+        }
+        PatchKind::Strategic => {
+            must_be_object(body)?;
+            strategic::merge(Schema::of(schema), object, body).map_err(|e| Status::bad_request(e.to_string()))
+        }
+        PatchKind::Apply => Err(Status::unsupported_media_type(
+            "server-side apply (application/apply-patch+yaml) is not supported yet; use a merge patch",
+        )),
+    }
+}
+
+fn must_be_object(body: &Value) -> Result<(), Status> {
+    let given = match body {
+        Value::Object(_) => return Ok(()),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+        Value::Null => "null",
+    };
+    Err(Status::bad_request(format!(
+        "error decoding patch: json: cannot unmarshal {given} into Go value of type map[string]interface {{}}"
+    )))
+}
+
+fn json(object: &Value, body: &Value) -> Result<Value, Status> {
+    let operations: json_patch::Patch = serde_json::from_value(body.clone())
+        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    if operations.0.len() > MAX_OPERATIONS {
+        return Err(Status::too_large(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.0.len()
+        )));
+    }
+    let mut patched = object.clone();
+    json_patch::patch(&mut patched, &operations.0).map_err(|e| {
+        let message = "the server rejected our request due to an error in our request";
+        let mut status = Status::failure(422, "Invalid", message);
+        let cause = Cause { message: e.to_string(), field: e.path.to_string(), ..Cause::default() };
+        status.details.get_or_insert_default().causes.push(cause);
+        status
+    })?;
+    Ok(patched)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,0 @@
-//! The types of the served kinds: structure, descriptions, list keys and patch strategies.

@@ -1,0 +1,219 @@
+//! The types of the served kinds: structure, descriptions, list keys and patch strategies.
+//!
+//! The document behind it is made by `build.rs`. [`Schema`] walks it; [`check`] reads an object as Kubernetes'
+//! decoder would, which prunes what the types do not know.
+
+mod check;
+mod strict;
+
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+pub use self::check::{Checked, check};
+pub use self::strict::strict_json;
+
+static COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.json.zst"));
+
+/// Every served type: an object from type names (`io.k8s.api.core.v1.Pod`) to OpenAPI schemas, whose references
+/// read `#/components/schemas/NAME`.
+pub fn document() -> &'static Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    DOCUMENT.get_or_init(|| {
+        // Written by the build of this very binary: it cannot be damaged without the binary being so, and
+        // `the_document_is_readable` holds that it parses.
+        let bytes = zstd::decode_all(COMPRESSED).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_default()
+    })
+}
+
+/// What a single value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scalar {
+    /// Any text.
+    String,
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number of 32 or 64 bits.
+    Integer,
+    /// A number.
+    Number,
+    /// A port number or name, a count or a percentage.
+    IntOrString,
+    /// `100m`.
+    Quantity,
+    /// RFC 3339 to the second.
+    Time,
+    /// RFC 3339 to the microsecond.
+    MicroTime,
+    /// Base64.
+    Bytes,
+}
+
+/// The form of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// An object with known fields.
+    Struct,
+    /// An object with any keys and values of one type.
+    Map,
+    /// A list of values of one type.
+    List,
+    /// A single value.
+    Scalar(Scalar),
+    /// Anything at all.
+    Any,
+}
+
+/// A place in the schema document: a type, or a field with what is special about that field.
+#[derive(Debug, Clone, Copy)]
+pub struct Schema {
+    /// The schema as it stands at the field, which carries the merge rules.
+    site: &'static Value,
+    /// The type behind the field's reference.
+    target: &'static Value,
+    /// The name of that type; empty for anonymous ones.
+    name: &'static str,
+}
+
+impl Schema {
+    /// A type by its name.
+    pub fn of(name: &str) -> Option<Schema> {
+        let (name, target) = document().as_object()?.get_key_value(name)?;
+        Some(Schema { site: target, target, name })
+    }
+
+    fn at(site: &'static Value) -> Schema {
+        let reference = site.get("$ref").or_else(|| site.get("allOf")?.get(0)?.get("$ref"));
+        let named = reference.and_then(Value::as_str).and_then(|r| Schema::of(r.rsplit('/').next()?));
+        match named {
+            Some(named) => Schema { site, ..named },
+            None => Schema { site, target: site, name: "" },
+        }
+    }
+
+    /// The type's name: `io.k8s.api.core.v1.Container`; empty for maps, lists and scalars.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What values look like.
+    pub fn shape(&self) -> Shape {
+        let text = |key: &str| self.target.get(key).and_then(Value::as_str);
+        match self.name.rsplit('.').next() {
+            Some("Quantity") => return Shape::Scalar(Scalar::Quantity),
+            Some("IntOrString") => return Shape::Scalar(Scalar::IntOrString),
+            Some("MicroTime") => return Shape::Scalar(Scalar::MicroTime),
+            Some("FieldsV1" | "RawExtension") => return Shape::Any,
+            _ => {}
+        }
+        match (text("type"), text("format")) {
+            (Some("object"), _) if self.target.get("properties").is_some() => Shape::Struct,
+            (Some("object"), _) if self.target.get("additionalProperties").is_some_and(Value::is_object) => {
+                Shape::Map
+            }
+            (Some("array"), _) => Shape::List,
+            (Some("string"), Some("date-time")) => Shape::Scalar(Scalar::Time),
+            (Some("string"), Some("byte")) => Shape::Scalar(Scalar::Bytes),
+            (Some("string"), _) => Shape::Scalar(Scalar::String),
+            (Some("boolean"), _) => Shape::Scalar(Scalar::Boolean),
+            (Some("integer"), _) => Shape::Scalar(Scalar::Integer),
+            (Some("number"), _) => Shape::Scalar(Scalar::Number),
+            _ => Shape::Any,
+        }
+    }
+
+    /// `int32`, `int64`, ...
+    pub fn format(&self) -> &'static str {
+        self.target.get("format").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A field of a struct.
+    pub fn field(&self, name: &str) -> Option<Schema> {
+        self.target.get("properties")?.get(name).map(Schema::at)
+    }
+
+    /// The type of a list's items or of a map's values.
+    pub fn element(&self) -> Option<Schema> {
+        let element = self.target.get("items").or_else(|| self.target.get("additionalProperties"))?;
+        element.is_object().then(|| Schema::at(element))
+    }
+
+    /// What lies at a key of an object, be it a struct or a map.
+    pub fn child(&self, key: &str) -> Option<Schema> {
+        match self.shape() {
+            Shape::Struct => self.field(key),
+            Shape::Map => self.element(),
+            _ => None,
+        }
+    }
+
+    /// `atomic`, `set`, `map`, or nothing: how server-side apply merges the list.
+    pub fn list_type(&self) -> &'static str {
+        self.extension("x-kubernetes-list-type")
+    }
+
+    /// The keys of a list of type `map`.
+    pub fn list_map_keys(&self) -> impl Iterator<Item = &'static str> {
+        let keys = self.site.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
+        keys.into_iter().flatten().filter_map(Value::as_str)
+    }
+
+    /// `atomic` or nothing: how server-side apply merges the object.
+    pub fn map_type(&self) -> &'static str {
+        match self.extension("x-kubernetes-map-type") {
+            "" => self.target.get("x-kubernetes-map-type").and_then(Value::as_str).unwrap_or_default(),
+            own => own,
+        }
+    }
+
+    /// The field by which a strategic merge patch tells the items of a list apart.
+    pub fn merge_key(&self) -> &'static str {
+        self.extension("x-kubernetes-patch-merge-key")
+    }
+
+    /// Whether a strategic merge patch does so with the field: `merge`, `replace`, `retainKeys`.
+    pub fn has_strategy(&self, strategy: &str) -> bool {
+        self.extension("x-kubernetes-patch-strategy").split(',').any(|s| s == strategy)
+    }
+
+    /// The default that the field's schema states.
+    pub fn default_value(&self) -> Option<&'static Value> {
+        self.site.get("default")
+    }
+
+    fn extension(&self, key: &str) -> &'static str {
+        self.site.get(key).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// Calls `visit` with every single value of an object of the named type.
+pub fn walk_scalars(name: &str, object: &mut Value, visit: &mut dyn FnMut(Scalar, &mut Value)) {
+    if let Some(schema) = Schema::of(name) {
+        walk(schema, object, visit);
+    }
+}
+
+fn walk(schema: Schema, value: &mut Value, visit: &mut dyn FnMut(Scalar, &mut Value)) {
+    if let Shape::Scalar(scalar) = schema.shape() {
+        return visit(scalar, value);
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                if let Some(child) = schema.child(key) {
+                    walk(child, value, visit);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(element) = schema.element() {
+                items.iter_mut().for_each(|item| walk(element, item, visit));
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

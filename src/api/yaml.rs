@@ -1,1 +1,0 @@
-//! Request bodies in YAML, read as kubectl reads them.

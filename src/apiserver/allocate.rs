@@ -1,0 +1,470 @@
+//! Service addresses and node ports: who has which, and who gets which next.
+//!
+//! The tables live in memory and are rebuilt from the stored services at start. A write takes what it needs
+//! in a [`Reservation`], which gives everything back unless the write succeeds.
+//! Bands and messages are those of Kubernetes' `pkg/registry/core/service/{ipallocator,portallocator}`.
+
+use std::collections::HashSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::registry::{Place, Registry};
+use crate::api::kinds::Kind;
+use crate::api::status::{FieldError, Status};
+
+/// Kubernetes' default `--service-node-port-range`.
+pub const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
+
+/// An IPv4 range from which services get their addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceRange {
+    base: u32,
+    prefix: u8,
+}
+
+impl ServiceRange {
+    /// `10.96.0.0/12`; `None` when it is no IPv4 network of at least two usable addresses.
+    pub fn parse(cidr: &str) -> Option<ServiceRange> {
+        let (address, prefix) = cidr.split_once('/')?;
+        let address = u32::from(address.parse::<Ipv4Addr>().ok()?);
+        let prefix: u8 = prefix.parse().ok().filter(|p| (8..=30).contains(p))?;
+        Some(ServiceRange { base: address & (u32::MAX << (32 - prefix)), prefix })
+    }
+
+    fn size(self) -> u32 {
+        1 << (32 - self.prefix)
+    }
+
+    /// The `n`th address; the first usable one (1) is the `kubernetes` service's.
+    pub fn nth(self, n: u32) -> Ipv4Addr {
+        Ipv4Addr::from(self.base.saturating_add(n))
+    }
+
+    /// Neither network nor broadcast address, but within.
+    fn holds(self, address: Ipv4Addr) -> bool {
+        let n = u32::from(address).wrapping_sub(self.base);
+        n > 0 && n < self.size() - 1
+    }
+
+    /// The lower band is given out automatically only when the upper is used up, so that it stays free for
+    /// addresses chosen by people.
+    fn reserved(self) -> u32 {
+        (self.size() / 16).clamp(16, 256).min(self.size() - 2)
+    }
+}
+
+impl std::fmt::Display for ServiceRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", Ipv4Addr::from(self.base), self.prefix)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    addresses: HashSet<Ipv4Addr>,
+    ports: HashSet<u16>,
+}
+
+/// The tables of one cluster.
+#[derive(Debug)]
+pub struct Allocator {
+    range: ServiceRange,
+    taken: Mutex<Taken>,
+}
+
+/// What a write took; dropped without [`commit`](Reservation::commit), it gives everything back.
+#[must_use]
+pub struct Reservation {
+    allocator: Arc<Allocator>,
+    gained: Taken,
+    lost: Taken,
+}
+
+impl Reservation {
+    /// The write succeeded: what the object no longer has is free.
+    pub fn commit(mut self) {
+        self.gained = Taken::default();
+        self.allocator.give_back(&self.lost);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.allocator.give_back(&self.gained);
+    }
+}
+
+impl Allocator {
+    /// Tables for `range`, in which what these services have is taken.
+    pub fn new<'a>(range: ServiceRange, services: impl Iterator<Item = &'a Value>) -> Allocator {
+        let mut taken = Taken::default();
+        for service in services {
+            taken.addresses.extend(address(service));
+            taken.ports.extend(node_ports(service));
+        }
+        Allocator { range, taken: Mutex::new(taken) }
+    }
+
+    /// The range that addresses come from.
+    pub fn range(&self) -> ServiceRange {
+        self.range
+    }
+
+    /// The object is gone: what it had is free.
+    pub fn release(&self, kind: &Kind, object: &Value) {
+        if is_service(kind) {
+            self.give_back(&Taken {
+                addresses: address(object).into_iter().collect(),
+                ports: node_ports(object).into_iter().collect(),
+            });
+        }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, what: &Taken) {
+        let mut taken = self.tables();
+        for address in &what.addresses {
+            taken.addresses.remove(address);
+        }
+        for port in &what.ports {
+            taken.ports.remove(port);
+        }
+    }
+
+    /// Takes what `new` needs beyond what `old` has, and writes it into `new`.
+    fn reserve(
+        self: &Arc<Self>,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Reservation, Vec<FieldError>> {
+        let mut reservation =
+            Reservation { allocator: self.clone(), gained: Taken::default(), lost: Taken::default() };
+        let old_address = old.and_then(address);
+        let old_ports: HashSet<u16> = old.map(node_ports).unwrap_or_default().into_iter().collect();
+        {
+            let mut taken = self.tables();
+            self.take_address(&mut taken, &mut reservation.gained, new, old_address)?;
+            take_ports(&mut taken, &mut reservation.gained, new, &old_ports)?;
+        }
+        set_families(new);
+        let new_ports: HashSet<u16> = node_ports(new).into_iter().collect();
+        reservation.lost.ports = old_ports.difference(&new_ports).copied().collect();
+        reservation.lost.addresses = old_address.filter(|a| address(new) != Some(*a)).into_iter().collect();
+        Ok(reservation)
+    }
+
+    fn take_address(
+        &self,
+        taken: &mut Taken,
+        gained: &mut Taken,
+        service: &mut Value,
+        had: Option<Ipv4Addr>,
+    ) -> Result<(), Vec<FieldError>> {
+        if service["spec"]["type"] == "ExternalName" {
+            return Ok(());
+        }
+        let asked = asked_address(service);
+        let address = match asked.as_deref() {
+            Some("None") => {
+                service["spec"]["clusterIP"] = json!("None");
+                service["spec"]["clusterIPs"] = json!(["None"]);
+                return Ok(());
+            }
+            Some(text) => {
+                let refused = |why: String| {
+                    let detail = format!("failed to allocate IP {text}: {why}");
+                    vec![FieldError::invalid("spec.clusterIPs", &json!([text]), &detail)]
+                };
+                let Ok(address) = text.parse::<Ipv4Addr>() else {
+                    return Err(vec![FieldError::invalid(
+                        "spec.clusterIPs[0]",
+                        &json!(text),
+                        "must be a valid IPv4 address",
+                    )]);
+                };
+                if had != Some(address) {
+                    if !self.range.holds(address) {
+                        return Err(refused(format!(
+                            "the provided IP ({text}) is not in the valid range. The range of valid IPs is {}",
+                            self.range
+                        )));
+                    }
+                    if !taken.addresses.insert(address) {
+                        return Err(refused("provided IP is already allocated".into()));
+                    }
+                    gained.addresses.insert(address);
+                }
+                address
+            }
+            None => {
+                let address = self.free_address(taken).ok_or_else(|| {
+                    let detail = "failed to allocate a serviceIP: range is full";
+                    vec![FieldError::invalid("spec.clusterIPs", &json!([]), detail)]
+                })?;
+                taken.addresses.insert(address);
+                gained.addresses.insert(address);
+                address
+            }
+        };
+        service["spec"]["clusterIP"] = json!(address.to_string());
+        service["spec"]["clusterIPs"] = json!([address.to_string()]);
+        Ok(())
+    }
+
+    fn free_address(&self, taken: &Taken) -> Option<Ipv4Addr> {
+        let (size, reserved) = (self.range.size(), self.range.reserved());
+        free(reserved..size - 1, |n| taken.addresses.contains(&self.range.nth(n)))
+            .or_else(|| free(1..reserved, |n| taken.addresses.contains(&self.range.nth(n))))
+            .map(|n| self.range.nth(n))
+    }
+}
+
+/// A free number of a range, looked for from a random place so that addresses are not used again at once.
+fn free(range: std::ops::Range<u32>, is_taken: impl Fn(u32) -> bool) -> Option<u32> {
+    let count = range.end.checked_sub(range.start).filter(|count| *count > 0)?;
+    let mut random = [0u8; 4];
+    // Without random bytes the search begins at the start, which is as correct.
+    let _ = getrandom::fill(&mut random);
+    let first = u32::from_le_bytes(random) % count;
+    (0..count).map(|i| range.start + (first + i) % count).find(|n| !is_taken(*n))
+}
+
+fn take_ports(
+    taken: &mut Taken,
+    gained: &mut Taken,
+    service: &mut Value,
+    had: &HashSet<u16>,
+) -> Result<(), Vec<FieldError>> {
+    if !uses_node_ports(service) {
+        return Ok(());
+    }
+    let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
+    let mut mine: HashSet<u16> = had.clone();
+    for (i, port) in ports.iter_mut().enumerate() {
+        let asked = port["nodePort"].as_u64().unwrap_or(0);
+        if asked == 0 {
+            continue;
+        }
+        let field = format!("spec.ports[{i}].nodePort");
+        let number = u16::try_from(asked).ok().filter(|n| NODE_PORTS.contains(n)).ok_or_else(|| {
+            let detail = format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                NODE_PORTS.start(),
+                NODE_PORTS.end()
+            );
+            vec![FieldError::invalid(&field, &json!(asked), &detail)]
+        })?;
+        // One port may serve TCP and UDP of the same service.
+        if mine.insert(number) {
+            if !taken.ports.insert(number) {
+                let detail = "provided port is already allocated";
+                return Err(vec![FieldError::invalid(&field, &json!(number), detail)]);
+            }
+            gained.ports.insert(number);
+        }
+    }
+    let (first, last) = (u32::from(*NODE_PORTS.start()), u32::from(*NODE_PORTS.end()) + 1);
+    let reserved = first + ((last - first) / 32).clamp(16, 128);
+    for (i, port) in ports.iter_mut().enumerate() {
+        if port["nodePort"].as_u64().unwrap_or(0) != 0 {
+            continue;
+        }
+        let is_taken = |n: u32| u16::try_from(n).is_ok_and(|n| taken.ports.contains(&n));
+        let found = free(reserved..last, is_taken).or_else(|| free(first..reserved, is_taken));
+        let Some(number) = found.and_then(|n| u16::try_from(n).ok()) else {
+            let detail = "failed to allocate a nodePort: range is full";
+            return Err(vec![FieldError::invalid(format!("spec.ports[{i}].nodePort"), &json!(0), detail)]);
+        };
+        taken.ports.insert(number);
+        gained.ports.insert(number);
+        port["nodePort"] = json!(number);
+    }
+    Ok(())
+}
+
+/// The address families of a cluster with one: IPv4.
+fn set_families(service: &mut Value) {
+    let Some(spec) = service["spec"].as_object_mut() else { return };
+    if spec.get("type").is_some_and(|t| t == "ExternalName") {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            spec.remove(field);
+        }
+        return;
+    }
+    if spec.get("ipFamilies").is_none_or(|f| f.as_array().is_none_or(Vec::is_empty)) {
+        spec.insert("ipFamilies".into(), json!(["IPv4"]));
+    }
+    if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
+        spec.insert("ipFamilyPolicy".into(), json!("SingleStack"));
+    }
+}
+
+fn is_service(kind: &Kind) -> bool {
+    kind.group.is_empty() && kind.plural == "services"
+}
+
+fn uses_node_ports(service: &Value) -> bool {
+    match service["spec"]["type"].as_str() {
+        Some("NodePort") => true,
+        Some("LoadBalancer") => service["spec"]["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+/// The address that the spec asks for, in either of its two fields.
+fn asked_address(service: &Value) -> Option<String> {
+    let spec = &service["spec"];
+    let of = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+    of(&spec["clusterIP"]).or_else(|| of(&spec["clusterIPs"][0]))
+}
+
+/// The address that a stored service has.
+fn address(service: &Value) -> Option<Ipv4Addr> {
+    asked_address(service)?.parse().ok()
+}
+
+fn node_ports(service: &Value) -> Vec<u16> {
+    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    ports
+        .filter_map(|p| p["nodePort"].as_u64())
+        .filter_map(|n| u16::try_from(n).ok())
+        .filter(|n| *n > 0)
+        .collect()
+}
+
+/// Carries what was allocated over into an update that leaves it out, and drops what a change of type makes
+/// meaningless (`patchAllocatedValues` and `dropTypeDependentFields`).
+pub fn carry(new: &mut Value, old: &Value) {
+    let is_external = |service: &Value| service["spec"]["type"] == "ExternalName";
+    if !is_external(new) && !is_external(old) {
+        let unset = |v: &Value| v.is_null() || v == "";
+        if unset(&new["spec"]["clusterIP"]) && unset(&new["spec"]["clusterIPs"][0]) {
+            for field in ["clusterIP", "clusterIPs"] {
+                new["spec"][field] = old["spec"][field].clone();
+            }
+        }
+    }
+    let before = |port: &Value| {
+        let same = |p: &&Value| p["protocol"] == port["protocol"] && p["port"] == port["port"];
+        let found = old["spec"]["ports"].as_array().into_iter().flatten().find(same);
+        found.map(|p| p["nodePort"].clone()).filter(|p| !p.is_null())
+    };
+    let (uses, used) = (uses_node_ports(new), uses_node_ports(old));
+    for port in new["spec"]["ports"].as_array_mut().into_iter().flatten() {
+        let had = before(port);
+        let Some(fields) = port.as_object_mut() else { continue };
+        let asked = fields.get("nodePort").and_then(Value::as_u64).unwrap_or(0);
+        match had {
+            Some(had) if uses && used && asked == 0 => {
+                fields.insert("nodePort".into(), had);
+            }
+            Some(had) if !uses && used && had == json!(asked) => {
+                fields.remove("nodePort");
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Registry {
+    /// Takes what a service needs beyond what it had; nothing for other kinds.
+    pub(super) fn reserve(
+        &self,
+        place: Place<'_>,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Reservation, Status> {
+        let allocator = self.allocator();
+        if !is_service(place.kind) {
+            return Ok(Reservation {
+                allocator: allocator.clone(),
+                gained: Taken::default(),
+                lost: Taken::default(),
+            });
+        }
+        allocator
+            .reserve(new, old)
+            .map_err(|errors| Status::invalid(place.kind.group, place.kind.kind, place.name, &errors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allocator() -> Arc<Allocator> {
+        Arc::new(Allocator::new(ServiceRange::parse("10.96.0.0/24").unwrap(), std::iter::empty()))
+    }
+
+    fn service(spec: Value) -> Value {
+        json!({"spec": spec})
+    }
+
+    #[test]
+    fn automatic_addresses_leave_the_lower_band_to_people() {
+        let allocator = allocator();
+        let mut seen = HashSet::new();
+        for n in 0..254 {
+            let mut new = service(json!({"type": "ClusterIP"}));
+            allocator.reserve(&mut new, None).unwrap().commit();
+            let address = address(&new).unwrap();
+            assert!(seen.insert(address));
+            let low = u32::from(address) - u32::from(Ipv4Addr::new(10, 96, 0, 0)) < 16;
+            assert_eq!(low, n >= 239, "{address} came as number {n}");
+            assert_eq!(new["spec"]["ipFamilies"], json!(["IPv4"]));
+            assert_eq!(new["spec"]["clusterIPs"], json!([address.to_string()]));
+        }
+        let errors = allocator.reserve(&mut service(json!({})), None).err().unwrap();
+        assert!(errors[0].message.contains("range is full"));
+    }
+
+    #[test]
+    fn addresses_asked_for_are_given_once() {
+        let allocator = allocator();
+        let asked = || service(json!({"clusterIP": "10.96.0.10"}));
+        drop(allocator.reserve(&mut asked(), None).unwrap());
+        allocator.reserve(&mut asked(), None).unwrap().commit();
+        let error = allocator.reserve(&mut asked(), None).err().unwrap().remove(0);
+        assert_eq!(
+            error.to_string(),
+            "spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: provided IP is \
+             already allocated"
+        );
+        let error = allocator.reserve(&mut service(json!({"clusterIP": "10.97.0.1"})), None).err().unwrap();
+        assert!(error[0].message.ends_with("The range of valid IPs is 10.96.0.0/24"), "{error:?}");
+        let mut headless = service(json!({"clusterIP": "None"}));
+        allocator.reserve(&mut headless, None).unwrap().commit();
+        assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    }
+
+    #[test]
+    fn node_ports_come_and_go_with_the_type() {
+        let allocator = allocator();
+        let ports =
+            json!([{"port": 80, "protocol": "TCP", "nodePort": 31000}, {"port": 53, "protocol": "UDP"}]);
+        let mut old = service(json!({"type": "NodePort", "ports": ports}));
+        allocator.reserve(&mut old, None).unwrap().commit();
+        assert_eq!(node_ports(&old).len(), 2);
+        let mut rival = service(json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 31000}]}));
+        let error = allocator.reserve(&mut rival, None).err().unwrap().remove(0);
+        assert_eq!(
+            error.to_string(),
+            "spec.ports[0].nodePort: Invalid value: 31000: provided port is already allocated"
+        );
+        let mut same = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        carry(&mut same, &old);
+        assert_eq!(node_ports(&same), [31000]);
+        let mut plain = old.clone();
+        plain["spec"]["type"] = json!("ClusterIP");
+        carry(&mut plain, &old);
+        assert_eq!(node_ports(&plain), Vec::<u16>::new());
+        allocator.reserve(&mut plain, Some(&old)).unwrap().commit();
+        allocator.reserve(&mut rival, None).unwrap().commit();
+    }
+}

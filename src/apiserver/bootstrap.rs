@@ -1,0 +1,68 @@
+//! What every cluster has from the start: the first namespaces and the `kubernetes` service.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::ApiServer;
+use super::registry::Place;
+use crate::api::kinds;
+use crate::api::request::WriteOptions;
+use crate::api::status::Status;
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+
+impl ApiServer {
+    /// Makes what is missing of the first objects; `address` and `port` are where this server listens, as
+    /// pods reach it. Calling it again changes only what differs.
+    pub async fn bootstrap(&self, address: IpAddr, port: u16) -> Result<(), Status> {
+        for name in NAMESPACES {
+            let namespace =
+                json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}});
+            self.ensure("", "namespaces", None, name, namespace).await?;
+        }
+        let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+        let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
+            "type": "ClusterIP", "clusterIP": self.registry.allocator().range().nth(1).to_string(),
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            "sessionAffinity": "None",
+        }});
+        self.ensure("", "services", Some("default"), "kubernetes", service).await?;
+        let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+        let endpoints = json!({
+            "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+            "subsets": [{"addresses": [{"ip": address.to_string()}], "ports": ports}],
+        });
+        self.ensure("", "endpoints", Some("default"), "kubernetes", endpoints).await?;
+        let slice = json!({
+            "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+            "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+            "ports": ports,
+        });
+        self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await
+    }
+
+    /// Makes the object, or brings the fields that are given here back to what they must be.
+    async fn ensure(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: Option<&str>,
+        name: &str,
+        object: Value,
+    ) -> Result<(), Status> {
+        let Some(kind) = kinds::by_resource(group, "v1", plural) else {
+            return Err(Status::internal(format!("{plural} are not served")));
+        };
+        let options = WriteOptions::default();
+        match self.registry.create(kind, namespace, object.clone(), &options).await {
+            Err(status) if status.is("AlreadyExists") => {}
+            other => return other.map(drop),
+        }
+        let place = Place { kind, namespace, name };
+        let part = super::registry::Part::Object;
+        let merge = crate::api::request::PatchKind::Merge;
+        self.registry.patch(place, part, merge, &object, &options).await.map(drop)
+    }
+}

@@ -1,0 +1,194 @@
+//! What is served, as clients discover it: the legacy documents and the aggregated one.
+//!
+//! Everything here is made from the table of kinds.
+
+use serde_json::{Value, json};
+
+use super::reviews::REVIEWS;
+use crate::api::kinds::{KINDS, Kind, Subresource};
+
+/// A group and version that is served.
+type GroupVersion = (&'static str, &'static str);
+
+/// Groups with their versions in the order of the table, the core group first.
+pub fn group_versions() -> Vec<GroupVersion> {
+    let reviews = REVIEWS.iter().map(|(group, _, _)| (*group, "v1"));
+    let mut all: Vec<GroupVersion> = Vec::new();
+    for group_version in KINDS.iter().map(|k| (k.group, k.version)).chain(reviews) {
+        if !all.contains(&group_version) {
+            all.push(group_version);
+        }
+    }
+    all.sort_by_key(|(group, _)| !group.is_empty());
+    all
+}
+
+fn named((group, version): GroupVersion) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// `/api`.
+pub fn core_versions(address: &str) -> Value {
+    json!({"kind": "APIVersions", "versions": ["v1"],
+        "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]})
+}
+
+/// `/apis`.
+pub fn group_list() -> Value {
+    let groups: Vec<Value> = groups().into_iter().map(without_kind).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// `/apis/GROUP`.
+pub fn group(name: &str) -> Option<Value> {
+    groups().into_iter().find(|g| g["name"] == name)
+}
+
+fn without_kind(mut group: Value) -> Value {
+    if let Some(fields) = group.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    group
+}
+
+fn groups() -> Vec<Value> {
+    let mut groups: Vec<Value> = Vec::new();
+    for group_version in group_versions() {
+        let (group, version) = group_version;
+        if group.is_empty() {
+            continue;
+        }
+        let entry = json!({"groupVersion": named(group_version), "version": version});
+        match groups.iter_mut().find(|g| g["name"] == group) {
+            Some(known) => {
+                if let Some(versions) = known["versions"].as_array_mut() {
+                    versions.push(entry);
+                }
+            }
+            None => groups.push(json!({"kind": "APIGroup", "apiVersion": "v1", "name": group,
+                "versions": [entry], "preferredVersion": entry})),
+        }
+    }
+    groups
+}
+
+/// `/api/v1` and `/apis/GROUP/VERSION`.
+pub fn resources(group: &str, version: &str) -> Option<Value> {
+    let group_version = group_versions().into_iter().find(|gv| *gv == (group, version))?;
+    let mut list = Vec::new();
+    for kind in KINDS.iter().filter(|k| (k.group, k.version) == group_version) {
+        let mut row = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
+            "kind": kind.kind, "verbs": kind.verbs, "storageVersionHash": storage_hash(kind)});
+        if !kind.short_names.is_empty() {
+            row["shortNames"] = json!(kind.short_names);
+        }
+        if !kind.categories.is_empty() {
+            row["categories"] = json!(kind.categories);
+        }
+        list.push(row);
+        for sub in kind.subresources {
+            let mut row = json!({"name": format!("{}/{}", kind.plural, sub.name), "singularName": "",
+                "namespaced": kind.namespaced, "kind": sub.kind, "verbs": sub.verbs});
+            if let Some((group, version)) = sub.group_version {
+                row["group"] = json!(group);
+                row["version"] = json!(version);
+            }
+            list.push(row);
+        }
+    }
+    for (_, plural, kind) in REVIEWS.iter().filter(|r| (r.0, "v1") == group_version) {
+        list.push(
+            json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind,
+            "verbs": ["create"]}),
+        );
+    }
+    Some(
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": named(group_version), "resources": list}),
+    )
+}
+
+/// A short fingerprint of what a kind is stored as, in the form that clients expect.
+fn storage_hash(kind: &Kind) -> String {
+    use base64::Engine;
+    use sha2::{Digest, Sha256};
+    let digest = Sha256::digest(format!("{}/{}/{}", kind.group, kind.version, kind.kind));
+    base64::engine::general_purpose::STANDARD.encode(&digest[..8])
+}
+
+/// `apidiscovery.k8s.io/v2` of the core group (`/api`) or of all others (`/apis`).
+pub fn aggregated(core: bool) -> Value {
+    let mut items: Vec<Value> = Vec::new();
+    for group_version in group_versions().into_iter().filter(|(group, _)| group.is_empty() == core) {
+        let (group, version) = group_version;
+        let served =
+            json!({"version": version, "freshness": "Current", "resources": aggregated_rows(group_version)});
+        match items.iter_mut().find(|i| i["metadata"]["name"] == group || (core && group.is_empty())) {
+            Some(item) => {
+                if let Some(versions) = item["versions"].as_array_mut() {
+                    versions.push(served);
+                }
+            }
+            None if core => {
+                items.push(json!({"metadata": {"creationTimestamp": null}, "versions": [served]}))
+            }
+            None => items
+                .push(json!({"metadata": {"name": group, "creationTimestamp": null}, "versions": [served]})),
+        }
+    }
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
+}
+
+fn aggregated_rows(group_version: GroupVersion) -> Vec<Value> {
+    let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
+    let (group, version) = group_version;
+    let sub_row = |sub: &Subresource| {
+        let (group, version) = sub.group_version.unwrap_or(group_version);
+        json!({"subresource": sub.name, "verbs": sub.verbs,
+            "responseKind": {"group": group, "version": version, "kind": sub.kind}})
+    };
+    let mut rows = Vec::new();
+    for kind in KINDS.iter().filter(|k| (k.group, k.version) == group_version) {
+        let mut row = json!({"resource": kind.plural, "scope": scope(kind.namespaced), "verbs": kind.verbs,
+            "singularResource": kind.singular,
+            "responseKind": {"group": group, "version": version, "kind": kind.kind}});
+        if !kind.short_names.is_empty() {
+            row["shortNames"] = json!(kind.short_names);
+        }
+        if !kind.categories.is_empty() {
+            row["categories"] = json!(kind.categories);
+        }
+        if !kind.subresources.is_empty() {
+            row["subresources"] = kind.subresources.iter().map(sub_row).collect();
+        }
+        rows.push(row);
+    }
+    for (_, plural, kind) in REVIEWS.iter().filter(|r| (r.0, "v1") == group_version) {
+        rows.push(json!({"resource": plural, "scope": "Cluster", "verbs": ["create"],
+            "singularResource": kind.to_lowercase(),
+            "responseKind": {"group": group, "version": version, "kind": kind}}));
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_is_found_in_both_forms() {
+        let aggregated: Vec<Value> = [true, false].map(aggregated).to_vec();
+        for kind in KINDS {
+            let list = resources(kind.group, kind.version).unwrap();
+            let row =
+                list["resources"].as_array().unwrap().iter().find(|r| r["name"] == kind.plural).unwrap();
+            assert_eq!(row["kind"], kind.kind);
+            let items = aggregated[usize::from(!kind.group.is_empty())]["items"].as_array().unwrap();
+            let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == kind.group);
+            let mut rows = rows.flat_map(|i| i["versions"][0]["resources"].as_array().unwrap());
+            assert!(rows.any(|r| r["resource"] == kind.plural), "{}", kind.plural);
+        }
+        assert!(resources("nonsense", "v1").is_none());
+        assert!(group("discovery.k8s.io").is_some());
+    }
+}

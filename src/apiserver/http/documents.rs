@@ -1,0 +1,205 @@
+//! The server's own documents: health, version, metrics, discovery, OpenAPI, token keys.
+
+use std::sync::OnceLock;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{HeaderMap, Method};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::negotiate::{Form, Shown};
+use super::query::Query;
+use super::{Body, Server, form_of, respond};
+use crate::api::status::Status;
+use crate::apiserver::auth::tokens::ISSUER;
+use crate::apiserver::{discovery, openapi};
+
+/// The API that is served.
+const MAJOR: &str = "1";
+const MINOR: &str = "37";
+
+impl Server {
+    /// Answers a request for a document of the server itself.
+    pub(super) fn document(
+        &self,
+        request: &http::Request<Incoming>,
+        path: &str,
+        query: &Query,
+    ) -> Result<http::Response<Body>, Status> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Status::failure(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
+        }
+        let trimmed = path.trim_end_matches('/');
+        if let Some(text) = health(trimmed, query) {
+            return Ok(respond::typed(200, "text/plain; charset=utf-8", text));
+        }
+        if trimmed == "/metrics" {
+            let text = self.metrics.text(self.api.registry().store().revision());
+            return Ok(respond::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
+        }
+        if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
+            return open_api(trimmed, request.headers());
+        }
+        let form = form_of(request.headers(), query)?;
+        let value = self.described(trimmed, form, request.headers()).ok_or_else(Status::no_such_path)?;
+        if form.shown == Shown::Discovery && matches!(trimmed, "/api" | "/apis") {
+            return Ok(tagged(&value, request.headers()));
+        }
+        Ok(respond::value(200, &value, form))
+    }
+
+    fn described(&self, path: &str, form: Form, headers: &HeaderMap) -> Option<Value> {
+        let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+        let aggregated = form.shown == Shown::Discovery;
+        Some(match parts.as_slice() {
+            [] => json!({"paths": paths()}),
+            ["version"] => version(),
+            ["api"] if aggregated => discovery::aggregated(true),
+            ["apis"] if aggregated => discovery::aggregated(false),
+            ["api"] => {
+                let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+                discovery::core_versions(host)
+            }
+            ["apis"] => discovery::group_list(),
+            ["api", version] => discovery::resources("", version)?,
+            ["apis", group] => discovery::group(group)?,
+            ["apis", group, version] => discovery::resources(group, version)?,
+            [".well-known", "openid-configuration"] => json!({"issuer": ISSUER,
+                "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
+                "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]}),
+            ["openid", "v1", "jwks"] => self.api.tokens().key_set(),
+            _ => return None,
+        })
+    }
+}
+
+fn health(path: &str, query: &Query) -> Option<String> {
+    const CHECKS: &[&str] = &["ping", "log", "store"];
+    let (name, check) = ["healthz", "livez", "readyz"].iter().find_map(|name| {
+        let rest = path.strip_prefix('/')?.strip_prefix(name)?;
+        match rest.strip_prefix('/') {
+            Some(check) => Some((name, Some(check))),
+            None => rest.is_empty().then_some((name, None)),
+        }
+    })?;
+    match check {
+        Some(check) if !CHECKS.contains(&check) => None,
+        // A server that answers has its store open: the daemon serves nothing before.
+        _ if query.flag("verbose") => {
+            let lines: String = CHECKS.iter().map(|c| format!("[+]{c} ok\n")).collect();
+            Some(format!("{lines}{name} check passed\n"))
+        }
+        _ => Some("ok".to_owned()),
+    }
+}
+
+fn version() -> Value {
+    json!({"major": MAJOR, "minor": MINOR, "emulationMajor": MAJOR, "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "36",
+        "gitVersion": format!("v{MAJOR}.{MINOR}.0+minik.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
+        "compiler": "rustc", "platform": format!("linux/{}", platform())})
+}
+
+/// The processor as Go names it.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn paths() -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/.well-known/openid-configuration",
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for (group, version) in discovery::group_versions().into_iter().filter(|(group, _)| !group.is_empty()) {
+        paths.push(format!("/apis/{group}"));
+        paths.push(format!("/apis/{group}/{version}"));
+    }
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02X}")).collect()
+}
+
+/// Aggregated discovery, which clients keep and ask for again by its tag.
+fn tagged(value: &Value, headers: &HeaderMap) -> http::Response<Body> {
+    let bytes = serde_json::to_vec(value).unwrap_or_default();
+    let tag = format!("\"{}\"", hash(&bytes));
+    let known = headers.get(header::IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes());
+    let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let mut response =
+        if known { respond::typed(304, content, "") } else { respond::typed(200, content, bytes) };
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// `/openapi/v2`, `/openapi/v3` and the documents below it; all are the same for the life of the binary.
+fn open_api(path: &str, headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
+    static V2: OnceLock<Vec<u8>> = OnceLock::new();
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    // Clients that speak only protobuf here are told so, and ask again for JSON.
+    if !accept.is_empty() && !accept.contains("json") && !accept.contains("*/*") {
+        return Err(Status::failure(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json",
+        ));
+    }
+    let encoded = |value: Value| serde_json::to_vec(&value).unwrap_or_default();
+    let bytes = match path {
+        "/openapi/v2" => V2.get_or_init(|| encoded(openapi::v2())).clone(),
+        "/openapi/v3" => {
+            let mut paths = serde_json::Map::new();
+            for (group, version) in discovery::group_versions() {
+                let at = if group.is_empty() {
+                    format!("api/{version}")
+                } else {
+                    format!("apis/{group}/{version}")
+                };
+                let Some(document) = openapi::v3(group, version) else { continue };
+                let url = format!("/openapi/v3/{at}?hash={}", hash(&encoded(document)));
+                paths.insert(at, json!({"serverRelativeURL": url}));
+            }
+            encoded(json!({"paths": paths}))
+        }
+        _ => {
+            let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
+            let document = match parts.as_slice() {
+                ["openapi", "v3", "api", version] => openapi::v3("", version),
+                ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),
+                _ => None,
+            };
+            encoded(document.ok_or_else(Status::no_such_path)?)
+        }
+    };
+    let mut response = respond::typed(200, "application/json", bytes);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}

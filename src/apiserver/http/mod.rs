@@ -1,0 +1,301 @@
+//! The API over HTTP: authentication, bodies, content types; everything else is a [`Request`] value.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use self::metrics::Metrics;
+use self::negotiate::Form;
+use self::parse::{Route, Verb};
+use self::query::Query;
+use super::table::IncludeObject;
+use super::{ApiServer, auth, streaming};
+use crate::api::kinds;
+use crate::api::node::Node;
+use crate::api::request::{
+    Action, FieldValidation, PatchKind, Request, Response, Target, Transport, User, WriteOptions,
+};
+use crate::api::status::Status;
+use crate::api::{schema, yaml};
+
+mod documents;
+mod metrics;
+pub mod negotiate;
+pub mod parse;
+pub mod query;
+pub mod respond;
+mod serve;
+
+/// The body of every answer.
+pub type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
+
+/// Kubernetes' limit for request bodies.
+const BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Answers from this size on are compressed for clients that accept it (as in k8s.io/apiserver).
+const GZIP_BYTES: usize = 128 * 1024;
+/// Subresources that are conversations with the node.
+const STREAMING: &[&str] = &["log", "exec", "attach", "portforward"];
+/// What anybody may read.
+const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
+/// A watch without a time of its own ends after this and up to as much again, so that watchers spread.
+const WATCH_SECONDS: u64 = 1800;
+
+/// The API server with its HTTP side.
+pub struct Server {
+    api: Arc<ApiServer>,
+    node: Arc<dyn Node>,
+    metrics: Metrics,
+    /// Cancelled when the server drains: watches end.
+    stopping: CancellationToken,
+}
+
+impl Server {
+    /// Serves `api`; logs, exec, attach and port-forward go to `node`.
+    pub fn new(api: Arc<ApiServer>, node: Arc<dyn Node>) -> Arc<Server> {
+        Arc::new(Server { api, node, metrics: Metrics::default(), stopping: CancellationToken::new() })
+    }
+
+    /// Answers one request; `peer` is the user of the connection's client certificate.
+    pub async fn handle(
+        &self,
+        peer: Option<&User>,
+        request: http::Request<Incoming>,
+    ) -> http::Response<Body> {
+        let compress = request.method() == Method::GET && accepts_gzip(request.headers());
+        let watching = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
+        let audit = request.headers().get("audit-id").cloned();
+        let (verb, answer) = self.answer(peer, request).await;
+        let response = answer.unwrap_or_else(|failed| respond::status(&failed));
+        let streams = watching || verb == "watch" || verb == "connect";
+        let mut response =
+            if compress && !streams && response.headers().get(header::CONTENT_ENCODING).is_none() {
+                respond::compressed(response, GZIP_BYTES).await
+            } else {
+                response
+            };
+        self.metrics.count(verb, response.status().as_u16());
+        let audit = audit.or_else(|| {
+            super::registry::metadata::new_uid().ok().and_then(|uid| HeaderValue::from_str(&uid).ok())
+        });
+        let headers = response.headers_mut();
+        if let Some(audit) = audit {
+            headers.insert(HeaderName::from_static("audit-id"), audit);
+        }
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        response
+    }
+
+    /// The answer, and the verb for the metrics.
+    async fn answer(
+        &self,
+        peer: Option<&User>,
+        request: http::Request<Incoming>,
+    ) -> (&'static str, Result<http::Response<Body>, Status>) {
+        let path = request.uri().path().to_owned();
+        let public =
+            PUBLIC.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('/')));
+        let user = match self.user(peer, request.headers()) {
+            Ok(user) => user,
+            Err(_) if public => User { name: "system:anonymous".into(), groups: Vec::new(), uid: None },
+            Err(status) => return ("", Err(status)),
+        };
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        match parse::parse(request.method(), &path, &query) {
+            Err(status) => ("", Err(status)),
+            Ok(Route::Document(path)) => ("get", self.document(&request, &path, &query)),
+            Ok(Route::Resource(target, _)) if is_streaming(&target) => {
+                ("connect", self.converse(user, target, request).await)
+            }
+            Ok(Route::Resource(target, verb)) => {
+                (verb.name(), self.resource(user, target, verb, &query, request).await)
+            }
+        }
+    }
+
+    /// Who asks: the certificate's user, or the bearer token's.
+    fn user(&self, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
+        if let Some(user) = peer {
+            return Ok(user.clone());
+        }
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let token = authorization
+            .and_then(|a| a.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        match token {
+            Some((_, token)) => auth::user_of_token(self.api.tokens(), self.api.registry(), token.trim()),
+            None => Err(Status::unauthorized()),
+        }
+    }
+
+    async fn converse(
+        &self,
+        user: User,
+        target: Target,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Body>, Status> {
+        let action = Action::Get { resource_version: String::new() };
+        let whole = Target { subresource: None, ..target.clone() };
+        auth::authorize(&Request { user: user.clone(), target: target.clone(), action: action.clone() })?;
+        // The pod must be there before its node is asked.
+        self.api.call(Request { user, target: whole, action }).await?;
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
+    }
+
+    async fn resource(
+        &self,
+        user: User,
+        target: Target,
+        verb: Verb,
+        query: &Query,
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Body>, Status> {
+        let form = form_of(request.headers(), query)?;
+        let head_only = request.method() == Method::HEAD;
+        let (action, mut notes) = read_action(verb, query, request).await?;
+        let show = respond::Show {
+            kind: kinds::by_resource(&target.group, &target.version, &target.resource),
+            form,
+            include: IncludeObject::parse(query.text("includeObject")).unwrap_or_default(),
+        };
+        let mut answer = self.api.call(Request { user, target, action }).await?;
+        if let Response::Object { warnings, .. } | Response::Transient { warnings, .. } = &mut answer {
+            warnings.append(&mut notes);
+        }
+        let mut response = respond::response(answer, show, &self.stopping);
+        if head_only {
+            *response.body_mut() = respond::full(Bytes::new());
+        }
+        Ok(response)
+    }
+}
+
+fn is_streaming(target: &Target) -> bool {
+    target.group.is_empty()
+        && target.resource == "pods"
+        && target.subresource.as_deref().is_some_and(|s| STREAMING.contains(&s))
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    accepted.split(',').any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"))
+}
+
+fn form_of(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    negotiate::form(accept, query.flag("pretty"))
+}
+
+/// Reads the body as the verb needs it; the notes are warnings about it.
+async fn read_action(
+    verb: Verb,
+    query: &Query,
+    request: http::Request<Incoming>,
+) -> Result<(Action, Vec<String>), Status> {
+    let none = Vec::new();
+    match verb {
+        Verb::Get => Ok((Action::Get { resource_version: query.text("resourceVersion").to_owned() }, none)),
+        Verb::List => Ok((Action::List(query.list()?), none)),
+        Verb::Watch => {
+            let mut options = query.watch()?;
+            options.timeout_seconds =
+                options.timeout_seconds.or_else(|| Some(WATCH_SECONDS + random_below(WATCH_SECONDS)));
+            Ok((Action::Watch(options), none))
+        }
+        Verb::Create | Verb::Update => {
+            let options = query.write()?;
+            let (media, bytes) = body(request).await?;
+            let (value, notes) = document(&media, &bytes, &options)?;
+            let action = if verb == Verb::Create { Action::Create } else { Action::Update };
+            Ok((action(value, options), notes))
+        }
+        Verb::Patch => {
+            let options = query.write()?;
+            let (media, bytes) = body(request).await?;
+            let kind = patch_kind(&media)?;
+            let json = if kind == PatchKind::Apply { "application/yaml" } else { "application/json" };
+            let (value, notes) = document(json, &bytes, &options)?;
+            Ok((Action::Patch(kind, value, options), notes))
+        }
+        Verb::Delete | Verb::DeleteCollection => {
+            let (media, bytes) = body(request).await?;
+            let value = match bytes.is_empty() {
+                true => Value::Null,
+                false => document(&media, &bytes, &WriteOptions::default())?.0,
+            };
+            let options = query.delete(&value)?;
+            Ok(match verb {
+                Verb::Delete => (Action::Delete(options), none),
+                _ => (Action::DeleteCollection(query.list()?, options), none),
+            })
+        }
+    }
+}
+
+fn random_below(limit: u64) -> u64 {
+    let mut bytes = [0u8; 8];
+    // Without random bytes watches only spread less.
+    let _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes) % limit
+}
+
+/// The media type and the bytes of a body.
+async fn body(request: http::Request<Incoming>) -> Result<(String, Bytes), Status> {
+    let media = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match Limited::new(request.into_body(), BODY_BYTES).collect().await {
+        Ok(bytes) => Ok((media, bytes.to_bytes())),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES}")))
+        }
+        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+/// A body's JSON, and notes on fields given twice.
+fn document(media: &str, bytes: &[u8], options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
+    let unreadable =
+        |e: String| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
+    let (value, duplicates) = match media {
+        "" | "application/json" | "*/*" => {
+            schema::strict_json(bytes).map_err(|e| unreadable(e.to_string()))?
+        }
+        "application/yaml" => (yaml::to_json(bytes).map_err(unreadable)?, Vec::new()),
+        _ => {
+            return Err(Status::unsupported_media_type(
+                "the body of the request was in an unknown format - accepted media types include: \
+                 application/json, application/yaml",
+            ));
+        }
+    };
+    match options.field_validation {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            Err(Status::bad_request(format!("strict decoding error: {}", duplicates.join(", "))))
+        }
+        FieldValidation::Warn => Ok((value, duplicates)),
+        _ => Ok((value, Vec::new())),
+    }
+}
+
+fn patch_kind(media: &str) -> Result<PatchKind, Status> {
+    match media {
+        "application/json-patch+json" => Ok(PatchKind::Json),
+        "application/merge-patch+json" => Ok(PatchKind::Merge),
+        "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
+        "application/apply-patch+yaml" => Ok(PatchKind::Apply),
+        _ => Err(Status::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
+             application/strategic-merge-patch+json",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

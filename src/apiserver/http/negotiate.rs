@@ -1,0 +1,94 @@
+//! What form of answer a client accepts.
+
+use crate::api::status::Status;
+
+/// How bytes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// `application/json`.
+    #[default]
+    Json,
+    /// `application/yaml`.
+    Yaml,
+}
+
+/// As what objects are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shown {
+    /// As they are.
+    #[default]
+    Plain,
+    /// As a `Table`.
+    Table,
+    /// As `PartialObjectMetadata` (or a list of it).
+    Metadata,
+    /// As `apidiscovery.k8s.io/v2` (for `/api` and `/apis`).
+    Discovery,
+}
+
+/// The chosen form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Form {
+    /// How bytes are written.
+    pub format: Format,
+    /// As what objects are shown.
+    pub shown: Shown,
+    /// Indented.
+    pub pretty: bool,
+}
+
+/// The first acceptable of the client's choices; nothing asked is JSON.
+pub fn form(accept: &str, pretty: bool) -> Result<Form, Status> {
+    if accept.trim().is_empty() {
+        return Ok(Form { pretty, ..Form::default() });
+    }
+    for choice in accept.split(',') {
+        let mut parts = choice.split(';').map(str::trim);
+        let format = match parts.next().unwrap_or_default() {
+            "application/json" | "application/*" | "*/*" => Format::Json,
+            "application/yaml" => Format::Yaml,
+            _ => continue,
+        };
+        let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
+        let of = |name: &str| parameters.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| *v);
+        let shown = match (of("as"), of("g"), of("v")) {
+            ("", _, _) => Shown::Plain,
+            ("Table", "meta.k8s.io", "v1") => Shown::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Shown::Metadata,
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Shown::Discovery,
+            _ => continue,
+        };
+        return Ok(Form { format, shown, pretty });
+    }
+    Err(Status::failure(
+        406,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_known_choice_wins() {
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        for (accept, format, shown) in [
+            ("", Format::Json, Shown::Plain),
+            ("*/*", Format::Json, Shown::Plain),
+            (table, Format::Json, Shown::Table),
+            ("application/vnd.kubernetes.protobuf,application/json", Format::Json, Shown::Plain),
+            ("application/yaml", Format::Yaml, Shown::Plain),
+            ("application/json;as=Table;v=v2;g=meta.k8s.io, application/json", Format::Json, Shown::Plain),
+            (
+                "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                Format::Json,
+                Shown::Discovery,
+            ),
+        ] {
+            assert_eq!(form(accept, false).unwrap(), Form { format, shown, pretty: false }, "{accept}");
+        }
+        assert_eq!(form("application/vnd.kubernetes.protobuf", false).unwrap_err().code, 406);
+    }
+}

@@ -1,0 +1,179 @@
+//! From method, path and query to what is asked: one pure function.
+//!
+//! The grammar is that of k8s.io/apiserver `pkg/endpoints/request/requestinfo.go`.
+
+use hyper::Method;
+
+use super::query::Query;
+use crate::api::request::Target;
+use crate::api::status::Status;
+
+/// What is to be done, before the body is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Read one object.
+    Get,
+    /// Read a collection.
+    List,
+    /// Follow a collection or one object.
+    Watch,
+    /// Make an object.
+    Create,
+    /// Replace an object.
+    Update,
+    /// Change an object.
+    Patch,
+    /// Remove an object.
+    Delete,
+    /// Remove a collection.
+    DeleteCollection,
+}
+
+impl Verb {
+    /// The name in metrics and authorisation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Watch => "watch",
+            Verb::Create => "create",
+            Verb::Update => "update",
+            Verb::Patch => "patch",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+        }
+    }
+}
+
+/// What a path is.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route {
+    /// About objects.
+    Resource(Target, Verb),
+    /// One of the server's own documents: discovery, health, version, ...
+    Document(String),
+}
+
+/// Subresources of namespaces, which are no kinds within the namespace.
+const OF_NAMESPACES: &[&str] = &["status", "finalize"];
+
+/// Reads a request's head.
+pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Route, Status> {
+    let parts: Vec<String> =
+        path.split('/').filter(|p| !p.is_empty()).map(super::query::decode_path).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let (group, version, rest) = match parts.as_slice() {
+        ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
+        ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
+        _ => return Ok(Route::Document(path.to_owned())),
+    };
+    let (legacy_watch, rest) = match rest {
+        ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
+        rest => (false, rest),
+    };
+    let (namespace, rest) = match rest {
+        ["namespaces", _] => (None, rest),
+        ["namespaces", _, sub] if OF_NAMESPACES.contains(sub) => (None, rest),
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
+        rest => (None, rest),
+    };
+    let (resource, name, subresource) = match rest {
+        [resource] => (*resource, None, None),
+        [resource, name] => (*resource, Some(*name), None),
+        // What follows a subresource (`services/x/proxy/a/b`) is part of it.
+        [resource, name, subresource, ..] => (*resource, Some(*name), Some(*subresource)),
+        [] => return Ok(Route::Document(path.to_owned())),
+    };
+    let target = Target {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        resource: resource.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        name: name.map(str::to_owned),
+        subresource: subresource.map(str::to_owned),
+    };
+    let watch = legacy_watch || (query.flag("watch") && subresource.is_none());
+    let verb = verb(method, name.is_some(), watch)
+        .ok_or_else(|| Status::method_not_allowed(resource, &method.as_str().to_lowercase()))?;
+    Ok(Route::Resource(target, verb))
+}
+
+fn verb(method: &Method, named: bool, watch: bool) -> Option<Verb> {
+    Some(match (method.as_str(), named) {
+        ("GET" | "HEAD", _) if watch => Verb::Watch,
+        ("GET" | "HEAD", true) => Verb::Get,
+        ("GET" | "HEAD", false) => Verb::List,
+        ("POST", _) => Verb::Create,
+        ("PUT", true) => Verb::Update,
+        ("PATCH", true) => Verb::Patch,
+        ("DELETE", true) => Verb::Delete,
+        ("DELETE", false) => Verb::DeleteCollection,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_kubernetes_reads_them() {
+        let cases = [
+            // method, path and query, expected "group/version/namespace/resource/name/subresource verb"
+            ("GET", "/api/v1/pods", "/v1/-/pods/-/- list"),
+            ("GET", "/api/v1/pods?watch=1", "/v1/-/pods/-/- watch"),
+            ("GET", "/api/v1/pods?watch=true&labelSelector=a%3Db", "/v1/-/pods/-/- watch"),
+            ("GET", "/api/v1/pods?watch=false", "/v1/-/pods/-/- list"),
+            ("GET", "/api/v1/namespaces/a/pods", "/v1/a/pods/-/- list"),
+            ("GET", "/api/v1/namespaces/a/pods/b", "/v1/a/pods/b/- get"),
+            ("HEAD", "/api/v1/namespaces/a/pods/b", "/v1/a/pods/b/- get"),
+            ("PUT", "/api/v1/namespaces/a/pods/b/status", "/v1/a/pods/b/status update"),
+            ("POST", "/api/v1/namespaces/a/pods/b/binding", "/v1/a/pods/b/binding create"),
+            ("GET", "/api/v1/namespaces", "/v1/-/namespaces/-/- list"),
+            ("GET", "/api/v1/namespaces/a", "/v1/-/namespaces/a/- get"),
+            ("PUT", "/api/v1/namespaces/a/finalize", "/v1/-/namespaces/a/finalize update"),
+            ("DELETE", "/api/v1/namespaces/a/pods", "/v1/a/pods/-/- deletecollection"),
+            ("DELETE", "/api/v1/namespaces/a/pods/b", "/v1/a/pods/b/- delete"),
+            ("PATCH", "/apis/apps/v1/namespaces/a/deployments/b", "apps/v1/a/deployments/b/- patch"),
+            ("GET", "/api/v1/watch/pods", "/v1/-/pods/-/- watch"),
+            ("GET", "/api/v1/watch/namespaces/a/pods/b", "/v1/a/pods/b/- watch"),
+            ("GET", "/apis/events.k8s.io/v1/events", "events.k8s.io/v1/-/events/-/- list"),
+            ("GET", "/api/v1/nodes/a%3Ab", "/v1/-/nodes/a:b/- get"),
+        ];
+        for (method, uri, expected) in cases {
+            let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let Route::Resource(t, verb) = parse(&method, path, &Query::parse(query)).unwrap() else {
+                panic!("{uri} is about objects");
+            };
+            let show = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".into());
+            let seen = format!(
+                "{}/{}/{}/{}/{}/{} {}",
+                t.group,
+                t.version,
+                show(&t.namespace),
+                t.resource,
+                show(&t.name),
+                show(&t.subresource),
+                verb.name()
+            );
+            assert_eq!(seen, expected, "{method} {uri}");
+        }
+    }
+
+    #[test]
+    fn other_paths_are_documents_and_other_methods_are_refused() {
+        for path in
+            ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v3/api/v1"]
+        {
+            let route = parse(&Method::GET, path, &Query::parse("")).unwrap();
+            assert_eq!(route, Route::Document(path.to_owned()));
+        }
+        for (method, path) in
+            [("PUT", "/api/v1/pods"), ("PATCH", "/api/v1/pods"), ("OPTIONS", "/api/v1/pods")]
+        {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            assert_eq!(parse(&method, path, &Query::parse("")).unwrap_err().code, 405);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Query parameters, and the options of requests made from them.
+
+use crate::api::request::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
+use crate::api::status::Status;
+
+/// The parameters of a request, decoded, in their order.
+#[derive(Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+/// Undoes percent-encoding in a segment of a path.
+pub fn decode_path(text: &str) -> String {
+    decode(text, false)
+}
+
+fn decode(text: &str, form: bool) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = |pair: &[u8]| {
+            let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+            Some(digit(pair[0])? * 16 + digit(pair[1])?)
+        };
+        rest = after;
+        match first {
+            b'+' if form => bytes.push(b' '),
+            b'%' if after.len() >= 2 => match escaped(&after[..2]) {
+                Some(byte) => {
+                    bytes.push(byte);
+                    rest = &after[2..];
+                }
+                None => bytes.push(first),
+            },
+            other => bytes.push(other),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Query {
+    /// Reads what stands after `?`.
+    pub fn parse(text: &str) -> Query {
+        let pair = |part: &str| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            (decode(name, true), decode(value, true))
+        };
+        Query(text.split('&').filter(|p| !p.is_empty()).map(pair).collect())
+    }
+
+    /// The first value of a parameter; empty when absent.
+    pub fn text(&self, name: &str) -> &str {
+        self.0.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
+    }
+
+    /// Whether a parameter is there and not `0` or `false`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.0.iter().any(|(n, value)| n == name && !matches!(value.as_str(), "0" | "false"))
+    }
+
+    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Status> {
+        let text = self.text(name);
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(|_| {
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax for {name}"))
+        })
+    }
+
+    fn dry_run(&self) -> Result<bool, Status> {
+        match self.text("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => Err(Status::failure(
+                422,
+                "Invalid",
+                format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""),
+            )),
+        }
+    }
+
+    /// Selection and paging.
+    pub fn list(&self) -> Result<ListOptions, Status> {
+        Ok(ListOptions {
+            label_selector: self.text("labelSelector").to_owned(),
+            field_selector: self.text("fieldSelector").to_owned(),
+            limit: self.number("limit")?.unwrap_or(0),
+            continue_token: self.text("continue").to_owned(),
+            resource_version: self.text("resourceVersion").to_owned(),
+            resource_version_match: self.text("resourceVersionMatch").to_owned(),
+        })
+    }
+
+    /// Those of a watch.
+    pub fn watch(&self) -> Result<WatchOptions, Status> {
+        Ok(WatchOptions {
+            list: self.list()?,
+            bookmarks: self.flag("allowWatchBookmarks"),
+            initial_events: (!self.text("sendInitialEvents").is_empty())
+                .then(|| self.flag("sendInitialEvents")),
+            timeout_seconds: self.number("timeoutSeconds")?.filter(|s| *s > 0),
+        })
+    }
+
+    /// Those of a write.
+    pub fn write(&self) -> Result<WriteOptions, Status> {
+        let field_validation = match self.text("fieldValidation") {
+            "" | "Warn" => FieldValidation::Warn,
+            "Strict" => FieldValidation::Strict,
+            "Ignore" => FieldValidation::Ignore,
+            other => {
+                let message = format!(
+                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+                );
+                return Err(Status::failure(422, "Invalid", message));
+            }
+        };
+        let manager = self.text("fieldManager");
+        Ok(WriteOptions {
+            dry_run: self.dry_run()?,
+            field_validation,
+            field_manager: (!manager.is_empty()).then(|| manager.to_owned()),
+            force: self.flag("force"),
+        })
+    }
+
+    /// Those of a delete, which a body may hold too; the body wins where it speaks.
+    pub fn delete(&self, body: &serde_json::Value) -> Result<DeleteOptions, Status> {
+        let text = |value: &serde_json::Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+        let query = |name: &str| Some(self.text(name).to_owned()).filter(|s| !s.is_empty());
+        let orphan = match body["orphanDependents"].as_bool() {
+            None if self.text("orphanDependents").is_empty() => None,
+            None => Some(self.flag("orphanDependents")),
+            given => given,
+        };
+        let orphan = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
+        Ok(DeleteOptions {
+            grace_period_seconds: match body["gracePeriodSeconds"].as_i64() {
+                None => self.number("gracePeriodSeconds")?,
+                given => given,
+            },
+            precondition_uid: text(&body["preconditions"]["uid"]),
+            precondition_resource_version: text(&body["preconditions"]["resourceVersion"]),
+            propagation_policy: text(&body["propagationPolicy"])
+                .or_else(|| query("propagationPolicy"))
+                .or(orphan),
+            dry_run: self.dry_run()? || body["dryRun"].as_array().is_some_and(|d| !d.is_empty()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn parameters_are_decoded() {
+        let query = Query::parse("labelSelector=a%3Db%2Cc&fieldSelector=x+y&limit=5&watch&bad=%zz");
+        assert_eq!(query.text("labelSelector"), "a=b,c");
+        assert_eq!(query.text("fieldSelector"), "x y");
+        assert_eq!(query.text("bad"), "%zz");
+        assert!(query.flag("watch"));
+        assert_eq!(query.list().unwrap().limit, 5);
+        assert_eq!(Query::parse("limit=x").list().unwrap_err().code, 400);
+        assert_eq!(Query::parse("dryRun=Some").write().unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn delete_options_come_from_body_and_query() {
+        let query = Query::parse("gracePeriodSeconds=0&propagationPolicy=Foreground");
+        let options = query.delete(&json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 5})).unwrap();
+        assert_eq!(options.grace_period_seconds, Some(5));
+        assert_eq!(options.precondition_uid.as_deref(), Some("u"));
+        assert_eq!(options.propagation_policy.as_deref(), Some("Foreground"));
+        assert_eq!(query.delete(&json!(null)).unwrap().grace_period_seconds, Some(0));
+    }
+}

@@ -1,0 +1,319 @@
+//! Answers as bytes: objects, lists, tables, statuses, watches.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream::{self, StreamExt};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use hyper::header::{self, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Body;
+use super::negotiate::{Form, Format, Shown};
+use crate::api::kinds::Kind;
+use crate::api::request::{Change, Changes, Response};
+use crate::api::status::Status;
+use crate::api::yaml;
+use crate::apiserver::registry::{as_stored, encode, stored_kind};
+use crate::apiserver::table::{self, IncludeObject};
+use crate::store::{Entry, Snapshot};
+
+/// Lists go out in pieces of about this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// What is needed to show the answer to one request.
+#[derive(Debug, Clone, Copy)]
+pub struct Show {
+    /// The kind of the objects, unless the answer is no object of the table.
+    pub kind: Option<&'static Kind>,
+    /// How.
+    pub form: Form,
+    /// How much of objects comes along with table rows.
+    pub include: IncludeObject,
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// An answer with a body of this type.
+pub fn typed(code: u16, content_type: &'static str, bytes: impl Into<Bytes>) -> http::Response<Body> {
+    let mut response = http::Response::new(full(bytes));
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// A `Status`, as JSON.
+pub fn status(status: &Status) -> http::Response<Body> {
+    let bytes = serde_json::to_vec(status).unwrap_or_default();
+    let code = if status.code == 0 { 200 } else { status.code };
+    let mut response = typed(code, "application/json", bytes);
+    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// A value in the client's format.
+pub fn value(code: u16, value: &Value, form: Form) -> http::Response<Body> {
+    match form.format {
+        Format::Yaml => typed(code, "application/yaml", yaml::to_yaml(value)),
+        Format::Json if form.pretty => {
+            let mut bytes = serde_json::to_vec_pretty(value).unwrap_or_default();
+            bytes.push(b'\n');
+            typed(code, "application/json", bytes)
+        }
+        Format::Json => typed(code, "application/json", encode(value)),
+    }
+}
+
+/// A registry's answer; watches end with `stopping`.
+pub fn response(answer: Response, show: Show, stopping: &CancellationToken) -> http::Response<Body> {
+    match answer {
+        Response::Object { entry, created, warnings } => {
+            let code = if created { 201 } else { 200 };
+            let plain = show.form.shown == Shown::Plain && show.form == Form::default();
+            let response = if plain {
+                typed(code, "application/json", entry.bytes.clone())
+            } else {
+                value(code, &object(&show, entry.json()), show.form)
+            };
+            with_warnings(response, &warnings)
+        }
+        Response::Transient { value: shown, created, warnings } => {
+            let code = if created { 201 } else { 200 };
+            with_warnings(value(code, &object(&show, &shown), show.form), &warnings)
+        }
+        Response::List { snapshot, continue_token } => list(snapshot, &continue_token, &show),
+        Response::Watch(changes) => watch(changes, show, stopping.clone()),
+        Response::Status(done) => status(&done),
+    }
+}
+
+fn with_warnings(mut response: http::Response<Body>, warnings: &[String]) -> http::Response<Body> {
+    for warning in warnings {
+        let text: String = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\r', '\n'], " ");
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response.headers_mut().append(HeaderName::from_static("warning"), value);
+        }
+    }
+    response
+}
+
+/// One object as the client wants it shown.
+fn object(show: &Show, object: &Value) -> Value {
+    match (show.form.shown, show.kind) {
+        (Shown::Table, Some(kind)) => {
+            let stored = as_stored(kind, object.clone());
+            let mut table = table::render(kind, &[&stored], show.include, Timestamp::now());
+            table["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
+            table
+        }
+        (Shown::Metadata, _) => table::partial(object),
+        _ => object.clone(),
+    }
+}
+
+fn list_metadata(snapshot: &Snapshot, continue_token: &str) -> Value {
+    let mut metadata = json!({"resourceVersion": snapshot.revision.to_string()});
+    if !continue_token.is_empty() {
+        metadata["continue"] = json!(continue_token);
+        if snapshot.remaining > 0 {
+            metadata["remainingItemCount"] = json!(snapshot.remaining);
+        }
+    }
+    metadata
+}
+
+fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response<Body> {
+    let metadata = list_metadata(&snapshot, continue_token);
+    let Some(kind) = show.kind else {
+        return status(&Status::internal("a list of an unknown kind"));
+    };
+    let objects = || snapshot.entries.iter().map(|e| e.json());
+    let whole = match (show.form.shown, show.form.format, show.form.pretty) {
+        (Shown::Table, ..) => {
+            // Cells are made of the stored form; most kinds have no other.
+            let other: Vec<Value> = match stored_kind(kind) == kind {
+                true => Vec::new(),
+                false => objects().map(|o| as_stored(kind, o.clone())).collect(),
+            };
+            let objects: Vec<&Value> =
+                if other.is_empty() { objects().collect() } else { other.iter().collect() };
+            let mut table = table::render(kind, &objects, show.include, Timestamp::now());
+            table["metadata"] = metadata;
+            table
+        }
+        (Shown::Metadata, ..) => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+            "metadata": metadata, "items": objects().map(table::partial).collect::<Vec<_>>()}),
+        (_, Format::Json, false) => return streamed(snapshot, &metadata, kind),
+        _ => json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
+            "metadata": metadata, "items": objects().collect::<Vec<_>>()}),
+    };
+    value(200, &whole, show.form)
+}
+
+/// A list whose items are written as they lie in the store, piece by piece.
+fn streamed(snapshot: Snapshot, metadata: &Value, kind: &Kind) -> http::Response<Body> {
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        kind.kind,
+        kind.api_version()
+    );
+    let mut entries = snapshot.entries.into_iter();
+    let mut first = Some(head);
+    let mut done = false;
+    let pieces = std::iter::from_fn(move || {
+        if done {
+            return None;
+        }
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES);
+        let mut begins = false;
+        if let Some(head) = first.take() {
+            piece.put(head.as_bytes());
+            begins = true;
+        }
+        while piece.len() < PIECE_BYTES {
+            let Some(entry) = entries.next() else {
+                piece.put(&b"]}\n"[..]);
+                done = true;
+                break;
+            };
+            if !begins {
+                piece.put_u8(b',');
+            }
+            begins = false;
+            piece.put(entry.bytes.as_ref());
+        }
+        Some(Ok(Frame::data(piece.freeze())))
+    });
+    let mut response = typed(200, "application/json", Bytes::new());
+    *response.body_mut() = BodyExt::boxed(StreamBody::new(stream::iter(pieces)));
+    response
+}
+
+/// A watch: one JSON document a line.
+fn watch(changes: Box<dyn Changes>, show: Show, stopping: CancellationToken) -> http::Response<Body> {
+    struct Following {
+        changes: Box<dyn Changes>,
+        stopping: CancellationToken,
+        failed: bool,
+        /// Only the first table of a watch names its columns.
+        columns_told: bool,
+    }
+    let following = Following { changes, stopping, failed: false, columns_told: false };
+    let lines = stream::unfold(following, move |mut following| async move {
+        if following.failed {
+            return None;
+        }
+        let change = tokio::select! {
+            () = following.stopping.cancelled() => return None,
+            change = following.changes.next() => change?,
+        };
+        let line = match change {
+            Ok(change) => line(&change, &show, &mut following.columns_told),
+            Err(error) => {
+                following.failed = true;
+                encode(&json!({"type": "ERROR", "object": error}))
+            }
+        };
+        let mut bytes = BytesMut::from(line.as_ref());
+        bytes.put_u8(b'\n');
+        Some((Ok(Frame::data(bytes.freeze())), following))
+    });
+    let mut response = typed(200, "application/json", Bytes::new());
+    // A body is shared between threads while it is written; the stream is polled by one at a time.
+    *response.body_mut() = BodyExt::boxed(StreamBody::new(sync_wrapper(lines.boxed())));
+    response
+}
+
+/// Makes a stream that is only `Send` fit for a body that must be `Sync` too: a queue of one.
+fn sync_wrapper(
+    mut lines: stream::BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>,
+) -> impl futures::Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send + Sync + 'static {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let line = tokio::select! {
+                () = sender.closed() => return,
+                line = lines.next() => line,
+            };
+            let Some(line) = line else { return };
+            if sender.send(line).await.is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|line| (line, receiver)) })
+}
+
+fn line(change: &Change, show: &Show, columns_told: &mut bool) -> Bytes {
+    let (name, entry): (&str, &Arc<Entry>) = match change {
+        Change::Added(entry) => ("ADDED", entry),
+        Change::Modified(entry) => ("MODIFIED", entry),
+        Change::Deleted(entry) => ("DELETED", entry),
+        Change::Bookmark { revision, initial_events_end } => {
+            return bookmark(&revision.to_string(), *initial_events_end, show);
+        }
+    };
+    if show.form.shown == Shown::Plain {
+        let mut bytes = BytesMut::with_capacity(entry.bytes.len() + 40);
+        bytes.put(format!("{{\"type\":\"{name}\",\"object\":").as_bytes());
+        bytes.put(entry.bytes.as_ref());
+        bytes.put_u8(b'}');
+        return bytes.freeze();
+    }
+    let mut shown = object(show, entry.json());
+    if show.form.shown == Shown::Table {
+        if *columns_told && let Some(table) = shown.as_object_mut() {
+            table.insert("columnDefinitions".into(), Value::Null);
+        }
+        *columns_told = true;
+    }
+    encode(&json!({"type": name, "object": shown}))
+}
+
+fn bookmark(revision: &str, initial_events_end: bool, show: &Show) -> Bytes {
+    let mut metadata = json!({"resourceVersion": revision, "creationTimestamp": null});
+    if initial_events_end {
+        metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+    }
+    let object = match (show.form.shown, show.kind) {
+        (Shown::Table, _) => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1",
+            "metadata": {"resourceVersion": revision}, "columnDefinitions": null, "rows": []}),
+        (Shown::Metadata, _) | (_, None) => {
+            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+        }
+        (_, Some(kind)) => json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata}),
+    };
+    encode(&json!({"type": "BOOKMARK", "object": object}))
+}
+
+/// The same answer compressed, when it is a whole document large enough to gain from it.
+pub async fn compressed(response: http::Response<Body>, least: usize) -> http::Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let Ok(bytes) = body.collect().await.map(http_body_util::Collected::to_bytes) else {
+        return status(&Status::internal("the answer could not be written"));
+    };
+    if bytes.len() < least {
+        return http::Response::from_parts(head, full(bytes));
+    }
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    match encoder.write_all(&bytes).and_then(|()| encoder.finish()) {
+        Ok(small) => {
+            head.headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            head.headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+            http::Response::from_parts(head, full(small))
+        }
+        // Writing to memory does not fail; if it did, the plain answer is as good.
+        Err(_) => http::Response::from_parts(head, full(bytes)),
+    }
+}

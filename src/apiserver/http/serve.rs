@@ -1,0 +1,104 @@
+//! Connections: TLS, who is at the other end, and a drain at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::Server;
+use crate::api::request::User;
+use crate::apiserver::auth;
+
+/// How long a client may take to agree on TLS.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to send a request's head.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long running requests get when the server stops; watches end at once.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait when the system has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+impl Server {
+    /// Serves connections of `listener` until `shutdown`, then lets running requests finish.
+    pub async fn serve(
+        self: Arc<Self>,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        shutdown: impl Future<Output = ()>,
+    ) {
+        let acceptor = TlsAcceptor::from(tls);
+        let graceful = Arc::new(GracefulShutdown::new());
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let (server, acceptor, watcher) = (self.clone(), acceptor.clone(), graceful.watcher());
+                    tokio::spawn(async move {
+                        match handshake(&acceptor, stream).await {
+                            Ok((stream, user)) => server.connection(stream, user, watcher).await,
+                            Err(error) => tracing::debug!(%peer, %error, "tls handshake failed"),
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        self.stopping.cancel();
+        if let Some(graceful) = Arc::into_inner(graceful)
+            && tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err()
+        {
+            tracing::warn!("some requests did not finish before the server stopped");
+        }
+    }
+
+    /// Serves one connection, over any stream, as the user of its client certificate.
+    pub async fn connection<S>(
+        self: Arc<Self>,
+        stream: S,
+        user: Option<User>,
+        watcher: hyper_util::server::graceful::Watcher,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let user = Arc::new(user);
+        let service = service_fn(move |request| {
+            let (server, user) = (self.clone(), user.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.handle(user.as_ref().as_ref(), request).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+        builder.http2().timer(TokioTimer::new()).keep_alive_interval(Some(Duration::from_secs(30)));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+async fn handshake(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<User>)> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
+        .await
+        .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let user = certificate.and_then(|c| auth::user_of_certificate(c));
+    Ok((stream, user))
+}

@@ -1,0 +1,85 @@
+//! The server over real TLS on loopback, asked by an ordinary HTTP client.
+
+use std::time::Duration;
+
+use super::*;
+use crate::api::node::{ContainerRef, ExecOptions, LogOptions};
+use crate::apiserver::Config;
+use crate::apiserver::allocate::ServiceRange;
+use crate::apiserver::pki::{Pki, ServerNames, Tls};
+use crate::stdio::{Duplex, Reader, Session};
+use crate::store::Store;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+struct NoNode;
+
+fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
+    async { Err(Status::unavailable("no node")) }.boxed()
+}
+
+impl Node for NoNode {
+    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
+        none()
+    }
+    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        none()
+    }
+}
+
+#[tokio::test]
+async fn certificates_open_the_door_and_a_drain_ends_watches() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = Arc::new(Pki::open(&directory.path().join("pki")).unwrap());
+    let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
+    let tls = Tls::new(pki.clone(), names, Duration::from_secs(3600)).unwrap();
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+    let api = ApiServer::new(Config { store, service_range, token_key: pki.token_key().to_vec() }).unwrap();
+    api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+    api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("https://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let served = Server::new(api, Arc::new(NoNode)).serve(listener, tls.config.clone(), stopped.map(drop));
+    let served = tokio::spawn(served);
+
+    // Another test may have installed the same provider before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ca = reqwest::Certificate::from_pem(pki.ca_pem().as_bytes()).unwrap();
+    let builder = || reqwest::Client::builder().no_proxy().tls_certs_only([ca.clone()]);
+    let stranger = builder().build().unwrap();
+    let code = |response: reqwest::Response| response.status().as_u16();
+    assert_eq!(code(stranger.get(format!("{base}/readyz")).send().await.unwrap()), 200);
+    assert_eq!(code(stranger.get(format!("{base}/api")).send().await.unwrap()), 401);
+
+    let admin = pki.client("admin", &["system:masters"], Duration::from_secs(3600)).unwrap();
+    let identity = format!("{}{}", admin.certificate, admin.key);
+    let identity = reqwest::Identity::from_pem(identity.as_bytes()).unwrap();
+    let admin = builder().identity(identity).build().unwrap();
+    let maps = format!("{base}/api/v1/namespaces/default/configmaps");
+    let made =
+        admin.post(&maps).json(&serde_json::json!({"metadata": {"name": "one"}})).send().await.unwrap();
+    assert_eq!(code(made), 201);
+    let list: Value = admin.get(&maps).send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&list["kind"], &list["items"][0]["metadata"]["name"]),
+        (&"ConfigMapList".into(), &"one".into())
+    );
+    let odd = admin.post(&maps).header("content-type", "text/plain").body("x").send().await.unwrap();
+    assert_eq!(code(odd), 415);
+
+    let mut watch = admin.get(format!("{maps}?watch=1")).send().await.unwrap();
+    let line = watch.chunk().await.unwrap().unwrap();
+    assert!(line.starts_with(b"{\"type\":\"ADDED\""), "{line:?}");
+    stop.send(()).unwrap();
+    let rest = watch.bytes().await.unwrap();
+    assert!(rest.is_empty(), "the watch ends with the server, not with {rest:?}");
+    served.await.unwrap();
+}

@@ -1,0 +1,309 @@
+//! Deleting objects: preconditions, grace periods, finalizers, propagation.
+//!
+//! The decision is [`decide`], pure; its source is k8s.io/apiserver `rest.BeforeDelete` and
+//! `registry.Store.updateForGracefulDeletionAndFinalizers`.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+
+use super::{Place, Registry, as_served, encode_at, internal, metadata, value_as_served};
+use crate::api::kinds::Kind;
+use crate::api::request::{DeleteOptions, ListOptions, Response};
+use crate::api::status::{Details, Status};
+use crate::apiserver::admission;
+use crate::store::{self, Entry, Snapshot};
+
+const ATTEMPTS: usize = 16;
+/// The finalizers by which the garbage collector holds an object until its dependents are dealt with.
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// What a delete request does to an object.
+#[derive(Debug, PartialEq)]
+enum Decision {
+    /// It is gone at once; this is its final state.
+    Remove(Value),
+    /// It stays, marked like this, until whoever holds it lets go.
+    Mark(Value),
+    /// It is on its way already.
+    Nothing,
+}
+
+/// Whether nobody holds the object any more.
+pub(super) fn nothing_pending(object: &Value) -> bool {
+    let held = |list: &Value| list.as_array().is_some_and(|l| !l.is_empty());
+    let namespace_held = object["kind"] == "Namespace" && held(&object["spec"]["finalizers"]);
+    !namespace_held && !held(&object["metadata"]["finalizers"])
+}
+
+fn decide(object: &Value, grace: Option<i64>, options: &DeleteOptions, now: Timestamp) -> Decision {
+    let mut new = object.clone();
+    let mut graceful = false;
+    let left = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    match (metadata::is_deleting(object), left, grace) {
+        (true, Some(left), Some(_)) => {
+            // Of a deletion under way only the grace period can be shortened.
+            let Some(asked) = options.grace_period_seconds.filter(|asked| *asked < left) else {
+                return pending(new, object, options);
+            };
+            let begun = metadata::text(object, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
+            mark(&mut new, begun, asked - left, asked);
+            graceful = asked > 0;
+        }
+        (false, _, Some(grace)) => {
+            mark(&mut new, now, grace, grace);
+            if let Some(generation) = object["metadata"]["generation"].as_i64() {
+                metadata::set(&mut new, "generation", json!(generation + 1));
+            }
+            graceful = grace > 0;
+        }
+        _ => {}
+    }
+    set_propagation(&mut new, options);
+    if nothing_pending(&new) && !graceful {
+        return Decision::Remove(new);
+    }
+    if !metadata::is_deleting(&new) {
+        mark(&mut new, now, 0, 0);
+    }
+    if new["kind"] == "Namespace" {
+        new["status"]["phase"] = json!("Terminating");
+    }
+    if new == *object { Decision::Nothing } else { Decision::Mark(new) }
+}
+
+/// A deletion that goes on as it is; it may still change who holds the object.
+fn pending(mut new: Value, object: &Value, options: &DeleteOptions) -> Decision {
+    if object["metadata"]["deletionGracePeriodSeconds"] == 0 && nothing_pending(object) {
+        return Decision::Remove(new);
+    }
+    set_propagation(&mut new, options);
+    if new == *object { Decision::Nothing } else { Decision::Mark(new) }
+}
+
+fn mark(object: &mut Value, from: Timestamp, plus: i64, grace: i64) {
+    let at = from.saturating_add(SignedDuration::from_secs(plus)).unwrap_or(from);
+    metadata::set(object, "deletionTimestamp", json!(metadata::seconds(at)));
+    metadata::set(object, "deletionGracePeriodSeconds", json!(grace));
+}
+
+fn set_propagation(object: &mut Value, options: &DeleteOptions) {
+    let wanted = match options.propagation_policy.as_deref() {
+        Some("Orphan") => Some(ORPHAN),
+        Some("Foreground") => Some(FOREGROUND),
+        Some("Background") => None,
+        _ => return,
+    };
+    let mut list: Vec<String> = metadata::finalizers(object)
+        .into_iter()
+        .filter(|f| *f != ORPHAN && *f != FOREGROUND)
+        .map(str::to_owned)
+        .collect();
+    list.extend(wanted.map(str::to_owned));
+    if list.is_empty() {
+        metadata::remove(object, "finalizers");
+    } else {
+        metadata::set(object, "finalizers", json!(list));
+    }
+}
+
+fn check_preconditions(place: Place<'_>, entry: &Entry, options: &DeleteOptions) -> Result<(), Status> {
+    let uid = metadata::text(entry.json(), "uid");
+    if let Some(asked) = options.precondition_uid.as_deref().filter(|asked| *asked != uid) {
+        return Err(place.conflict(&format!(
+            "Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}"
+        )));
+    }
+    let version = entry.revision.to_string();
+    match options.precondition_resource_version.as_deref() {
+        Some(asked) if asked != version => Err(place.conflict(&format!(
+            "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record \
+             ({version}). The object might have been modified"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn check_options(options: &DeleteOptions) -> Result<(), Status> {
+    if options.grace_period_seconds.is_some_and(|s| s < 0) {
+        return Err(Status::failure(
+            422,
+            "Invalid",
+            "DeleteOptions.meta.k8s.io \"\" is invalid: gracePeriodSeconds: Invalid value: must be greater than \
+             or equal to 0",
+        ));
+    }
+    match options.propagation_policy.as_deref() {
+        None | Some("Orphan" | "Background" | "Foreground") => Ok(()),
+        Some(other) => Err(Status::failure(
+            422,
+            "Invalid",
+            format!(
+                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: \
+                 supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+            ),
+        )),
+    }
+}
+
+/// What a delete led to.
+enum Outcome {
+    Removed(Arc<Entry>),
+    Marked(Arc<Entry>),
+    DryRun(Value),
+}
+
+impl Registry {
+    /// Removes an object, or begins to.
+    pub async fn delete(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Response, Status> {
+        check_options(options)?;
+        admission::delete(place)?;
+        match self.delete_once(place, options).await? {
+            // The status says enough of a removed object; a pod's last state is shown as Kubernetes shows it.
+            Outcome::Removed(entry) if place.kind.plural != "pods" => {
+                Ok(Response::Status(Status::success(Details {
+                    name: place.name.to_owned(),
+                    group: place.kind.group.to_owned(),
+                    kind: place.kind.plural.to_owned(),
+                    uid: metadata::text(entry.json(), "uid").to_owned(),
+                    ..Details::default()
+                })))
+            }
+            Outcome::Removed(entry) | Outcome::Marked(entry) => {
+                let entry = as_served(place.kind, entry);
+                Ok(Response::Object { entry, created: false, warnings: Vec::new() })
+            }
+            Outcome::DryRun(value) => {
+                let value = value_as_served(place.kind, value);
+                Ok(Response::Transient { value, created: false, warnings: Vec::new() })
+            }
+        }
+    }
+
+    async fn delete_once(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Outcome, Status> {
+        let key = place.key();
+        for _ in 0..ATTEMPTS {
+            let entry = self.find(place)?;
+            check_preconditions(place, &entry, options)?;
+            let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
+            let decision = decide(entry.json(), grace, options, Timestamp::now());
+            let written = match decision {
+                Decision::Nothing => return Ok(Outcome::Marked(entry)),
+                Decision::Remove(value) | Decision::Mark(value) if options.dry_run => {
+                    return Ok(Outcome::DryRun(value));
+                }
+                Decision::Remove(last) => {
+                    let removed = self.store.delete(&key, entry.revision, encode_at(last)).await;
+                    if removed.is_ok() {
+                        self.allocator.release(place.kind, entry.json());
+                    }
+                    removed.map(Outcome::Removed)
+                }
+                Decision::Mark(new) => {
+                    self.store.update(&key, entry.revision, encode_at(new)).await.map(Outcome::Marked)
+                }
+            };
+            match written {
+                Err(store::Error::Conflict { .. }) => {}
+                other => return other.map_err(internal),
+            }
+        }
+        Err(place.modified())
+    }
+
+    /// Removes every selected object, or begins to; the answer is the list of them.
+    pub async fn delete_collection(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        list: &ListOptions,
+        options: &DeleteOptions,
+    ) -> Result<Response, Status> {
+        check_options(options)?;
+        let Response::List { snapshot, continue_token } = self.list(kind, namespace, list)? else {
+            return Err(Status::internal("a list gave no list"));
+        };
+        let mut entries = Vec::with_capacity(snapshot.entries.len());
+        for entry in snapshot.entries {
+            let object = entry.json();
+            let namespace = kind.namespaced.then(|| metadata::text(object, "namespace"));
+            let place = Place { kind, namespace, name: metadata::text(object, "name") };
+            admission::delete(place)?;
+            match self.delete_once(place, options).await {
+                Ok(Outcome::Removed(last) | Outcome::Marked(last)) => entries.push(as_served(kind, last)),
+                Ok(Outcome::DryRun(_)) => entries.push(entry),
+                Err(status) if status.is("NotFound") => {}
+                Err(status) => return Err(status),
+            }
+        }
+        let snapshot = Snapshot { revision: self.store.revision(), entries, remaining: 0 };
+        Ok(Response::List { snapshot, continue_token })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_000).unwrap()
+    }
+
+    fn asked(seconds: i64) -> DeleteOptions {
+        DeleteOptions { grace_period_seconds: Some(seconds), ..DeleteOptions::default() }
+    }
+
+    #[test]
+    fn plain_objects_go_at_once() {
+        let object = json!({"kind": "ConfigMap", "metadata": {"name": "a"}});
+        assert_eq!(decide(&object, None, &DeleteOptions::default(), now()), Decision::Remove(object.clone()));
+    }
+
+    #[test]
+    fn pods_wait_for_their_grace_period_and_zero_ends_it() {
+        let pod = json!({"kind": "Pod", "metadata": {"name": "a", "generation": 1}});
+        let Decision::Mark(marked) = decide(&pod, Some(30), &DeleteOptions::default(), now()) else {
+            panic!("a running pod stays");
+        };
+        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
+        assert_eq!(marked["metadata"]["deletionTimestamp"], "1970-01-01T00:17:10Z");
+        assert_eq!(marked["metadata"]["generation"], 2);
+        assert_eq!(decide(&marked, Some(30), &DeleteOptions::default(), now()), Decision::Nothing);
+        assert_eq!(decide(&marked, Some(60), &asked(60), now()), Decision::Nothing);
+        let Decision::Mark(shorter) = decide(&marked, Some(5), &asked(5), now()) else {
+            panic!("a shorter period is written");
+        };
+        assert_eq!(shorter["metadata"]["deletionTimestamp"], "1970-01-01T00:16:45Z");
+        assert!(matches!(decide(&marked, Some(0), &asked(0), now()), Decision::Remove(_)));
+        assert!(matches!(decide(&pod, Some(0), &asked(0), now()), Decision::Remove(_)));
+    }
+
+    #[test]
+    fn finalizers_hold_an_object() {
+        let held = json!({"kind": "ConfigMap", "metadata": {"name": "a", "finalizers": ["x/y"]}});
+        let Decision::Mark(marked) = decide(&held, None, &DeleteOptions::default(), now()) else {
+            panic!("a held object stays");
+        };
+        assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 0);
+        assert_eq!(decide(&marked, None, &DeleteOptions::default(), now()), Decision::Nothing);
+        let foreground =
+            DeleteOptions { propagation_policy: Some("Foreground".into()), ..Default::default() };
+        let plain = json!({"kind": "ConfigMap", "metadata": {"name": "a"}});
+        let Decision::Mark(marked) = decide(&plain, None, &foreground, now()) else {
+            panic!("the collector holds it");
+        };
+        assert_eq!(marked["metadata"]["finalizers"], json!([FOREGROUND]));
+    }
+
+    #[test]
+    fn namespaces_terminate() {
+        let namespace = json!({"kind": "Namespace", "metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]},
+            "status": {"phase": "Active"}});
+        let Decision::Mark(marked) = decide(&namespace, None, &DeleteOptions::default(), now()) else {
+            panic!("a namespace is emptied first");
+        };
+        assert_eq!(marked["status"]["phase"], "Terminating");
+    }
+}

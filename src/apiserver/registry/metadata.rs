@@ -1,0 +1,338 @@
+//! The rules of `metadata`, which are the same for every kind: what the server sets, what nobody may change.
+//!
+//! Messages are those of k8s.io/apimachinery `pkg/api/validation/objectmeta.go`.
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::api::kinds::Kind;
+use crate::api::names;
+use crate::api::status::{FieldError, Status};
+
+/// The letters of generated names: no vowels, no look-alikes (k8s.io/apimachinery `pkg/util/rand`).
+const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+const SUFFIX_LENGTH: usize = 5;
+/// A generated base is cut so that base and suffix fit a DNS label.
+const GENERATED_BASE_LENGTH: usize = 63 - SUFFIX_LENGTH;
+/// All annotations of an object together, keys and values.
+const ANNOTATIONS_BYTES: usize = 256 * 1024;
+
+/// One string of `metadata`, empty when absent.
+pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
+    object["metadata"][field].as_str().unwrap_or_default()
+}
+
+/// Sets one field of `metadata`.
+pub fn set(object: &mut Value, field: &str, value: Value) {
+    if let Some(metadata) = metadata_mut(object) {
+        metadata.insert(field.to_owned(), value);
+    }
+}
+
+/// Removes one field of `metadata`.
+pub fn remove(object: &mut Value, field: &str) {
+    if let Some(metadata) = metadata_mut(object) {
+        metadata.remove(field);
+    }
+}
+
+/// Copies one field of `metadata` (or its absence) from another object.
+pub fn carry(new: &mut Value, old: &Value, field: &str) {
+    match old["metadata"].get(field) {
+        Some(value) => set(new, field, value.clone()),
+        None => remove(new, field),
+    }
+}
+
+fn metadata_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
+    let fields = object.as_object_mut()?;
+    let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
+    if metadata.is_null() {
+        *metadata = Value::Object(Map::new());
+    }
+    metadata.as_object_mut()
+}
+
+/// The entries of `metadata.finalizers`.
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}
+
+/// Whether a delete was asked for.
+pub fn is_deleting(object: &Value) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
+}
+
+/// RFC 3339 in whole seconds, as metadata carries times.
+pub fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// A random version 4 UUID.
+pub fn new_uid() -> Result<String, Status> {
+    let mut b = [0u8; 16];
+    getrandom::fill(&mut b).map_err(|e| Status::internal(format!("no random bytes: {e}")))?;
+    b[6] = (b[6] & 0x0f) | 0x40;
+    b[8] = (b[8] & 0x3f) | 0x80;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    Ok(format!("{}-{}-{}-{}-{}", hex(&b[..4]), hex(&b[4..6]), hex(&b[6..8]), hex(&b[8..10]), hex(&b[10..])))
+}
+
+/// Five random letters for a generated name.
+pub fn random_suffix() -> Result<String, Status> {
+    let mut bytes = [0u8; SUFFIX_LENGTH * 2];
+    getrandom::fill(&mut bytes).map_err(|e| Status::internal(format!("no random bytes: {e}")))?;
+    let letter = |pair: &[u8]| {
+        let n = usize::from(u16::from_le_bytes([pair[0], pair[1]])) % SUFFIX_LETTERS.len();
+        char::from(SUFFIX_LETTERS[n])
+    };
+    Ok(bytes.chunks_exact(2).map(letter).collect())
+}
+
+/// `generateName` with a suffix.
+pub fn generated_name(base: &str) -> Result<String, Status> {
+    let mut end = base.len().min(GENERATED_BASE_LENGTH);
+    while !base.is_char_boundary(end) {
+        end -= 1;
+    }
+    Ok(format!("{}{}", &base[..end], random_suffix()?))
+}
+
+/// Makes the metadata of a new object: the server's fields set, what only the server may set dropped.
+pub fn prepare_create(
+    object: &mut Value,
+    kind: &Kind,
+    namespace: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Status> {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
+        remove(object, field);
+    }
+    if text(object, "name").is_empty() && !text(object, "generateName").is_empty() {
+        let name = generated_name(text(object, "generateName"))?;
+        set(object, "name", json!(name));
+    }
+    match namespace {
+        Some(namespace) if kind.namespaced => set(object, "namespace", json!(namespace)),
+        _ => remove(object, "namespace"),
+    }
+    set(object, "uid", json!(new_uid()?));
+    set(object, "creationTimestamp", json!(seconds(now)));
+    match object.get("spec") {
+        Some(_) => set(object, "generation", json!(1)),
+        None => remove(object, "generation"),
+    }
+    drop_empty(object);
+    Ok(())
+}
+
+/// Carries over what an update may leave out and drops what it may not set.
+pub fn prepare_update(new: &mut Value, old: &Value) {
+    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        if new["metadata"].get(field).is_none_or(|v| v.is_null() || v == "") {
+            carry(new, old, field);
+        }
+    }
+    for field in ["name", "namespace"] {
+        if text(new, field).is_empty() {
+            carry(new, old, field);
+        }
+    }
+    for field in ["generation", "selfLink", "generateName"] {
+        carry(new, old, field);
+    }
+    drop_empty(new);
+}
+
+/// Absent and empty are the same for maps and lists of metadata; the stored form is absent.
+fn drop_empty(object: &mut Value) {
+    if let Some(metadata) = metadata_mut(object) {
+        metadata.retain(|_, value| match value {
+            Value::Null => false,
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            Value::String(text) => !text.is_empty(),
+            _ => true,
+        });
+    }
+}
+
+/// What is wrong with an object's metadata.
+pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = text(object, "name");
+    if name.is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    } else {
+        for detail in name_errors(kind, name) {
+            errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
+        }
+    }
+    let metadata = &object["metadata"];
+    for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
+        for detail in names::qualified_name(key) {
+            errors.push(FieldError::invalid("metadata.labels", &json!(key), &detail));
+        }
+        for detail in value.as_str().map(names::label_value).unwrap_or_default() {
+            errors.push(FieldError::invalid("metadata.labels", value, &detail));
+        }
+    }
+    let mut size = 0;
+    for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
+        size += key.len() + value.as_str().map_or(0, str::len);
+        for detail in names::qualified_name(&key.to_lowercase()) {
+            errors.push(FieldError::invalid("metadata.annotations", &json!(key), &detail));
+        }
+    }
+    if size > ANNOTATIONS_BYTES {
+        errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES));
+    }
+    errors.extend(owner_errors(&metadata["ownerReferences"]));
+    for finalizer in finalizers(object) {
+        for detail in names::qualified_name(finalizer) {
+            errors.push(FieldError::invalid("metadata.finalizers", &json!(finalizer), &detail));
+        }
+    }
+    errors
+}
+
+/// Most names are DNS subdomains; the exceptions are those of `pkg/apis/core/validation`.
+fn name_errors(kind: &Kind, name: &str) -> Vec<String> {
+    match kind.plural {
+        "namespaces" => names::dns_label(name),
+        "services" => names::dns1035_label(name),
+        _ => names::dns_subdomain(name),
+    }
+}
+
+fn owner_errors(owners: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut controllers = 0;
+    for owner in owners.as_array().into_iter().flatten() {
+        for (field, message) in [
+            ("apiVersion", "version must not be empty"),
+            ("kind", "must not be empty"),
+            ("name", "must not be empty"),
+            ("uid", "must not be empty"),
+        ] {
+            let value = owner[field].as_str().unwrap_or_default();
+            if value.is_empty() {
+                errors.push(FieldError::invalid(
+                    format!("metadata.ownerReferences.{field}"),
+                    &json!(value),
+                    message,
+                ));
+            }
+        }
+        controllers += usize::from(owner["controller"] == true);
+    }
+    if controllers > 1 {
+        errors.push(FieldError::invalid(
+            "metadata.ownerReferences",
+            owners,
+            "Only one reference can have Controller set to true",
+        ));
+    }
+    errors
+}
+
+/// What is wrong with the change of metadata from `old` to `new`.
+pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if is_deleting(old) {
+        let before = finalizers(old);
+        let added: Vec<&str> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+        if !added.is_empty() {
+            let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
+            let detail = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                list.join(", ")
+            );
+            errors.push(FieldError::forbidden("metadata.finalizers", &detail));
+        }
+    }
+    for field in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
+        let (now, before) = (&new["metadata"][field], &old["metadata"][field]);
+        if now != before {
+            errors.push(FieldError::invalid(format!("metadata.{field}"), now, "field is immutable"));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    fn config_map() -> &'static Kind {
+        kinds::by_resource("", "v1", "configmaps").unwrap()
+    }
+
+    #[test]
+    fn a_new_object_gets_what_the_server_sets() {
+        let mut object = json!({"metadata": {"generateName": "www-", "labels": {}, "resourceVersion": "7",
+            "deletionTimestamp": "2020-01-01T00:00:00Z"}, "spec": {}});
+        prepare_create(&mut object, config_map(), Some("default"), Timestamp::UNIX_EPOCH).unwrap();
+        let name = text(&object, "name");
+        assert_eq!(name.len(), 9);
+        assert!(name.strip_prefix("www-").unwrap().bytes().all(|b| SUFFIX_LETTERS.contains(&b)), "{name}");
+        assert_eq!(text(&object, "creationTimestamp"), "1970-01-01T00:00:00Z");
+        assert_eq!(text(&object, "namespace"), "default");
+        assert_eq!(object["metadata"]["generation"], 1);
+        let uid = text(&object, "uid");
+        assert_eq!((uid.len(), uid.as_bytes()[14]), (36, b'4'));
+        for gone in ["labels", "resourceVersion", "deletionTimestamp"] {
+            assert!(object["metadata"].get(gone).is_none(), "{gone}");
+        }
+    }
+
+    #[test]
+    fn long_bases_of_generated_names_are_cut() {
+        assert_eq!(generated_name(&"a".repeat(100)).unwrap().len(), 63);
+        assert_eq!(generated_name(&"ä".repeat(40)).unwrap().len(), 63);
+    }
+
+    #[test]
+    fn metadata_that_is_wrong_is_named() {
+        for (metadata, field, message) in [
+            (json!({}), "metadata.name", "Required value: name or generateName is required"),
+            (json!({"name": "A"}), "metadata.name", "Invalid value: \"A\": a lowercase RFC 1123 subdomain"),
+            (json!({"name": "a", "labels": {"a b": "c"}}), "metadata.labels", "Invalid value: \"a b\""),
+            (json!({"name": "a", "labels": {"a": "c d"}}), "metadata.labels", "Invalid value: \"c d\""),
+            (
+                json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
+                "metadata.ownerReferences.uid",
+                "Invalid value: \"\": must not be empty",
+            ),
+        ] {
+            let errors = validate(&json!({"metadata": metadata}), config_map());
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert_eq!(errors[0].field, field);
+            assert!(errors[0].message.starts_with(message), "{}", errors[0].message);
+        }
+    }
+
+    #[test]
+    fn identity_cannot_change() {
+        let old =
+            json!({"metadata": {"name": "a", "uid": "1", "deletionTimestamp": "t", "finalizers": ["x/y"]}});
+        let mut same = json!({"metadata": {"name": "a"}});
+        prepare_update(&mut same, &old);
+        assert_eq!(validate_update(&same, &old), vec![]);
+        assert_eq!(same["metadata"]["deletionTimestamp"], "t");
+        let other =
+            json!({"metadata": {"name": "a", "uid": "2", "deletionTimestamp": "t", "finalizers": ["n/w"]}});
+        let errors: Vec<String> = validate_update(&other, &old).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors,
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, \
+                 found new finalizers []string{\"n/w\"}",
+                "metadata.uid: Invalid value: \"2\": field is immutable",
+            ]
+        );
+    }
+}

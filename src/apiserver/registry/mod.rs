@@ -1,0 +1,145 @@
+//! The one implementation of get, list, watch, create, update, patch and delete, for every kind.
+//!
+//! The registry knows what all objects have in common: keys, metadata, revisions, deletion. What differs is
+//! the kind's [`Strategy`]; what a cluster demands beside is [`admission`](super::admission).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::allocate::Allocator;
+use super::strategy::{self, Strategy};
+use crate::api::kinds::{self, Kind};
+use crate::api::status::Status;
+use crate::store::{self, Entry, Revision, Store};
+
+mod create;
+mod delete;
+pub mod event_versions;
+pub mod metadata;
+mod read;
+pub mod selection;
+mod update;
+mod watch;
+
+pub use update::Part;
+
+/// Objects in the store, with the rules of the API around them; cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    store: Store,
+    allocator: Arc<Allocator>,
+}
+
+/// One object's place: its kind as served, its namespace and its name.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The kind, in the group and version that the request named.
+    pub kind: &'static Kind,
+    /// `None` for cluster-scoped kinds.
+    pub namespace: Option<&'a str>,
+    /// The object's name.
+    pub name: &'a str,
+}
+
+impl Place<'_> {
+    /// The object's key in the store.
+    pub fn key(&self) -> String {
+        self.kind.key(self.namespace, self.name)
+    }
+
+    /// 404 for this object.
+    pub fn not_found(&self) -> Status {
+        Status::not_found(self.kind.group, self.kind.plural, self.name)
+    }
+
+    /// 409 for this object.
+    pub fn conflict(&self, why: &str) -> Status {
+        Status::conflict(self.kind.group, self.kind.plural, self.name, why)
+    }
+
+    /// 409: someone else was faster.
+    pub fn modified(&self) -> Status {
+        self.conflict(
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
+    }
+
+    fn strategy(&self) -> &'static dyn Strategy {
+        strategy::of(stored_kind(self.kind))
+    }
+}
+
+impl Registry {
+    /// A registry over `store`; service addresses and ports already given out are read from it.
+    pub fn new(store: Store, allocator: Arc<Allocator>) -> Registry {
+        Registry { store, allocator }
+    }
+
+    /// The store below, for progress and shutdown.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Who has which service address and node port.
+    pub fn allocator(&self) -> &Arc<Allocator> {
+        &self.allocator
+    }
+
+    /// The object as it lies in the store, in the stored version.
+    pub fn find(&self, place: Place<'_>) -> Result<Arc<Entry>, Status> {
+        self.store.get(&place.key()).ok_or_else(|| place.not_found())
+    }
+}
+
+/// The kind in whose version the objects of `kind` are stored.
+pub fn stored_kind(kind: &'static Kind) -> &'static Kind {
+    if kind.group == event_versions::GROUP {
+        return kinds::by_resource("", "v1", "events").unwrap_or(kind);
+    }
+    kind
+}
+
+/// An entry in the version that `kind` serves.
+pub fn as_served(kind: &'static Kind, entry: Arc<Entry>) -> Arc<Entry> {
+    if std::ptr::eq(stored_kind(kind), kind) {
+        return entry;
+    }
+    let value = event_versions::to_events_group(entry.json());
+    Entry::new(entry.key.clone(), encode(&value), entry.created, entry.revision)
+}
+
+/// A value in the version that `kind` serves.
+fn value_as_served(kind: &'static Kind, value: Value) -> Value {
+    if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_events_group(&value) }
+}
+
+/// A client's object in the version that is stored.
+pub fn as_stored(kind: &'static Kind, value: Value) -> Value {
+    if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_core_group(&value) }
+}
+
+/// JSON bytes of a value; a `Value` always encodes.
+pub fn encode(value: &Value) -> Bytes {
+    serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
+}
+
+/// What the store calls at the moment of the write: the object with the revision of that write in it.
+fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
+    move |revision| {
+        metadata::set(&mut value, "resourceVersion", json!(revision.to_string()));
+        encode(&value)
+    }
+}
+
+/// A store failure that no rule of the API explains.
+fn internal(error: store::Error) -> Status {
+    match error {
+        store::Error::Closed => Status::unavailable("the server is shutting down"),
+        error => Status::internal(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,271 @@
+//! Get and list, with Kubernetes' rules about revisions and pages.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use std::sync::Arc;
+
+use super::selection::Selection;
+use super::{Place, Registry, as_served, internal};
+use crate::api::kinds::Kind;
+use crate::api::request::{ListOptions, Response};
+use crate::api::status::{Cause, Status};
+use crate::store::{self, Entry, Revision, Snapshot};
+
+/// Where a page ended; its JSON in base64 is the `continue` token.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Continuation {
+    v: String,
+    /// The revision that all pages show; -1 for "whatever is current", after the first pages expired.
+    rv: i64,
+    /// The last key given, relative to the collection's prefix.
+    start: String,
+}
+
+const CONTINUATION_VERSION: &str = "meta.k8s.io/v1";
+
+impl Continuation {
+    fn encode(revision: i64, start: &str) -> String {
+        let token = Continuation { v: CONTINUATION_VERSION.into(), rv: revision, start: start.into() };
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+    }
+
+    fn decode(token: &str) -> Result<Continuation, Status> {
+        let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+        let bytes =
+            URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e.to_string()))?;
+        let parsed: Continuation = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
+        match parsed.v.as_str() {
+            CONTINUATION_VERSION if parsed.rv != 0 => Ok(parsed),
+            CONTINUATION_VERSION => {
+                Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))
+            }
+            other => Err(invalid(&format!("server does not recognize this encoded version {other:?}"))),
+        }
+    }
+}
+
+/// What a list must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    Newest,
+    NotOlderThan(Revision),
+    Exactly(Revision),
+}
+
+/// A revision as clients send it; empty is `None`.
+pub(super) fn revision(text: &str) -> Result<Option<Revision>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| {
+        Status::bad_request(format!(
+            "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+        .about("", "resourceVersion", "")
+    })
+}
+
+/// The rules of k8s.io/apiserver `ValidateListOptions`.
+fn view(options: &ListOptions) -> Result<View, Status> {
+    let forbidden = |detail: &str| {
+        Err(Status::failure(
+            422,
+            "Invalid",
+            format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {detail}"),
+        ))
+    };
+    let asked = revision(&options.resource_version)?;
+    match (options.resource_version_match.as_str(), asked) {
+        ("", None | Some(0)) => Ok(View::Newest),
+        ("", Some(revision)) if options.limit > 0 && options.continue_token.is_empty() => {
+            Ok(View::Exactly(revision))
+        }
+        ("", Some(revision)) => Ok(View::NotOlderThan(revision)),
+        (_, _) if !options.continue_token.is_empty() => {
+            forbidden("resourceVersionMatch is forbidden when continue is provided")
+        }
+        (_, None) => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        ("NotOlderThan", Some(0)) => Ok(View::Newest),
+        ("NotOlderThan", Some(revision)) => Ok(View::NotOlderThan(revision)),
+        ("Exact", Some(0)) => {
+            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        }
+        ("Exact", Some(revision)) => Ok(View::Exactly(revision)),
+        (other, _) => Err(Status::failure(
+            422,
+            "Invalid",
+            format!(
+                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: {other:?}: \
+                 supported values: \"Exact\", \"NotOlderThan\""
+            ),
+        )),
+    }
+}
+
+/// 504: the client has seen a revision that this server has not.
+pub(super) fn too_large(asked: Revision, newest: Revision) -> Status {
+    let message = format!("Too large resource version: {asked}, current: {newest}");
+    let mut status = Status::failure(504, "Timeout", format!("Timeout: {message}"));
+    let details = status.details.get_or_insert_default();
+    details.retry_after_seconds = 1;
+    details.causes.push(Cause {
+        reason: "ResourceVersionTooLarge".into(),
+        message: "Too large resource version".into(),
+        field: String::new(),
+    });
+    status
+}
+
+impl Registry {
+    /// Reads one object, not older than `resource_version`.
+    pub fn get(&self, place: Place<'_>, resource_version: &str) -> Result<Arc<Entry>, Status> {
+        self.check_reached(revision(resource_version)?)?;
+        Ok(as_served(place.kind, self.find(place)?))
+    }
+
+    fn check_reached(&self, asked: Option<Revision>) -> Result<(), Status> {
+        match (asked, self.store.revision()) {
+            (Some(asked), newest) if asked > newest => Err(too_large(asked, newest)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads a collection, or a page of it.
+    pub fn list(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        options: &ListOptions,
+    ) -> Result<Response, Status> {
+        let selection = Selection::new(kind, namespace, None, options)?;
+        let collection = kind.prefix(namespace);
+        let mut at = match view(options)? {
+            View::Newest => None,
+            View::NotOlderThan(revision) => {
+                self.check_reached(Some(revision))?;
+                None
+            }
+            View::Exactly(revision) => {
+                self.check_reached(Some(revision))?;
+                Some(revision)
+            }
+        };
+        let mut after = None;
+        if !options.continue_token.is_empty() {
+            let token = Continuation::decode(&options.continue_token)?;
+            at = Revision::try_from(token.rv).ok();
+            after = Some(format!("{collection}{}", token.start));
+        }
+        let found = self.page(&selection, after.as_deref(), options.limit, at);
+        let (mut snapshot, more) = match found {
+            Err(store::Error::Compacted { .. }) => {
+                let start = after.as_deref().and_then(|a| a.strip_prefix(&collection));
+                return Err(expired_page(start));
+            }
+            other => other.map_err(internal)?,
+        };
+        let continue_token = match snapshot.entries.last() {
+            Some(last) if more => {
+                let start = last.key.strip_prefix(&collection).unwrap_or(&last.key);
+                Continuation::encode(i64::try_from(snapshot.revision).unwrap_or(-1), start)
+            }
+            _ => String::new(),
+        };
+        snapshot.entries = snapshot.entries.into_iter().map(|e| as_served(kind, e)).collect();
+        Ok(Response::List { snapshot, continue_token })
+    }
+
+    /// Selected entries after a key, and whether more may follow. Pages of a filtered list are filled by
+    /// reading on, all at the revision of the first read.
+    fn page(
+        &self,
+        selection: &Selection,
+        after: Option<&str>,
+        limit: usize,
+        at: Option<Revision>,
+    ) -> Result<(Snapshot, bool), store::Error> {
+        let prefix = selection.prefix();
+        let mut page = self.store.list(&prefix, after, limit, at)?;
+        if selection.is_everything() {
+            let more = page.remaining > 0;
+            return Ok((page, more));
+        }
+        let revision = page.revision;
+        let mut selected = Vec::new();
+        loop {
+            let last = page.entries.last().map(|e| e.key.clone());
+            let more = page.remaining > 0;
+            for (i, entry) in page.entries.iter().enumerate() {
+                if selection.matches(entry) {
+                    selected.push(entry.clone());
+                    if limit > 0 && selected.len() == limit {
+                        let more = more || i + 1 < page.entries.len();
+                        return Ok((Snapshot { revision, entries: selected, remaining: 0 }, more));
+                    }
+                }
+            }
+            match last {
+                Some(last) if more => page = self.store.list(&prefix, Some(&last), limit, Some(revision))?,
+                _ => return Ok((Snapshot { revision, entries: selected, remaining: 0 }, false)),
+            }
+        }
+    }
+}
+
+/// 410, with a token that goes on from the same place at whatever is current.
+fn expired_page(start: Option<&str>) -> Status {
+    let Some(start) = start else {
+        return Status::expired("The resourceVersion for the provided list is too old.");
+    };
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new \
+         list without the continue parameter, or use the continue token in this response to retrieve the \
+         remainder of the results. Continuing with the provided token results in an inconsistent list - objects \
+         that were created, modified, or deleted between the time the first chunk was returned and now may show \
+         up in the list.",
+    );
+    status.metadata.insert("continue".into(), Continuation::encode(-1, start).into());
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revisions_and_matches_combine_as_in_kubernetes() {
+        let list = |version: &str, matching: &str, limit: usize, token: &str| {
+            view(&ListOptions {
+                resource_version: version.into(),
+                resource_version_match: matching.into(),
+                limit,
+                continue_token: token.into(),
+                ..ListOptions::default()
+            })
+            .map_err(|s| s.code)
+        };
+        assert_eq!(list("", "", 0, ""), Ok(View::Newest));
+        assert_eq!(list("0", "", 5, ""), Ok(View::Newest));
+        assert_eq!(list("7", "", 0, ""), Ok(View::NotOlderThan(7)));
+        assert_eq!(list("7", "", 5, ""), Ok(View::Exactly(7)));
+        assert_eq!(list("7", "Exact", 0, ""), Ok(View::Exactly(7)));
+        assert_eq!(list("7", "NotOlderThan", 5, ""), Ok(View::NotOlderThan(7)));
+        assert_eq!(list("", "Exact", 0, ""), Err(422));
+        assert_eq!(list("0", "Exact", 0, ""), Err(422));
+        assert_eq!(list("7", "Newer", 0, ""), Err(422));
+        assert_eq!(list("7", "Exact", 0, "token"), Err(422));
+        assert_eq!(list("x", "", 0, ""), Err(400));
+    }
+
+    #[test]
+    fn tokens_come_back_and_rubbish_is_refused() {
+        let token = Continuation::encode(42, "default/www");
+        let parsed = Continuation::decode(&token).unwrap();
+        assert_eq!((parsed.rv, parsed.start.as_str()), (42, "default/www"));
+        for bad in ["!", "e30", &URL_SAFE_NO_PAD.encode(br#"{"v":"v2","rv":1,"start":"a"}"#)] {
+            assert_eq!(Continuation::decode(bad).unwrap_err().code, 400, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The registry against the real store: what clients rely on.
+
+use super::*;
+use crate::api::request::{
+    Changes, DeleteOptions, ListOptions, PatchKind, Response, WatchOptions, WriteOptions,
+};
+use crate::apiserver::allocate::ServiceRange;
+
+struct Fixture {
+    registry: Registry,
+    _directory: tempfile::TempDir,
+}
+
+async fn fixture() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    let range = ServiceRange::parse("10.96.0.0/16").unwrap();
+    let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty())));
+    let fixture = Fixture { registry, _directory: directory };
+    fixture.create("namespaces", None, json!({"metadata": {"name": "a"}})).await.unwrap();
+    fixture
+}
+
+fn kind(plural: &str) -> &'static Kind {
+    kinds::by_resource("", "v1", plural).unwrap()
+}
+
+fn object(answer: Response) -> Value {
+    match answer {
+        Response::Object { entry, .. } => entry.json().clone(),
+        Response::Transient { value, .. } => value,
+        _ => panic!("the answer is no object"),
+    }
+}
+
+impl Fixture {
+    async fn create(&self, plural: &str, namespace: Option<&str>, body: Value) -> Result<Value, Status> {
+        self.registry.create(kind(plural), namespace, body, &WriteOptions::default()).await.map(object)
+    }
+
+    async fn config(&self, name: &str, labels: Value) -> Value {
+        self.create("configmaps", Some("a"), json!({"metadata": {"name": name, "labels": labels}}))
+            .await
+            .unwrap()
+    }
+
+    fn names(&self, options: &ListOptions) -> (Vec<String>, String, usize) {
+        let Response::List { snapshot, continue_token } =
+            self.registry.list(kind("configmaps"), Some("a"), options).unwrap()
+        else {
+            panic!("a list gives a list");
+        };
+        let names = snapshot.entries.iter().map(|e| metadata::text(e.json(), "name").to_owned()).collect();
+        (names, continue_token, snapshot.remaining)
+    }
+}
+
+fn at(name: &str) -> Place<'_> {
+    Place { kind: kind("configmaps"), namespace: Some("a"), name }
+}
+
+async fn next(changes: &mut Box<dyn Changes>) -> String {
+    match changes.next().await.unwrap().unwrap() {
+        crate::api::request::Change::Added(e) => format!("+{}", metadata::text(e.json(), "name")),
+        crate::api::request::Change::Modified(e) => format!("~{}", metadata::text(e.json(), "name")),
+        crate::api::request::Change::Deleted(e) => format!("-{}", metadata::text(e.json(), "name")),
+        crate::api::request::Change::Bookmark { initial_events_end, .. } => format!("|{initial_events_end}"),
+    }
+}
+
+#[tokio::test]
+async fn objects_are_made_once_in_namespaces_that_exist() {
+    let f = fixture().await;
+    let made = f.config("one", json!({})).await;
+    assert!(!metadata::text(&made, "resourceVersion").is_empty());
+    let again = f.create("configmaps", Some("a"), json!({"metadata": {"name": "one"}})).await.unwrap_err();
+    assert_eq!((again.code, again.message.as_str()), (409, "configmaps \"one\" already exists"));
+    let nowhere = f.create("configmaps", Some("b"), json!({"metadata": {"name": "one"}})).await.unwrap_err();
+    assert_eq!((nowhere.code, nowhere.message.as_str()), (404, "namespaces \"b\" not found"));
+    let dry = WriteOptions { dry_run: true, ..WriteOptions::default() };
+    let body = json!({"metadata": {"generateName": "x-"}});
+    let answer = f.registry.create(kind("configmaps"), Some("a"), body, &dry).await.unwrap();
+    let name = metadata::text(&object(answer), "name").to_owned();
+    assert_eq!(f.registry.get(at(&name), "").unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn stale_updates_conflict_and_unchanged_ones_write_nothing() {
+    let f = fixture().await;
+    let first = f.config("one", json!({})).await;
+    let options = WriteOptions::default();
+    let mut second = first.clone();
+    second["data"] = json!({"k": "v"});
+    let second = object(f.registry.replace(at("one"), Part::Object, second, &options).await.unwrap());
+    assert_ne!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let stale = f.registry.replace(at("one"), Part::Object, first.clone(), &options).await.err().unwrap();
+    assert_eq!(
+        stale.message,
+        "Operation cannot be fulfilled on configmaps \"one\": the object has been modified; please apply your \
+         changes to the latest version and try again"
+    );
+    let same = object(f.registry.replace(at("one"), Part::Object, second.clone(), &options).await.unwrap());
+    assert_eq!(same, second);
+    let mut blind = first;
+    metadata::remove(&mut blind, "resourceVersion");
+    f.registry.replace(at("one"), Part::Object, blind, &options).await.unwrap();
+}
+
+#[tokio::test]
+async fn concurrent_patches_all_land() {
+    let f = fixture().await;
+    f.config("one", json!({})).await;
+    let options = WriteOptions::default();
+    let patches = (0..8).map(|n| {
+        let (registry, options) = (&f.registry, &options);
+        async move {
+            let patch = json!({"data": {format!("k{n}"): "v"}});
+            registry.patch(at("one"), Part::Object, PatchKind::Merge, &patch, options).await.map(drop)
+        }
+    });
+    for done in futures::future::join_all(patches).await {
+        done.unwrap();
+    }
+    let found = f.registry.get(at("one"), "").unwrap();
+    assert_eq!(found.json()["data"].as_object().unwrap().len(), 8);
+}
+
+#[tokio::test]
+async fn pages_show_one_revision() {
+    let f = fixture().await;
+    for name in ["a", "b", "c", "d"] {
+        f.config(name, json!({"even": if matches!(name, "b" | "d") { "yes" } else { "no" }})).await;
+    }
+    let (names, token, remaining) = f.names(&ListOptions { limit: 3, ..ListOptions::default() });
+    assert_eq!((names.join(""), remaining), ("abc".to_owned(), 1));
+    f.config("e", json!({})).await;
+    let rest = ListOptions { limit: 3, continue_token: token.clone(), ..ListOptions::default() };
+    assert_eq!(f.names(&rest).0, ["d"]);
+    f.registry.store().compact(f.registry.store().revision()).await.unwrap();
+    f.config("f", json!({})).await;
+    let gone = f.registry.list(kind("configmaps"), Some("a"), &rest).err().unwrap();
+    assert_eq!((gone.code, gone.reason.as_str()), (410, "Expired"));
+    let fresh = gone.metadata["continue"].as_str().unwrap().to_owned();
+    assert_eq!(f.names(&ListOptions { continue_token: fresh, ..ListOptions::default() }).0, ["d", "e", "f"]);
+    let even = ListOptions { label_selector: "even=yes".into(), limit: 1, ..ListOptions::default() };
+    let (names, token, _) = f.names(&even);
+    assert_eq!((names.join(""), token.is_empty()), ("b".to_owned(), false));
+    assert_eq!(f.names(&ListOptions { continue_token: token, ..even }).0, ["d"]);
+    let named = ListOptions { field_selector: "metadata.name=c".into(), ..ListOptions::default() };
+    assert_eq!(f.names(&named).0, ["c"]);
+}
+
+#[tokio::test]
+async fn watchers_see_what_enters_and_leaves_their_selection() {
+    let f = fixture().await;
+    f.config("old", json!({"on": "1"})).await;
+    let options = WatchOptions {
+        list: ListOptions {
+            label_selector: "on=1".into(),
+            resource_version_match: "NotOlderThan".into(),
+            ..ListOptions::default()
+        },
+        bookmarks: true,
+        initial_events: Some(true),
+        timeout_seconds: None,
+    };
+    let mut changes = f.registry.watch(kind("configmaps"), Some("a"), None, &options).unwrap();
+    assert_eq!(next(&mut changes).await, "+old");
+    assert_eq!(next(&mut changes).await, "|true");
+    f.config("other", json!({})).await;
+    f.config("new", json!({"on": "1"})).await;
+    assert_eq!(next(&mut changes).await, "+new");
+    for (labels, seen) in
+        [(json!({"x": "y"}), "~new"), (json!({"on": null}), "-new"), (json!({"on": "1"}), "+new")]
+    {
+        let patch = json!({"metadata": {"labels": labels}});
+        let write = WriteOptions::default();
+        f.registry.patch(at("new"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
+        assert_eq!(next(&mut changes).await, seen);
+    }
+    f.registry.delete(at("new"), &DeleteOptions::default()).await.unwrap();
+    assert_eq!(next(&mut changes).await, "-new");
+}
+
+#[tokio::test]
+async fn a_watch_from_a_forgotten_revision_is_expired() {
+    let f = fixture().await;
+    let first = f.config("one", json!({})).await;
+    f.config("two", json!({})).await;
+    f.registry.store().compact(f.registry.store().revision()).await.unwrap();
+    let version = metadata::text(&first, "resourceVersion").to_owned();
+    let options = WatchOptions {
+        list: ListOptions { resource_version: version.clone(), ..ListOptions::default() },
+        ..WatchOptions::default()
+    };
+    let status = f.registry.watch(kind("configmaps"), Some("a"), None, &options).err().unwrap();
+    assert_eq!(status.code, 410);
+    assert!(status.message.starts_with(&format!("too old resource version: {version} (")), "{status}");
+}
+
+#[tokio::test]
+async fn finalizers_hold_and_preconditions_guard() {
+    let f = fixture().await;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/x"]}});
+    f.create("configmaps", Some("a"), held).await.unwrap();
+    let other = DeleteOptions { precondition_uid: Some("nope".into()), ..DeleteOptions::default() };
+    assert_eq!(f.registry.delete(at("held"), &other).await.err().unwrap().code, 409);
+    let marked = object(f.registry.delete(at("held"), &DeleteOptions::default()).await.unwrap());
+    assert!(metadata::is_deleting(&marked));
+    let patch = json!({"metadata": {"finalizers": null}});
+    let write = WriteOptions::default();
+    f.registry.patch(at("held"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
+    assert_eq!(f.registry.get(at("held"), "").unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn namespaces_terminate_and_take_nothing_more() {
+    let f = fixture().await;
+    let place = Place { kind: kind("namespaces"), namespace: None, name: "a" };
+    let marked = object(f.registry.delete(place, &DeleteOptions::default()).await.unwrap());
+    assert_eq!(marked["status"]["phase"], "Terminating");
+    let refused = f.create("configmaps", Some("a"), json!({"metadata": {"name": "x"}})).await.unwrap_err();
+    assert_eq!(refused.code, 403);
+    assert_eq!(refused.details.unwrap().causes[0].reason, "NamespaceTerminating");
+    let mut empty = marked;
+    empty["spec"]["finalizers"] = json!([]);
+    f.registry.replace(place, Part::Finalize, empty, &WriteOptions::default()).await.unwrap();
+    assert_eq!(f.registry.get(place, "").unwrap_err().code, 404);
+}

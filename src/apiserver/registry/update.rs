@@ -1,0 +1,225 @@
+//! Changing objects: replace and patch, of the object itself or of its status.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
+use crate::api::request::{PatchKind, Response, WriteOptions};
+use crate::api::status::{FieldError, Status};
+use crate::apiserver::{allocate, patching, structure};
+use crate::store::{self, Entry};
+
+/// How often a change is tried again on what another writer made of the object in between.
+const ATTEMPTS: usize = 16;
+
+/// Kinds whose objects a replace may bring into being (`AllowCreateOnUpdate` of Kubernetes' strategies).
+const CREATED_ON_UPDATE: &[&str] = &["endpoints", "events", "leases", "services"];
+/// Kinds that a replace without a resourceVersion may not touch (`AllowUnconditionalUpdate`).
+const NEVER_UNCONDITIONAL: &[&str] = &["leases"];
+
+/// Which part of an object a write is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All but the status, where the kind keeps the two apart.
+    Object,
+    /// The status alone.
+    Status,
+    /// A namespace's `spec.finalizers` alone.
+    Finalize,
+    /// A pod's node, set once by a binding.
+    Binding,
+}
+
+impl Registry {
+    /// Replaces an object, or a part of it, by what a client sent.
+    pub async fn replace(
+        &self,
+        place: Place<'_>,
+        part: Part,
+        body: Value,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let (mut body, warnings) = structure::read(place.kind, body, options.field_validation)?;
+        structure::check_name(place.name, &body)?;
+        structure::check_namespace(place.namespace, &body)?;
+        let stored = self.store.get(&place.key()).is_some();
+        let versioned = !metadata::text(&body, "resourceVersion").is_empty();
+        if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&place.kind.plural) {
+            metadata::set(&mut body, "name", json!(place.name));
+            return self.create(place.kind, place.namespace, body, options).await;
+        }
+        if !versioned && NEVER_UNCONDITIONAL.contains(&place.kind.plural) {
+            let error = FieldError::invalid(
+                "metadata.resourceVersion",
+                &json!(""),
+                "must be specified for an update",
+            );
+            return Err(Status::invalid(place.kind.group, place.kind.kind, place.name, &[error]));
+        }
+        self.change(place, part, options, |_| Ok((body.clone(), warnings.clone()))).await
+    }
+
+    /// Applies a client's patch to an object, or to a part of it.
+    pub async fn patch(
+        &self,
+        place: Place<'_>,
+        part: Part,
+        kind: PatchKind,
+        patch: &Value,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        self.change(place, part, options, |current| {
+            let patched = patching::apply(place.kind, kind, current, patch)?;
+            let (body, warnings) = structure::read(place.kind, patched, options.field_validation)?;
+            structure::check_name(place.name, &body)?;
+            structure::check_namespace(place.namespace, &body)?;
+            Ok((body, warnings))
+        })
+        .await
+    }
+
+    /// Changes an object to what `make` makes of its current state (as served); made again when another
+    /// writer was faster, unless the result insists on a resourceVersion.
+    pub async fn change(
+        &self,
+        place: Place<'_>,
+        part: Part,
+        options: &WriteOptions,
+        make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync,
+    ) -> Result<Response, Status> {
+        for _ in 0..ATTEMPTS {
+            let current = self.find(place)?;
+            let (new, mut warnings) = make(as_served(place.kind, current.clone()).json())?;
+            let new = as_stored(place.kind, new);
+            check_identity(place, &new, &current)?;
+            let mut new = self.prepare(place, part, new, current.json())?;
+            if part == Part::Object {
+                warnings.extend(place.strategy().warnings(&new));
+            }
+            let reservation = self.reserve(place, &mut new, Some(current.json()))?;
+            if options.dry_run {
+                let value = value_as_served(place.kind, new);
+                return Ok(Response::Transient { value, created: false, warnings });
+            }
+            let written = self.write(place, &current, new).await;
+            match written {
+                Ok(entry) => {
+                    reservation.commit();
+                    let entry = as_served(place.kind, entry);
+                    return Ok(Response::Object { entry, created: false, warnings });
+                }
+                Err(store::Error::Conflict { .. }) => {}
+                Err(error) => return Err(internal(error)),
+            }
+        }
+        Err(place.modified())
+    }
+
+    /// The new object as it is to be stored, with everything carried over that this write may not touch.
+    fn prepare(&self, place: Place<'_>, part: Part, given: Value, old: &Value) -> Result<Value, Status> {
+        let strategy = place.strategy();
+        let mut new = given;
+        metadata::prepare_update(&mut new, old);
+        match part {
+            Part::Object => {
+                if place.kind.subresources.iter().any(|s| s.name == "status") {
+                    carry_field(&mut new, old, "status");
+                }
+                strategy.default(&mut new);
+                strategy.prepare_update(&mut new, old);
+                if place.kind.plural == "services" {
+                    allocate::carry(&mut new, old);
+                }
+            }
+            Part::Status => {
+                keep_only(&mut new, old, &["metadata", "status"]);
+                metadata::carry(&mut new, old, "ownerReferences");
+                strategy.prepare_status_update(&mut new, old);
+            }
+            // Only the server itself makes these.
+            Part::Binding => {}
+            Part::Finalize => {
+                let finalizers = new["spec"]["finalizers"].clone();
+                new = old.clone();
+                new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
+            }
+        }
+        if part == Part::Object
+            && let Some(generation) = old["metadata"]["generation"].as_i64()
+            && strategy.generation_changes(&new, old)
+        {
+            metadata::set(&mut new, "generation", json!(generation + 1));
+        }
+        metadata::carry(&mut new, old, "resourceVersion");
+        let mut errors = metadata::validate(&new, place.kind);
+        errors.extend(metadata::validate_update(&new, old));
+        if part == Part::Object {
+            errors.extend(strategy.validate(&new));
+            errors.extend(strategy.validate_update(&new, old));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid(place.kind.group, place.kind.kind, place.name, &errors));
+        }
+        Ok(new)
+    }
+
+    /// Writes a change; one that takes the last finalizer off a deleted object removes it.
+    async fn write(
+        &self,
+        place: Place<'_>,
+        current: &Arc<Entry>,
+        new: Value,
+    ) -> Result<Arc<Entry>, store::Error> {
+        let key = place.key();
+        let old = current.json();
+        let ends = metadata::is_deleting(&new)
+            && old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
+            && super::delete::nothing_pending(&new);
+        if ends {
+            let removed = self.store.delete(&key, current.revision, encode_at(new)).await;
+            if removed.is_ok() {
+                self.allocator.release(place.kind, old);
+            }
+            return removed;
+        }
+        if new == *old {
+            return Ok(current.clone());
+        }
+        self.store.update(&key, current.revision, encode_at(new)).await
+    }
+}
+
+/// A resourceVersion or uid that the client names must be the current one.
+fn check_identity(place: Place<'_>, new: &Value, current: &Entry) -> Result<(), Status> {
+    let version = metadata::text(new, "resourceVersion");
+    if !version.is_empty() && version != "0" && version != current.revision.to_string() {
+        return Err(place.modified());
+    }
+    let (given, actual) = (metadata::text(new, "uid"), metadata::text(current.json(), "uid"));
+    if !given.is_empty() && given != actual {
+        return Err(place.conflict(&format!(
+            "Precondition failed: UID in precondition: {given}, UID in object meta: {actual}"
+        )));
+    }
+    Ok(())
+}
+
+fn carry_field(new: &mut Value, old: &Value, field: &str) {
+    let Some(fields) = new.as_object_mut() else { return };
+    match old.get(field) {
+        Some(value) => fields.insert(field.to_owned(), value.clone()),
+        None => fields.remove(field),
+    };
+}
+
+/// Takes every top-level field but these from the old object.
+fn keep_only(new: &mut Value, old: &Value, kept: &[&str]) {
+    let Some(fields) = new.as_object_mut() else { return };
+    fields.retain(|name, _| kept.contains(&name.as_str()));
+    for (name, value) in old.as_object().into_iter().flatten() {
+        if !kept.contains(&name.as_str()) {
+            fields.insert(name.clone(), value.clone());
+        }
+    }
+}

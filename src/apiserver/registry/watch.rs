@@ -1,0 +1,175 @@
+//! Watches: the store's changes under a prefix, seen through a selection.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::read::{revision, too_large};
+use super::selection::Selection;
+use super::{Registry, as_served, encode, internal, metadata};
+use crate::api::kinds::Kind;
+use crate::api::request::{Change, Changes, WatchOptions};
+use crate::api::status::Status;
+use crate::store::{self, Entry, Event, Revision};
+
+/// How often a watcher that asked for bookmarks hears how far it is.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+struct Watch {
+    kind: &'static Kind,
+    selection: Selection,
+    events: store::Watch,
+    /// What is to be said before the store's changes.
+    first: VecDeque<Change>,
+    /// The last revision told to the watcher.
+    told: Revision,
+    next_bookmark: Option<Instant>,
+    deadline: Option<Instant>,
+}
+
+impl Registry {
+    /// Follows a collection, or one object of it.
+    pub fn watch(
+        &self,
+        kind: &'static Kind,
+        namespace: Option<&str>,
+        name: Option<&str>,
+        options: &WatchOptions,
+    ) -> Result<Box<dyn Changes>, Status> {
+        check_initial_events(options)?;
+        let selection = Selection::new(kind, namespace, name, &options.list)?;
+        let asked = revision(&options.list.resource_version)?.filter(|r| *r > 0);
+        let newest = self.store.revision();
+        if let Some(asked) = asked.filter(|asked| *asked > newest) {
+            return Err(too_large(asked, newest));
+        }
+        // Without a revision to go on from, a watch begins with what there is.
+        let initial = options.initial_events.unwrap_or(asked.is_none());
+        let mut first = VecDeque::new();
+        let from = if initial {
+            let snapshot = self.store.list(&selection.prefix(), None, 0, None).map_err(internal)?;
+            let selected = snapshot.entries.into_iter().filter(|e| selection.matches(e));
+            first.extend(selected.map(|e| Change::Added(as_served(kind, e))));
+            if options.initial_events == Some(true) && options.bookmarks {
+                first.push_back(Change::Bookmark { revision: snapshot.revision, initial_events_end: true });
+            }
+            snapshot.revision
+        } else {
+            asked.unwrap_or(newest)
+        };
+        let events = self.store.watch(&selection.prefix(), from).map_err(expired)?;
+        let now = Instant::now();
+        Ok(Box::new(Watch {
+            kind,
+            selection,
+            events,
+            first,
+            told: from,
+            next_bookmark: options.bookmarks.then(|| now + BOOKMARK_INTERVAL),
+            deadline: options.timeout_seconds.map(|s| now + Duration::from_secs(s)),
+        }))
+    }
+}
+
+fn check_initial_events(options: &WatchOptions) -> Result<(), Status> {
+    let invalid = |message: &str| {
+        Err(Status::failure(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}")))
+    };
+    let matching = options.list.resource_version_match.as_str();
+    match options.initial_events {
+        Some(_) if matching != "NotOlderThan" => invalid(
+            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ),
+        None if !matching.is_empty() => invalid(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// 410 for a watch that begins or has fallen before the oldest change still known.
+fn expired(error: store::Error) -> Status {
+    match error {
+        store::Error::Compacted { requested, oldest, .. } => {
+            Status::expired(format!("too old resource version: {requested} ({oldest})"))
+        }
+        other => internal(other),
+    }
+}
+
+/// What a change of the store means within a selection.
+fn seen(selection: &Selection, event: &Event) -> Option<Change> {
+    let before = event.previous.as_ref().is_some_and(|previous| selection.matches(previous));
+    let after = !event.deleted && selection.matches(&event.entry);
+    match (before, after) {
+        (false, true) => Some(Change::Added(event.entry.clone())),
+        (true, true) => Some(Change::Modified(event.entry.clone())),
+        (true, false) if event.deleted => Some(Change::Deleted(event.entry.clone())),
+        (true, false) => event.previous.as_ref().map(|p| Change::Deleted(left(p, event.revision))),
+        (false, false) => None,
+    }
+}
+
+/// An object that left the selection is shown as it was last seen, at the revision at which it left.
+fn left(previous: &Entry, revision: Revision) -> Arc<Entry> {
+    let mut object = previous.json().clone();
+    metadata::set(&mut object, "resourceVersion", json!(revision.to_string()));
+    Entry::new(previous.key.clone(), encode(&object), previous.created, revision)
+}
+
+impl Watch {
+    async fn advance(&mut self) -> Option<Result<Change, Status>> {
+        if let Some(change) = self.first.pop_front() {
+            return Some(Ok(change));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                event = self.events.next() => match event {
+                    Ok(event) => if let Some(change) = seen(&self.selection, &event) {
+                        self.told = event.revision;
+                        return Some(Ok(self.served(change)));
+                    },
+                    Err(store::Error::Closed) => return None,
+                    Err(error) => return Some(Err(expired(error))),
+                },
+                () = until(self.deadline) => return None,
+                () = until(self.next_bookmark) => {
+                    self.next_bookmark = Some(Instant::now() + BOOKMARK_INTERVAL);
+                    let revision = self.events.progress();
+                    if revision > self.told {
+                        self.told = revision;
+                        return Some(Ok(Change::Bookmark { revision, initial_events_end: false }));
+                    }
+                }
+            }
+        }
+    }
+
+    fn served(&self, change: Change) -> Change {
+        match change {
+            Change::Added(entry) => Change::Added(as_served(self.kind, entry)),
+            Change::Modified(entry) => Change::Modified(as_served(self.kind, entry)),
+            Change::Deleted(entry) => Change::Deleted(as_served(self.kind, entry)),
+            bookmark @ Change::Bookmark { .. } => bookmark,
+        }
+    }
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Changes for Watch {
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Change, Status>>> {
+        self.advance().boxed()
+    }
+}

@@ -1,0 +1,130 @@
+//! Pods: the kind with most rules, in a file for each sort of them.
+
+mod affinity;
+mod columns;
+mod containers;
+mod defaults;
+mod handlers;
+mod qos;
+mod update;
+mod validate;
+mod volumes;
+mod warnings;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::value::text;
+use super::{Column, Strategy};
+use crate::api::status::FieldError;
+
+/// The strategy of pods.
+pub(super) struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, pod: &mut Value) {
+        defaults::pod(pod);
+    }
+
+    fn prepare_create(&self, pod: &mut Value) {
+        // Once more, for what admission added.
+        defaults::pod(pod);
+        let class = qos::class(pod);
+        pod["status"] = json!({"phase": "Pending", "qosClass": class});
+    }
+
+    fn prepare_status_update(&self, new: &mut Value, old: &Value) {
+        // The class was settled at creation; a kubelet that does not know it yet must not drop it.
+        if let (Some(status), Some(class)) = (new["status"].as_object_mut(), old["status"].get("qosClass")) {
+            status.entry("qosClass").or_insert(class.clone());
+        }
+    }
+
+    fn validate(&self, pod: &Value) -> Vec<FieldError> {
+        validate::pod(pod)
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        update::pod(new, old)
+    }
+
+    fn warnings(&self, pod: &Value) -> Vec<String> {
+        warnings::pod(pod)
+    }
+
+    /// A pod that runs nowhere, or runs no more, has nothing to end gracefully.
+    fn grace_period(&self, pod: &Value, asked: Option<i64>) -> Option<i64> {
+        let own = pod["spec"]["terminationGracePeriodSeconds"].as_i64();
+        let finished = matches!(text(&pod["status"], "phase"), "Failed" | "Succeeded");
+        if text(&pod["spec"], "nodeName").is_empty() || finished {
+            return Some(0);
+        }
+        // A negative period means at once (but for a second, in which the kubelet can act).
+        let period = asked.or(own).unwrap_or(30);
+        Some(if period < 0 { 1 } else { period })
+    }
+
+    fn fields(&self, pod: &Value) -> Vec<(&'static str, String)> {
+        let (spec, status) = (&pod["spec"], &pod["status"]);
+        let ip = match text(status, "podIP") {
+            "" => text(&status["podIPs"][0], "ip"),
+            ip => ip,
+        };
+        vec![
+            ("spec.nodeName", text(spec, "nodeName").to_owned()),
+            ("spec.restartPolicy", text(spec, "restartPolicy").to_owned()),
+            ("spec.schedulerName", text(spec, "schedulerName").to_owned()),
+            ("spec.serviceAccountName", text(spec, "serviceAccountName").to_owned()),
+            ("spec.hostNetwork", (spec["hostNetwork"] == true).to_string()),
+            ("status.phase", text(status, "phase").to_owned()),
+            ("status.podIP", ip.to_owned()),
+            ("status.nominatedNodeName", text(status, "nominatedNodeName").to_owned()),
+        ]
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::COLUMNS
+    }
+
+    fn cells(&self, pod: &Value, now: Timestamp) -> Vec<Value> {
+        columns::cells(pod, now)
+    }
+}
+
+/// The containers of all three sorts, with the paths of their lists.
+fn all_containers(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
+    ["initContainers", "containers", "ephemeralContainers"]
+        .into_iter()
+        .flat_map(|list| super::value::items(spec, list).iter().map(move |c| (list, c)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grace_period_is_the_askers_then_the_pods() {
+        let bound = |phase: &str| json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 10}, "status": {"phase": phase}});
+        for (pod, asked, period) in [
+            (bound("Running"), None, 10),
+            (bound("Running"), Some(0), 0),
+            (bound("Running"), Some(-1), 1),
+            (bound("Succeeded"), None, 0),
+            (json!({"spec": {"terminationGracePeriodSeconds": 10}}), Some(5), 0),
+            (json!({"spec": {"nodeName": "n"}}), None, 30),
+        ] {
+            assert_eq!(Pod.grace_period(&pod, asked), Some(period), "{pod} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_pod_is_pending() {
+        let mut pod =
+            json!({"spec": {"containers": [{}]}, "status": {"phase": "Running", "podIP": "1.2.3.4"}});
+        Pod.prepare_create(&mut pod);
+        assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
+        assert_eq!(pod["spec"]["restartPolicy"], "Always");
+        let keys = Pod.fields(&Value::Null);
+        assert!(keys.contains(&("spec.hostNetwork", "false".to_owned())));
+    }
+}

@@ -1,0 +1,65 @@
+//! The quality-of-service class of a pod, from what its containers ask for and may use.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::super::value::{entries, items};
+use crate::api::quantity::{self, Quantity};
+
+/// `Guaranteed`, `Burstable` or `BestEffort`.
+pub(super) fn class(pod: &Value) -> &'static str {
+    let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
+    let mut guaranteed = true;
+    let spec = &pod["spec"];
+    for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+        let resources = &container["resources"];
+        sum(&mut requests, resources, "requests");
+        let limited = sum(&mut limits, resources, "limits");
+        guaranteed &= limited == 2;
+    }
+    if requests.is_empty() && limits.is_empty() {
+        "BestEffort"
+    } else if guaranteed && requests == limits {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+/// Adds a container's CPU and memory; how many of the two it names.
+fn sum(total: &mut BTreeMap<String, Quantity>, resources: &Value, list: &str) -> usize {
+    let mut named = 0;
+    for (resource, amount) in entries(resources, list) {
+        let amount = amount.as_str().and_then(|a| quantity::parse(a).ok());
+        let Some(amount) = amount.filter(|a| !a.is_zero()) else { continue };
+        if !matches!(resource.as_str(), "cpu" | "memory") {
+            continue;
+        }
+        named += 1;
+        total.entry(resource.clone()).and_modify(|sum| *sum = sum.plus(&amount)).or_insert(amount);
+    }
+    named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::class;
+    use serde_json::json;
+
+    #[test]
+    fn classes() {
+        let full = json!({"resources": {"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}});
+        let some = json!({"resources": {"requests": {"cpu": "1"}}});
+        for (containers, expected) in [
+            (json!([{}]), "BestEffort"),
+            (json!([{"resources": {"limits": {"cpu": "0"}}}]), "BestEffort"),
+            (json!([{"resources": {"limits": {"example.com/gpu": "1"}}}]), "BestEffort"),
+            (json!([full]), "Guaranteed"),
+            (json!([full, {}]), "Burstable"),
+            (json!([some]), "Burstable"),
+        ] {
+            assert_eq!(class(&json!({"spec": {"containers": containers}})), expected, "{containers}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What an update of a pod may change (`ValidatePodUpdate` of Kubernetes' core validation).
+
+use serde_json::{Value, json};
+
+use super::super::value::{fill, items, text};
+use crate::api::status::FieldError;
+
+const ALLOWED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
+                       `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions \
+                       to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it \
+                       was previously negative)";
+
+pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (new, old) = (&new["spec"], &old["spec"]);
+    for list in ["containers", "initContainers"] {
+        if items(new, list).len() != items(old, list).len() {
+            let why = match list {
+                "containers" => "pod updates may not add or remove containers",
+                _ => "pod updates may not add or remove initContainers",
+            };
+            errors.push(FieldError::forbidden(format!("spec.{list}"), why));
+            return errors;
+        }
+        for (i, container) in items(new, list).iter().enumerate() {
+            if text(container, "image").trim().is_empty() {
+                errors.push(FieldError::required(format!("spec.{list}[{i}].image"), ""));
+            }
+        }
+    }
+    errors.extend(deadline(new, old));
+    // The rest must be as it was once the fields that may change are set aside.
+    let mut munged = new.clone();
+    for list in ["containers", "initContainers"] {
+        for (i, before) in items(old, list).iter().enumerate() {
+            munged[list][i]["image"] = before["image"].clone();
+        }
+    }
+    put_back(&mut munged, old, "activeDeadlineSeconds");
+    let negative = old["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0);
+    if negative && munged["terminationGracePeriodSeconds"] == 1 {
+        put_back(&mut munged, old, "terminationGracePeriodSeconds");
+    }
+    let added_only = items(old, "tolerations").iter().all(|t| items(new, "tolerations").contains(t));
+    if added_only {
+        put_back(&mut munged, old, "tolerations");
+    } else {
+        errors.push(FieldError::forbidden(
+            "spec.tolerations",
+            "existing toleration can not be modified except its tolerationSeconds",
+        ));
+        put_back(&mut munged, old, "tolerations");
+    }
+    put_back(&mut munged, old, "ephemeralContainers");
+    let mut before = old.clone();
+    // Binding sets the node by its own path; defaults make an absent list and an empty one alike.
+    fill(&mut before, "nodeName", "");
+    fill(&mut munged, "nodeName", "");
+    if munged != before {
+        errors.push(FieldError::forbidden("spec", &format!("{ALLOWED}\n{}", difference(&before, &munged))));
+    }
+    errors
+}
+
+fn put_back(new: &mut Value, old: &Value, field: &str) {
+    super::super::value::carry_over(new, old, field);
+}
+
+/// A deadline may be set, and only shortened afterwards.
+fn deadline(new: &Value, old: &Value) -> Option<FieldError> {
+    let path = "spec.activeDeadlineSeconds";
+    let given = &new["activeDeadlineSeconds"];
+    match (given.as_i64(), old["activeDeadlineSeconds"].as_i64()) {
+        (Some(new), Some(old)) if new > old => {
+            let why = format!("must be less than or equal to previous value {old}");
+            Some(FieldError::invalid(path, given, &why))
+        }
+        (None, Some(_)) => Some(FieldError::invalid(
+            path,
+            &json!(null),
+            "must not update from a positive integer to nil value",
+        )),
+        _ => None,
+    }
+}
+
+/// The fields that differ, a line each.
+fn difference(old: &Value, new: &Value) -> String {
+    let keys = |v: &Value| v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+    let mut all = keys(old);
+    all.extend(keys(new));
+    all.sort_unstable();
+    all.dedup();
+    let lines: Vec<String> = all
+        .iter()
+        .filter(|key| old[key.as_str()] != new[key.as_str()])
+        .map(|key| format!("- {key}: {}\n+ {key}: {}", old[key.as_str()], new[key.as_str()]))
+        .collect();
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_and_little_else_change() {
+        let old = json!({"spec": {
+            "containers": [{"name": "a", "image": "x"}], "tolerations": [{"key": "a"}], "activeDeadlineSeconds": 10
+        }});
+        let change = |pointer: &str, value: Value| {
+            let mut new = old.clone();
+            *new.pointer_mut(pointer).unwrap() = value;
+            pod(&new, &old)
+        };
+        assert!(pod(&old, &old).is_empty());
+        assert!(change("/spec/containers/0/image", json!("y")).is_empty());
+        assert!(change("/spec/activeDeadlineSeconds", json!(5)).is_empty());
+        assert!(change("/spec/tolerations", json!([{"key": "a"}, {"key": "b"}])).is_empty());
+        let errors = change("/spec/containers/0/name", json!("b"));
+        assert!(errors[0].to_string().starts_with(
+            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.init"
+        ));
+        for (pointer, value, error) in [
+            ("/spec/activeDeadlineSeconds", json!(20), "must be less than or equal to previous value 10"),
+            ("/spec/containers", json!([]), "pod updates may not add or remove containers"),
+            ("/spec/containers/0/image", json!(""), "Required value"),
+            ("/spec/tolerations", json!([]), "existing toleration can not be modified"),
+        ] {
+            assert!(change(pointer, value)[0].to_string().contains(error), "{pointer}");
+        }
+    }
+}

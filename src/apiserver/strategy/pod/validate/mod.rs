@@ -1,0 +1,251 @@
+//! What is wrong with a pod beyond its containers and volumes (`ValidatePodSpec`).
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::super::value::{entries, is_set, items, text};
+use super::{affinity, containers, volumes};
+use crate::api::names;
+use crate::api::status::FieldError;
+
+const RESTART: [&str; 3] = ["Always", "Never", "OnFailure"];
+const DNS: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+pub(super) const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
+pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
+    let spec = &pod["spec"];
+    let mut errors = volumes::validate(spec);
+    errors.extend(containers::validate(spec));
+    errors.extend(one_of("spec.restartPolicy", &spec["restartPolicy"], &RESTART));
+    errors.extend(one_of("spec.dnsPolicy", &spec["dnsPolicy"], &DNS));
+    for (key, value) in entries(spec, "nodeSelector") {
+        errors.extend(invalid("spec.nodeSelector", &json!(key), names::qualified_name(key)));
+        errors.extend(invalid(
+            "spec.nodeSelector",
+            value,
+            names::label_value(value.as_str().unwrap_or_default()),
+        ));
+    }
+    errors.extend(affinity::validate(spec));
+    errors.extend(security(spec));
+    for (i, secret) in items(spec, "imagePullSecrets").iter().enumerate() {
+        if text(secret, "name").is_empty() {
+            errors.push(FieldError::required(format!("spec.imagePullSecrets[{i}].name"), ""));
+        }
+    }
+    errors.extend(dns_config(spec));
+    for field in ["hostname", "subdomain"] {
+        if is_set(spec, field) {
+            errors.extend(invalid(
+                &format!("spec.{field}"),
+                &spec[field],
+                names::dns_label(text(spec, field)),
+            ));
+        }
+    }
+    for field in ["serviceAccountName", "nodeName"] {
+        if is_set(spec, field) {
+            errors.extend(invalid(
+                &format!("spec.{field}"),
+                &spec[field],
+                names::dns_subdomain(text(spec, field)),
+            ));
+        }
+    }
+    if spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| !(1..=i64::from(i32::MAX)).contains(&s)) {
+        let why = "must be between 1 and 2147483647, inclusive";
+        errors.push(FieldError::invalid("spec.activeDeadlineSeconds", &spec["activeDeadlineSeconds"], why));
+    }
+    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {
+        let why = "must be greater than or equal to 0";
+        let given = &spec["terminationGracePeriodSeconds"];
+        errors.push(FieldError::invalid("spec.terminationGracePeriodSeconds", given, why));
+    }
+    errors.extend(tolerations(spec));
+    errors.extend(host_aliases(spec));
+    errors
+}
+
+/// A field that must be there and be one of a few words.
+pub(super) fn one_of(path: &str, value: &Value, allowed: &[&str]) -> Option<FieldError> {
+    match value.as_str().unwrap_or_default() {
+        "" => Some(FieldError::required(path, "")),
+        word if allowed.contains(&word) => None,
+        _ => Some(FieldError::not_supported(path, value, allowed)),
+    }
+}
+
+/// An error for each thing that is wrong with a value.
+pub(super) fn invalid(path: &str, value: &Value, wrong: Vec<String>) -> Vec<FieldError> {
+    wrong.iter().map(|w| FieldError::invalid(path, value, w)).collect()
+}
+
+fn security(spec: &Value) -> Vec<FieldError> {
+    let context = &spec["securityContext"];
+    let mut errors = Vec::new();
+    if spec["hostPID"] == true && spec["shareProcessNamespace"] == true {
+        let why = "ShareProcessNamespace and HostPID cannot both be enabled";
+        errors.push(FieldError::invalid("spec.shareProcessNamespace", &json!(true), why));
+    }
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
+        errors.extend(id(&format!("spec.securityContext.{field}"), &context[field]));
+    }
+    for (i, group) in items(context, "supplementalGroups").iter().enumerate() {
+        errors.extend(id(&format!("spec.securityContext.supplementalGroups[{i}]"), group));
+    }
+    for (i, sysctl) in items(context, "sysctls").iter().enumerate() {
+        let path = format!("spec.securityContext.sysctls[{i}].name");
+        let name = text(sysctl, "name");
+        let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
+        if name.is_empty() {
+            errors.push(FieldError::required(path, ""));
+        } else if !name.chars().all(part) {
+            let why = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            errors.push(FieldError::invalid(path, &sysctl["name"], why));
+        }
+    }
+    errors.extend(seccomp("spec.securityContext.seccompProfile", &context["seccompProfile"]));
+    errors
+}
+
+/// A user or group id.
+pub(super) fn id(path: &str, value: &Value) -> Option<FieldError> {
+    let id = value.as_i64()?;
+    if (0..=i64::from(i32::MAX)).contains(&id) {
+        return None;
+    }
+    Some(FieldError::invalid(path, value, "must be between 0 and 2147483647, inclusive"))
+}
+
+pub(super) fn seccomp(path: &str, profile: &Value) -> Vec<FieldError> {
+    const TYPES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
+    if profile.is_null() {
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    errors.extend(one_of(&format!("{path}.type"), &profile["type"], &TYPES));
+    let file = format!("{path}.localhostProfile");
+    match (text(profile, "type"), text(profile, "localhostProfile")) {
+        ("Localhost", "") => {
+            errors.push(FieldError::required(file, "must be set when seccomp type is Localhost"));
+        }
+        ("Localhost", name) if name.starts_with('/') => {
+            errors.push(FieldError::invalid(file, &profile["localhostProfile"], "must be a relative path"));
+        }
+        ("Localhost", name) if name.split('/').any(|part| part == "..") => {
+            errors.push(FieldError::invalid(file, &profile["localhostProfile"], "must not contain '..'"));
+        }
+        (other, name) if other != "Localhost" && !name.is_empty() => {
+            let why = "can only be set when seccomp type is Localhost";
+            errors.push(FieldError::invalid(file, &profile["localhostProfile"], why));
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn dns_config(spec: &Value) -> Vec<FieldError> {
+    let config = &spec["dnsConfig"];
+    let servers = items(config, "nameservers");
+    let mut errors = Vec::new();
+    if text(spec, "dnsPolicy") == "None" {
+        let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        if config.is_null() {
+            let why = "must provide `dnsConfig` when `dnsPolicy` is None";
+            errors.push(FieldError::required("spec.dnsConfig", why));
+        } else if servers.is_empty() {
+            errors.push(FieldError::required("spec.dnsConfig.nameservers", why));
+        }
+    }
+    if servers.len() > 3 {
+        let why = "must not have more than 3 nameservers";
+        errors.push(FieldError::invalid("spec.dnsConfig.nameservers", &config["nameservers"], why));
+    }
+    for (i, server) in servers.iter().enumerate() {
+        if server.as_str().unwrap_or_default().parse::<IpAddr>().is_err() {
+            errors.push(FieldError::invalid(format!("spec.dnsConfig.nameservers[{i}]"), server, BAD_IP));
+        }
+    }
+    let searches = items(config, "searches");
+    if searches.len() > 32 {
+        let why = "must not have more than 32 search paths";
+        errors.push(FieldError::invalid("spec.dnsConfig.searches", &config["searches"], why));
+    }
+    for (i, search) in searches.iter().enumerate() {
+        let name = search.as_str().unwrap_or_default().trim_end_matches('.');
+        // "." alone stands for no search at all; underscores occur in practice and are allowed.
+        if !name.is_empty() {
+            let wrong = names::dns_subdomain(&name.replace('_', "a"));
+            errors.extend(invalid(&format!("spec.dnsConfig.searches[{i}]"), search, wrong));
+        }
+    }
+    for (i, option) in items(config, "options").iter().enumerate() {
+        if text(option, "name").is_empty() {
+            errors.push(FieldError::required(format!("spec.dnsConfig.options[{i}]"), "must not be empty"));
+        }
+    }
+    errors
+}
+
+fn tolerations(spec: &Value) -> Vec<FieldError> {
+    const OPERATORS: [&str; 2] = ["Equal", "Exists"];
+    const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+    let mut errors = Vec::new();
+    for (i, toleration) in items(spec, "tolerations").iter().enumerate() {
+        let path = format!("spec.tolerations[{i}]");
+        let (key, operator) = (text(toleration, "key"), text(toleration, "operator"));
+        if !key.is_empty() {
+            errors.extend(invalid(&format!("{path}.key"), &toleration["key"], names::qualified_name(key)));
+        } else if operator != "Exists" {
+            let why =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            errors.push(FieldError::invalid(format!("{path}.operator"), &json!(operator), why));
+        }
+        if !toleration["tolerationSeconds"].is_null() && text(toleration, "effect") != "NoExecute" {
+            let why = "effect must be 'NoExecute' when `tolerationSeconds` is set";
+            errors.push(FieldError::invalid(
+                format!("{path}.effect"),
+                &json!(text(toleration, "effect")),
+                why,
+            ));
+        }
+        match operator {
+            "" | "Equal" => {
+                let wrong = names::label_value(text(toleration, "value"));
+                errors.extend(invalid(&format!("{path}.operator"), &toleration["value"], wrong));
+            }
+            "Exists" if is_set(toleration, "value") => {
+                let why = "value must be empty when `operator` is 'Exists'";
+                errors.push(FieldError::invalid(format!("{path}.operator"), &toleration["value"], why));
+            }
+            "Exists" => {}
+            _ => errors.push(FieldError::not_supported(
+                format!("{path}.operator"),
+                &json!(operator),
+                &OPERATORS,
+            )),
+        }
+        if is_set(toleration, "effect") {
+            errors.extend(one_of(&format!("{path}.effect"), &toleration["effect"], &EFFECTS));
+        }
+    }
+    errors
+}
+
+fn host_aliases(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, alias) in items(spec, "hostAliases").iter().enumerate() {
+        if text(alias, "ip").parse::<IpAddr>().is_err() {
+            errors.push(FieldError::invalid(format!("spec.hostAliases[{i}].ip"), &alias["ip"], BAD_IP));
+        }
+        for (j, name) in items(alias, "hostnames").iter().enumerate() {
+            let wrong = names::dns_subdomain(name.as_str().unwrap_or_default());
+            errors.extend(invalid(&format!("spec.hostAliases[{i}].hostnames[{j}]"), name, wrong));
+        }
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,311 @@
+//! What is wrong with a service (`ValidateService` of Kubernetes' core validation).
+
+use serde_json::{Value, json};
+
+use super::super::value::{entries, is_set, items, text};
+use crate::api::names;
+use crate::api::status::FieldError;
+
+const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+/// The ports that services may have on the node (`--service-node-port-range`'s default).
+const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
+
+pub(super) fn service(service: &Value) -> Vec<FieldError> {
+    let spec = &service["spec"];
+    let kind = text(spec, "type");
+    let headless = text(spec, "clusterIP") == "None";
+    let mut errors = Vec::new();
+    let all = items(spec, "ports");
+    if all.is_empty() && !headless && kind != "ExternalName" {
+        errors.push(FieldError::required("spec.ports", ""));
+    }
+    errors.extend(by_type(spec, kind, headless));
+    let mut names = Vec::new();
+    for (i, one) in all.iter().enumerate() {
+        errors.extend(port(&format!("spec.ports[{i}]"), one, all.len() > 1, &names));
+        names.push(text(one, "name"));
+    }
+    for (key, value) in entries(spec, "selector") {
+        for wrong in names::qualified_name(key) {
+            errors.push(FieldError::invalid("spec.selector", &json!(key), &wrong));
+        }
+        for wrong in names::label_value(value.as_str().unwrap_or_default()) {
+            errors.push(FieldError::invalid("spec.selector", value, &wrong));
+        }
+    }
+    errors.extend(affinity(spec));
+    errors.extend(addresses(spec));
+    if !TYPES.contains(&kind) {
+        errors.push(FieldError::not_supported("spec.type", &spec["type"], &TYPES));
+    }
+    errors.extend(node_ports(all, kind));
+    let external = matches!(kind, "LoadBalancer" | "NodePort") || is_set(spec, "externalIPs");
+    if is_set(spec, "externalTrafficPolicy") && !external {
+        let why = "may only be set for externally-accessible services";
+        errors.push(FieldError::invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], why));
+    }
+    errors.extend(twice(all));
+    for (field, allowed) in
+        [("externalTrafficPolicy", ["Cluster", "Local"]), ("internalTrafficPolicy", ["Cluster", "Local"])]
+    {
+        if is_set(spec, field) && !allowed.contains(&text(spec, field)) {
+            errors.push(FieldError::not_supported(format!("spec.{field}"), &spec[field], &allowed));
+        }
+    }
+    errors
+}
+
+fn by_type(spec: &Value, kind: &str, headless: bool) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    match kind {
+        "LoadBalancer" | "NodePort" if headless => {
+            let why = format!("may not be set to 'None' for {kind} services");
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!("None"), &why));
+        }
+        "ExternalName" => {
+            if is_set(spec, "clusterIP") || is_set(spec, "clusterIPs") {
+                errors.push(FieldError::forbidden(
+                    "spec.clusterIPs",
+                    "may not be set for ExternalName services",
+                ));
+            }
+            let name = text(spec, "externalName").trim_end_matches('.');
+            if name.is_empty() {
+                errors.push(FieldError::required("spec.externalName", ""));
+            } else {
+                let wrong = names::dns_subdomain(name);
+                errors.extend(
+                    wrong.iter().map(|w| FieldError::invalid("spec.externalName", &spec["externalName"], w)),
+                );
+            }
+        }
+        _ => {}
+    }
+    errors
+}
+
+fn port(path: &str, port: &Value, name_required: bool, names_before: &[&str]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = text(port, "name");
+    if name.is_empty() {
+        if name_required {
+            errors.push(FieldError::required(format!("{path}.name"), ""));
+        }
+    } else {
+        for wrong in names::dns_label(name) {
+            errors.push(FieldError::invalid(format!("{path}.name"), &port["name"], &wrong));
+        }
+        if names_before.contains(&name) {
+            errors.push(FieldError::duplicate(format!("{path}.name"), &port["name"]));
+        }
+    }
+    for wrong in names::port_number(port["port"].as_i64().unwrap_or(0)) {
+        errors.push(FieldError::invalid(
+            format!("{path}.port"),
+            &json!(port["port"].as_i64().unwrap_or(0)),
+            &wrong,
+        ));
+    }
+    if !PROTOCOLS.contains(&text(port, "protocol")) {
+        errors.push(FieldError::not_supported(format!("{path}.protocol"), &port["protocol"], &PROTOCOLS));
+    }
+    let target = &port["targetPort"];
+    let wrong = match target {
+        Value::Number(n) => names::port_number(n.as_i64().unwrap_or(0)),
+        other => names::port_name(other.as_str().unwrap_or_default()),
+    };
+    errors.extend(wrong.iter().map(|w| FieldError::invalid(format!("{path}.targetPort"), target, w)));
+    if is_set(port, "appProtocol") {
+        let wrong = names::qualified_name(text(port, "appProtocol"));
+        errors.extend(
+            wrong.iter().map(|w| FieldError::invalid(format!("{path}.appProtocol"), &port["appProtocol"], w)),
+        );
+    }
+    errors
+}
+
+fn affinity(spec: &Value) -> Vec<FieldError> {
+    const KINDS: [&str; 2] = ["ClientIP", "None"];
+    /// A day (`core.MaxClientIPServiceAffinitySeconds`).
+    const LONGEST: i64 = 86400;
+    let config = &spec["sessionAffinityConfig"];
+    match text(spec, "sessionAffinity") {
+        "" => vec![FieldError::required("spec.sessionAffinity", "")],
+        "ClientIP" => {
+            let timeout = &config["clientIP"]["timeoutSeconds"];
+            let path = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            match timeout.as_i64() {
+                None => vec![FieldError::required(path, "")],
+                Some(seconds) if seconds <= 0 || seconds > LONGEST => {
+                    let why = format!("must be greater than 0 and less than {LONGEST}");
+                    vec![FieldError::invalid(path, timeout, &why)]
+                }
+                Some(_) => Vec::new(),
+            }
+        }
+        "None" if !config.is_null() => {
+            vec![FieldError::forbidden(
+                "spec.sessionAffinityConfig",
+                "must not be set when session affinity is None",
+            )]
+        }
+        "None" => Vec::new(),
+        _ => vec![FieldError::not_supported("spec.sessionAffinity", &spec["sessionAffinity"], &KINDS)],
+    }
+}
+
+fn addresses(spec: &Value) -> Vec<FieldError> {
+    const WHY: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    let mut errors = Vec::new();
+    let bad = |ip: &Value| ip.as_str().unwrap_or_default().parse::<std::net::IpAddr>().is_err();
+    for (i, ip) in items(spec, "clusterIPs").iter().enumerate() {
+        if ip != "None" && bad(ip) {
+            errors.push(FieldError::invalid(format!("spec.clusterIPs[{i}]"), ip, WHY));
+        }
+    }
+    let (first, own) = (&spec["clusterIPs"][0], &spec["clusterIP"]);
+    if first.is_null() {
+        if is_set(spec, "clusterIP") && own != "None" && bad(own) {
+            errors.push(FieldError::invalid("spec.clusterIPs[0]", own, WHY));
+        }
+    } else if first != own {
+        errors.push(FieldError::invalid(
+            "spec.clusterIPs",
+            &spec["clusterIPs"],
+            "first value must match `clusterIP`",
+        ));
+    }
+    for (i, ip) in items(spec, "externalIPs").iter().enumerate() {
+        if bad(ip) {
+            errors.push(FieldError::invalid(format!("spec.externalIPs[{i}]"), ip, WHY));
+        }
+    }
+    errors
+}
+
+fn node_ports(ports: &[Value], kind: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let mut seen = Vec::new();
+    for (i, port) in ports.iter().enumerate().filter(|(_, port)| is_set(port, "nodePort")) {
+        let path = format!("spec.ports[{i}].nodePort");
+        let node_port = &port["nodePort"];
+        if matches!(kind, "ClusterIP" | "ExternalName") {
+            let why = format!("may not be used when `type` is '{kind}'");
+            errors.push(FieldError::forbidden(&path, &why));
+        } else if !NODE_PORTS.contains(&node_port.as_i64().unwrap_or(0)) {
+            let why = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+            errors.push(FieldError::invalid(&path, node_port, why));
+        }
+        let key = (node_port, text(port, "protocol"));
+        if seen.contains(&key) {
+            errors.push(FieldError::duplicate(&path, node_port));
+        }
+        seen.push(key);
+    }
+    errors
+}
+
+/// Two ports of one protocol and number.
+fn twice(ports: &[Value]) -> Vec<FieldError> {
+    let same = |a: &Value, b: &Value| a["port"] == b["port"] && a["protocol"] == b["protocol"];
+    let again = |i: usize| ports[..i].iter().any(|before| same(before, &ports[i]));
+    (0..ports.len())
+        .filter(|i| again(*i))
+        .map(|i| {
+            let shown = json!({"port": ports[i]["port"], "protocol": ports[i]["protocol"]});
+            FieldError::duplicate(format!("spec.ports[{i}]"), &shown)
+        })
+        .collect()
+}
+
+/// The address stays while the service has one.
+pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    let addressed = |spec: &Value| text(spec, "type") != "ExternalName" && is_set(spec, "clusterIP");
+    if addressed(new) && addressed(old) && new["clusterIP"] != old["clusterIP"] {
+        let given = json!([new["clusterIP"]]);
+        return vec![FieldError::invalid("spec.clusterIPs[0]", &given, "may not change once set")];
+    }
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Service, Strategy};
+    use super::*;
+
+    fn wrong(spec: Value) -> Vec<String> {
+        let mut object = json!({ "spec": spec });
+        Service.default(&mut object);
+        service(&object).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn rules_and_words_are_kubernetes() {
+        for (spec, errors) in [
+            (json!({"ports": [{"port": 80}]}), vec![]),
+            (json!({"clusterIP": "None"}), vec![]),
+            (json!({"type": "ExternalName", "externalName": "a.b."}), vec![]),
+            (json!({}), vec!["spec.ports: Required value"]),
+            (
+                json!({"type": "X", "ports": [{"port": 80}]}),
+                vec![
+                    "spec.type: Unsupported value: \"X\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 0, "targetPort": 1}]}),
+                vec!["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"],
+            ),
+            (
+                json!({"ports": [{"port": 80}, {"name": "a", "port": 81}]}),
+                vec!["spec.ports[0].name: Required value"],
+            ),
+            (
+                json!({"ports": [{"name": "a", "port": 80}, {"name": "a", "port": 81}]}),
+                vec!["spec.ports[1].name: Duplicate value: \"a\""],
+            ),
+            (
+                json!({"ports": [{"port": 80, "nodePort": 30000}]}),
+                vec!["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
+            ),
+            (
+                json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}),
+                vec![
+                    "spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767",
+                ],
+            ),
+            (
+                json!({"type": "NodePort", "clusterIP": "None", "ports": [{"port": 80}]}),
+                vec![
+                    "spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services",
+                ],
+            ),
+            (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
+            (
+                json!({"ports": [{"port": 80}], "sessionAffinityConfig": {}}),
+                vec!["spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None"],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "clusterIP": "x"}),
+                vec![
+                    "spec.clusterIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                ],
+            ),
+        ] {
+            assert_eq!(wrong(spec.clone()), errors, "{spec}");
+        }
+        let selector = wrong(json!({"ports": [{"port": 80}], "selector": {"a b": "c d"}}));
+        assert_eq!(selector.len(), 2);
+        let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]);
+        assert_eq!(wrong(json!({"ports": ports})).len(), 1);
+    }
+
+    #[test]
+    fn the_address_stays() {
+        let of = |ip: &str| json!({"spec": {"type": "ClusterIP", "clusterIP": ip}});
+        assert_eq!(update(&of("10.96.0.2"), &of("10.96.0.1")).len(), 1);
+        assert!(update(&of("10.96.0.1"), &of("10.96.0.1")).is_empty());
+    }
+}

@@ -1,0 +1,33 @@
+//! ServiceAccounts: names that pods act under.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::column::{self, AGE, NAME};
+use super::value::items;
+use super::{Column, Strategy};
+
+/// The strategy of service accounts.
+pub(super) struct ServiceAccount;
+
+impl Strategy for ServiceAccount {
+    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
+        false
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            NAME,
+            column::text(
+                "Secrets",
+                "Secrets is a list of the secrets in the same namespace that pods may use.",
+            ),
+            AGE,
+        ];
+        COLUMNS
+    }
+
+    fn cells(&self, account: &Value, now: Timestamp) -> Vec<Value> {
+        vec![column::name(account), items(account, "secrets").len().into(), column::age(account, now)]
+    }
+}

@@ -1,0 +1,239 @@
+//! Streams of pods: log, exec, attach and port-forward.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderValue, header};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::upgrade::OnUpgrade;
+use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
+
+use self::ports::Pod;
+use self::process::{ErrorForm, Purpose, Streams};
+use self::websocket::Channels;
+use super::http::{Body, respond};
+use crate::api::node::{ContainerRef, ExecOptions, Node};
+use crate::api::request::Target;
+use crate::api::status::Status;
+use crate::stdio::{Reader, Session};
+
+mod options;
+mod pipe;
+mod ports;
+mod process;
+mod spdy;
+#[cfg(test)]
+mod tests;
+mod tunnel;
+mod websocket;
+
+/// WebSocket protocols of exec and attach, the best first (apimachinery `pkg/util/remotecommand`).
+const PROCESS_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"];
+/// Those of port-forward with its ports in the query.
+const PORT_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "channel.k8s.io"];
+/// SPDY frames in WebSocket messages, and the protocol in the SPDY session (client-go `tools/portforward`).
+const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// How much of a log goes into one piece of the body.
+const LOG_PIECE: usize = 32 << 10;
+
+/// Channel numbers of exec and attach (apimachinery `pkg/util/remotecommand`).
+mod channel {
+    pub const STDIN: u8 = 0;
+    pub const STDOUT: u8 = 1;
+    pub const STDERR: u8 = 2;
+    pub const ERROR: u8 = 3;
+    pub const RESIZE: u8 = 4;
+}
+
+/// Answers a request to a streaming subresource; the user may make it.
+pub async fn serve(
+    node: Arc<dyn Node>,
+    target: &Target,
+    query: &str,
+    request: http::Request<Incoming>,
+) -> http::Response<Body> {
+    let answer = match target.subresource.as_deref() {
+        Some("log") => log(&*node, target, query).await,
+        Some("exec") => process(node, target, query, request, true),
+        Some("attach") => process(node, target, query, request, false),
+        Some("portforward") => forward(node, target, query, request),
+        _ => Err(Status::no_such_path()),
+    };
+    answer.unwrap_or_else(|status| respond::status(&status))
+}
+
+fn pod_of(target: &Target) -> (String, String) {
+    (target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default())
+}
+
+fn container_of(target: &Target, container: String) -> ContainerRef {
+    let (namespace, pod) = pod_of(target);
+    ContainerRef { namespace, pod, container }
+}
+
+async fn log(node: &dyn Node, target: &Target, query: &str) -> Result<http::Response<Body>, Status> {
+    let (container, options) = options::log(query)?;
+    let reader = node.logs(container_of(target, container), options).await?;
+    let mut response = http::Response::new(streamed(reader));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    Ok(response)
+}
+
+/// A body that is read as the client takes it. A reader need not be `Sync`, a body must: a mutex that nobody
+/// contends makes it so.
+fn streamed(reader: Reader) -> Body {
+    let pieces = std::sync::Mutex::new(ReaderStream::with_capacity(reader, LOG_PIECE));
+    let frames = futures::stream::poll_fn(move |cx| {
+        let mut pieces = pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        pieces.poll_next_unpin(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
+    });
+    BodyExt::boxed(StreamBody::new(frames))
+}
+
+fn process(
+    node: Arc<dyn Node>,
+    target: &Target,
+    query: &str,
+    mut request: http::Request<Incoming>,
+    exec: bool,
+) -> Result<http::Response<Body>, Status> {
+    let (container, options) = options::process(query, exec)?;
+    let start = Start { node, of: container_of(target, container), options, exec };
+    if !websocket::is_asked(request.headers()) {
+        return Err(Status::bad_request("Upgrade request required"));
+    }
+    let protocol = websocket::choose(request.headers(), PROCESS_PROTOCOLS)?;
+    let response = websocket::accept(request.headers(), protocol)?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(start.over_websocket(upgrade, protocol));
+    Ok(response)
+}
+
+/// A process to be started or joined once the client's streams are there.
+struct Start {
+    node: Arc<dyn Node>,
+    of: ContainerRef,
+    options: ExecOptions,
+    exec: bool,
+}
+
+impl Start {
+    async fn session(&self) -> Result<Session, Status> {
+        match self.exec {
+            true => self.node.exec(self.of.clone(), self.options.clone()).await,
+            false => self.node.attach(self.of.clone(), self.options.clone()).await,
+        }
+    }
+
+    fn purpose(&self) -> Purpose {
+        if self.exec { Purpose::Exec(self.options.command.clone()) } else { Purpose::Attach }
+    }
+
+    async fn over_websocket(self, upgrade: OnUpgrade, protocol: &str) {
+        let Some(upgraded) = upgraded(upgrade).await else { return };
+        let socket = websocket::open(upgraded).await;
+        let mut channels = Channels::default();
+        let error = channels.outlet(channel::ERROR);
+        let streams = Streams {
+            stdin: self.options.stdin.then(|| channels.inlet(channel::STDIN)),
+            stdout: self.options.stdout.then(|| channels.outlet(channel::STDOUT)),
+            stderr: self.options.stderr.then(|| channels.outlet(channel::STDERR)),
+            resize: self.options.tty.then(|| channels.inlet(channel::RESIZE)),
+            error: Some(error),
+            form: if protocol.starts_with('v') { ErrorForm::Status } else { ErrorForm::Text },
+        };
+        let gone = CancellationToken::new();
+        let conversation = async {
+            // Clients of the older protocols wait for a first message on the lowest channel that they read.
+            let first = streams.stdout.as_ref().or(streams.stderr.as_ref()).or(streams.error.as_ref());
+            if let Some(first) = first
+                && first.send(Bytes::new()).await.is_err()
+            {
+                return;
+            }
+            process::converse(self.session().await, &self.purpose(), streams, &gone).await;
+        };
+        tokio::join!(channels.run(socket, gone.clone()), conversation);
+    }
+}
+
+fn forward(
+    node: Arc<dyn Node>,
+    target: &Target,
+    query: &str,
+    mut request: http::Request<Incoming>,
+) -> Result<http::Response<Body>, Status> {
+    let (namespace, name) = pod_of(target);
+    let pod = Pod { node, namespace, name };
+    if !websocket::is_asked(request.headers()) {
+        return Err(Status::bad_request("Upgrade request required"));
+    }
+    if let Ok(protocol @ TUNNEL_PROTOCOL) = websocket::choose(request.headers(), &[TUNNEL_PROTOCOL]) {
+        let response = websocket::accept(request.headers(), protocol)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let Some(upgraded) = upgraded(upgrade).await else { return };
+            pod.forward_streams(tunnel::bytes(websocket::open(upgraded).await)).await;
+        });
+        return Ok(response);
+    }
+    let protocol = websocket::choose(request.headers(), PORT_PROTOCOLS)?;
+    let ports = options::ports(query)?;
+    if ports.is_empty() || ports.len() > 100 {
+        return Err(Status::bad_request("query parameter \"ports\" is required, at most 100 of them"));
+    }
+    let response = websocket::accept(request.headers(), protocol)?;
+    tokio::spawn(over_channels(pod, ports, hyper::upgrade::on(&mut request)));
+    Ok(response)
+}
+
+/// Port-forward with two channels for each port; both begin with the port's number, little-endian.
+async fn over_channels(pod: Pod, ports: Vec<u16>, upgrade: OnUpgrade) {
+    let Some(upgraded) = upgraded(upgrade).await else { return };
+    let socket = websocket::open(upgraded).await;
+    let mut channels = Channels::default();
+    let mut pairs = Vec::with_capacity(ports.len());
+    for (number, port) in (0u8..).step_by(2).zip(ports) {
+        pairs.push((port, channels.inlet(number), channels.outlet(number), channels.outlet(number + 1)));
+    }
+    let gone = CancellationToken::new();
+    let connections = async {
+        let each = pairs.into_iter().map(|(port, inlet, data, error)| {
+            let pod = pod.clone();
+            async move {
+                let number = Bytes::copy_from_slice(&port.to_le_bytes());
+                if data.send(number.clone()).await.is_ok() && error.send(number).await.is_ok() {
+                    pod.forward(port, inlet, data, error).await;
+                }
+            }
+        });
+        tokio::select! {
+            _ = futures::future::join_all(each) => {}
+            () = gone.cancelled() => {}
+        }
+    };
+    tokio::join!(channels.run(socket, gone.clone()), connections);
+}
+
+async fn upgraded(upgrade: OnUpgrade) -> Option<hyper::upgrade::Upgraded> {
+    match upgrade.await {
+        Ok(upgraded) => Some(upgraded),
+        Err(error) => {
+            tracing::debug!(%error, "a client did not go through with an upgrade");
+            None
+        }
+    }
+}
+
+/// The end of a WebSocket conversation that went well (RFC 6455, 7.4.1: 1000).
+fn normal_close() -> tokio_tungstenite::tungstenite::Message {
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+    tokio_tungstenite::tungstenite::Message::Close(Some(CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    }))
+}

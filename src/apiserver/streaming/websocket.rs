@@ -1,0 +1,180 @@
+//! WebSocket conversations: the handshake, and channels multiplexed by the first byte of each message.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderValue, header};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
+use tokio_util::sync::CancellationToken;
+
+use super::pipe::{Inlet, Outlet};
+use crate::api::status::Status;
+use crate::apiserver::http::{Body, respond};
+
+/// Messages that wait in each direction.
+const QUEUE: usize = 16;
+/// The largest message a client may send.
+const MESSAGE_BYTES: usize = 16 << 20;
+/// How often a silent client is asked whether it is there.
+const PING: Duration = Duration::from_secs(30);
+/// With protocol v5: the next byte names a channel that the client has ended.
+const CLOSE: u8 = 255;
+
+/// A connection whose handshake is done.
+pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Whether a request asks for a WebSocket.
+pub fn is_asked(headers: &HeaderMap) -> bool {
+    let names = |name, wanted: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+    };
+    names(header::UPGRADE, "websocket") && names(header::CONNECTION, "upgrade")
+}
+
+/// The protocol that is spoken: the first of ours that the client offers; an old client offers none.
+pub fn choose(headers: &HeaderMap, ours: &[&'static str]) -> Result<&'static str, Status> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let offered: Vec<&str> =
+        values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
+    if offered.is_empty() {
+        return Ok("");
+    }
+    ours.iter().find(|protocol| offered.contains(protocol)).copied().ok_or_else(|| {
+        Status::bad_request(format!(
+            "unable to upgrade: none of the protocols {offered:?} is known, only {ours:?}"
+        ))
+    })
+}
+
+/// The answer that switches protocols.
+pub fn accept(headers: &HeaderMap, protocol: &'static str) -> Result<http::Response<Body>, Status> {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY);
+    let key = key.ok_or_else(|| Status::bad_request("unable to upgrade: there is no Sec-WebSocket-Key"))?;
+    let mut response = http::Response::new(respond::full(Bytes::new()));
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    let answer = response.headers_mut();
+    answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    answer.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    let accepted = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
+    answer.insert(header::SEC_WEBSOCKET_ACCEPT, accepted);
+    if !protocol.is_empty() {
+        answer.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    }
+    Ok(response)
+}
+
+/// The connection after the answer was sent.
+pub async fn open(upgraded: Upgraded) -> Socket {
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MESSAGE_BYTES)).max_frame_size(Some(MESSAGE_BYTES));
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+}
+
+/// The channels of a connection before it runs.
+pub struct Channels {
+    inlets: HashMap<u8, mpsc::Sender<Bytes>>,
+    queue: mpsc::Sender<Bytes>,
+    outgoing: mpsc::Receiver<Bytes>,
+}
+
+impl Default for Channels {
+    fn default() -> Channels {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        Channels { inlets: HashMap::new(), queue, outgoing }
+    }
+}
+
+impl Channels {
+    /// What the client sends on a channel.
+    pub fn inlet(&mut self, channel: u8) -> Inlet {
+        let (sender, inlet) = mpsc::channel(QUEUE);
+        self.inlets.insert(channel, sender);
+        inlet
+    }
+
+    /// What the client receives on a channel.
+    pub fn outlet(&self, channel: u8) -> Outlet {
+        Outlet::channel(channel, self.queue.clone())
+    }
+
+    /// Carries messages until every outlet is dropped and everything is sent, or the client is gone, which
+    /// cancels `gone`.
+    pub async fn run(self, socket: Socket, gone: CancellationToken) {
+        let (mut sink, mut source) = socket.split();
+        let Channels { mut inlets, queue, mut outgoing } = self;
+        drop(queue);
+        let receive = async {
+            while let Some(Ok(message)) = source.next().await {
+                let bytes = match message {
+                    Message::Binary(bytes) => bytes,
+                    // Some clients send terminal input as text.
+                    Message::Text(text) => Bytes::from(text),
+                    Message::Close(_) => break,
+                    _ => continue,
+                };
+                deliver(&mut inlets, bytes).await;
+            }
+            inlets.clear();
+            gone.cancel();
+            std::future::pending::<()>().await;
+        };
+        let send = async {
+            let mut pings = tokio::time::interval(PING);
+            pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            pings.reset();
+            loop {
+                let message = tokio::select! {
+                    bytes = outgoing.recv() => match bytes {
+                        Some(bytes) => Message::Binary(bytes),
+                        None => break,
+                    },
+                    _ = pings.tick() => Message::Ping(Bytes::new()),
+                };
+                if sink.send(message).await.is_err() {
+                    gone.cancel();
+                    return;
+                }
+            }
+            // The conversation is over; whether the client still hears the farewell does not matter.
+            // Clients take a close without a status for a broken connection.
+            let _ = sink.send(super::normal_close()).await;
+            let _ = sink.close().await;
+        };
+        tokio::select! {
+            () = send => {}
+            () = receive => {}
+        }
+    }
+}
+
+async fn deliver(inlets: &mut HashMap<u8, mpsc::Sender<Bytes>>, mut message: Bytes) {
+    if message.is_empty() {
+        return;
+    }
+    let channel = message.split_to(1)[0];
+    if channel == CLOSE {
+        if let Some(ended) = message.first() {
+            inlets.remove(ended);
+        }
+        return;
+    }
+    // An empty message says that the client is there.
+    if message.is_empty() {
+        return;
+    }
+    if let Some(inlet) = inlets.get(&channel)
+        && inlet.send(message).await.is_err()
+    {
+        // The process no longer reads.
+        inlets.remove(&channel);
+    }
+}

@@ -1,0 +1,107 @@
+//! Server-printed tables: what `kubectl get` shows.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::strategy;
+use crate::api::kinds::Kind;
+
+/// How much of each object its row carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IncludeObject {
+    /// Nothing.
+    None,
+    /// `PartialObjectMetadata`: identity and metadata.
+    #[default]
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+impl IncludeObject {
+    /// Reads the parameter `includeObject`; empty is the default.
+    pub fn parse(text: &str) -> Option<IncludeObject> {
+        match text {
+            "None" => Some(IncludeObject::None),
+            "" | "Metadata" => Some(IncludeObject::Metadata),
+            "Object" => Some(IncludeObject::Object),
+            _ => None,
+        }
+    }
+}
+
+/// The objects as a meta.k8s.io/v1 `Table`; its list metadata is for the caller to fill in. `now` is for ages.
+///
+/// Objects are given as they are stored: events in the core group's form.
+pub fn render(kind: &Kind, objects: &[&Value], include: IncludeObject, now: Timestamp) -> Value {
+    let strategy = strategy::of(kind);
+    let rows: Vec<Value> = objects
+        .iter()
+        .map(|object| {
+            let mut row = json!({ "cells": strategy.cells(object, now) });
+            match include {
+                IncludeObject::None => {}
+                IncludeObject::Metadata => row["object"] = partial(object),
+                IncludeObject::Object => row["object"] = (*object).clone(),
+            }
+            row
+        })
+        .collect();
+    json!({
+        "kind": "Table",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": {},
+        "columnDefinitions": columns(kind),
+        "rows": rows,
+    })
+}
+
+/// The columns of a kind, as a `Table` defines them.
+pub fn columns(kind: &Kind) -> Value {
+    let columns = strategy::of(kind).columns().iter().map(|column| {
+        json!({
+            "name": column.name,
+            "type": column.kind,
+            "format": column.format,
+            "description": column.description,
+            "priority": column.priority,
+        })
+    });
+    columns.collect()
+}
+
+/// An object's metadata alone, as a meta.k8s.io/v1 `PartialObjectMetadata`.
+pub fn partial(object: &Value) -> Value {
+    json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object["metadata"],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    #[test]
+    fn a_table_has_a_cell_for_each_column() {
+        let now = "2024-01-01T00:01:00Z".parse().unwrap();
+        let kind = kinds::by_kind("", "v1", "ConfigMap").unwrap();
+        let object = json!({"kind": "ConfigMap", "data": {"a": "b"},
+                            "metadata": {"name": "x", "creationTimestamp": "2024-01-01T00:00:00Z"}});
+        let table = render(kind, &[&object], IncludeObject::default(), now);
+        assert_eq!(table["kind"], "Table");
+        assert_eq!(table["columnDefinitions"][0]["format"], "name");
+        let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]});
+        assert_eq!(table["rows"], json!([{"cells": ["x", 1, "60s"], "object": partial}]));
+        assert_eq!(render(kind, &[&object], IncludeObject::Object, now)["rows"][0]["object"], object);
+        assert_eq!(render(kind, &[&object], IncludeObject::None, now)["rows"][0].get("object"), None);
+        for kind in kinds::KINDS {
+            let table = render(kind, &[&object], IncludeObject::None, now);
+            let columns = table["columnDefinitions"].as_array().unwrap().len();
+            assert_eq!(table["rows"][0]["cells"].as_array().unwrap().len(), columns, "{}", kind.kind);
+        }
+        assert_eq!(IncludeObject::parse("Some"), None);
+    }
+}

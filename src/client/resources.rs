@@ -1,0 +1,31 @@
+//! The typed kinds that components act on, with their plurals.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use super::Resource;
+
+macro_rules! resources {
+    ($($kind:ty => $plural:literal),* $(,)?) => {
+        $(impl Resource for $kind {
+            const PLURAL: &'static str = $plural;
+        })*
+    };
+}
+
+resources! {
+    ConfigMap => "configmaps",
+    EndpointSlice => "endpointslices",
+    Endpoints => "endpoints",
+    Event => "events",
+    Lease => "leases",
+    Namespace => "namespaces",
+    Node => "nodes",
+    Pod => "pods",
+    Secret => "secrets",
+    Service => "services",
+    ServiceAccount => "serviceaccounts",
+}

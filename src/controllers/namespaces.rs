@@ -1,0 +1,82 @@
+//! Deleted namespaces: everything in them goes, then they do.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use serde_json::json;
+
+use super::{Next, enqueue, queue, work};
+use crate::api::kinds::{KINDS, Kind};
+use crate::api::status::Status;
+use crate::client::Client;
+use crate::client::reflector::Reflector;
+
+/// Between two looks at what graceful deletions have left.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// The finalizer that this controller takes away.
+const FINALIZER: &str = "kubernetes";
+
+/// Runs until dropped.
+pub async fn run(client: Client, namespaces: Reflector<Namespace>) {
+    let queue = queue();
+    let feed = enqueue(namespaces.subscribe(), queue.clone());
+    let reconcile = |key: String| {
+        let (client, namespace) = (&client, namespaces.get(&key));
+        async move {
+            match namespace {
+                Some(namespace) if namespace.metadata.deletion_timestamp.is_some() => {
+                    empty(client, &namespace).await
+                }
+                _ => Ok(Next::Await),
+            }
+        }
+    };
+    tokio::join!(feed, work("namespace", &queue, reconcile));
+}
+
+/// The kinds whose objects live in namespaces, each stored form once (pure).
+fn contents() -> Vec<&'static Kind> {
+    let mut seen = BTreeSet::new();
+    KINDS.iter().filter(|kind| kind.namespaced && seen.insert(kind.storage)).collect()
+}
+
+async fn empty(client: &Client, namespace: &Namespace) -> Result<Next, Status> {
+    let name = namespace.metadata.name.as_deref().unwrap_or("");
+    let mut left = 0;
+    for kind in contents() {
+        if client.count(kind, name).await? > 0 {
+            client.delete_all(kind, name).await?;
+            left += client.count(kind, name).await?;
+        }
+    }
+    if left > 0 {
+        return Ok(Next::After(LOOK_AGAIN));
+    }
+    let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();
+    let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
+    if rest.len() == finalizers.len() {
+        return Ok(Next::Await);
+    }
+    let Some(kind) = KINDS.iter().find(|kind| kind.kind == "Namespace") else { return Ok(Next::Await) };
+    let body = json!({
+        "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "uid": namespace.metadata.uid},
+        "spec": {"finalizers": rest},
+    });
+    match client.put_subresource(kind, None, name, "finalize", body).await {
+        Err(status) if status.is("NotFound") => Ok(Next::Await),
+        other => other.map(|()| Next::Await),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_storage_is_emptied_once_and_cluster_kinds_stay() {
+        let kinds = contents();
+        assert_eq!(kinds.iter().filter(|k| k.storage == "events").count(), 1);
+        assert!(kinds.iter().any(|k| k.kind == "Pod") && kinds.iter().all(|k| k.kind != "Node"));
+    }
+}

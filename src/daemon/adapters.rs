@@ -1,0 +1,35 @@
+//! The layers that know no Kubernetes words, in the shape in which the kubelet asks for them.
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use crate::image::{Credential, Image, Images, Silent};
+use crate::kubelet::context::{Addresses, ImageSource};
+use crate::network::{Attachment, PodNetwork};
+
+impl ImageSource for Images {
+    fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
+        async move { Images::find(self, reference).map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: Vec<Credential>,
+    ) -> BoxFuture<'a, Result<Image, String>> {
+        async move {
+            Images::pull(self, reference, &credentials, &Silent).await.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
+
+impl Addresses for PodNetwork {
+    fn attach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
+        async move { PodNetwork::attach(self, id).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        async move { PodNetwork::detach(self, id).await.map_err(|error| error.to_string()) }.boxed()
+    }
+}

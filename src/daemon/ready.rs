@@ -1,0 +1,117 @@
+//! When a cluster is ready, and telling so to whoever started it.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UdpSocket, UnixStream};
+
+use super::Error;
+use crate::api::request::ListOptions;
+use crate::client::Client;
+use crate::client::reflector::Reflector;
+
+/// Between two questions to a DNS server that has not answered.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What must be so before a cluster is ready.
+#[derive(Clone)]
+pub struct Ready {
+    client: Client,
+    node: String,
+    dns: Ipv4Addr,
+    domain: String,
+}
+
+impl Ready {
+    /// Ready is: this node Ready, and this DNS server knowing the API server's name.
+    pub fn new(client: Client, node: &str, dns: Ipv4Addr, domain: &str) -> Ready {
+        Ready { client, node: node.to_owned(), dns, domain: domain.to_owned() }
+    }
+
+    /// Waits until it is so.
+    pub async fn wait_until_ready(&self) {
+        tokio::join!(node_is_ready(&self.client, &self.node), answers(self.dns, &self.domain));
+    }
+}
+
+async fn node_is_ready(client: &Client, node: &str) {
+    let selector = ListOptions { field_selector: format!("metadata.name={node}"), ..ListOptions::default() };
+    let (nodes, feed) = Reflector::<Node>::new(client.all::<Node>(), selector);
+    let is_ready = async {
+        let mut changes = nodes.subscribe();
+        loop {
+            let ready = nodes.get(node).is_some_and(|n| {
+                let conditions = n.status.iter().flat_map(|s| s.conditions.iter().flatten());
+                conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+            });
+            if ready || changes.next().await.is_none() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = feed => {}
+        () = is_ready => {}
+    }
+}
+
+/// Waits until a DNS server answers for `kubernetes.default.svc`.
+async fn answers(server: Ipv4Addr, domain: &str) {
+    let name = format!("kubernetes.default.svc.{domain}");
+    let question = question(&name);
+    loop {
+        if let Some(true) = ask(server, &question).await {
+            return;
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+async fn ask(server: Ipv4Addr, question: &[u8]) -> Option<bool> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
+    socket.connect((server, 53)).await.ok()?;
+    socket.send(question).await.ok()?;
+    let mut answer = [0u8; 512];
+    let got = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut answer)).await.ok()?.ok()?;
+    // RFC 1035, 4.1.1: the low four bits of the fourth byte are the response code, bytes 6 and 7 the answers.
+    Some(got > 12 && answer[3] & 0x0f == 0 && (answer[6], answer[7]) != (0, 0))
+}
+
+/// A question for an A record (RFC 1035, 4.1).
+fn question(name: &str) -> Vec<u8> {
+    let mut bytes = vec![0x6d, 0x6b, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    bytes
+}
+
+/// Tells the one who listens at `socket` how the start went.
+pub async fn tell(socket: &Path, result: Result<(), &Error>) {
+    let line = match result {
+        Ok(()) => "ready\n".to_owned(),
+        Err(error) => format!("failed {error}\n"),
+    };
+    if let Ok(mut stream) = UnixStream::connect(socket).await {
+        // Who no longer listens need not know.
+        let _ = stream.write_all(line.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_has_its_form() {
+        let bytes = question("a.bc");
+        assert_eq!(&bytes[12..], [1, b'a', 2, b'b', b'c', 0, 0, 1, 0, 1]);
+        assert_eq!(bytes[5], 1);
+    }
+}

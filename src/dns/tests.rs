@@ -1,0 +1,149 @@
+//! The whole server over loopback, with an upstream of a few lines.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use hickory_proto::op::{Edns, Message, Query, ResponseCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::client::testing::FakeApi;
+
+/// Says 192.0.2.1 to every question.
+async fn fake_upstream() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+            let question = Message::from_vec(&buffer[..length]).unwrap();
+            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+            let name = question.queries[0].name().clone();
+            answer.add_query(question.queries[0].clone());
+            answer.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+            socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn start(api: &FakeApi, upstream: Vec<SocketAddr>) -> SocketAddr {
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = udp.local_addr().unwrap();
+    let tcp = TcpListener::bind(address).await.unwrap();
+    let config = Config { domain: "cluster.local".into(), udp, tcp };
+    let dns = Dns::new(api.client(), config).with_upstream(Upstream::fixed(upstream));
+    tokio::spawn(dns.run(std::future::pending()));
+    address
+}
+
+fn question(name: &str, kind: RecordType, edns: bool) -> Message {
+    let mut message = Message::query();
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    if edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(1232);
+        message.set_edns(edns);
+    }
+    message
+}
+
+async fn over_udp(server: SocketAddr, question: &Message) -> Message {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(&question.to_vec().unwrap()).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length =
+        tokio::time::timeout(Duration::from_secs(20), socket.recv(&mut buffer)).await.unwrap().unwrap();
+    let answer = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(answer.metadata.id, question.metadata.id);
+    answer
+}
+
+async fn over_tcp(server: SocketAddr, question: &Message) -> Message {
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    let bytes = question.to_vec().unwrap();
+    stream.write_u16(bytes.len() as u16).await.unwrap();
+    stream.write_all(&bytes).await.unwrap();
+    let length = stream.read_u16().await.unwrap();
+    let mut answer = vec![0; usize::from(length)];
+    stream.read_exact(&mut answer).await.unwrap();
+    Message::from_vec(&answer).unwrap()
+}
+
+fn texts(message: &Message) -> Vec<String> {
+    message.answers.iter().map(|record| record.data.to_string()).collect()
+}
+
+fn service(name: &str, spec: serde_json::Value) -> serde_json::Value {
+    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "n", "name": name}, "spec": spec})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_the_cluster_and_of_others() {
+    let api = FakeApi::default();
+    api.put("services", service("web", json!({"clusterIP": "10.96.0.7"})));
+    api.put("services", service("out", json!({"type": "ExternalName", "externalName": "example.org"})));
+    let server = start(&api, vec![fake_upstream().await]).await;
+    let ask = async |name: &str, kind| over_udp(server, &question(name, kind, false)).await;
+    let web = ask("web.n.svc.cluster.local.", RecordType::A).await;
+    assert_eq!(texts(&web), ["10.96.0.7"]);
+    assert!(web.metadata.authoritative);
+    let none = ask("none.n.svc.cluster.local.", RecordType::A).await;
+    assert_eq!((none.metadata.response_code, none.authorities.len()), (ResponseCode::NXDomain, 1));
+    let six = ask("web.n.svc.cluster.local.", RecordType::AAAA).await;
+    assert_eq!((six.metadata.response_code, six.authorities.len()), (ResponseCode::NoError, 1));
+    assert_eq!(texts(&ask("example.org.", RecordType::A).await), ["192.0.2.1"]);
+    assert_eq!(texts(&ask("out.n.svc.cluster.local.", RecordType::A).await), ["example.org.", "192.0.2.1"]);
+    api.put("services", service("late", json!({"clusterIP": "10.96.0.8"})));
+    let late = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let found = texts(&ask("late.n.svc.cluster.local.", RecordType::A).await);
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    });
+    assert_eq!(late.await.unwrap(), ["10.96.0.8"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_upstream_other_names_fail_and_damage_is_refused() {
+    let api = FakeApi::default();
+    let server = start(&api, vec![]).await;
+    let failed = over_udp(server, &question("example.org.", RecordType::A, false)).await;
+    assert_eq!(failed.metadata.response_code, ResponseCode::ServFail);
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(&[7, 8, 0, 0, 0, 9], server).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    let refused = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!((refused.metadata.id, refused.metadata.response_code), (0x0708, ResponseCode::FormErr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_are_truncated_and_whole_over_tcp() {
+    let api = FakeApi::default();
+    api.put("services", service("db", json!({"clusterIP": "None"})));
+    let endpoints: Vec<_> = (1..=100).map(|n| json!({"addresses": [format!("10.244.0.{n}")]})).collect();
+    api.put(
+        "endpointslices",
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "n", "name": "db", "labels": {"kubernetes.io/service-name": "db"}},
+            "endpoints": endpoints}),
+    );
+    let server = start(&api, vec![]).await;
+    let plain = question("db.n.svc.cluster.local.", RecordType::A, false);
+    let small = over_udp(server, &plain).await;
+    assert!(small.metadata.truncation && small.answers.len() < 32);
+    let large = over_udp(server, &question("db.n.svc.cluster.local.", RecordType::A, true)).await;
+    assert!(large.metadata.truncation && large.answers.len() > small.answers.len() && large.edns.is_some());
+    let whole = over_tcp(server, &plain).await;
+    assert!(!whole.metadata.truncation);
+    assert_eq!(whole.answers.len(), 100);
+}

@@ -1,0 +1,180 @@
+//! One pass from a compressed stream to files: digest, decompression, digest of the contents, unpacking.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+use sha2::{Digest, Sha256};
+
+use super::manifest::Compression;
+use super::unpack::{self, Limits};
+
+/// Buffer before the decompressor, in bytes.
+const BUFFER: usize = 256 << 10;
+/// Beyond so many bytes, contents that are more than [`RATIO_MAX`] times the compressed bytes are a bomb.
+const RATIO_FROM: u64 = 1 << 30;
+/// gzip cannot exceed about 1030; zstd can.
+const RATIO_MAX: u64 = 2000;
+
+/// What a stream turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpacked {
+    /// The digest of the stream itself, `sha256:...`.
+    pub digest: String,
+    /// The digest of its uncompressed contents.
+    pub diff_id: String,
+    /// Bytes of the stream.
+    pub size: u64,
+}
+
+/// `sha256:` and the digits.
+pub fn digest_text(hash: Sha256) -> String {
+    let digits: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{digits}")
+}
+
+/// Reads what is read through it into a hash, counts it, and copies it to a file.
+struct Tee<'a, R> {
+    inner: R,
+    hash: Sha256,
+    count: u64,
+    copy: Option<&'a mut File>,
+}
+
+impl<R: Read> Read for Tee<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..got]);
+        self.count += got as u64;
+        if let Some(file) = &mut self.copy {
+            file.write_all(&buffer[..got])?;
+        }
+        Ok(got)
+    }
+}
+
+/// The uncompressed side: hashed, and watched for bombs.
+struct Contents<'a, R> {
+    inner: Box<dyn Read + 'a>,
+    hash: Sha256,
+    count: u64,
+    compressed: std::rc::Rc<std::cell::Cell<u64>>,
+    marker: std::marker::PhantomData<R>,
+}
+
+impl<R> Read for Contents<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..got]);
+        self.count += got as u64;
+        if self.count > RATIO_FROM && self.count / RATIO_MAX > self.compressed.get() {
+            return Err(io::Error::other("the layer unpacks to over 2000 times its size: refused as a bomb"));
+        }
+        Ok(got)
+    }
+}
+
+/// Counts compressed bytes for the bomb check, between the tee and the decompressor.
+struct Counted<'b, R> {
+    inner: &'b mut R,
+    count: std::rc::Rc<std::cell::Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.inner.read(buffer)?;
+        self.count.set(self.count.get() + got as u64);
+        Ok(got)
+    }
+}
+
+/// Unpacks a stream into an empty directory, keeping the stream itself in `blob`.
+pub fn unpack(
+    stream: impl Read,
+    blob: Option<&mut File>,
+    directory: &Path,
+    limits: Limits,
+) -> Result<Unpacked, unpack::Error> {
+    let mut tee = Tee { inner: stream, hash: Sha256::new(), count: 0, copy: blob };
+    let diff = {
+        let count = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = Counted { inner: &mut tee, count: count.clone() };
+        let mut buffered = BufReader::with_capacity(BUFFER, counted);
+        let head = peek(&mut buffered).map_err(unpack::Error::Read)?;
+        let inner: Box<dyn Read + '_> = match Compression::of(&head) {
+            Compression::Gzip => Box::new(MultiGzDecoder::new(&mut buffered)),
+            Compression::Zstd => {
+                Box::new(zstd::Decoder::with_buffer(&mut buffered).map_err(unpack::Error::Read)?)
+            }
+            Compression::None => Box::new(&mut buffered),
+        };
+        let mut contents: Contents<'_, ()> = Contents {
+            inner,
+            hash: Sha256::new(),
+            count: 0,
+            compressed: count,
+            marker: std::marker::PhantomData,
+        };
+        unpack::unpack(&mut contents, directory, limits)?;
+        // The digest covers what follows the archive's end, too.
+        io::copy(&mut contents, &mut io::sink()).map_err(unpack::Error::Read)?;
+        digest_text(contents.hash)
+    };
+    io::copy(&mut tee, &mut io::sink()).map_err(unpack::Error::Read)?;
+    Ok(Unpacked { digest: digest_text(tee.hash), diff_id: diff, size: tee.count })
+}
+
+/// The first bytes, left in place.
+fn peek(reader: &mut BufReader<impl Read>) -> io::Result<Vec<u8>> {
+    use std::io::BufRead;
+    Ok(reader.fill_buf()?.iter().take(4).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tar() -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(5);
+        header.set_mode(0o644);
+        header.set_uid(rustix::process::geteuid().as_raw().into());
+        header.set_gid(rustix::process::getegid().as_raw().into());
+        builder.append_data(&mut header, "greeting", &b"hello"[..]).unwrap();
+        builder.into_inner().unwrap()
+    }
+
+    fn sum(bytes: &[u8]) -> String {
+        let mut hash = Sha256::new();
+        hash.update(bytes);
+        digest_text(hash)
+    }
+
+    #[test]
+    fn plain_gzip_and_zstd_have_the_same_contents() {
+        let tar = tar();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar).unwrap();
+        for stream in [tar.clone(), gzip.finish().unwrap(), zstd::encode_all(tar.as_slice(), 1).unwrap()] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut blob = tempfile::tempfile().unwrap();
+            let done = unpack(stream.as_slice(), Some(&mut blob), dir.path(), Limits::default()).unwrap();
+            assert_eq!((done.digest, done.diff_id), (sum(&stream), sum(&tar)));
+            assert_eq!(done.size, stream.len() as u64);
+            assert_eq!(blob.metadata().unwrap().len(), stream.len() as u64);
+            assert_eq!(std::fs::read_to_string(dir.path().join("greeting")).unwrap(), "hello");
+        }
+    }
+
+    #[test]
+    fn a_torn_stream_is_an_error() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&tar()).unwrap();
+        let mut stream = gzip.finish().unwrap();
+        stream.truncate(stream.len() / 2);
+        let dir = tempfile::tempdir().unwrap();
+        assert!(unpack(stream.as_slice(), None, dir.path(), Limits::default()).is_err());
+    }
+}

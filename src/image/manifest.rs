@@ -1,0 +1,144 @@
+//! Manifests, indexes and configurations: what of them matters, read from both families of media types.
+
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+
+/// What an image says about the process that it is for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    /// `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// The program and its first arguments.
+    pub entrypoint: Vec<String>,
+    /// Arguments after those, unless others are given.
+    pub cmd: Vec<String>,
+    /// Where it starts; empty is `/`.
+    pub working_dir: String,
+    /// `NAME`, `UID`, `NAME:GROUP`, ...; empty is root.
+    pub user: String,
+    /// `SIGQUIT`.
+    pub stop_signal: Option<String>,
+}
+
+/// What the `Accept` header of a manifest request names.
+pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// A manifest request's answer.
+pub enum Document {
+    /// One image.
+    Manifest(Box<ImageManifest>),
+    /// One for each platform.
+    Index(Box<ImageIndex>),
+}
+
+/// Reads either kind by its shape, as media types are not always told.
+pub fn parse(bytes: &[u8]) -> Result<Document, String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(bytes).map_err(|e| format!("its manifest is not JSON: {e}"))?;
+    if value.get("manifests").is_some() {
+        let index: ImageIndex =
+            serde_json::from_value(value).map_err(|e| format!("its index cannot be read: {e}"))?;
+        return Ok(Document::Index(Box::new(index)));
+    }
+    if value["schemaVersion"] == 1 {
+        return Err("its manifest has the withdrawn schema 1: push it again with a current tool".to_owned());
+    }
+    let manifest: ImageManifest =
+        serde_json::from_value(value).map_err(|e| format!("its manifest cannot be read: {e}"))?;
+    Ok(Document::Manifest(Box::new(manifest)))
+}
+
+/// The entry of an index that this machine runs; attestations and foreign platforms are passed over.
+pub fn choose(index: &ImageIndex) -> Result<&Descriptor, String> {
+    let ours = Arch::default();
+    let runs = |d: &&Descriptor| {
+        d.platform().as_ref().is_some_and(|p| *p.os() == Os::Linux && *p.architecture() == ours)
+    };
+    let all = index.manifests();
+    if let Some(found) = all.iter().find(runs) {
+        return Ok(found);
+    }
+    if let [only] = all.as_slice()
+        && only.platform().is_none()
+    {
+        return Ok(only);
+    }
+    let offered: Vec<String> = all
+        .iter()
+        .filter_map(|d| d.platform().as_ref().map(|p| format!("{}/{}", p.os(), p.architecture())))
+        .filter(|p| p != "unknown/unknown")
+        .collect();
+    Err(format!("there is no image for linux/{ours} in it, only for {}", offered.join(", ")))
+}
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+impl Compression {
+    /// By the first bytes of the stream, which media types sometimes contradict.
+    pub fn of(head: &[u8]) -> Compression {
+        match head {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
+            _ => Compression::None,
+        }
+    }
+}
+
+/// What matters of a configuration: the process, and the digests of the uncompressed layers.
+pub fn config(bytes: &[u8]) -> Result<(ImageConfig, Vec<String>), String> {
+    let parsed: ImageConfiguration =
+        serde_json::from_slice(bytes).map_err(|e| format!("its configuration cannot be read: {e}"))?;
+    let process = parsed.config().clone().unwrap_or_default();
+    let config = ImageConfig {
+        env: process.env().clone().unwrap_or_default(),
+        entrypoint: process.entrypoint().clone().unwrap_or_default(),
+        cmd: process.cmd().clone().unwrap_or_default(),
+        working_dir: process.working_dir().clone().unwrap_or_default(),
+        user: process.user().clone().unwrap_or_default(),
+        stop_signal: process.stop_signal().clone().filter(|s| !s.is_empty()),
+    };
+    Ok((config, parsed.rootfs().diff_ids().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn entry(os: &str, arch: &str, digit: &str) -> serde_json::Value {
+        json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 1,
+               "digest": format!("sha256:{}", digit.repeat(64)),
+               "platform": {"os": os, "architecture": arch}})
+    }
+
+    #[test]
+    fn the_machines_own_platform_is_chosen() {
+        let ours = Arch::default().to_string();
+        let other = if ours == "amd64" { "arm64" } else { "amd64" };
+        let index = json!({"schemaVersion": 2, "manifests": [
+            entry("linux", other, "1"), entry("unknown", "unknown", "2"), entry("linux", &ours, "3")]});
+        let Document::Index(index) = parse(index.to_string().as_bytes()).unwrap() else { panic!("no index") };
+        assert!(choose(&index).unwrap().digest().to_string().ends_with('3'));
+        let foreign = json!({"schemaVersion": 2, "manifests": [entry("linux", other, "1"), entry("unknown", "unknown", "2")]});
+        let Document::Index(foreign) = parse(foreign.to_string().as_bytes()).unwrap() else {
+            panic!("no index")
+        };
+        assert!(choose(&foreign).unwrap_err().ends_with(&format!("only for linux/{other}")));
+    }
+
+    #[test]
+    fn old_and_broken_manifests_are_named() {
+        assert!(parse(b"{").err().unwrap().contains("not JSON"));
+        assert!(parse(br#"{"schemaVersion":1}"#).err().unwrap().contains("schema 1"));
+        assert!(parse(br#"{"schemaVersion":2}"#).err().unwrap().contains("cannot be read"));
+    }
+}

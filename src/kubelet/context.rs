@@ -1,0 +1,119 @@
+//! What all pod workers of a node share: configuration, clients, and the layers below as traits.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+
+use super::resources::NodeCapacity;
+use super::volumes::PodDirs;
+use crate::client::Client;
+use crate::client::events::{EventType, Recorder, reference};
+use crate::client::reflector::Reflector;
+use crate::image::{Credential, Image};
+use crate::network::Attachment;
+
+/// The node's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name.
+    pub node: String,
+    /// The address by which the node is known.
+    pub address: Ipv4Addr,
+    /// The cluster's DNS server, for pods.
+    pub dns: Ipv4Addr,
+    /// `cluster.local`.
+    pub domain: String,
+    /// Where pods' disk directories go.
+    pub pods: PathBuf,
+    /// Where pods' memory directories go (a tmpfs).
+    pub memory: PathBuf,
+    /// `/var/log/pods`.
+    pub logs: PathBuf,
+    /// `/var/log/containers`.
+    pub container_logs: PathBuf,
+    /// Where seccomp profiles of pods are looked up.
+    pub seccomp: PathBuf,
+    /// What the node has.
+    pub capacity: NodeCapacity,
+    /// Whether the containers of a pod share processes when the pod does not say.
+    pub share_processes: bool,
+}
+
+/// Where images come from.
+pub trait ImageSource: Send + Sync + 'static {
+    /// The image, when it is here.
+    fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>>;
+
+    /// The image, fetched when it is not here or has changed.
+    fn pull<'a>(
+        &'a self,
+        reference: &'a str,
+        credentials: Vec<Credential>,
+    ) -> BoxFuture<'a, Result<Image, String>>;
+}
+
+/// Where pods get their addresses.
+pub trait Addresses: Send + Sync + 'static {
+    /// The pod's network, made when missing.
+    fn attach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Attachment, String>>;
+
+    /// Gives it back; none there is success.
+    fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// Shared by all workers.
+pub struct Context<R> {
+    /// Settings.
+    pub config: Config,
+    /// The API server.
+    pub client: Client,
+    /// Containers.
+    pub runtime: R,
+    /// Images.
+    pub images: Arc<dyn ImageSource>,
+    /// Addresses.
+    pub network: Arc<dyn Addresses>,
+    /// For service variables.
+    pub services: Reflector<Service>,
+    /// Events.
+    pub recorder: Recorder,
+}
+
+impl<R> Context<R> {
+    /// Where a pod's files lie.
+    pub fn dirs(&self, uid: &str) -> PodDirs {
+        PodDirs::new(&self.config.pods, &self.config.memory, uid)
+    }
+
+    /// The directory of a pod's logs: `NAMESPACE_NAME_UID`.
+    pub fn log_dir(&self, pod: &Pod) -> PathBuf {
+        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        let name = format!("{}_{}_{}", part(&meta.namespace), part(&meta.name), part(&meta.uid));
+        self.config.logs.join(name)
+    }
+
+    /// The log of one attempt of a container.
+    pub fn log_file(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf {
+        self.log_dir(pod).join(container).join(format!("{attempt}.log"))
+    }
+
+    /// Records an event about a pod, or one of its containers.
+    pub fn event(&self, pod: &Pod, container: Option<&str>, kind: EventType, reason: &str, message: &str) {
+        self.recorder.record(&about(pod, container), kind, reason, message);
+    }
+}
+
+/// What an event about a pod's container points at.
+fn about(pod: &Pod, container: Option<&str>) -> ObjectReference {
+    let mut about = reference(pod);
+    about.field_path = container.map(|name| {
+        let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).any(|c| c.name == name);
+        let list = if init { "initContainers" } else { "containers" };
+        format!("spec.{list}{{{name}}}")
+    });
+    about
+}

@@ -1,0 +1,238 @@
+//! Starting one container: volumes, image, environment, files, then the runtime.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use tokio::sync::Mutex;
+
+use super::context::Context;
+use super::status::Waiting;
+use super::{container, env, hosts, pull, volumes};
+use crate::client::events::EventType;
+use crate::runtime::Runtime;
+
+/// The volumes of a pod once they are made; the containers of a pod wait for one and the same making.
+pub type Volumes = Arc<Mutex<Option<HashMap<String, PathBuf>>>>;
+
+fn waiting(reason: &str, message: impl Into<String>) -> Waiting {
+    Waiting { reason: reason.to_owned(), message: message.into() }
+}
+
+/// Starts a container; an error is what its status shows until the next try.
+pub async fn container<R: Runtime>(
+    context: &Context<R>,
+    pod: &Pod,
+    name: &str,
+    attempt: u32,
+    sandbox: &str,
+    address: Option<&str>,
+    volumes: &Volumes,
+) -> Result<(), Waiting> {
+    let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let Some(container) = spec.into_iter().find(|c| c.name == name) else { return Ok(()) };
+    let image = pull::ensure(context, pod, container).await?;
+    let places = places(context, pod, volumes).await?;
+    let failed = |reason: &str, message: String| {
+        context.event(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {message}"));
+        waiting(reason, message)
+    };
+    let env = environment(context, pod, container, address, &image.config.env)
+        .await
+        .map_err(|message| failed("CreateContainerConfigError", message))?;
+    let files = files(context, pod, container, attempt, address)
+        .await
+        .map_err(|message| failed("CreateContainerError", message))?;
+    let parts = container::Parts {
+        sandbox,
+        attempt,
+        image: &image,
+        env,
+        volumes: &places,
+        files: &files.mounts,
+        message_file: files.message,
+        log: context.log_file(pod, name, attempt),
+        seccomp_dir: &context.config.seccomp,
+        machine_memory: context.config.capacity.memory,
+    };
+    let config = container::config(pod, container, parts)
+        .map_err(|message| failed("CreateContainerConfigError", message))?;
+    let started = context.runtime.start(&config).await;
+    match started {
+        Ok(()) => {
+            context.event(
+                pod,
+                Some(name),
+                EventType::Normal,
+                "Created",
+                &format!("Created container: {name}"),
+            );
+            context.event(
+                pod,
+                Some(name),
+                EventType::Normal,
+                "Started",
+                &format!("Started container {name}"),
+            );
+            Ok(())
+        }
+        Err(error) => Err(failed("RunContainerError", error.to_string())),
+    }
+}
+
+async fn places<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    volumes: &Volumes,
+) -> Result<HashMap<String, PathBuf>, Waiting> {
+    let mut made = volumes.lock().await;
+    if let Some(places) = &*made {
+        return Ok(places.clone());
+    }
+    let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
+    dirs.create()
+        .map_err(|error| waiting("ContainerCreating", format!("{}: {error}", dirs.disk.display())))?;
+    match volumes::set_up(&context.client, pod, &dirs, &context.config.capacity).await {
+        Ok(places) => {
+            *made = Some(places.clone());
+            Ok(places)
+        }
+        Err(error) => {
+            context.event(pod, None, EventType::Warning, "FailedMount", &error.to_string());
+            Err(waiting("ContainerCreating", ""))
+        }
+    }
+}
+
+async fn environment<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    container: &Container,
+    address: Option<&str>,
+    image: &[String],
+) -> Result<Vec<String>, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let (maps, secrets) = env::references(container);
+    let mut config_maps = HashMap::new();
+    for name in maps {
+        match context.client.namespaced::<ConfigMap>(namespace).get(&name).await {
+            Ok(map) => {
+                config_maps.insert(name, map);
+            }
+            Err(status) if status.is("NotFound") => {}
+            Err(status) => return Err(status.to_string()),
+        }
+    }
+    let mut found_secrets = HashMap::new();
+    for name in secrets {
+        match context.client.namespaced::<Secret>(namespace).get(&name).await {
+            Ok(secret) => {
+                found_secrets.insert(name, secret);
+            }
+            Err(status) if status.is("NotFound") => {}
+            Err(status) => return Err(status.to_string()),
+        }
+    }
+    // fieldRef may name addresses that the stored status does not show yet.
+    let mut pod = pod.clone();
+    let host = context.config.address.to_string();
+    let status = pod.status.get_or_insert_default();
+    status.pod_ip = Some(address.unwrap_or(&host).to_owned());
+    status.host_ip = Some(host);
+    env::build(
+        container,
+        &env::Sources {
+            pod: &pod,
+            image,
+            services: &context.services.list(),
+            config_maps: &config_maps,
+            secrets: &found_secrets,
+            node: &context.config.capacity,
+        },
+    )
+}
+
+/// Files of the host that go into a container.
+struct Files {
+    mounts: Vec<(PathBuf, PathBuf)>,
+    message: PathBuf,
+}
+
+async fn files<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    container: &Container,
+    attempt: u32,
+    address: Option<&str>,
+) -> Result<Files, String> {
+    let config = &context.config;
+    let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
+    let resolver = {
+        let host = hosts::Resolver::parse(&host_resolver());
+        hosts::resolver(pod, &config.dns.to_string(), &config.domain, &host).text()
+    };
+    let hosts_file = match address {
+        Some(address) => hosts::etc_hosts(pod, address, &config.domain),
+        None => hosts::host_etc_hosts(pod, &fs::read_to_string("/etc/hosts").unwrap_or_default()),
+    };
+    let mut contents =
+        vec![("hosts", "/etc/hosts", hosts_file), ("resolv.conf", "/etc/resolv.conf", resolver)];
+    if address.is_some() {
+        contents.push(("hostname", "/etc/hostname", format!("{}\n", hosts::hostname(pod))));
+    }
+    let name = container.name.clone();
+    let log = context.log_file(pod, &name, attempt);
+    let link = container_log_link(context, pod, &name);
+    let work = move || -> std::io::Result<Files> {
+        dirs.create()?;
+        let mut mounts = Vec::new();
+        for (file, target, text) in contents {
+            let path = dirs.disk.join(file);
+            // Another container of the pod may have it mounted and changed: what is there stays.
+            if !path.exists() {
+                fs::write(&path, text)?;
+            }
+            mounts.push((path, PathBuf::from(target)));
+        }
+        let message = dirs.disk.join("containers").join(&name).join(attempt.to_string());
+        fs::create_dir_all(message.parent().unwrap_or(Path::new("/")))?;
+        fs::write(&message, "")?;
+        open_to_all(&message)?;
+        fs::create_dir_all(log.parent().unwrap_or(Path::new("/")))?;
+        fs::create_dir_all(link.parent().unwrap_or(Path::new("/")))?;
+        let _ = fs::remove_file(&link);
+        symlink(&log, &link)?;
+        Ok(Files { mounts, message })
+    };
+    let made = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+    made.map_err(|error| format!("cannot prepare the files of container {:?}: {error}", container.name))
+}
+
+/// A process of any user may leave its last words.
+fn open_to_all(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+}
+
+/// The host's own resolver configuration, past a stub on loopback that pods could not reach.
+fn host_resolver() -> String {
+    let direct = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = hosts::Resolver::parse(&direct).nameservers;
+    let stub = servers.iter().all(|s| s.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback()));
+    match fs::read_to_string("/run/systemd/resolve/resolv.conf") {
+        Ok(real) if stub => real,
+        _ => direct,
+    }
+}
+
+/// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`, where log shippers look.
+pub fn container_log_link<R>(context: &Context<R>, pod: &Pod, name: &str) -> PathBuf {
+    let meta = &pod.metadata;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let id = container::container_id(&part(&meta.uid), name, 0);
+    let file = format!("{}_{}_{name}-{id}.log", part(&meta.name), part(&meta.namespace));
+    context.config.container_logs.join(file)
+}

@@ -1,0 +1,485 @@
+//! The status of a pod from its spec and what is observed of it (pure).
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::observed::{History, ObservedContainer, ObservedPod, history, written_status};
+use super::plan::{Outcome, RestartPolicy};
+use crate::runtime::ContainerState;
+use crate::stdio::Exit;
+
+/// Why a container does not run yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// `ContainerCreating`, `ErrImagePull`, ...
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// What the worker knows beside the runtime.
+#[derive(Debug, Clone, Default)]
+pub struct Notes {
+    /// Why containers wait, by name.
+    pub waiting: HashMap<String, Waiting>,
+    /// Last words of ended containers, by runtime id.
+    pub messages: HashMap<String, String>,
+    /// The end that the plan has seen.
+    pub outcome: Option<Outcome>,
+    /// The pod's address.
+    pub address: Option<String>,
+    /// Why the pod as a whole failed, as reason and message.
+    pub failure: Option<Waiting>,
+    /// The node's address.
+    pub host_address: String,
+}
+
+/// A moment as the API writes it.
+pub fn time(at: SystemTime) -> Time {
+    Time(jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+}
+
+/// The status to write; parts that others own (conditions set by the scheduler, the QoS class) are kept.
+pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime) -> PodStatus {
+    let old = pod.status.clone().unwrap_or_default();
+    let Some(spec) = &pod.spec else { return old };
+    let stopping = pod.metadata.deletion_timestamp.is_some();
+    let policy = RestartPolicy::of(spec);
+    let initialized = initialized(pod, spec.init_containers.as_deref().unwrap_or(&[]), observed);
+    let containers: Vec<ContainerStatus> = spec
+        .containers
+        .iter()
+        .map(|c| {
+            container_status(
+                pod,
+                c,
+                observed,
+                notes,
+                if initialized { "ContainerCreating" } else { "PodInitializing" },
+            )
+        })
+        .collect();
+    let init: Vec<ContainerStatus> = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .map(|c| {
+            let mut status = container_status(pod, c, observed, notes, "PodInitializing");
+            status.ready = terminated(&status.state).is_some_and(|t| t.exit_code == 0);
+            status
+        })
+        .collect();
+    let phase = phase(pod, policy, observed, notes, &containers, initialized);
+    let finished = phase == "Succeeded" || phase == "Failed";
+    let address = notes.address.clone().or_else(|| old.pod_ip.clone());
+    let mut status = PodStatus {
+        phase: Some(phase.clone()),
+        container_statuses: Some(containers),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        host_ip: Some(notes.host_address.clone()),
+        host_ips: Some(vec![HostIP { ip: notes.host_address.clone() }]),
+        pod_ips: address.clone().map(|ip| vec![PodIP { ip }]),
+        pod_ip: address,
+        start_time: old.start_time.clone().or_else(|| Some(time(now))),
+        observed_generation: pod.metadata.generation,
+        reason: notes.failure.as_ref().map(|f| f.reason.clone()).or(old.reason.clone()),
+        message: notes.failure.as_ref().map(|f| f.message.clone()).or(old.message.clone()),
+        ..old
+    };
+    let sandboxed = observed.sandbox.as_ref().is_some_and(|s| s.alive);
+    let conditions = conditions(&status, finished, initialized, sandboxed, stopping);
+    status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));
+    status
+}
+
+/// Whether all init containers are behind.
+fn initialized(pod: &Pod, inits: &[Container], observed: &ObservedPod) -> bool {
+    let succeeded = |c: &Container| match history(pod, observed, &c.name) {
+        History::Exited { success, .. } | History::Before { success, .. } => success,
+        _ => false,
+    };
+    let containers = pod.spec.iter().flat_map(|s| &s.containers);
+    inits.iter().all(succeeded) || containers.into_iter().any(|c| observed.newest(&c.name).is_some())
+}
+
+fn terminated(state: &Option<ApiState>) -> Option<&ContainerStateTerminated> {
+    state.as_ref()?.terminated.as_ref()
+}
+
+fn waiting_state(waiting: Waiting) -> ApiState {
+    ApiState {
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(waiting.reason),
+            message: Some(waiting.message).filter(|m| !m.is_empty()),
+        }),
+        ..ApiState::default()
+    }
+}
+
+/// The state that the API shows for an observed one.
+fn api_state(container: &ObservedContainer, notes: &Notes) -> ApiState {
+    match &container.state {
+        ContainerState::Running { started, .. } => ApiState {
+            running: Some(ContainerStateRunning { started_at: Some(time(*started)) }),
+            ..ApiState::default()
+        },
+        ContainerState::Exited { started, finished, exit, oom_killed } => {
+            let (code, signal) = match exit {
+                Some(Exit::Code(code)) => (*code, None),
+                Some(exit @ Exit::Signal(signal)) => (exit.shell_code(), Some(*signal)),
+                None => (137, None),
+            };
+            let reason = match (exit, oom_killed) {
+                (_, true) => "OOMKilled",
+                (None, _) => "ContainerStatusUnknown",
+                (Some(Exit::Code(0)), _) => "Completed",
+                _ => "Error",
+            };
+            let message = notes.messages.get(&container.id).cloned().or_else(|| {
+                exit.is_none()
+                    .then(|| "The container could not be located when the pod was terminated".to_owned())
+            });
+            // Kubernetes shows a signal as exit code 128+n; the signal field is for what has no code at all.
+            let _ = signal;
+            ApiState {
+                terminated: Some(ContainerStateTerminated {
+                    container_id: Some(format!("minik://{}", container.id)),
+                    exit_code: code,
+                    finished_at: Some(time(*finished)),
+                    message,
+                    reason: Some(reason.to_owned()),
+                    signal: None,
+                    started_at: Some(time(*started)),
+                }),
+                ..ApiState::default()
+            }
+        }
+    }
+}
+
+fn container_status(
+    pod: &Pod,
+    container: &Container,
+    observed: &ObservedPod,
+    notes: &Notes,
+    default_reason: &str,
+) -> ContainerStatus {
+    let name = &container.name;
+    let attempts: Vec<&ObservedContainer> = observed.containers.iter().filter(|c| &c.name == name).collect();
+    let old = written_status(pod, name);
+    let waiting = notes.waiting.get(name).cloned();
+    let mut status = ContainerStatus {
+        name: name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        started: Some(false),
+        ..ContainerStatus::default()
+    };
+    let previous = |n: usize| attempts.len().checked_sub(n).map(|i| api_state(attempts[i], notes));
+    if let Some(newest) = attempts.last() {
+        status.container_id = Some(format!("minik://{}", newest.id));
+        status.image = newest.image.clone();
+        status.image_id = newest.image_id.clone();
+        status.restart_count = i32::try_from(newest.attempt).unwrap_or(i32::MAX);
+        let state = api_state(newest, notes);
+        let older =
+            previous(2).or_else(|| old.and_then(|o| o.last_state.clone()).filter(|_| newest.attempt > 0));
+        match (waiting, state.terminated.is_some()) {
+            // It ended and waits to be started again: its end moves to lastState.
+            (Some(waiting), true) => {
+                status.state = Some(waiting_state(waiting));
+                status.last_state = Some(state);
+            }
+            _ => {
+                let runs = state.running.is_some();
+                status.ready = runs;
+                status.started = Some(runs);
+                status.state = Some(state);
+                status.last_state = older;
+            }
+        }
+    } else if let Some(old) = old.filter(|o| o.container_id.is_some()) {
+        // Only an earlier sandbox knew it.
+        status.container_id = old.container_id.clone();
+        status.image = old.image.clone();
+        status.image_id = old.image_id.clone();
+        status.restart_count = old.restart_count;
+        let ended =
+            terminated(&old.state).map_or_else(|| lost(old), |_| old.state.clone().unwrap_or_default());
+        if waiting.is_none() && notes.outcome.is_some()
+            || terminated(&old.state).is_some() && waiting.is_none()
+        {
+            status.state = Some(ended);
+            status.last_state = old.last_state.clone();
+        } else {
+            status.state = Some(waiting_state(waiting.unwrap_or_else(|| default_waiting(default_reason))));
+            status.last_state = Some(ended);
+        }
+    } else {
+        status.state = Some(waiting_state(waiting.unwrap_or_else(|| default_waiting(default_reason))));
+    }
+    status.last_state.get_or_insert_default();
+    status
+}
+
+fn default_waiting(reason: &str) -> Waiting {
+    Waiting { reason: reason.to_owned(), message: String::new() }
+}
+
+/// The end of a container that vanished with its sandbox, as Kubernetes words it.
+fn lost(old: &ContainerStatus) -> ApiState {
+    let started = old.state.as_ref().and_then(|s| s.running.as_ref()).and_then(|r| r.started_at.clone());
+    if let Some(last) = old.last_state.as_ref().filter(|l| started.is_none() && l.terminated.is_some()) {
+        return last.clone();
+    }
+    ApiState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: old.container_id.clone(),
+            exit_code: 137,
+            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            reason: Some("ContainerStatusUnknown".to_owned()),
+            started_at: started,
+            ..ContainerStateTerminated::default()
+        }),
+        ..ApiState::default()
+    }
+}
+
+fn phase(
+    pod: &Pod,
+    policy: RestartPolicy,
+    observed: &ObservedPod,
+    notes: &Notes,
+    containers: &[ContainerStatus],
+    initialized: bool,
+) -> String {
+    let old = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
+    if old == "Succeeded" || old == "Failed" {
+        return old.to_owned();
+    }
+    match notes.outcome {
+        Some(Outcome::Succeeded) => return "Succeeded".to_owned(),
+        Some(Outcome::Failed) => return "Failed".to_owned(),
+        // Stopped from outside: it failed unless every container had ended well.
+        Some(Outcome::Gone) => {
+            let ends: Vec<_> = containers.iter().filter_map(|c| terminated(&c.state)).collect();
+            return if policy != RestartPolicy::Always
+                && ends.len() == containers.len()
+                && ends.iter().all(|t| t.exit_code == 0)
+            {
+                "Succeeded".to_owned()
+            } else if old == "Pending" || policy == RestartPolicy::Always {
+                old.to_owned()
+            } else {
+                "Failed".to_owned()
+            };
+        }
+        None => {}
+    }
+    let ever = |c: &ContainerStatus| observed.newest(&c.name).is_some() || c.container_id.is_some();
+    if initialized && !containers.is_empty() && containers.iter().all(ever) {
+        "Running".to_owned()
+    } else {
+        "Pending".to_owned()
+    }
+}
+
+/// Condition type, status, reason, message.
+type Condition = (&'static str, bool, Option<&'static str>, Option<String>);
+
+fn conditions(
+    status: &PodStatus,
+    finished: bool,
+    initialized: bool,
+    sandboxed: bool,
+    stopping: bool,
+) -> Vec<Condition> {
+    let containers = status.container_statuses.as_deref().unwrap_or(&[]);
+    let not_ready: Vec<&str> = containers.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
+    let unready = || {
+        if finished {
+            (Some(if status.phase.as_deref() == Some("Failed") { "PodFailed" } else { "PodCompleted" }), None)
+        } else {
+            (
+                Some("ContainersNotReady"),
+                Some(format!("containers with unready status: [{}]", not_ready.join(" "))),
+            )
+        }
+    };
+    let ready = not_ready.is_empty() && !finished && initialized;
+    let (reason, message) = if ready { (None, None) } else { unready() };
+    let init = status.init_container_statuses.as_deref().unwrap_or(&[]);
+    let incomplete: Vec<&str> = init.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
+    let initialized_condition = if status.phase.as_deref() == Some("Succeeded") {
+        ("Initialized", true, Some("PodCompleted"), None)
+    } else if initialized {
+        ("Initialized", true, None, None)
+    } else {
+        let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+        ("Initialized", false, Some("ContainersNotInitialized"), Some(message))
+    };
+    vec![
+        ("PodReadyToStartContainers", sandboxed && !stopping, None, None),
+        initialized_condition,
+        ("Ready", ready, reason, message.clone()),
+        ("ContainersReady", ready, reason, message),
+    ]
+}
+
+/// The kubelet's conditions put in place of its earlier ones; transition times move only with the status.
+fn merged(old: Vec<PodCondition>, new: Vec<Condition>, pod: &Pod, now: SystemTime) -> Vec<PodCondition> {
+    let mut out: Vec<PodCondition> = Vec::new();
+    for (type_, holds, reason, message) in new {
+        let status = if holds { "True" } else { "False" };
+        let before = old.iter().find(|c| c.type_ == type_);
+        let unchanged = before.filter(|b| b.status == status).and_then(|b| b.last_transition_time.clone());
+        out.push(PodCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.map(str::to_owned),
+            message,
+            last_transition_time: unchanged.or_else(|| Some(time(now))),
+            observed_generation: pod.metadata.generation,
+            ..PodCondition::default()
+        });
+    }
+    let others = old.into_iter().filter(|c| !out.iter().any(|n| n.type_ == c.type_)).collect::<Vec<_>>();
+    out.extend(others);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::observed::ObservedSandbox;
+    use super::*;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+    }
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "default", "uid": "u", "generation": 1},
+            "spec": {"containers": [{"name": "a", "image": "nginx"}]},
+            "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn container(attempt: u32, state: ContainerState) -> ObservedContainer {
+        ObservedContainer {
+            id: format!("a{attempt}"),
+            name: "a".into(),
+            attempt,
+            hash: String::new(),
+            image: "docker.io/library/nginx:latest".into(),
+            image_id: "sha256:1".into(),
+            stop_signal: 15,
+            state,
+        }
+    }
+
+    fn running() -> ContainerState {
+        ContainerState::Running { started: at(1), pid: 7 }
+    }
+
+    fn exited(exit: Option<Exit>, oom_killed: bool) -> ContainerState {
+        ContainerState::Exited { started: at(1), finished: at(5), exit, oom_killed }
+    }
+
+    fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
+        ObservedPod {
+            sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
+            containers,
+            stale_sandboxes: vec![],
+        }
+    }
+
+    fn shown(pod: &Pod, observed: &ObservedPod, notes: &Notes) -> Value {
+        serde_json::to_value(status(pod, observed, notes, at(9))).unwrap()
+    }
+
+    fn condition<'a>(status: &'a Value, type_: &str) -> &'a Value {
+        status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == type_).unwrap()
+    }
+
+    #[test]
+    fn a_new_pod_is_creating() {
+        let s = shown(&pod(json!({"phase": "Pending"})), &ObservedPod::default(), &Notes::default());
+        assert_eq!(s["phase"], "Pending");
+        assert_eq!(s["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+        assert_eq!(condition(&s, "Ready")["status"], "False");
+        assert_eq!(condition(&s, "Ready")["message"], "containers with unready status: [a]");
+    }
+
+    #[test]
+    fn a_running_pod_is_ready_and_keeps_foreign_conditions() {
+        let old = json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        let notes = Notes { address: Some("10.244.0.5".into()), ..Notes::default() };
+        let s = shown(&pod(old), &observed(vec![container(0, running())]), &notes);
+        assert_eq!(
+            (&s["phase"], &s["podIP"], &s["qosClass"]),
+            (&json!("Running"), &json!("10.244.0.5"), &json!("BestEffort"))
+        );
+        assert_eq!(s["containerStatuses"][0]["ready"], true);
+        assert_eq!(condition(&s, "PodScheduled")["status"], "True");
+        assert_eq!(condition(&s, "Initialized")["lastTransitionTime"], "2026-01-01T00:00:00Z");
+        assert_eq!(condition(&s, "Ready")["status"], "True");
+    }
+
+    #[test]
+    fn ends_have_kubernetes_codes_and_reasons() {
+        for (exit, oom, code, reason) in [
+            (Some(Exit::Code(0)), false, 0, "Completed"),
+            (Some(Exit::Code(3)), false, 3, "Error"),
+            (Some(Exit::Signal(9)), true, 137, "OOMKilled"),
+            (Some(Exit::Signal(15)), false, 143, "Error"),
+            (None, false, 137, "ContainerStatusUnknown"),
+        ] {
+            let s =
+                shown(&pod(json!({})), &observed(vec![container(0, exited(exit, oom))]), &Notes::default());
+            let t = &s["containerStatuses"][0]["state"]["terminated"];
+            assert_eq!((&t["exitCode"], &t["reason"]), (&json!(code), &json!(reason)));
+        }
+    }
+
+    #[test]
+    fn a_crash_loop_shows_its_last_end() {
+        let waiting = Waiting { reason: "CrashLoopBackOff".into(), message: "back-off".into() };
+        let notes = Notes { waiting: HashMap::from([("a".into(), waiting)]), ..Notes::default() };
+        let s = shown(
+            &pod(json!({"phase": "Running"})),
+            &observed(vec![container(2, exited(Some(Exit::Code(1)), false))]),
+            &notes,
+        );
+        let c = &s["containerStatuses"][0];
+        assert_eq!(c["restartCount"], 2);
+        assert_eq!(c["state"]["waiting"]["reason"], "CrashLoopBackOff");
+        assert_eq!(c["lastState"]["terminated"]["exitCode"], 1);
+        assert_eq!(s["phase"], "Running");
+    }
+
+    #[test]
+    fn a_pod_that_ended_stays_ended() {
+        let notes = Notes { outcome: Some(Outcome::Succeeded), ..Notes::default() };
+        let s = shown(
+            &pod(json!({"phase": "Running"})),
+            &observed(vec![container(0, exited(Some(Exit::Code(0)), false))]),
+            &notes,
+        );
+        assert_eq!(s["phase"], "Succeeded");
+        assert_eq!(condition(&s, "Ready")["reason"], "PodCompleted");
+        let later = shown(&pod(s), &ObservedPod::default(), &Notes::default());
+        assert_eq!(later["phase"], "Succeeded");
+        assert_eq!(later["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    }
+}

@@ -1,0 +1,447 @@
+//! The pod network of one cluster: namespaces prepared ahead, handed to pods, let go, and swept after a crash.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::addresses::{self, Addresses};
+use super::links::{Link, Links, Mac, VethPair};
+use super::{Attachment, Cidr, Config, Error, forwarding};
+use crate::sys::netns;
+
+/// How many namespaces wait, complete, for the next pods.
+const POOL: usize = 4;
+
+/// How many addresses in a row may turn out to be still in use by a namespace that is ending.
+const ATTEMPTS: usize = 16;
+
+/// The MTU where the host has no default route to take it from.
+const DEFAULT_MTU: u32 = 1500;
+
+/// What a pod calls its link.
+const POD_LINK: &str = "eth0";
+
+/// The Ethernet address of every host end: each pair is its own little network, so that one address does for all.
+const HOST_MAC: Mac = [0xee; 6];
+
+/// The pod network of one cluster; cheap to clone. Dropping the last one leaves all attachments as they are.
+#[derive(Clone)]
+pub struct PodNetwork {
+    shared: Arc<Shared>,
+    filler: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+struct Shared {
+    config: Config,
+    links: Links,
+    mtu: u32,
+    state: Mutex<State>,
+    /// Told when the pool has a place to fill, and when this value goes.
+    refill: Arc<Notify>,
+    closing: AtomicBool,
+}
+
+struct State {
+    addresses: Addresses,
+    /// Addresses of namespaces that are complete and belong to no pod yet.
+    pool: VecDeque<Ipv4Addr>,
+}
+
+impl PodNetwork {
+    /// Brings the network up, in the network namespace of the calling thread, or takes it over from a process
+    /// that died: attachments whose namespace and link are still there go on; everything else of this
+    /// network's is swept.
+    ///
+    /// # Errors
+    /// When the configuration cannot work or the kernel refuses a change.
+    pub async fn open(config: Config) -> Result<PodNetwork, Error> {
+        check(&config)?;
+        for directory in [&config.namespaces, &config.state] {
+            let tried = format!("making directory {}", directory.display());
+            std::fs::create_dir_all(directory).map_err(Error::io(tried))?;
+        }
+        let links = Links::connect()?;
+        let mut present = links.list().await?;
+        ensure_gateway(&config, &links, &present).await?;
+        let mtu = links.uplink_mtu().await?.unwrap_or(DEFAULT_MTU);
+
+        let mut addresses = Addresses::open(&config.state, config.pods)?;
+        let names: HashSet<&str> = present.iter().map(|link| link.name.as_str()).collect();
+        addresses.retain(|address| {
+            names.contains(link_name(&config, address).as_str())
+                && netns::is_bound(&namespace_path(&config, address))
+        })?;
+        let kept: HashSet<Ipv4Addr> = addresses.reserved().values().copied().collect();
+        present.retain(|link| pod_link_address(&config, &link.name).is_some_and(|a| !kept.contains(&a)));
+        finish(sweep(&config, &links, &present, |address| kept.contains(&address)).await)?;
+
+        let state = Mutex::new(State { addresses, pool: VecDeque::new() });
+        let refill = Arc::new(Notify::new());
+        let closing = AtomicBool::new(false);
+        let shared = Arc::new(Shared { config, links, mtu, state, refill: refill.clone(), closing });
+        let filler = tokio::spawn(keep_filled(Arc::downgrade(&shared), refill));
+        Ok(PodNetwork { shared, filler: Arc::new(Mutex::new(Some(filler))) })
+    }
+
+    /// Gives `id` a namespace with an address; the same one as before when it has one already.
+    ///
+    /// # Errors
+    /// When no address is free or the kernel refuses a change.
+    pub async fn attach(&self, id: &str) -> Result<Attachment, Error> {
+        loop {
+            if let Some(attachment) = self.shared.attached_or_pooled(id)? {
+                return Ok(attachment);
+            }
+            // A task of its own: when the caller gives up, what was begun ends in the pool and not nowhere.
+            let prepared = tokio::spawn(add_to_pool(self.shared.clone())).await;
+            prepared
+                .map_err(|failed| Error::io(format!("preparing a namespace for {id}"))(failed.into()))??;
+        }
+    }
+
+    /// Lets the namespace of `id` go; it ends, with its links, once no process is in it. Not attached is fine.
+    ///
+    /// # Errors
+    /// When the namespace cannot be let go or the reservation not be removed; then both are still there.
+    pub async fn detach(&self, id: &str) -> Result<(), Error> {
+        let mut state = self.shared.lock();
+        let Some(address) = state.addresses.reserved().get(id).copied() else { return Ok(()) };
+        let path = namespace_path(&self.shared.config, address);
+        netns::release(&path).map_err(Error::io(format!("releasing namespace {}", path.display())))?;
+        state.addresses.release(id)?;
+        Ok(())
+    }
+
+    /// Who is attached, and where.
+    pub fn attachments(&self) -> BTreeMap<String, Attachment> {
+        let state = self.shared.lock();
+        let reserved = state.addresses.reserved().iter();
+        reserved.map(|(id, address)| (id.clone(), self.shared.attachment(*address))).collect()
+    }
+
+    /// Stops preparing namespaces, and waits until the one in the making is done. All attachments stay.
+    pub async fn close(&self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.shared.refill.notify_one();
+        let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(filler) = filler
+            && let Err(failed) = filler.await
+        {
+            tracing::error!(%failed, "preparing pod namespaces");
+        }
+    }
+
+    /// Removes every link, namespace and file of this network, running or left by a crash, and puts the host's
+    /// forwarding switch back when no other cluster needs it. Goes on after errors and returns them all.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub async fn destroy(config: &Config) -> Result<(), Error> {
+        check(config)?;
+        let links = Links::connect()?;
+        let present = links.list().await?;
+        let (gateway, others): (Vec<&Link>, Vec<&Link>) =
+            present.iter().partition(|link| link.name == config.gateway_link());
+        let own: Vec<Link> = others
+            .iter()
+            .filter(|link| pod_link_address(config, &link.name).is_some())
+            .map(|link| (*link).clone())
+            .collect();
+        let mut errors = sweep(config, &links, &own, |_| false).await;
+
+        let remembered =
+            gateway.iter().filter_map(|link| link.alias.as_deref()).find_map(forwarding::remembered);
+        let other_aliases = others.iter().filter_map(|link| link.alias.as_deref());
+        if let Some(before) = forwarding::put_back(remembered, other_aliases) {
+            errors.extend(forwarding::set(before).err());
+        }
+        for link in gateway {
+            errors.extend(links.delete(link).await.err());
+        }
+        let files = addresses::remove(&config.state);
+        errors.extend(files.map_err(Error::io(format!("removing {}", config.state.display()))).err());
+        for directory in [&config.namespaces, &config.state] {
+            remove_empty(directory, &mut errors);
+        }
+        finish(errors)
+    }
+}
+
+impl Shared {
+    /// The attachment of `id`, from a reservation or out of the pool; `None` when the pool is empty.
+    fn attached_or_pooled(&self, id: &str) -> Result<Option<Attachment>, Error> {
+        let mut state = self.lock();
+        if let Some(address) = state.addresses.reserved().get(id).copied() {
+            return Ok(Some(self.attachment(address)));
+        }
+        let Some(address) = state.pool.pop_front() else { return Ok(None) };
+        if let Err(error) = state.addresses.assign(id, address) {
+            state.pool.push_front(address);
+            return Err(error);
+        }
+        drop(state);
+        self.refill.notify_one();
+        Ok(Some(self.attachment(address)))
+    }
+
+    /// Makes a namespace complete with link, address and routes, for nobody yet.
+    async fn prepare(&self) -> Result<Ipv4Addr, Error> {
+        let mut attempts = 0;
+        loop {
+            let address = self.lock().addresses.take()?;
+            let made = self.build(address).await;
+            let Err(error) = made else { return Ok(address) };
+            attempts += 1;
+            // Whatever was built ends with its namespace; the error that matters is the one returned.
+            let _ = netns::release(&namespace_path(&self.config, address));
+            self.lock().addresses.give_back(address);
+            // The link of an earlier pod may outlive its reservation while a process is still in its namespace.
+            if !error.already_exists() || attempts == ATTEMPTS {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn build(&self, address: Ipv4Addr) -> Result<(), Error> {
+        let gateway = self.config.gateway();
+        let path = namespace_path(&self.config, address);
+        let (namespace, inside) = create_namespace(path).await?;
+        let name = link_name(&self.config, address);
+        let pair = VethPair {
+            name: &name,
+            mac: HOST_MAC,
+            peer: POD_LINK,
+            peer_mac: pod_mac(address),
+            peer_namespace: namespace.as_fd(),
+            mtu: self.mtu,
+        };
+        self.links.add_veth(pair).await?;
+
+        let loopback = inside.index("lo").await?;
+        inside.set_up(loopback, None).await?;
+        let eth0 = inside.index(POD_LINK).await?;
+        inside.add_address(eth0, address).await?;
+        inside.set_up(eth0, None).await?;
+        inside.add_link_route(eth0, host(gateway), None).await?;
+        inside.add_default_route(eth0, gateway).await?;
+        inside.add_neighbour(eth0, gateway, HOST_MAC).await?;
+
+        let outside = self.links.index(&name).await?;
+        self.links.add_link_route(outside, host(address), Some(gateway)).await?;
+        self.links.add_neighbour(outside, address, pod_mac(address)).await
+    }
+
+    fn attachment(&self, address: Ipv4Addr) -> Attachment {
+        Attachment { namespace: namespace_path(&self.config, address), address }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        // Every change of the state is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.refill.notify_one();
+    }
+}
+
+/// Keeps the pool full until the network is dropped. A failure waits for the next attachment: an attachment
+/// with an empty pool prepares its own namespace and reports what is wrong.
+async fn keep_filled(shared: Weak<Shared>, refill: Arc<Notify>) {
+    loop {
+        while let Some(shared) = shared.upgrade().filter(|shared| !shared.closing.load(Ordering::Relaxed)) {
+            if shared.lock().pool.len() >= POOL {
+                break;
+            }
+            if let Err(error) = add_to_pool(shared).await {
+                tracing::warn!(%error, "preparing a pod namespace");
+                break;
+            }
+        }
+        match shared.upgrade() {
+            Some(shared) if !shared.closing.load(Ordering::Relaxed) => {}
+            _ => return,
+        }
+        refill.notified().await;
+    }
+}
+
+async fn add_to_pool(shared: Arc<Shared>) -> Result<(), Error> {
+    let address = shared.prepare().await?;
+    shared.lock().pool.push_back(address);
+    Ok(())
+}
+
+/// A namespace bound at `path` and a connection to its links.
+async fn create_namespace(path: PathBuf) -> Result<(OwnedFd, Links), Error> {
+    let runtime = tokio::runtime::Handle::current();
+    let tried = format!("making namespace {}", path.display());
+    let work = move || {
+        netns::create(&path, || {
+            let _runtime = runtime.enter();
+            Links::try_connect()
+        })
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(made) => made.map_err(Error::io(tried)),
+        Err(failed) => Err(Error::io(tried)(failed.into())),
+    }
+}
+
+async fn ensure_gateway(config: &Config, links: &Links, present: &[Link]) -> Result<(), Error> {
+    let name = config.gateway_link();
+    let own = present.iter().find(|link| link.name == name);
+    let alias =
+        match own.and_then(|link| link.alias.as_deref()).filter(|a| forwarding::remembered(a).is_some()) {
+            Some(alias) => alias.to_owned(),
+            None => {
+                let aliases = present.iter().filter_map(|link| link.alias.as_deref());
+                forwarding::alias(forwarding::before(aliases, &forwarding::read()?))
+            }
+        };
+    if own.is_none() {
+        links.add_portless_bridge(&name, pod_mac(config.gateway())).await?;
+    }
+    let index = links.index(&name).await?;
+    // The alias first: whoever dies after it has left a note of what to put back.
+    links.set_up(index, Some(&alias)).await?;
+    links.add_address(index, config.gateway()).await?;
+    forwarding::set("1")
+}
+
+/// Lets go of all bound namespaces but those to keep, and removes the given links.
+async fn sweep(
+    config: &Config,
+    links: &Links,
+    doomed: &[Link],
+    keep: impl Fn(Ipv4Addr) -> bool,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for (path, address) in bound(config, &mut errors) {
+        if !keep(address) {
+            let tried = format!("releasing namespace {}", path.display());
+            errors.extend(netns::release(&path).map_err(Error::io(tried)).err());
+        }
+    }
+    for link in doomed {
+        errors.extend(links.delete(link).await.err());
+    }
+    errors
+}
+
+/// The files in the namespace directory that are named by an address.
+fn bound(config: &Config, errors: &mut Vec<Error>) -> Vec<(PathBuf, Ipv4Addr)> {
+    let entries = match std::fs::read_dir(&config.namespaces) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => {
+            errors.push(Error::io(format!("reading {}", config.namespaces.display()))(error));
+            return Vec::new();
+        }
+    };
+    let named = |path: PathBuf| {
+        let address = path.file_name()?.to_str()?.parse().ok()?;
+        Some((path, address))
+    };
+    entries.flatten().filter_map(|entry| named(entry.path())).collect()
+}
+
+fn remove_empty(directory: &Path, errors: &mut Vec<Error>) {
+    use std::io::ErrorKind;
+    match std::fs::remove_dir(directory) {
+        // Others may keep files beside; those are theirs to remove.
+        Err(error) if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty].contains(&error.kind()) => {
+            errors.push(Error::io(format!("removing {}", directory.display()))(error));
+        }
+        _ => {}
+    }
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if config.prefix.is_empty() || config.prefix.len() > 7 || !config.prefix.chars().all(plain) {
+        return Err(Error::Config("the link prefix must be 1 to 7 letters, digits, '-' or '_'"));
+    }
+    if !(8..=29).contains(&config.pods.prefix) {
+        return Err(Error::Config("the pod range must have 8 to 29 fixed bits"));
+    }
+    Ok(())
+}
+
+fn finish(errors: Vec<Error>) -> Result<(), Error> {
+    if errors.is_empty() { Ok(()) } else { Err(Error::Cleanup(errors)) }
+}
+
+/// Addresses name everything: the namespace file, the link and the Ethernet address.
+fn namespace_path(config: &Config, address: Ipv4Addr) -> PathBuf {
+    config.namespaces.join(address.to_string())
+}
+
+fn link_name(config: &Config, address: Ipv4Addr) -> String {
+    format!("{}{:08x}", config.prefix, address.to_bits())
+}
+
+/// The address that a link of this network is named by; `None` for other links.
+fn pod_link_address(config: &Config, name: &str) -> Option<Ipv4Addr> {
+    let digits = name.strip_prefix(&config.prefix)?;
+    let hex = digits.len() == 8 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if hex { u32::from_str_radix(digits, 16).ok().map(Ipv4Addr::from_bits) } else { None }
+}
+
+/// A locally administered Ethernet address that holds the IP address.
+fn pod_mac(address: Ipv4Addr) -> Mac {
+    let [a, b, c, d] = address.octets();
+    [0x0a, 0x58, a, b, c, d]
+}
+
+fn host(address: Ipv4Addr) -> Cidr {
+    Cidr { base: address, prefix: 32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(prefix: &str) -> Config {
+        Config {
+            prefix: prefix.into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            namespaces: "/run/x".into(),
+            state: "/var/x".into(),
+        }
+    }
+
+    #[test]
+    fn links_are_named_by_their_address_and_fit_the_kernels_limit() {
+        let config = config("mk-abcd");
+        let name = link_name(&config, Ipv4Addr::new(10, 244, 1, 2));
+        assert_eq!(name, "mk-abcd0af40102");
+        assert!(name.len() <= 15);
+        assert_eq!(pod_link_address(&config, &name), Some(Ipv4Addr::new(10, 244, 1, 2)));
+    }
+
+    #[test]
+    fn links_of_others_are_not_taken_for_ours() {
+        for name in ["mk0", "mk", "eth0", "mk10af40102", "mk0af4010", "mk0AF40102", "mk+af40102"] {
+            assert_eq!(pod_link_address(&config("mk"), name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn configurations_that_cannot_work_are_refused() {
+        assert!(check(&config("mk")).is_ok());
+        for prefix in ["", "toolong8", "a b", "a/b"] {
+            assert!(check(&config(prefix)).is_err(), "{prefix:?}");
+        }
+        let tiny = Config { pods: "10.0.0.0/30".parse().unwrap(), ..config("mk") };
+        assert!(check(&tiny).is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! Tracked UDP connections that lead to the wrong place: found and deleted.
+//!
+//! A UDP "connection" lives in the kernel's table for as long as datagrams flow, whatever the rules say by now.
+//! So a client that goes on talking would never notice that its endpoint is gone, or that there is one at last.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+
+use super::state::{Backends, Endpoint, Frontend, Protocol, State};
+use crate::sys::netlink::{CONNTRACK, Messages, Socket, attribute, flag};
+
+/// Message kinds of linux/netfilter/nfnetlink_conntrack.h.
+const GET: u8 = 1;
+const DELETE: u8 = 2;
+/// `CTA_TUPLE_ORIG` and `CTA_TUPLE_REPLY`, and what is in them.
+const TUPLE_ORIGINAL: u16 = 1;
+const TUPLE_REPLY: u16 = 2;
+const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const IP_SOURCE: u16 = 1;
+const IP_DESTINATION: u16 = 2;
+const PROTOCOL_NUMBER: u16 = 1;
+const PROTOCOL_SOURCE: u16 = 2;
+const PROTOCOL_DESTINATION: u16 = 3;
+
+/// One direction of a tracked connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Flow {
+    protocol: u8,
+    source: Endpoint,
+    destination: Endpoint,
+}
+
+/// A tracked connection: where it was made to, and who answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Tracked {
+    original: Flow,
+    reply: Flow,
+    /// The original tuple as the kernel wrote it, by which it is deleted.
+    tuple: Vec<u8>,
+}
+
+/// Deletes the tracked connections to these frontends that do not end at one of their endpoints, and says how
+/// many there were.
+///
+/// # Errors
+/// When the kernel does not give its table away. One that is already gone is fine.
+pub fn delete_stale(frontends: &BTreeSet<Frontend>, state: &State) -> io::Result<usize> {
+    if frontends.is_empty() {
+        return Ok(0);
+    }
+    let socket = Socket::open()?;
+    let mut dump = Messages::default();
+    dump.push(CONNTRACK, GET, flag::DUMP, libc::AF_INET as u8, |_| {});
+    let mut stale = Vec::new();
+    socket.request(&dump, |message| {
+        let attributes: Vec<_> = message.attributes().collect();
+        let tracked = parse(&attributes).filter(|tracked| is_stale(tracked, frontends, state));
+        stale.extend(tracked.map(|tracked| tracked.tuple));
+    })?;
+    for tuple in &stale {
+        let mut delete = Messages::default();
+        delete.push(CONNTRACK, DELETE, flag::ACK, libc::AF_INET as u8, |attributes| {
+            attributes.nest_bytes(TUPLE_ORIGINAL, tuple);
+        });
+        match socket.request(&delete, |_| {}) {
+            Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(stale.len())
+}
+
+/// Whether a connection was made to one of the frontends and ends elsewhere than the state says.
+fn is_stale(tracked: &Tracked, frontends: &BTreeSet<Frontend>, state: &State) -> bool {
+    if tracked.original.protocol != Protocol::Udp as u8 {
+        return false;
+    }
+    let Endpoint { address, port } = tracked.original.destination;
+    let at = |address| Frontend { address, protocol: Protocol::Udp, port };
+    // The more special frontend is the one that the rules look at first.
+    let own = at(Some(address));
+    let frontend =
+        if frontends.contains(&own) || state.frontends.contains_key(&own) { own } else { at(None) };
+    // A frontend of the node means its addresses. What only passes through to the same port elsewhere keeps its
+    // destination, and comes from another address by the time that it leaves.
+    let passes = tracked.reply.source == tracked.original.destination
+        && tracked.reply.destination != tracked.original.source;
+    let endpoints = state.frontends.get(&frontend).map_or(&[][..], |Backends { endpoints, .. }| endpoints);
+    frontends.contains(&frontend) && !passes && !endpoints.contains(&tracked.reply.source)
+}
+
+fn parse(attributes: &[(u16, &[u8])]) -> Option<Tracked> {
+    let find = |kind| attributes.iter().find(|(other, _)| *other == kind).map(|(_, value)| *value);
+    let tuple = find(TUPLE_ORIGINAL)?;
+    Some(Tracked {
+        original: parse_flow(tuple)?,
+        reply: parse_flow(find(TUPLE_REPLY)?)?,
+        tuple: tuple.to_vec(),
+    })
+}
+
+fn parse_flow(tuple: &[u8]) -> Option<Flow> {
+    let (ip, transport) = (attribute(tuple, TUPLE_IP)?, attribute(tuple, TUPLE_PROTOCOL)?);
+    let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(attribute(ip, kind)?).ok()?));
+    let port = |kind| Some(u16::from_be_bytes(attribute(transport, kind)?.try_into().ok()?));
+    Some(Flow {
+        protocol: *attribute(transport, PROTOCOL_NUMBER)?.first()?,
+        source: Endpoint { address: address(IP_SOURCE)?, port: port(PROTOCOL_SOURCE)? },
+        destination: Endpoint { address: address(IP_DESTINATION)?, port: port(PROTOCOL_DESTINATION)? },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Endpoint {
+        let (address, port) = text.split_once(':').unwrap();
+        Endpoint { address: address.parse().unwrap(), port: port.parse().unwrap() }
+    }
+
+    fn tracked(protocol: Protocol, to: &str, answered_by: &str) -> Tracked {
+        let client = at("10.244.0.9:5000");
+        let protocol = protocol as u8;
+        Tracked {
+            original: Flow { protocol, source: client, destination: at(to) },
+            reply: Flow { protocol, source: at(answered_by), destination: client },
+            tuple: Vec::new(),
+        }
+    }
+
+    fn masqueraded(mut tracked: Tracked) -> Tracked {
+        tracked.reply.destination = at("192.0.2.1:6000");
+        tracked
+    }
+
+    #[test]
+    fn stale_is_what_ends_at_no_endpoint_of_a_changed_frontend() {
+        let frontend = |address: Option<&str>, port| Frontend {
+            address: address.map(|text| text.parse().unwrap()),
+            protocol: Protocol::Udp,
+            port,
+        };
+        let dns = frontend(Some("10.96.0.10"), 53);
+        let node = frontend(None, 30053);
+        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
+        let state =
+            State { frontends: [(dns, backends.clone()), (node, backends)].into(), ..State::default() };
+        let changed = [dns, node].into();
+        for (protocol, to, answered_by, stale) in [
+            (Protocol::Udp, "10.96.0.10:53", "10.244.0.2:53", false),
+            (Protocol::Udp, "10.96.0.10:53", "10.244.0.3:53", true),
+            (Protocol::Udp, "10.96.0.10:53", "10.96.0.10:53", true),
+            (Protocol::Tcp, "10.96.0.10:53", "10.244.0.3:53", false),
+            (Protocol::Udp, "10.96.0.11:53", "10.244.0.3:53", false),
+            (Protocol::Udp, "127.0.0.1:30053", "10.244.0.3:53", true),
+            (Protocol::Udp, "127.0.0.1:30053", "127.0.0.1:30053", true),
+        ] {
+            assert_eq!(
+                is_stale(&tracked(protocol, to, answered_by), &changed, &state),
+                stale,
+                "{to} {answered_by}"
+            );
+        }
+        assert!(!is_stale(&tracked(Protocol::Udp, "10.96.0.10:53", "10.244.0.3:53"), &[node].into(), &state));
+        let passing = masqueraded(tracked(Protocol::Udp, "192.0.2.77:30053", "192.0.2.77:30053"));
+        assert!(!is_stale(&passing, &changed, &state), "to the same port of another host");
+    }
+}

@@ -1,0 +1,184 @@
+//! Other firewalls of the host: the least that lets pods through, marked as minik's and removed with it.
+//!
+//! A packet must be accepted by every table that looks at it, so minik's own table cannot overrule a `drop` of
+//! Docker's, ufw's or firewalld's. Where one of them would drop, it gets rules of its own kind, by its own program.
+
+use super::{Config, Error, table};
+use crate::sys::program;
+
+/// `NFPROTO_INET` and `NFPROTO_IPV4`.
+const INET: u8 = 1;
+const IP: u8 = 2;
+
+/// What to put in front of `iptables` commands: wait for others who use it.
+const WAIT: &str = "-w";
+
+/// Adds what is missing. Blocks: wrap it in `spawn_blocking` inside async code.
+pub(super) fn open(config: &Config) -> Result<(), Error> {
+    if let Some(listing) = listing()? {
+        for rule in missing(config, &listing) {
+            iptables(&rule)?;
+        }
+    }
+    if uses_firewalld()? && !trusts(config)? {
+        firewalld("--add-source", config)?;
+    }
+    Ok(())
+}
+
+/// Removes what [`open`] added; nothing there is fine. Blocks.
+pub(super) fn close(config: &Config) -> Result<(), Error> {
+    if let Some(listing) = listing()? {
+        for rule in present(config, &listing) {
+            iptables(&rule)?;
+        }
+    }
+    if uses_firewalld()? && trusts(config)? {
+        firewalld("--remove-source", config)?;
+    }
+    Ok(())
+}
+
+/// The commands that let this cluster's links through the chains of a listing (`iptables -S`) that would drop
+/// some of their packets. None for chains that drop nothing, or that have the rule already.
+fn missing(config: &Config, listing: &str) -> Vec<Vec<String>> {
+    let drops = |chain: &str| {
+        let policy = format!("-P {chain} DROP");
+        let rule = format!("-A {chain} ");
+        let refusing = |line: &str| line.ends_with("-j DROP") || line.contains("-j REJECT");
+        listing.lines().any(|line| line == policy || line.starts_with(&rule) && refusing(line))
+    };
+    // Docker gives users a chain that it asks first and never changes.
+    let docker = listing.lines().any(|line| line == "-N DOCKER-USER");
+    let mut wanted = Vec::new();
+    if docker || drops("FORWARD") {
+        let chain = if docker { "DOCKER-USER" } else { "FORWARD" };
+        wanted.extend([(chain, "-i"), (chain, "-o")]);
+    }
+    if drops("INPUT") {
+        wanted.push(("INPUT", "-i"));
+    }
+    let link = format!("{}+", config.link_prefix);
+    let has = |chain: &str, direction: &str| {
+        let (begin, link) = (format!("-A {chain} "), format!(" {direction} {link} "));
+        let mut lines = listing.lines();
+        lines.any(|line| line.starts_with(&begin) && line.contains(&link) && is_own(config, line))
+    };
+    wanted.retain(|(chain, direction)| !has(chain, direction));
+    let command = |(chain, direction): (&str, &str)| {
+        let comment = comment(config);
+        let words = ["-I", chain, direction, &link, "-m", "comment", "--comment", &comment, "-j", "ACCEPT"];
+        words.map(str::to_owned).to_vec()
+    };
+    wanted.into_iter().map(command).collect()
+}
+
+/// The commands that remove this cluster's rules from a listing.
+fn present(config: &Config, listing: &str) -> Vec<Vec<String>> {
+    let own = listing.lines().filter(|line| line.starts_with("-A ") && is_own(config, line));
+    let delete = |line: &str| {
+        // Only the comment may be quoted; minik's has no space.
+        let words = line.split_whitespace().map(|word| word.trim_matches('"'));
+        words.map(|word| if word == "-A" { "-D" } else { word }.to_owned()).collect()
+    };
+    own.map(delete).collect()
+}
+
+fn comment(config: &Config) -> String {
+    format!("minik:{}", config.table)
+}
+
+fn is_own(config: &Config, line: &str) -> bool {
+    let comment = comment(config);
+    let mut words = line.split_whitespace().map(|word| word.trim_matches('"'));
+    words.any(|word| word == "--comment") && words.next() == Some(comment.as_str())
+}
+
+/// The filter rules of iptables; `None` where nobody uses it. (Asking would otherwise load it.)
+fn listing() -> Result<Option<String>, Error> {
+    let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+    let used = legacy.lines().any(|table| table == "filter")
+        || table::exists(IP, "filter").map_err(Error::io("looking for the filter table"))?;
+    if !used || program::find("iptables").is_none() {
+        return Ok(None);
+    }
+    let listing = program::run("iptables", &[WAIT, "-S"], &[])?;
+    Ok(Some(String::from_utf8_lossy(&listing).into_owned()))
+}
+
+fn iptables(rule: &[String]) -> Result<(), Error> {
+    let args: Vec<&str> = [WAIT].into_iter().chain(rule.iter().map(String::as_str)).collect();
+    program::run("iptables", &args, &[])?;
+    Ok(())
+}
+
+fn uses_firewalld() -> Result<bool, Error> {
+    let table = table::exists(INET, "firewalld").map_err(Error::io("looking for firewalld's table"))?;
+    Ok(table && program::find("firewall-cmd").is_some())
+}
+
+fn trusts(config: &Config) -> Result<bool, Error> {
+    let query = format!("--query-source={}", config.pods);
+    Ok(program::output("firewall-cmd", &["--zone=trusted", &query], &[])?.status.success())
+}
+
+fn firewalld(verb: &str, config: &Config) -> Result<(), Error> {
+    program::run("firewall-cmd", &["--zone=trusted", &format!("{verb}={}", config.pods)], &[])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            table: "minik".into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            services: "10.96.0.0/12".parse().unwrap(),
+            gateway: "10.244.0.1".parse().unwrap(),
+            link_prefix: "mk".into(),
+        }
+    }
+
+    #[test]
+    fn only_chains_that_drop_get_rules() {
+        let open = "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n";
+        let docker = "-P INPUT ACCEPT\n-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN\n";
+        let ufw = "-P INPUT DROP\n-P FORWARD DROP\n";
+        let redhat =
+            "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-A FORWARD -j REJECT --reject-with icmp-host-prohibited\n";
+        for (listing, expected) in [
+            (open, vec![]),
+            (docker, vec!["-I DOCKER-USER -i", "-I DOCKER-USER -o"]),
+            (ufw, vec!["-I FORWARD -i", "-I FORWARD -o", "-I INPUT -i"]),
+            (redhat, vec!["-I FORWARD -i", "-I FORWARD -o"]),
+            ("", vec![]),
+        ] {
+            let commands = missing(&config(), listing);
+            let begins: Vec<String> = commands.iter().map(|words| words[..3].join(" ")).collect();
+            assert_eq!(begins, expected, "{listing}");
+            // What iptables would list afterwards needs nothing more, and can be taken back.
+            let listed = |words: &Vec<String>| {
+                words.join(" ").replace("-I ", "-A ").replace("minik:minik", "\"minik:minik\"")
+            };
+            let added: Vec<String> = commands.iter().map(listed).collect();
+            let after = format!("{listing}{}\n", added.join("\n"));
+            assert!(missing(&config(), &after).is_empty(), "{after}");
+            let removed: Vec<String> =
+                present(&config(), &after).iter().map(|words| words.join(" ")).collect();
+            assert_eq!(
+                removed,
+                added.iter().map(|line| line.replace("-A ", "-D ").replace('"', "")).collect::<Vec<_>>()
+            );
+        }
+    }
+
+    #[test]
+    fn rules_of_others_are_left_alone() {
+        let others = "-A FORWARD -i mk+ -j ACCEPT\n\
+            -A FORWARD -i mk+ -m comment --comment minik:minik-other -j ACCEPT\n\
+            -A FORWARD -i mk+ -m comment --comment \"not minik:minik\" -j ACCEPT\n";
+        assert!(present(&config(), others).is_empty());
+    }
+}

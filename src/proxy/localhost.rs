@@ -1,0 +1,296 @@
+//! Ports of the node on 127.0.0.1, served in user space.
+//!
+//! The kernel would forward loopback's addresses only with `route_localnet`, which opens loopback services to the
+//! neighbours (CVE-2020-8558). So here are ordinary listeners, one for each port, that exist as long as the
+//! service does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::state::{Backends, Endpoint, Protocol};
+
+/// How long an endpoint has to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
+/// A UDP client that says and hears nothing for so long is forgotten; the kernel's own time for a stream.
+const UDP_IDLE: Duration = Duration::from_secs(120);
+/// How long to wait after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The largest datagram.
+const DATAGRAM: usize = 65_535;
+/// UDP clients served at a time by one port.
+const UDP_CLIENTS: usize = 4096;
+
+/// The listeners that are open, with the endpoints each of them spreads over.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    open: BTreeMap<(Protocol, u16), (watch::Sender<Choice>, JoinSet<()>)>,
+}
+
+impl Listeners {
+    /// Opens, changes and closes listeners until there is one for each wanted port. Ports that cannot be had,
+    /// with the reasons, are tried again on the next call.
+    pub async fn set(
+        &mut self,
+        wanted: &BTreeMap<(Protocol, u16), Backends>,
+    ) -> Vec<(Protocol, u16, io::Error)> {
+        // Dropping a listener's tasks closes its connections too, as the end of a service should.
+        self.open.retain(|port, _| wanted.contains_key(port));
+        let mut failed = Vec::new();
+        for ((protocol, port), backends) in wanted {
+            if let Some((choice, _)) = self.open.get(&(*protocol, *port)) {
+                choice.send_if_modified(|choice| {
+                    let differs = choice.backends != *backends;
+                    if differs {
+                        *choice = Choice::new(backends.clone());
+                    }
+                    differs
+                });
+                continue;
+            }
+            let (sender, choice) = watch::channel(Choice::new(backends.clone()));
+            match listen(*protocol, *port, choice).await {
+                Ok(tasks) => _ = self.open.insert((*protocol, *port), (sender, tasks)),
+                Err(error) => failed.push((*protocol, *port, error)),
+            }
+        }
+        failed
+    }
+}
+
+/// Draws endpoints one after the other, or always the same one where clients stay: they all have one address.
+#[derive(Debug, Clone)]
+struct Choice {
+    backends: Backends,
+    drawn: Arc<AtomicUsize>,
+}
+
+impl Choice {
+    fn new(backends: Backends) -> Choice {
+        Choice { backends, drawn: Arc::default() }
+    }
+
+    fn next(&self) -> Option<Endpoint> {
+        let endpoints = &self.backends.endpoints;
+        let number = match self.backends.sticky {
+            Some(_) => 0,
+            None => self.drawn.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1),
+        };
+        endpoints.get(number).copied()
+    }
+}
+
+async fn listen(protocol: Protocol, port: u16, choice: watch::Receiver<Choice>) -> io::Result<JoinSet<()>> {
+    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
+    let mut tasks = JoinSet::new();
+    match protocol {
+        Protocol::Tcp => {
+            let listener = TcpListener::bind(address).await?;
+            tasks.spawn(serve_tcp(listener, choice));
+        }
+        Protocol::Udp => {
+            let socket = UdpSocket::bind(address).await?;
+            tasks.spawn(serve_udp(Arc::new(socket), choice));
+        }
+        // The kernel part serves SCTP on the node's other addresses.
+        Protocol::Sctp => {}
+    }
+    Ok(tasks)
+}
+
+async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((client, _)) => {
+                    let endpoint = choice.borrow().next();
+                    connections.spawn(splice(client, endpoint));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting on a node port of 127.0.0.1");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Copies both ways until both have ended; the end of one direction is passed on by itself. A connection that
+/// cannot be made is reset, so that the client sees a failure and not an empty answer.
+async fn splice(mut client: TcpStream, endpoint: Option<Endpoint>) {
+    let connected = match endpoint {
+        Some(endpoint) => {
+            let connect = TcpStream::connect(SocketAddrV4::new(endpoint.address, endpoint.port));
+            tokio::time::timeout(CONNECT, connect).await.ok().and_then(Result::ok)
+        }
+        None => None,
+    };
+    let Some(mut server) = connected else {
+        // The client may be gone already.
+        let _ = client.set_zero_linger();
+        return;
+    };
+    // Small answers must not wait for acknowledgements. Failures show in the copying.
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    if tokio::io::copy_bidirectional(&mut client, &mut server).await.is_err() {
+        let _ = client.set_zero_linger();
+        let _ = server.set_zero_linger();
+    }
+}
+
+/// Hands each client's datagrams to a socket of its own, so that answers find back.
+async fn serve_udp(socket: Arc<UdpSocket>, choice: watch::Receiver<Choice>) {
+    let mut clients: HashMap<SocketAddr, (Endpoint, Arc<UdpSocket>)> = HashMap::new();
+    let mut answers = JoinSet::new();
+    let mut buffer = vec![0; DATAGRAM];
+    loop {
+        tokio::select! {
+            received = socket.recv_from(&mut buffer) => {
+                // Errors here are refusals of earlier answers by clients that are gone.
+                let Ok((length, client)) = received else { continue };
+                let known = clients.get(&client).filter(|(endpoint, _)| {
+                    choice.borrow().backends.endpoints.contains(endpoint)
+                });
+                let server = match known {
+                    Some((_, server)) => server.clone(),
+                    None if clients.len() >= UDP_CLIENTS => continue,
+                    None => {
+                        let endpoint = choice.borrow().next();
+                        let Some(endpoint) = endpoint else { continue };
+                        let Ok(server) = connect_udp(endpoint).await else { continue };
+                        let server = Arc::new(server);
+                        clients.insert(client, (endpoint, server.clone()));
+                        answers.spawn(answer(socket.clone(), client, server.clone()));
+                        server
+                    }
+                };
+                // A datagram may be lost; the client knows.
+                let _ = server.send(&buffer[..length]).await;
+            }
+            Some(ended) = answers.join_next() => {
+                if let Ok((client, server)) = ended
+                    && clients.get(&client).is_some_and(|(_, current)| Arc::ptr_eq(current, &server))
+                {
+                    clients.remove(&client);
+                }
+            }
+        }
+    }
+}
+
+async fn connect_udp(endpoint: Endpoint) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect((endpoint.address, endpoint.port)).await?;
+    Ok(socket)
+}
+
+/// Passes answers back until the endpoint is silent for long or refuses; says whose they were.
+async fn answer(
+    socket: Arc<UdpSocket>,
+    client: SocketAddr,
+    server: Arc<UdpSocket>,
+) -> (SocketAddr, Arc<UdpSocket>) {
+    let mut buffer = vec![0; DATAGRAM];
+    while let Ok(Ok(length)) = tokio::time::timeout(UDP_IDLE, server.recv(&mut buffer)).await {
+        let _ = socket.send_to(&buffer[..length], client).await;
+    }
+    (client, server)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn endpoint(address: SocketAddr) -> Endpoint {
+        Endpoint { address: Ipv4Addr::LOCALHOST, port: address.port() }
+    }
+
+    /// A port that was free a moment ago.
+    async fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+    }
+
+    async fn one(port: (Protocol, u16), endpoints: Vec<Endpoint>) -> Listeners {
+        let mut listeners = Listeners::default();
+        let failed = listeners.set(&[(port, Backends { endpoints, sticky: None })].into()).await;
+        assert!(failed.is_empty(), "{failed:?}");
+        listeners
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_direction_leaves_the_other_open() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = free_port().await;
+        let mut listeners = one((Protocol::Tcp, port), vec![endpoint(server.local_addr().unwrap())]).await;
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut question = String::new();
+            stream.read_to_string(&mut question).await.unwrap();
+            stream.write_all(format!("heard {question}").as_bytes()).await.unwrap();
+        });
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        client.write_all(b"all of it").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "heard all of it");
+        served.await.unwrap();
+
+        listeners.set(&BTreeMap::new()).await;
+        // The aborted task closes its listener when the runtime gets to it.
+        let refused = async {
+            while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn without_an_endpoint_the_client_is_reset() {
+        let port = free_port().await;
+        let _listeners = one((Protocol::Tcp, port), vec![]).await;
+        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        let error = client.read(&mut [0]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn datagrams_go_there_and_back() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let port = free_port().await;
+        let _listeners = one((Protocol::Udp, port), vec![endpoint(server.local_addr().unwrap())]).await;
+        for text in ["one", "two"] {
+            let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            client.send_to(text.as_bytes(), (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            let mut buffer = [0; 16];
+            let (length, peer) = server.recv_from(&mut buffer).await.unwrap();
+            server.send_to(&buffer[..length], peer).await.unwrap();
+            let length = client.recv(&mut buffer).await.unwrap();
+            assert_eq!(&buffer[..length], text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn connections_are_spread_evenly_unless_clients_stay() {
+        let endpoints: Vec<_> = (1..4).map(|port| Endpoint { address: Ipv4Addr::LOCALHOST, port }).collect();
+        let choice = Choice::new(Backends { endpoints: endpoints.clone(), sticky: None });
+        let drawn: Vec<u16> = (0..6).filter_map(|_| choice.next()).map(|e| e.port).collect();
+        assert_eq!(drawn, [1, 2, 3, 1, 2, 3]);
+        let choice = Choice::new(Backends { endpoints, sticky: Some(10) });
+        assert!((0..6).filter_map(|_| choice.next()).all(|e| e.port == 1));
+        assert_eq!(Choice::new(Backends::default()).next(), None);
+    }
+}

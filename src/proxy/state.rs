@@ -1,0 +1,134 @@
+//! What the service proxy wants: frontends and their endpoints, as plain values.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use crate::network::Cidr;
+
+/// A transport protocol, by its number in the IP header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP.
+    Tcp = 6,
+    /// UDP.
+    Udp = 17,
+    /// SCTP.
+    Sctp = 132,
+}
+
+/// Where connections are made to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Frontend {
+    /// The address; `None` for every address of the node but loopback's.
+    pub address: Option<Ipv4Addr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+/// Where connections end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port.
+    pub port: u16,
+}
+
+/// The endpoints behind a frontend.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Backends {
+    /// In order, each once; with none, connections are refused.
+    pub endpoints: Vec<Endpoint>,
+    /// A client stays with its endpoint for this many seconds after its last connection.
+    pub sticky: Option<u32>,
+}
+
+/// Everything that the proxy is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// By address.
+    pub frontends: BTreeMap<Frontend, Backends>,
+    /// Ports of the loopback address, served in user space.
+    pub local: BTreeMap<(Protocol, u16), Backends>,
+}
+
+impl State {
+    /// Addresses of endpoints: a pod that reaches itself through a service needs another source address.
+    pub fn endpoint_addresses(&self) -> BTreeSet<Ipv4Addr> {
+        self.frontends
+            .values()
+            .flat_map(|backends| &backends.endpoints)
+            .map(|endpoint| endpoint.address)
+            .collect()
+    }
+
+    /// Endpoints that are no pods: they would answer past this host.
+    pub fn outside(&self, pods: Cidr) -> BTreeSet<(Ipv4Addr, Protocol, u16)> {
+        let all = self.frontends.iter().flat_map(|(frontend, backends)| {
+            backends.endpoints.iter().map(|endpoint| (endpoint.address, frontend.protocol, endpoint.port))
+        });
+        all.filter(|(address, ..)| !pods.contains(*address)).collect()
+    }
+
+    /// Ports of the node that nobody is behind.
+    pub fn refused(&self) -> BTreeSet<(Protocol, u16)> {
+        let idle = self
+            .frontends
+            .iter()
+            .filter(|(frontend, backends)| frontend.address.is_none() && backends.endpoints.is_empty());
+        idle.map(|(frontend, _)| (frontend.protocol, frontend.port)).collect()
+    }
+
+    /// UDP frontends whose tracked connections may lead to the wrong place after a change from `old`: an
+    /// endpoint went, or the first one came.
+    pub fn changed_udp(&self, old: &State) -> BTreeSet<Frontend> {
+        let endpoints = |state: &State, frontend: &Frontend| -> Vec<Endpoint> {
+            state.frontends.get(frontend).map(|backends| backends.endpoints.clone()).unwrap_or_default()
+        };
+        let gone_or_first = |frontend: &Frontend| {
+            let (before, now) = (endpoints(old, frontend), endpoints(self, frontend));
+            (before.is_empty() && !now.is_empty()) || before.iter().any(|endpoint| !now.contains(endpoint))
+        };
+        let all = old.frontends.keys().chain(self.frontends.keys());
+        all.filter(|f| f.protocol == Protocol::Udp && gone_or_first(f)).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn udp(endpoints: &[u8]) -> State {
+        let frontend = Frontend { address: None, protocol: Protocol::Udp, port: 53 };
+        let endpoints =
+            endpoints.iter().map(|n| Endpoint { address: Ipv4Addr::new(10, 0, 0, *n), port: 53 }).collect();
+        State { frontends: [(frontend, Backends { endpoints, sticky: None })].into(), ..State::default() }
+    }
+
+    #[test]
+    fn tracked_datagrams_are_stale_after_a_loss_or_a_first() {
+        for (before, now, stale) in [
+            (&[][..], &[][..], false),
+            (&[], &[1], true),
+            (&[1], &[1, 2], false),
+            (&[1, 2], &[1], true),
+            (&[1], &[2], true),
+            (&[1], &[], true),
+        ] {
+            assert_eq!(!udp(now).changed_udp(&udp(before)).is_empty(), stale, "{before:?} -> {now:?}");
+        }
+        assert_eq!(State::default().changed_udp(&udp(&[1])).len(), 1, "the whole frontend went");
+        assert!(State::default().changed_udp(&udp(&[])).is_empty());
+    }
+
+    #[test]
+    fn derived_sets_follow_the_frontends() {
+        let state = udp(&[1, 9]);
+        assert_eq!(state.outside("10.0.0.0/29".parse().unwrap()).len(), 1);
+        assert!(state.refused().is_empty());
+        assert_eq!(udp(&[]).refused(), [(Protocol::Udp, 53)].into());
+    }
+}

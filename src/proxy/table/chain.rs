@@ -1,0 +1,146 @@
+//! The chains that translate: which there are for a state, their rules, and the messages that change them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::message::{DELETE_CHAIN, IP, delete_rules, new_chain, new_rule};
+use crate::proxy::expression::{Field, Reg, Rule, Verdict};
+use crate::proxy::state::{Backends, Endpoint, Frontend, State};
+use crate::sys::netlink::{Messages, NFTABLES};
+
+/// A chain that translates; two chains of the same name are the same but for [`Chain::Sticky`]'s endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Chain {
+    /// For every frontend with so many endpoints; with `node` for those on any address of the node.
+    Spread { endpoints: u32, node: bool },
+    /// For one frontend whose clients stay with their endpoint for some seconds.
+    Sticky(Frontend, Backends, u32),
+    /// For one endpoint of such a frontend.
+    StickyEndpoint(Frontend, Endpoint, u32),
+}
+
+impl Chain {
+    /// Where connections to a frontend go; `None` when nobody is behind it.
+    pub(super) fn of(frontend: &Frontend, backends: &Backends) -> Option<Chain> {
+        let endpoints = u32::try_from(backends.endpoints.len()).ok().filter(|count| *count > 0)?;
+        Some(match backends.sticky {
+            None => Chain::Spread { endpoints, node: frontend.address.is_none() },
+            Some(seconds) => Chain::Sticky(*frontend, backends.clone(), seconds),
+        })
+    }
+
+    pub(super) fn name(&self) -> String {
+        let of = |frontend: &Frontend| {
+            let address = frontend.address.map_or_else(|| "node".to_owned(), |address| address.to_string());
+            format!("{address}-{}-{}", frontend.protocol as u8, frontend.port)
+        };
+        match self {
+            Chain::Spread { endpoints, node: false } => format!("spread-{endpoints}"),
+            Chain::Spread { endpoints, node: true } => format!("node-spread-{endpoints}"),
+            Chain::Sticky(frontend, ..) => format!("sticky-{}", of(frontend)),
+            Chain::StickyEndpoint(frontend, endpoint, seconds) => {
+                format!("sticky-{}-{}-{}-{seconds}", of(frontend), endpoint.address, endpoint.port)
+            }
+        }
+    }
+}
+
+/// The chains for a state, by name.
+pub(super) fn chains(state: &State) -> BTreeMap<String, Chain> {
+    let mut chains = BTreeMap::new();
+    for (frontend, backends) in &state.frontends {
+        let Some(chain) = Chain::of(frontend, backends) else { continue };
+        if let Chain::Sticky(frontend, backends, seconds) = &chain {
+            let endpoints = backends.endpoints.iter();
+            let own = endpoints.map(|endpoint| Chain::StickyEndpoint(*frontend, *endpoint, *seconds));
+            chains.extend(own.map(|chain| (chain.name(), chain)));
+        }
+        chains.insert(chain.name(), chain);
+    }
+    chains
+}
+
+/// Makes the new chains, and the rules of those that are new or different.
+pub(super) fn change_chains(
+    changes: &mut Messages,
+    table: &str,
+    old: &BTreeMap<String, Chain>,
+    new: &BTreeMap<String, Chain>,
+) {
+    // All chains before any rule: rules of one chain point at others.
+    for name in new.keys().filter(|name| !old.contains_key(*name)) {
+        new_chain(changes, table, name, None);
+    }
+    for (name, chain) in new.iter().filter(|(name, chain)| old.get(*name) != Some(*chain)) {
+        if old.contains_key(name) {
+            delete_rules(changes, table, name);
+        }
+        chain_rules(changes, table, name, chain);
+    }
+}
+
+/// Removes the chains that nothing points at any more.
+pub(super) fn delete_chains(
+    changes: &mut Messages,
+    table: &str,
+    old: &BTreeMap<String, Chain>,
+    new: &BTreeMap<String, Chain>,
+) {
+    let gone = || old.keys().filter(|name| !new.contains_key(*name));
+    for name in gone() {
+        delete_rules(changes, table, name);
+    }
+    for name in gone() {
+        changes.push(NFTABLES, DELETE_CHAIN, 0, IP, |chain| {
+            chain.text(1, table).text(3, name);
+        });
+    }
+}
+
+fn chain_rules(changes: &mut Messages, table: &str, name: &str, chain: &Chain) {
+    match chain {
+        Chain::Spread { endpoints, node } => new_rule(changes, table, name, &|rule| {
+            load_frontend(rule, *node, 0)
+                .load_random(*endpoints, Reg(3))
+                .look_up("endpoints", Reg(0), Reg(4))
+                .translate_destination(Reg(4), Reg(5));
+        }),
+        Chain::Sticky(frontend, backends, seconds) => {
+            let node = frontend.address.is_none();
+            for endpoint in &backends.endpoints {
+                let target = Chain::StickyEndpoint(*frontend, *endpoint, *seconds).name();
+                new_rule(changes, table, name, &|rule| {
+                    load_client(rule, node, endpoint)
+                        .in_set("clients", Reg(0))
+                        .verdict(Verdict::Goto(&target));
+                });
+            }
+            new_rule(changes, table, name, &|rule| {
+                load_frontend(rule, node, 0)
+                    .load_random(backends.endpoints.len() as u32, Reg(3))
+                    .look_up_verdict("choices", Reg(0));
+            });
+        }
+        Chain::StickyEndpoint(frontend, endpoint, seconds) => new_rule(changes, table, name, &|rule| {
+            load_client(rule, frontend.address.is_none(), endpoint)
+                .remember("clients", Reg(0), *seconds)
+                .load_port(endpoint.port, Reg(5))
+                .translate_destination(Reg(4), Reg(5));
+        }),
+    }
+}
+
+/// Loads what endpoints are keyed by into three registers.
+pub(super) fn load_frontend<'a, 'b>(rule: Rule<'a, 'b>, node: bool, at: u32) -> Rule<'a, 'b> {
+    let rule = match node {
+        true => rule.load_address(Ipv4Addr::UNSPECIFIED, Reg(at)),
+        false => rule.load(Field::DestinationAddress, Reg(at)),
+    };
+    rule.load_protocol(Reg(at + 1)).load(Field::DestinationPort, Reg(at + 2))
+}
+
+/// Loads what clients are remembered by, registers 0 to 4: client, frontend, endpoint. (Not the endpoint's port:
+/// the `nft` program cannot print keys of more than five parts.)
+fn load_client<'a, 'b>(rule: Rule<'a, 'b>, node: bool, endpoint: &Endpoint) -> Rule<'a, 'b> {
+    load_frontend(rule.load(Field::SourceAddress, Reg(0)), node, 1).load_address(endpoint.address, Reg(4))
+}

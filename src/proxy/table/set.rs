@@ -1,0 +1,207 @@
+//! The sets and maps of the table: their types, the elements for a state, and the messages that change them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::chain::Chain;
+use super::message::{IP, NEW_ELEMENTS, NEW_SET};
+use crate::proxy::Config;
+use crate::proxy::expression::{Verdict, write_verdict};
+use crate::proxy::state::{Endpoint, Frontend, State};
+use crate::sys::netlink::{Attributes, Messages, NFTABLES, flag};
+
+/// So many elements go into one message; their list may have 64 KiB.
+const ELEMENTS_PER_MESSAGE: usize = 400;
+/// Clients remembered for session affinity, at most.
+const CLIENTS: u32 = 65_536;
+
+/// The sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Set {
+    Endpoints,
+    Choices,
+    Services,
+    Hairpin,
+    Outside,
+    Refused,
+    Clients,
+}
+
+/// The types of set keys and data, numbered as the `nft` program does so that it can print them.
+const ADDRESS: u32 = 7;
+const PROTOCOL: u32 = 12;
+const PORT: u32 = 13;
+const MARK: u32 = 19;
+
+struct Layout {
+    name: &'static str,
+    key: &'static [u32],
+    data: Data,
+}
+
+enum Data {
+    None,
+    Verdict,
+    Values(&'static [u32]),
+}
+
+impl Set {
+    pub(super) const ALL: [Set; 7] =
+        [Set::Endpoints, Set::Choices, Set::Services, Set::Hairpin, Set::Outside, Set::Refused, Set::Clients];
+
+    fn layout(self) -> Layout {
+        let (name, key, data): (_, &[u32], _) = match self {
+            Set::Endpoints => ("endpoints", &[ADDRESS, PROTOCOL, PORT, MARK], Data::Values(&[ADDRESS, PORT])),
+            Set::Choices => ("choices", &[ADDRESS, PROTOCOL, PORT, MARK], Data::Verdict),
+            Set::Services => ("services", &[ADDRESS, PROTOCOL, PORT], Data::Verdict),
+            Set::Hairpin => ("hairpin", &[ADDRESS, ADDRESS], Data::None),
+            Set::Outside => ("outside", &[ADDRESS, PROTOCOL, PORT], Data::None),
+            Set::Refused => ("refused", &[PROTOCOL, PORT], Data::None),
+            Set::Clients => ("clients", &[ADDRESS, ADDRESS, PROTOCOL, PORT, ADDRESS], Data::None),
+        };
+        Layout { name, key, data }
+    }
+
+    fn name(self) -> &'static str {
+        self.layout().name
+    }
+}
+
+/// An element: the bytes of its key and of its data.
+pub(super) type Element = (Vec<u8>, Content);
+
+/// What an element is mapped to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    None,
+    Bytes(Vec<u8>),
+    Chain(String),
+}
+
+/// The elements of some sets.
+pub(super) type Elements = BTreeMap<Set, BTreeMap<Vec<u8>, Content>>;
+
+/// The elements that belong to single frontends.
+pub(super) fn elements(state: &State) -> Elements {
+    let mut elements = Elements::new();
+    let mut put = |set: Set, key: Vec<u8>, content: Content| {
+        elements.entry(set).or_default().insert(key, content);
+    };
+    for (frontend, backends) in &state.frontends {
+        let Some(chain) = Chain::of(frontend, backends) else { continue };
+        let key = frontend_key(frontend);
+        for (number, endpoint) in (0u32..).zip(&backends.endpoints) {
+            let numbered = [&key[..], &number.to_ne_bytes()].concat();
+            match backends.sticky {
+                None => put(Set::Endpoints, numbered, Content::Bytes(endpoint_key(endpoint))),
+                Some(seconds) => {
+                    let chain = Chain::StickyEndpoint(*frontend, *endpoint, seconds);
+                    put(Set::Choices, numbered, Content::Chain(chain.name()));
+                }
+            }
+        }
+        put(Set::Services, key, Content::Chain(chain.name()));
+    }
+    for (protocol, port) in state.refused() {
+        put(Set::Refused, key(&[&[protocol as u8], &port.to_be_bytes()]), Content::None);
+    }
+    elements
+}
+
+/// The elements that several frontends may need for the same reason.
+pub(super) fn shared_elements(config: &Config, state: &State) -> Elements {
+    let addresses = state.endpoint_addresses().into_iter().filter(|address| config.pods.contains(*address));
+    let hairpin = addresses.map(|a| (key(&[&a.octets(), &a.octets()]), Content::None)).collect();
+    let outside = state.outside(config.pods).into_iter().map(|(address, protocol, port)| {
+        (key(&[&address.octets(), &[protocol as u8], &port.to_be_bytes()]), Content::None)
+    });
+    [(Set::Hairpin, hairpin), (Set::Outside, outside.collect())].into()
+}
+
+fn frontend_key(frontend: &Frontend) -> Vec<u8> {
+    let address = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    key(&[&address.octets(), &[frontend.protocol as u8], &frontend.port.to_be_bytes()])
+}
+
+fn endpoint_key(endpoint: &Endpoint) -> Vec<u8> {
+    key(&[&endpoint.address.octets(), &endpoint.port.to_be_bytes()])
+}
+
+/// Values one behind the other, each filled up to whole registers.
+fn key(values: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(values.len() * 4);
+    for value in values {
+        bytes.extend_from_slice(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    bytes
+}
+
+/// Makes a set.
+pub(super) fn new_set(changes: &mut Messages, table: &str, set: Set) {
+    /// `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
+    const MAP: u32 = 8;
+    const TIMEOUT: u32 = 0x10;
+    const EVAL: u32 = 0x20;
+    /// `NFT_DATA_VERDICT`.
+    const VERDICT: u32 = 0xffff_ff00;
+    // Six bits for each type of a concatenation.
+    let kind = |types: &[u32]| types.iter().fold(0, |all, one| all << 6 | one);
+    let length = |types: &[u32]| types.len() as u32 * 4;
+    let Layout { name, key, data } = set.layout();
+    let dynamic = set == Set::Clients;
+    changes.push(NFTABLES, NEW_SET, flag::CREATE, IP, |attributes| {
+        let map = if matches!(data, Data::None) { 0 } else { MAP };
+        let flags = map | if dynamic { TIMEOUT | EVAL } else { 0 };
+        attributes.text(1, table).text(2, name).u32(3, flags).u32(4, kind(key)).u32(5, length(key));
+        match data {
+            Data::None => {}
+            Data::Verdict => _ = attributes.u32(6, VERDICT),
+            Data::Values(types) => _ = attributes.u32(6, kind(types)).u32(7, length(types)),
+        }
+        if dynamic {
+            attributes.nest(9, |description| {
+                description.u32(1, CLIENTS);
+            });
+        }
+        // The kernel names a set by this number until the transaction is done.
+        attributes.u32(10, set as u32 + 1);
+    });
+}
+
+/// Adds or removes elements, by the kind of message.
+pub(super) fn change_elements(
+    changes: &mut Messages,
+    table: &str,
+    kind: u8,
+    set: Set,
+    elements: Vec<Element>,
+) {
+    let flags = if kind == NEW_ELEMENTS { flag::CREATE } else { 0 };
+    for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
+        changes.push(NFTABLES, kind, flags, IP, |attributes| {
+            attributes.text(1, table).text(2, set.name()).nest(3, |list| {
+                for (key, content) in chunk {
+                    list.nest(1, |element| write_element(element, key, content));
+                }
+            });
+        });
+    }
+}
+
+fn write_element(element: &mut Attributes<'_>, key: &[u8], content: &Content) {
+    element.nest(1, |data| {
+        data.bytes(1, key);
+    });
+    match content {
+        Content::None => {}
+        Content::Bytes(bytes) => {
+            element.nest(2, |data| {
+                data.bytes(1, bytes);
+            });
+        }
+        Content::Chain(chain) => {
+            element.nest(2, |data| write_verdict(data, Verdict::Goto(chain)));
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Containers: started from a clone of this process, watched until they end, on record until they are removed.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use nix::sched::CloneFlags;
+use nix::sys::epoll::EpollFlags;
+
+use super::child;
+use super::logs::Log;
+use super::poller::Source;
+use super::records::ContainerRecord;
+use super::rootfs::Places;
+use super::sandboxes::{Status, read_status_with, shm_directory, status_pair};
+use super::streams::Io;
+use super::{Child, Supervisor, check_id};
+use crate::runtime::cgroups::Group;
+use crate::runtime::protocol::{Failure, Reply};
+use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, PidMode, Seccomp};
+use crate::stdio::Exit;
+use crate::sys::{namespace, process, seccomp};
+
+/// A container and how far it is.
+#[derive(Debug)]
+pub struct Container {
+    /// As it was asked for.
+    pub config: ContainerConfig,
+    /// Its cgroup.
+    pub group: Group,
+    /// Its system-call filter.
+    pub filter: Option<Rc<seccomp::Filter>>,
+    /// How far it is.
+    pub life: Life,
+    /// Its streams and log; gone when it has ended.
+    pub io: Io,
+}
+
+/// How far a container is.
+#[derive(Debug)]
+pub enum Life {
+    /// On the way to its program; this client waits.
+    Starting {
+        status: OwnedFd,
+        token: u64,
+        leader: process::Child,
+        started: SystemTime,
+        client: u64,
+        master: Vec<OwnedFd>,
+    },
+    /// Its program runs.
+    Running { leader: process::Child, started: SystemTime },
+    /// It has ended.
+    Ended(ContainerState),
+    /// Its program could not be run; its remains are being removed.
+    Failed,
+}
+
+impl Container {
+    /// For the daemon; one that does not run yet is not told of.
+    pub fn status(&self, id: &str) -> Option<ContainerStatus> {
+        let state = match &self.life {
+            Life::Starting { .. } | Life::Failed => return None,
+            Life::Running { leader, started } => {
+                ContainerState::Running { started: *started, pid: leader.pid }
+            }
+            Life::Ended(state) => state.clone(),
+        };
+        let ContainerConfig { sandbox, labels, .. } = &self.config;
+        Some(ContainerStatus { id: id.into(), sandbox: sandbox.clone(), labels: labels.clone(), state })
+    }
+
+    /// Its own process, while it runs.
+    pub fn leader(&self) -> Option<&process::Child> {
+        match &self.life {
+            Life::Running { leader, .. } => Some(leader),
+            _ => None,
+        }
+    }
+
+    /// Whether input waits for the container to take it.
+    pub fn input_is_full(&self) -> bool {
+        self.io.input_is_full()
+    }
+}
+
+impl Supervisor {
+    /// Takes a container of a dead supervisor: when it was not seen to end, nobody knows how it did.
+    pub(super) fn inherit_container(&mut self, record: ContainerRecord) {
+        let ContainerRecord { config, state } = record;
+        let state = match state {
+            ContainerState::Running { started, .. } => {
+                ContainerState::Exited { started, finished: SystemTime::now(), exit: None, oom_killed: false }
+            }
+            ended => ended,
+        };
+        let group = self.tree.sandbox(&config.sandbox).child(&config.id);
+        let container =
+            Container { group, filter: None, life: Life::Ended(state), io: Io::default(), config };
+        self.record(&container);
+        self.containers.insert(container.config.id.clone(), container);
+    }
+
+    /// Where a container's writable layer is.
+    pub(super) fn container_directory(&self, id: &str) -> PathBuf {
+        self.options.state_dir.join("containers").join(id)
+    }
+
+    pub(super) fn start_container(&mut self, client: u64, config: ContainerConfig) -> Result<(), Failure> {
+        check_id(&config.id)?;
+        match self.containers.get(&config.id).map(|container| &container.life) {
+            None => {}
+            Some(Life::Running { .. } | Life::Ended(_)) => {
+                self.reply(client, &Reply::Done, vec![]);
+                return Ok(());
+            }
+            Some(Life::Starting { .. } | Life::Failed) => {
+                return Err(Failure::Start(format!("container {} is being started already", config.id)));
+            }
+        }
+        if self.sandboxes.get(&config.sandbox).and_then(|sandbox| sandbox.namespaces()).is_none() {
+            return Err(Failure::NoSandbox(config.sandbox));
+        }
+        let id = config.id.clone();
+        let filter = self.filter(&config)?;
+        let group = self.tree.sandbox(&config.sandbox).child(&id);
+        let made = self
+            .make_places(&config, &group)
+            .and_then(|()| self.clone_container(&config, &group, filter.as_deref()));
+        let (leader, status, io) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                let failure = Failure::host(format!("preparing container {id}"), &error);
+                self.discard(config, group, vec![client], failure);
+                return Ok(());
+            }
+        };
+        let token = self
+            .poller
+            .add(&status, EpollFlags::EPOLLIN, Source::Start(id.clone()))
+            .map_err(|error| Failure::host("watching container", &error))?;
+        self.children.insert(leader.pid, Child::Container(id.clone()));
+        let started = SystemTime::now();
+        let life = Life::Starting { status, token, leader, started, client, master: vec![] };
+        self.containers.insert(id, Container { config, group, filter, life, io });
+        Ok(())
+    }
+
+    /// The compiled filter, shared by all containers with the same needs.
+    fn filter(&mut self, config: &ContainerConfig) -> Result<Option<Rc<seccomp::Filter>>, Failure> {
+        let security = &config.security;
+        let profile = match &security.seccomp {
+            Seccomp::Unconfined => return Ok(None),
+            Seccomp::Default if security.privileged => return Ok(None),
+            Seccomp::Default => {
+                let mut key = security.capabilities.clone();
+                key.sort_unstable();
+                if let Some(filter) = self.filters.get(&key) {
+                    return Ok(Some(Rc::clone(filter)));
+                }
+                let filter = seccomp::compile_default(&key).map(Rc::new);
+                if let Ok(filter) = &filter {
+                    self.filters.insert(key, Rc::clone(filter));
+                }
+                filter
+            }
+            Seccomp::Profile(path) => {
+                let text = fs::read_to_string(path).map_err(|error| {
+                    Failure::Start(format!(
+                        "seccomp profile {:?}: {}",
+                        path.display().to_string(),
+                        child::describe(&error)
+                    ))
+                })?;
+                seccomp::compile_oci(&text).map(Rc::new)
+            }
+        };
+        profile.map(Some).map_err(|error| Failure::Start(error.to_string()))
+    }
+
+    fn make_places(&self, config: &ContainerConfig, group: &Group) -> io::Result<()> {
+        group.make()?;
+        let missing = group.limit(&config.resources)?;
+        if !missing.is_empty() {
+            tracing::warn!(container = config.id, ?missing, "this host's cgroups cannot limit everything");
+        }
+        if !config.security.privileged
+            && let Err(error) = group.restrict_devices(self.devices.as_ref())
+        {
+            // The mounts hold no device nodes either way; without mknod this is the second line only.
+            tracing::warn!(container = config.id, %error, "this host's cgroups cannot restrict devices");
+        }
+        let directory = self.container_directory(&config.id);
+        // What a crash left of the same id: a volatile upper layer must not be used again.
+        super::rootfs::remove_directory(&directory)?;
+        fs::create_dir(&directory)?;
+        fs::create_dir(directory.join("upper"))?;
+        fs::create_dir(directory.join("work"))?;
+        // The overlay's root has the upper directory's mode, and every user must pass it.
+        fs::set_permissions(directory.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+    }
+
+    fn clone_container(
+        &mut self,
+        config: &ContainerConfig,
+        group: &Group,
+        filter: Option<&seccomp::Filter>,
+    ) -> io::Result<(process::Child, OwnedFd, Io)> {
+        let log = Log::open(&config.log)?;
+        let (io, streams) = Io::open(&mut self.poller, config, log, &self.null)?;
+        let directory = self.container_directory(&config.id);
+        let (upper, work) = (directory.join("upper"), directory.join("work"));
+        let (root, shm) =
+            (self.options.run_dir.join("root"), shm_directory(&self.options.run_dir, &config.sandbox));
+        let Some((sandbox, namespaces)) =
+            self.sandboxes.get(&config.sandbox).and_then(|sandbox| Some((sandbox, sandbox.namespaces()?)))
+        else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let layout = self.tree.layout();
+        let places = Places { upper: &upper, work: &work, root: &root, shm: &shm, layout };
+        let (status, theirs) = status_pair()?;
+        let start = child::Start {
+            config,
+            namespaces,
+            hostname: sandbox.config.hostname.as_deref(),
+            group,
+            places,
+            filter,
+            streams,
+        };
+        let mut flags = CloneFlags::CLONE_NEWNS;
+        flags.set(CloneFlags::CLONE_NEWPID, sandbox.config.pid == PidMode::PerContainer);
+        let pids = namespaces.pid.as_ref().map(AsFd::as_fd);
+        let leader = self.clone_into(pids, flags, group, || child::start(theirs.as_fd(), start))?;
+        Ok((leader, status, io))
+    }
+
+    /// Clones this process into a process namespace and a cgroup.
+    pub(super) fn clone_into(
+        &self,
+        pids: Option<BorrowedFd<'_>>,
+        flags: CloneFlags,
+        group: &Group,
+        work: impl FnOnce() -> i32,
+    ) -> io::Result<process::Child> {
+        let cgroup = group.unified()?;
+        // Affects only children; the way back is always open, since the own namespace is an ancestor.
+        if let Some(pids) = pids {
+            namespace::join(pids, CloneFlags::CLONE_NEWPID)?;
+        }
+        let child = process::clone(&self.proof, flags, cgroup.as_ref().map(AsFd::as_fd), work);
+        if pids.is_some() {
+            namespace::join(self.own_pids.as_fd(), CloneFlags::CLONE_NEWPID)?;
+        }
+        child
+    }
+
+    /// A starting container has said something, or runs its program, or died on the way.
+    pub(super) fn start_status(&mut self, id: &str) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let Life::Starting { status, token, client, master, .. } = &mut container.life else { return };
+        let failure = loop {
+            match read_status_with(status, master) {
+                Status::Pending => return,
+                Status::Message(message) if message == child::TERMINAL_MARK => {}
+                Status::Message(message) => {
+                    break Some(Failure::Start(String::from_utf8_lossy(&message).into_owned()));
+                }
+                Status::Ended => break None,
+            }
+        };
+        let client = *client;
+        self.poller.remove(*token, status);
+        let life = std::mem::replace(&mut container.life, Life::Failed);
+        let Life::Starting { leader, started, master, .. } = life else { return };
+        if let Some(failure) = failure {
+            let Some(mut container) = self.containers.remove(id) else { return };
+            container.io.close(&mut self.poller);
+            return self.discard(container.config, container.group, vec![client], failure);
+        }
+        if let Some(master) = master.into_iter().next()
+            && let Err(error) =
+                container.io.set_terminal(&mut self.poller, id, container.config.stdin, master)
+        {
+            tracing::warn!(container = id, %error, "cannot watch the terminal");
+        }
+        container.life = Life::Running { leader, started };
+        let sandbox = container.config.sandbox.clone();
+        if let Some(container) = self.containers.get(id) {
+            self.record(container);
+        }
+        self.reply(client, &Reply::Done, vec![]);
+        self.changed(&sandbox);
+    }
+
+    /// A container's process has ended: its last words are written before its end is told.
+    pub(super) fn container_ended(&mut self, id: &str, exit: Exit) {
+        self.start_status(id);
+        let Some(container) = self.containers.get(id) else { return };
+        let Life::Running { started, .. } = container.life else { return };
+        // Whatever else it started ends with it, also when orphans would live on in a shared process namespace.
+        if let Err(error) = container.group.kill() {
+            tracing::warn!(container = id, %error, "cannot kill what is left in the cgroup");
+        }
+        self.drain_output(id);
+        let Some(container) = self.containers.get_mut(id) else { return };
+        let oom_killed = exit != Exit::Code(0) && container.group.oom_kills() > 0;
+        let finished = SystemTime::now();
+        container.life =
+            Life::Ended(ContainerState::Exited { started, finished, exit: Some(exit), oom_killed });
+        container.io.close(&mut self.poller);
+        let sandbox = container.config.sandbox.clone();
+        if let Some(container) = self.containers.get(id) {
+            self.record(container);
+        }
+        self.end_attached(id, Some(exit));
+        self.changed(&sandbox);
+    }
+
+    pub(super) fn signal(&mut self, client: u64, id: &str, signal: i32) -> Result<(), Failure> {
+        let container = self.containers.get(id).ok_or_else(|| Failure::NoContainer(id.into()))?;
+        let sent = match container.leader() {
+            None => Ok(()),
+            Some(_) if signal == libc::SIGKILL => container.group.kill(),
+            Some(leader) => process::send_signal(leader.pidfd.as_fd(), signal),
+        };
+        sent.map_err(|error| Failure::host(format!("sending signal {signal} to container {id}"), &error))?;
+        self.reply(client, &Reply::Done, vec![]);
+        Ok(())
+    }
+
+    fn record(&self, container: &Container) {
+        let Some(status) = container.status(&container.config.id) else { return };
+        let record = ContainerRecord { config: container.config.clone(), state: status.state };
+        if let Err(error) = self.container_records.save(&container.config.id, &record) {
+            tracing::warn!(container = container.config.id, %error, "cannot record the container's state");
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Removing containers and sandboxes, in order, in a cloned process: killing, unmounting and deleting may take long.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use nix::sched::CloneFlags;
+
+use super::containers::{Container, Life};
+use super::rootfs::remove_directory;
+use super::sandboxes::shm_directory;
+use super::{Child, Supervisor, check_id};
+use crate::runtime::ContainerConfig;
+use crate::runtime::cgroups::{Group, Tree};
+use crate::runtime::protocol::{Failure, Reply};
+use crate::stdio::Exit;
+use crate::sys::{mount, process};
+
+/// How long killed processes may take to end, in seconds.
+const PATIENCE: u32 = 30;
+
+/// A removal under way.
+#[derive(Debug)]
+pub struct Removal {
+    what: Target,
+    /// Who waits.
+    clients: Vec<u64>,
+    /// What they are told when it is done; success when there is none.
+    answer: Option<Failure>,
+}
+
+/// What is removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Container(String),
+    Sandbox(String),
+    /// Everything.
+    All,
+    /// Writable layers that nobody has a record of.
+    Trash,
+}
+
+/// The work of the cloned process.
+#[derive(Debug)]
+struct Work {
+    group: Option<Group>,
+    mounts: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+}
+
+impl Work {
+    fn run(&self) -> io::Result<()> {
+        if let Some(group) = &self.group {
+            group.kill_and_wait(PATIENCE)?;
+        }
+        self.mounts.iter().try_for_each(|path| mount::detach(path))?;
+        self.directories.iter().try_for_each(|path| remove_directory(path))?;
+        self.group.as_ref().map_or(Ok(()), Group::remove)
+    }
+}
+
+impl Supervisor {
+    pub(super) fn remove_container(&mut self, client: u64, id: &str) -> Result<(), Failure> {
+        check_id(id)?;
+        let target = Target::Container(id.into());
+        if self.join_removal(&target, client) {
+            return Ok(());
+        }
+        let Some(container) = self.containers.get(id) else {
+            self.reply(client, &Reply::Done, vec![]);
+            return Ok(());
+        };
+        let group = container.group.clone();
+        self.begin(target, vec![client], None, group)
+    }
+
+    pub(super) fn remove_sandbox(&mut self, client: u64, id: &str) -> Result<(), Failure> {
+        check_id(id)?;
+        let target = Target::Sandbox(id.into());
+        if self.join_removal(&target, client) {
+            return Ok(());
+        }
+        if !self.sandboxes.contains_key(id) {
+            self.reply(client, &Reply::Done, vec![]);
+            return Ok(());
+        }
+        let group = self.tree.sandbox(id);
+        self.begin(target, vec![client], None, group)
+    }
+
+    pub(super) fn shut_down(&mut self, client: u64) {
+        let group = self.tree.root().child("pods");
+        self.ending = Some(client);
+        if let Err(failure) = self.begin(Target::All, vec![], None, group) {
+            self.fail(client, failure);
+            self.ending = None;
+        }
+    }
+
+    /// Removes what a failed start has left, then tells why it failed.
+    pub(super) fn discard(&mut self, config: ContainerConfig, group: Group, clients: Vec<u64>, why: Failure) {
+        let id = config.id.clone();
+        let remains = Container {
+            config,
+            group: group.clone(),
+            filter: None,
+            life: Life::Failed,
+            io: Default::default(),
+        };
+        self.containers.insert(id.clone(), remains);
+        self.begin_or_fail(Target::Container(id), clients, why, group);
+    }
+
+    /// Removes what a failed sandbox has left, then tells why it failed.
+    pub(super) fn discard_sandbox(&mut self, id: &str, clients: Vec<u64>, why: Failure) {
+        let group = self.tree.sandbox(id);
+        self.begin_or_fail(Target::Sandbox(id.into()), clients, why, group);
+    }
+
+    fn begin_or_fail(&mut self, target: Target, clients: Vec<u64>, why: Failure, group: Group) {
+        if let Err(failure) = self.begin(target, clients.clone(), Some(why), group) {
+            clients.into_iter().for_each(|client| self.fail(client, failure.clone()));
+        }
+    }
+
+    /// Adds a client to a removal that is under way.
+    fn join_removal(&mut self, target: &Target, client: u64) -> bool {
+        let running = self.children.values_mut().find_map(|child| match child {
+            Child::Removal(removal) if removal.what == *target => Some(removal),
+            _ => None,
+        });
+        let found = running.is_some();
+        if let Some(removal) = running {
+            removal.clients.push(client);
+        }
+        found
+    }
+
+    fn begin(
+        &mut self,
+        what: Target,
+        clients: Vec<u64>,
+        answer: Option<Failure>,
+        group: Group,
+    ) -> Result<(), Failure> {
+        // At once, so that the clone finds the work half done.
+        if let Err(error) = group.kill() {
+            tracing::warn!(?what, %error, "cannot kill");
+        }
+        let of = |sandbox: &str| {
+            self.containers
+                .values()
+                .filter(move |container| container.config.sandbox == sandbox)
+                .map(|container| self.container_directory(&container.config.id))
+                .collect::<Vec<_>>()
+        };
+        let shm = |id: &String| shm_directory(&self.options.run_dir, id);
+        let (mounts, directories) = match &what {
+            Target::Container(id) => (vec![], vec![self.container_directory(id)]),
+            Target::Sandbox(id) => (vec![shm(id)], [of(id), vec![shm(id)]].concat()),
+            Target::All => {
+                let shms: Vec<PathBuf> = self.sandboxes.keys().map(shm).collect();
+                let containers = self.containers.keys().map(|id| self.container_directory(id));
+                (shms.clone(), containers.chain(shms).collect())
+            }
+            Target::Trash => (vec![], vec![]),
+        };
+        self.set_to_work(what, clients, answer, &Work { group: Some(group), mounts, directories })
+    }
+
+    /// Throws away the writable layers that a crash of the machine has left: `volatile` ones must not be used again.
+    /// They are moved out of the way at once, and deleted beside the work.
+    pub(super) fn throw_stale_away(&mut self) -> io::Result<()> {
+        let trash = self.options.state_dir.join("trash");
+        fs::create_dir_all(&trash)?;
+        for (number, entry) in (0..).zip(fs::read_dir(self.options.state_dir.join("containers"))?.flatten()) {
+            let known = entry.file_name().to_str().is_some_and(|id| self.containers.contains_key(id));
+            if !known {
+                fs::rename(entry.path(), trash.join(format!("{}-{number}", std::process::id())))?;
+            }
+        }
+        let work = Work { group: None, mounts: vec![], directories: vec![trash] };
+        self.set_to_work(Target::Trash, vec![], None, &work)
+            .map_err(|failure| io::Error::other(format!("{failure:?}")))
+    }
+
+    fn set_to_work(
+        &mut self,
+        what: Target,
+        clients: Vec<u64>,
+        answer: Option<Failure>,
+        work: &Work,
+    ) -> Result<(), Failure> {
+        let child = process::clone(&self.proof, CloneFlags::empty(), None, || match work.run() {
+            Ok(()) => 0,
+            Err(error) => {
+                tracing::error!(?work, %error, "removal failed");
+                1
+            }
+        })
+        .map_err(|error| Failure::host("cloning a process to remove with", &error))?;
+        self.children.insert(child.pid, Child::Removal(Removal { what, clients, answer }));
+        Ok(())
+    }
+
+    /// The cloned process has ended.
+    pub(super) fn removed(&mut self, removal: Removal, exit: Exit) {
+        let Removal { what, clients, answer } = removal;
+        let answer = match (exit, answer) {
+            (Exit::Code(0), answer) => {
+                self.forget(&what);
+                answer
+            }
+            (_, Some(answer)) => Some(answer),
+            (exit, None) => Some(Failure::Host {
+                what: format!("removing {what:?}"),
+                reason: format!("{exit}; see the supervisor's log"),
+            }),
+        };
+        for client in clients {
+            match &answer {
+                None => self.reply(client, &Reply::Done, vec![]),
+                Some(failure) => self.fail(client, failure.clone()),
+            }
+        }
+    }
+
+    fn forget(&mut self, what: &Target) {
+        match what {
+            Target::Container(id) => {
+                let sandbox = self.containers.get(id).map(|container| container.config.sandbox.clone());
+                self.forget_container(id);
+                if let Some(sandbox) = sandbox {
+                    self.changed(&sandbox);
+                }
+            }
+            Target::Sandbox(id) => self.forget_sandbox(id),
+            Target::Trash => {}
+            Target::All => {
+                let ids: Vec<String> = self.sandboxes.keys().cloned().collect();
+                ids.iter().for_each(|id| self.forget_sandbox(id));
+                let ids: Vec<String> = self.containers.keys().cloned().collect();
+                ids.iter().for_each(|id| self.forget_container(id));
+            }
+        }
+    }
+
+    fn forget_sandbox(&mut self, id: &str) {
+        let inside: Vec<String> = self
+            .containers
+            .values()
+            .filter(|container| container.config.sandbox == id)
+            .map(|container| container.config.id.clone())
+            .collect();
+        inside.iter().for_each(|container| self.forget_container(container));
+        self.sandboxes.remove(id);
+        warn_on_error(id, self.sandbox_records.remove(id));
+        self.changed(id);
+    }
+
+    fn forget_container(&mut self, id: &str) {
+        if let Some(mut container) = self.containers.remove(id) {
+            container.io.close(&mut self.poller);
+        }
+        self.end_attached(id, None);
+        warn_on_error(id, self.container_records.remove(id));
+    }
+}
+
+fn warn_on_error(id: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(id, %error, "cannot remove a record");
+    }
+}
+
+/// Removes what is left of a runtime that worked here, without a supervisor to ask: processes first, the
+/// supervisor's own too, then mounts, groups and files. Nothing there is success.
+pub fn remove_leftovers(options: &super::Options) -> io::Result<()> {
+    let tree = Tree::detect(&options.cgroup_parent)?;
+    for group in [tree.leaf("supervisor"), tree.root().child("pods")] {
+        group.kill_and_wait(PATIENCE)?;
+        group.remove()?;
+    }
+    // The daemon's own leaf may be in it: then it is not ours to remove yet.
+    let root = tree.root();
+    if root.children()?.is_empty() && root.processes()?.is_empty() {
+        root.remove()?;
+    }
+    for path in mount::below(&options.run_dir)?.iter().rev().filter(|path| **path != options.run_dir) {
+        mount::detach(path)?;
+    }
+    remove_directory(&options.state_dir.join("containers"))?;
+    remove_directory(&options.state_dir.join("trash"))?;
+    remove_directory(&options.run_dir)
+}

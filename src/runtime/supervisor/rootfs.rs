@@ -1,0 +1,279 @@
+//! A container's root: layers, standard mounts, the mounts it asked for, what it must not see; then pivot.
+//!
+//! Runs in the container's own mount namespace: the host never sees these mounts, and they end with the last
+//! process. Every place inside the root is found by descriptor, resolved in that root; an image that ships `/dev` or
+//! `/proc` as a symlink is refused.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+
+use super::child::{During, Failed, Step};
+use super::devices;
+use crate::runtime::cgroups::Layout;
+use crate::runtime::{ContainerConfig, Mount, MountSource, Propagation};
+use crate::sys::mount::{self, Attributes, Spread};
+use crate::sys::path::Root;
+
+/// Host information in `/proc` and `/sys` that is hidden (as by Docker and containerd).
+const MASKED: [&str; 13] = [
+    "proc/asound",
+    "proc/acpi",
+    "proc/interrupts",
+    "proc/kcore",
+    "proc/keys",
+    "proc/latency_stats",
+    "proc/timer_list",
+    "proc/timer_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "sys/firmware",
+    "sys/devices/virtual/powercap",
+    "sys/kernel/security",
+];
+/// Places in `/proc` that must not be written.
+const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+
+const NO_SUID_DEVICES: Attributes =
+    Attributes { read_only: false, no_devices: true, no_suid: true, no_exec: false };
+const NO_SUID_DEVICES_EXEC: Attributes = Attributes { no_exec: true, ..NO_SUID_DEVICES };
+
+/// Where on the host a root is put together.
+#[derive(Debug, Clone, Copy)]
+pub struct Places<'a> {
+    /// The writable layer.
+    pub upper: &'a Path,
+    /// Overlayfs's working directory, beside it.
+    pub work: &'a Path,
+    /// An empty directory to attach the root at.
+    pub root: &'a Path,
+    /// The sandbox's shared memory.
+    pub shm: &'a Path,
+    /// The host's cgroups.
+    pub layout: &'a Layout,
+}
+
+/// Something to be attached inside the root.
+#[derive(Debug)]
+pub struct Source {
+    target: PathBuf,
+    tree: OwnedFd,
+    directory: bool,
+}
+
+/// Opens what the container mounts, while the host's tree is in sight and its propagation is not yet cut off.
+pub fn open_sources(config: &ContainerConfig) -> Step<Vec<Source>> {
+    let mut sources = config
+        .mounts
+        .iter()
+        .map(|mount| open_source(mount, config.security.privileged))
+        .collect::<Step<Vec<_>>>()?;
+    if let Some((host, target)) = &config.termination_message {
+        let mount = Mount {
+            target: target.clone(),
+            source: MountSource::Bind(host.clone()),
+            read_only: false,
+            propagation: Propagation::Private,
+        };
+        sources.push(open_source(&mount, false)?);
+    }
+    // A mount inside another one's place comes after it.
+    sources.sort_by_key(|source| source.target.components().count());
+    Ok(sources)
+}
+
+fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
+    let target = mount.target.clone();
+    let at = target.display().to_string();
+    let attributes =
+        Attributes { read_only: mount.read_only, no_devices: !privileged, ..Attributes::default() };
+    let tree = match &mount.source {
+        MountSource::Tmpfs { size, mode } => {
+            let (size, mode) = (size.map(|size| size.to_string()), format!("{mode:o}"));
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.as_deref().map(|size| ("size", size)));
+            let attributes = Attributes { no_suid: true, no_devices: true, ..attributes };
+            let tree = mount::filesystem("tmpfs", &options, attributes)
+                .during(format_args!("mount tmpfs on {at:?}"))?;
+            return Ok(Source { target, tree, directory: true });
+        }
+        MountSource::Bind(path) => mount::clone_path(path)
+            .during(format_args!("mount {:?} on {at:?}", path.display().to_string()))?,
+        MountSource::SubPath { base, path } => {
+            let shown = base.join(path).display().to_string();
+            let open = || -> io::Result<OwnedFd> {
+                let inside = Root::open(base)?.strict().open_at(path, OFlags::PATH)?;
+                mount::clone_fd(inside.as_fd())
+            };
+            open().during(format_args!("mount {shown:?} on {at:?}"))?
+        }
+    };
+    let spread = match mount.propagation {
+        Propagation::Private => Spread::Private,
+        Propagation::HostToContainer => Spread::Slave,
+        Propagation::Bidirectional => Spread::Shared,
+    };
+    mount::restrict(tree.as_fd(), attributes, Some(spread), true)
+        .during(format_args!("restrict mount {at:?}"))?;
+    let kind =
+        FileType::from_raw_mode(rustix::fs::fstat(&tree).during(format_args!("inspect {at:?}"))?.st_mode);
+    Ok(Source { target, tree, directory: kind == FileType::Directory })
+}
+
+/// Builds the root and makes it `/`.
+pub fn assemble(config: &ContainerConfig, places: &Places<'_>, sources: Vec<Source>) -> Step<()> {
+    mount::make_all_private().during("cut off mount propagation")?;
+    let attributes = Attributes { no_devices: !config.security.privileged, ..Attributes::default() };
+    mount::overlay(&config.layers, places.upper, places.work, places.root, attributes)
+        .during("mount root overlay")?;
+    let root = Root::open(places.root).during("open root")?;
+    for directory in ["proc", "sys", "dev"] {
+        if root.is_symlink(directory).during(format_args!("inspect /{directory}"))? {
+            return Err(Failed(format!("refusing image: /{directory} is a symbolic link")));
+        }
+    }
+    standard_mounts(config, places, &root)?;
+    for source in &sources {
+        attach(&root, source)?;
+    }
+    if !config.process.cwd.as_os_str().is_empty() {
+        // What cannot be made (a file is there, a read-only volume) is told better by chdir.
+        let _ = root.mkdir_all(&config.process.cwd, 0o755);
+    }
+    if !config.security.privileged && !config.security.unmasked_proc {
+        hide(&root)?;
+    }
+    if config.read_only_root {
+        let read_only = Attributes { read_only: true, ..Attributes::default() };
+        mount::restrict(root.as_fd(), read_only, None, false).during("make root read-only")?;
+    }
+    mount::pivot(root.as_fd()).during("pivot to root")
+}
+
+fn standard_mounts(config: &ContainerConfig, places: &Places<'_>, root: &Root) -> Step<()> {
+    let privileged = config.security.privileged;
+    let place = |path: &str, kind: &str, options: &[(&str, &str)], attributes: Attributes| -> Step<()> {
+        let tree = mount::filesystem(kind, options, attributes).during(format_args!("make {kind}"))?;
+        let at = root.mkdir_all(path, 0o755).during(format_args!("make /{path}"))?;
+        mount::attach(tree.as_fd(), at.as_fd()).during(format_args!("mount {kind} on /{path}"))
+    };
+    place("proc", "proc", &[], NO_SUID_DEVICES_EXEC)?;
+    place("sys", "sysfs", &[], Attributes { read_only: !privileged, ..NO_SUID_DEVICES_EXEC })?;
+    cgroup_mounts(places.layout, root, privileged)?;
+    // Writable memory with the device nodes: the only mount of an unprivileged container that may hold any.
+    let dev = Attributes { no_suid: true, no_exec: true, ..Attributes::default() };
+    place("dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], dev)?;
+    devices::populate(&root.open_dir("dev").during("open /dev")?, privileged)?;
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    place("dev/pts", "devpts", &pts, Attributes { no_suid: true, no_exec: true, ..Attributes::default() })?;
+    place("dev/mqueue", "mqueue", &[], NO_SUID_DEVICES_EXEC)?;
+    let shm = mount::clone_path(places.shm).during("open shared memory")?;
+    let at = root.mkdir_all("dev/shm", 0o1777).during("make /dev/shm")?;
+    mount::attach(shm.as_fd(), at.as_fd()).during("mount shared memory on /dev/shm")
+}
+
+/// The container's own cgroup as it sees it: never writable, unless it is privileged.
+fn cgroup_mounts(layout: &Layout, root: &Root, privileged: bool) -> Step<()> {
+    let attributes = Attributes { read_only: !privileged, ..NO_SUID_DEVICES_EXEC };
+    // A host without this directory in its sysfs has no cgroups to show.
+    let Ok(at) = root.open_dir("sys/fs/cgroup") else { return Ok(()) };
+    if layout.is_unified() {
+        let tree = mount::filesystem("cgroup2", &[], attributes).during("make cgroup2")?;
+        return mount::attach(tree.as_fd(), at.as_fd()).during("mount cgroup2 on /sys/fs/cgroup");
+    }
+    let tmpfs = mount::filesystem("tmpfs", &[("mode", "755")], NO_SUID_DEVICES_EXEC).during("make tmpfs")?;
+    mount::attach(tmpfs.as_fd(), at.as_fd()).during("mount tmpfs on /sys/fs/cgroup")?;
+    let at = root.open_dir("sys/fs/cgroup").during("open /sys/fs/cgroup")?;
+    for (directory, controllers) in layout.v1_mounts() {
+        let options: Vec<(&str, &str)> = controllers.split(',').map(|name| (name, "")).collect();
+        let tree = mount::filesystem("cgroup", &options, attributes)
+            .during(format_args!("make cgroup {controllers}"))?;
+        let inside =
+            at.mkdir_all(&directory, 0o755).during(format_args!("make /sys/fs/cgroup/{directory}"))?;
+        mount::attach(tree.as_fd(), inside.as_fd()).during(format_args!("mount cgroup {controllers}"))?;
+    }
+    let read_only = Attributes { read_only: true, ..Attributes::default() };
+    mount::restrict(at.as_fd(), read_only, None, false).during("make /sys/fs/cgroup read-only")
+}
+
+fn attach(root: &Root, source: &Source) -> Step<()> {
+    let target = &source.target;
+    let shown = target.display().to_string();
+    let at: OwnedFd = if source.directory {
+        let directory = root.mkdir_all(target, 0o755).during(format_args!("make mount point {shown:?}"))?;
+        directory.as_fd().try_clone_to_owned().during("copy descriptor")?
+    } else {
+        open_or_make_file(root, target).during(format_args!("make mount point {shown:?}"))?
+    };
+    mount::attach(source.tree.as_fd(), at.as_fd()).during(format_args!("mount on {shown:?}"))
+}
+
+fn open_or_make_file(root: &Root, target: &Path) -> io::Result<OwnedFd> {
+    match root.open_at(target, OFlags::PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            root.mkdir_all(target.parent().unwrap_or(Path::new("/")), 0o755)?;
+            root.create_file(target, 0o644)?;
+            root.open_at(target, OFlags::PATH | OFlags::NOFOLLOW)
+        }
+        result => result,
+    }
+}
+
+/// Covers what must not be seen and write-protects what must not be written; what a host does not have is fine.
+fn hide(root: &Root) -> Step<()> {
+    let read_only = Attributes { read_only: true, ..NO_SUID_DEVICES_EXEC };
+    let null = root.open_at("dev/null", OFlags::PATH | OFlags::NOFOLLOW).during("open /dev/null")?;
+    // A mount of the container's may have replaced /dev: what covers a file must be the real null (CVE-2025-31133).
+    if rustix::fs::fstat(&null).during("inspect /dev/null")?.st_rdev != rustix::fs::makedev(1, 3) {
+        return Err(Failed("mask paths: /dev/null is not the null device".into()));
+    }
+    let empty = mount::filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1")], read_only)
+        .during("make empty tmpfs")?;
+    let mut empty_at: Option<OwnedFd> = None;
+    for path in MASKED {
+        let Ok(at) = root.open_at(path, OFlags::PATH | OFlags::NOFOLLOW) else { continue };
+        let stat = rustix::fs::fstat(&at).during(format_args!("inspect /{path}"))?;
+        let cover =
+            |tree: BorrowedFd<'_>| mount::attach(tree, at.as_fd()).during(format_args!("mask /{path}"));
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            cover(mount::clone_fd(null.as_fd()).during("clone /dev/null")?.as_fd())?;
+        } else if let Some(first) = &empty_at {
+            // One file system for all: making and ending each costs more than a further mount of it.
+            cover(mount::clone_fd(first.as_fd()).during("clone empty tmpfs")?.as_fd())?;
+        } else {
+            cover(empty.as_fd())?;
+            empty_at = Some(root.open_at(path, OFlags::PATH).during(format_args!("open /{path}"))?);
+        }
+    }
+    for path in READ_ONLY {
+        let Ok(at) = root.open_at(path, OFlags::PATH | OFlags::NOFOLLOW) else { continue };
+        let tree = mount::clone_fd(at.as_fd()).during(format_args!("clone /{path}"))?;
+        mount::restrict(tree.as_fd(), read_only, None, true).during(format_args!("restrict /{path}"))?;
+        mount::attach(tree.as_fd(), at.as_fd()).during(format_args!("mount /{path} read-only"))?;
+    }
+    Ok(())
+}
+
+/// Shows a terminal as `/dev/console`, where there is none yet; a program that wants none is not kept from running.
+pub fn show_console(root: &Root, terminal: BorrowedFd<'_>) {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    let Ok(dev) = root.open_dir("dev") else { return };
+    let Ok(at) = rustix::fs::openat(dev.as_fd(), "console", flags, Mode::from_raw_mode(0o600)) else {
+        return;
+    };
+    let shown = mount::clone_fd(terminal).and_then(|tree| mount::attach(tree.as_fd(), at.as_fd()));
+    if shown.is_err() {
+        let _ = rustix::fs::unlinkat(dev.as_fd(), "console", rustix::fs::AtFlags::empty());
+    }
+}
+
+/// Removes a container's directory from the host: its writable layer and what else is there.
+pub fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,278 @@
+//! Sandboxes: made by an init process, held by their namespaces' descriptors.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::epoll::EpollFlags;
+
+use super::child::{Namespaces, describe};
+use super::poller::Source;
+use super::records::SandboxRecord;
+use super::{Child, Supervisor, check_id, init};
+use crate::runtime::protocol::{Failure, Reply};
+use crate::runtime::{NetworkMode, PidMode, SandboxConfig, SandboxStatus};
+use crate::sys::mount::{self, Attributes};
+use crate::sys::{namespace, process, socket};
+
+/// The size of a sandbox's `/dev/shm` in bytes (Docker's and containerd's default).
+const SHARED_MEMORY: &str = "67108864";
+
+/// A sandbox and how far it is.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// As it was asked for.
+    pub config: SandboxConfig,
+    life: Life,
+}
+
+#[derive(Debug)]
+enum Life {
+    /// Its init makes the namespaces; these clients wait.
+    Starting { status: OwnedFd, token: u64, init: process::Child, clients: Vec<u64> },
+    /// Containers may join.
+    Ready { namespaces: Namespaces },
+    /// Its init has ended, and so have its containers.
+    Ended,
+}
+
+impl Sandbox {
+    /// The namespaces that containers join.
+    pub fn namespaces(&self) -> Option<&Namespaces> {
+        match &self.life {
+            Life::Ready { namespaces } => Some(namespaces),
+            _ => None,
+        }
+    }
+
+    /// For the daemon; one that is not complete yet is not told of.
+    pub fn status(&self, id: &str) -> Option<SandboxStatus> {
+        let alive = match self.life {
+            Life::Starting { .. } => return None,
+            Life::Ready { .. } => true,
+            Life::Ended => false,
+        };
+        let SandboxConfig { labels, network, .. } = &self.config;
+        Some(SandboxStatus { id: id.into(), labels: labels.clone(), network: network.clone(), alive })
+    }
+}
+
+/// A sandbox's shared memory, a mount of the host.
+pub fn shm_directory(run_dir: &Path, id: &str) -> PathBuf {
+    run_dir.join("shm").join(id)
+}
+
+impl Supervisor {
+    /// Takes a sandbox of a dead supervisor.
+    pub(super) fn inherit_sandbox(&mut self, record: SandboxRecord) {
+        self.sandboxes.insert(record.config.id.clone(), Sandbox { config: record.config, life: Life::Ended });
+    }
+
+    pub(super) fn ensure_sandbox(&mut self, client: u64, config: SandboxConfig) -> Result<(), Failure> {
+        check_id(&config.id)?;
+        match self.sandboxes.get_mut(&config.id).map(|sandbox| &mut sandbox.life) {
+            Some(Life::Starting { clients, .. }) => {
+                clients.push(client);
+                Ok(())
+            }
+            Some(Life::Ready { .. }) => {
+                self.reply(client, &Reply::Done, vec![]);
+                Ok(())
+            }
+            Some(Life::Ended) => {
+                Err(Failure::Start(format!("sandbox {} has ended and must be removed first", config.id)))
+            }
+            None => self.make_sandbox(client, config),
+        }
+    }
+
+    fn make_sandbox(&mut self, client: u64, config: SandboxConfig) -> Result<(), Failure> {
+        let id = config.id.clone();
+        let host = |what: &str| {
+            let what = format!("{what} of sandbox {id}");
+            move |error: io::Error| Failure::host(what, &error)
+        };
+        let net = match &config.network {
+            NetworkMode::Host => None,
+            NetworkMode::Namespace(path) => Some(namespace::open(path).map_err(|error| {
+                Failure::Start(format!(
+                    "network namespace {:?}: {}",
+                    path.display().to_string(),
+                    describe(&error)
+                ))
+            })?),
+        };
+        let group = self.tree.sandbox(&id);
+        let leaf = group.child("init");
+        leaf.make().map_err(host("making cgroup"))?;
+        group.delegate().map_err(host("delegating cgroup"))?;
+        let missing = group.limit(&config.resources).map_err(host("limiting cgroup"))?;
+        if !missing.is_empty() {
+            tracing::warn!(sandbox = id, ?missing, "this host's cgroups cannot limit everything");
+        }
+        self.make_shared_memory(&config).map_err(host("making shared memory"))?;
+        self.sandbox_records
+            .save(&id, &SandboxRecord { config: config.clone() })
+            .map_err(host("recording"))?;
+        let (status, init) = self.clone_init(&config, net.as_ref(), &leaf).map_err(host("cloning init"))?;
+        let token = self
+            .poller
+            .add(&status, EpollFlags::EPOLLIN, Source::Sandbox(id.clone()))
+            .map_err(host("watching init"))?;
+        self.children.insert(init.pid, Child::Init(id.clone()));
+        let life = Life::Starting { status, token, init, clients: vec![client] };
+        self.sandboxes.insert(id, Sandbox { config, life });
+        Ok(())
+    }
+
+    fn make_shared_memory(&self, config: &SandboxConfig) -> io::Result<()> {
+        let directory = shm_directory(&self.options.run_dir, &config.id);
+        fs::create_dir_all(&directory)?;
+        let tree = match config.host_ipc {
+            true => mount::clone_path(Path::new("/dev/shm"))?,
+            false => {
+                let attributes =
+                    Attributes { no_suid: true, no_devices: true, no_exec: true, read_only: false };
+                mount::filesystem("tmpfs", &[("mode", "1777"), ("size", SHARED_MEMORY)], attributes)?
+            }
+        };
+        mount::detach(&directory)?;
+        mount::attach(tree.as_fd(), crate::sys::path::Root::open(&directory)?.as_fd())
+    }
+
+    fn clone_init(
+        &self,
+        config: &SandboxConfig,
+        net: Option<&OwnedFd>,
+        group: &crate::runtime::cgroups::Group,
+    ) -> io::Result<(OwnedFd, process::Child)> {
+        let (ours, theirs) = status_pair()?;
+        let root = self.options.run_dir.join("root");
+        let cgroup = group.unified()?;
+        let init = init::Init {
+            config,
+            net: net.map(AsFd::as_fd),
+            group,
+            root: &root,
+            null: &self.null,
+            proof: &self.proof,
+        };
+        let child =
+            process::clone(&self.proof, init::clone_flags(config), cgroup.as_ref().map(AsFd::as_fd), || {
+                init::run(theirs.as_fd(), &init)
+            })?;
+        Ok((ours, child))
+    }
+
+    /// Init has said something, or has died.
+    pub(super) fn sandbox_status(&mut self, id: &str) {
+        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
+        let Life::Starting { status, token, init, .. } = &sandbox.life else { return };
+        let told = read_status(status);
+        let outcome = match &told {
+            Status::Pending => return,
+            Status::Message(message) if message == init::READY => open_namespaces(&sandbox.config, init.pid)
+                .map_err(|error| Failure::host("opening namespaces", &error)),
+            Status::Message(message) => Err(Failure::Start(String::from_utf8_lossy(message).into_owned())),
+            Status::Ended => Err(Failure::Start(format!("init of sandbox {id} died"))),
+        };
+        self.poller.remove(*token, status);
+        let holds = sandbox.config.pid == PidMode::Shared;
+        if !holds || outcome.is_err() {
+            // Without processes to reap, the descriptors alone hold the namespaces.
+            let _ = process::send_signal(init.pidfd.as_fd(), libc::SIGKILL);
+        }
+        let life = match outcome {
+            Ok(namespaces) => Ok(Life::Ready { namespaces }),
+            Err(failure) => Err(failure),
+        };
+        match life {
+            Ok(ready) => {
+                let Life::Starting { clients, .. } = std::mem::replace(&mut sandbox.life, ready) else {
+                    return;
+                };
+                clients.into_iter().for_each(|client| self.reply(client, &Reply::Done, vec![]));
+                self.changed(id);
+            }
+            Err(failure) => {
+                let Some(Sandbox { config, life: Life::Starting { clients, .. } }) =
+                    self.sandboxes.remove(id)
+                else {
+                    return;
+                };
+                self.sandboxes.insert(id.to_owned(), Sandbox { config, life: Life::Ended });
+                // The remains go before the answer, so that a second try finds a clean place.
+                self.discard_sandbox(id, clients, failure);
+            }
+        }
+    }
+
+    /// Init has ended: with a shared process namespace so has everything in it.
+    pub(super) fn sandbox_ended(&mut self, id: &str) {
+        self.sandbox_status(id);
+        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
+        if sandbox.config.pid == PidMode::Shared && matches!(sandbox.life, Life::Ready { .. }) {
+            sandbox.life = Life::Ended;
+            self.changed(id);
+        }
+    }
+
+    pub(super) fn network(&mut self, client: u64, id: &str) -> Result<(), Failure> {
+        let sandbox = self.sandboxes.get(id).ok_or_else(|| Failure::NoSandbox(id.into()))?;
+        let net = match sandbox.namespaces().and_then(|namespaces| namespaces.net.as_ref()) {
+            Some(net) => net.try_clone(),
+            None => namespace::open(Path::new("/proc/self/ns/net")),
+        };
+        let net = net.map_err(|error| Failure::host("opening network namespace", &error))?;
+        self.reply(client, &Reply::Done, vec![net]);
+        Ok(())
+    }
+}
+
+fn open_namespaces(config: &SandboxConfig, init: i32) -> io::Result<Namespaces> {
+    let open = |wanted: bool, name: &str| {
+        wanted.then(|| namespace::open(Path::new(&format!("/proc/{init}/ns/{name}")))).transpose()
+    };
+    Ok(Namespaces {
+        net: open(config.network != NetworkMode::Host, "net")?,
+        ipc: open(!config.host_ipc, "ipc")?,
+        uts: open(config.hostname.is_some(), "uts")?,
+        pid: open(config.pid == PidMode::Shared, "pid")?,
+    })
+}
+
+/// What came over a status socket.
+#[derive(Debug)]
+pub enum Status {
+    /// Nothing yet.
+    Pending,
+    /// One message.
+    Message(Vec<u8>),
+    /// The other end is closed: the program was exec'd, or its process died.
+    Ended,
+}
+
+/// A socket over which a cloned process tells how it goes: ours (non-blocking) and its own; both close on exec.
+pub fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((ours, theirs))
+}
+
+/// Reads one message, descriptors aside.
+pub fn read_status(status: &OwnedFd) -> Status {
+    read_status_with(status, &mut vec![])
+}
+
+/// Reads one message and its descriptors.
+pub fn read_status_with(status: &OwnedFd, descriptors: &mut Vec<OwnedFd>) -> Status {
+    let mut buffer = [0; 8192];
+    match socket::receive(status.as_fd(), &mut buffer, descriptors) {
+        Ok(0) => Status::Ended,
+        Ok(count) => Status::Message(buffer[..count].to_vec()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Status::Pending,
+        Err(_) => Status::Ended,
+    }
+}

@@ -1,0 +1,191 @@
+//! Everything that is read: the present documents and the retained log, behind one lock.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::{Entry, Error, Event, Revision, Snapshot};
+
+/// The state shared by readers and the writer.
+pub struct Memory {
+    state: RwLock<State>,
+}
+
+impl Memory {
+    /// Takes over what was read from disk.
+    pub fn new(state: State) -> Memory {
+        Memory { state: RwLock::new(state) }
+    }
+
+    /// Looks at the state; keep it short.
+    pub fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        // A panic elsewhere cannot leave the state half changed: `apply` moves plain values.
+        look(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Changes the state; the writer's alone.
+    pub fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Documents and log. Revisions of the log are contiguous: `compacted + 1 ..= newest`.
+#[derive(Debug, Default)]
+pub struct State {
+    documents: BTreeMap<String, Arc<Entry>>,
+    log: VecDeque<Event>,
+    log_bytes: usize,
+    /// The newest revision that the log no longer holds.
+    compacted: Revision,
+}
+
+fn weight(event: &Event) -> usize {
+    event.entry.bytes.len() + event.previous.as_ref().map_or(0, |p| p.bytes.len())
+}
+
+impl State {
+    /// The state as it lies on disk; the log must be contiguous and follow `compacted`.
+    pub fn restored(
+        documents: BTreeMap<String, Arc<Entry>>,
+        log: VecDeque<Event>,
+        compacted: Revision,
+    ) -> State {
+        let log_bytes = log.iter().map(weight).sum();
+        State { documents, log, log_bytes, compacted }
+    }
+
+    /// The newest revision.
+    pub fn newest(&self) -> Revision {
+        self.log.back().map_or(self.compacted, |event| event.revision)
+    }
+
+    /// The newest revision that the log no longer holds.
+    pub fn compacted(&self) -> Revision {
+        self.compacted
+    }
+
+    /// Changes in the log, and the bytes that they hold.
+    pub fn log_size(&self) -> (usize, usize) {
+        (self.log.len(), self.log_bytes)
+    }
+
+    /// How many of the oldest changes must go so that the log keeps to these limits.
+    pub fn excess(&self, events: usize, bytes: usize) -> usize {
+        let mut held = self.log_bytes;
+        let mut count = 0;
+        while self.log.len() - count > events || (held > bytes && count < self.log.len()) {
+            held -= weight(&self.log[count]);
+            count += 1;
+        }
+        count
+    }
+
+    /// The present document.
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.documents.get(key).cloned()
+    }
+
+    /// The present documents under a prefix.
+    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Snapshot {
+        let found = self.range(prefix, after).map(|(_, entry)| entry);
+        page(self.newest(), found.cloned(), limit)
+    }
+
+    /// The documents under a prefix as they were at an older revision: the present ones with every later
+    /// change undone.
+    pub fn list_at(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        at: Revision,
+    ) -> Result<Snapshot, Error> {
+        self.check_from(at)?;
+        let mut changed: HashMap<&str, Option<&Arc<Entry>>> = HashMap::new();
+        for event in self.log.iter().rev().take_while(|event| event.revision > at) {
+            if event.entry.key.starts_with(prefix) {
+                changed.insert(&event.entry.key, event.previous.as_ref());
+            }
+        }
+        let mut view: BTreeMap<&str, &Arc<Entry>> =
+            self.range(prefix, after).map(|(key, entry)| (key.as_str(), entry)).collect();
+        for (key, before) in changed {
+            match before {
+                Some(entry) if after.is_none_or(|a| key > a) => view.insert(key, entry),
+                _ => view.remove(key),
+            };
+        }
+        Ok(page(at, view.into_values().cloned(), limit))
+    }
+
+    /// Whether the log can tell what came after this revision.
+    pub fn check_from(&self, from: Revision) -> Result<(), Error> {
+        if from < self.compacted || from > self.newest() {
+            return Err(Error::Compacted { requested: from, oldest: self.compacted, newest: self.newest() });
+        }
+        Ok(())
+    }
+
+    /// Appends to `out` the changes under `prefix` after `position`, looking at most at `most` of the log;
+    /// answers the position reached.
+    pub fn after(
+        &self,
+        position: Revision,
+        prefix: &str,
+        most: usize,
+        out: &mut VecDeque<Event>,
+    ) -> Result<Revision, Error> {
+        self.check_from(position)?;
+        let skip = usize::try_from(position - self.compacted).unwrap_or(usize::MAX);
+        let mut reached = position;
+        for event in self.log.iter().skip(skip).take(most) {
+            reached = event.revision;
+            if event.entry.key.starts_with(prefix) {
+                out.push_back(event.clone());
+            }
+        }
+        Ok(reached)
+    }
+
+    /// Makes durable changes visible.
+    pub fn apply(&mut self, events: Vec<Event>) {
+        for event in events {
+            if event.deleted {
+                self.documents.remove(&event.entry.key);
+            } else {
+                self.documents.insert(event.entry.key.clone(), event.entry.clone());
+            }
+            self.log_bytes += weight(&event);
+            self.log.push_back(event);
+        }
+    }
+
+    /// Forgets the log up to and including this revision.
+    pub fn compact(&mut self, revision: Revision) {
+        while let Some(event) = self.log.front().filter(|event| event.revision <= revision) {
+            self.log_bytes -= weight(event);
+            self.compacted = event.revision;
+            self.log.pop_front();
+        }
+    }
+
+    fn range<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&'a String, &'a Arc<Entry>)> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after.to_owned()),
+            _ => Bound::Included(prefix.to_owned()),
+        };
+        self.documents.range((from, Bound::Unbounded)).take_while(move |(key, _)| key.starts_with(prefix))
+    }
+}
+
+fn page(revision: Revision, mut found: impl Iterator<Item = Arc<Entry>>, limit: usize) -> Snapshot {
+    if limit == 0 {
+        return Snapshot { revision, entries: found.collect(), remaining: 0 };
+    }
+    let entries: Vec<_> = found.by_ref().take(limit).collect();
+    Snapshot { revision, entries, remaining: found.count() }
+}

@@ -1,0 +1,233 @@
+//! The one writer: takes what has queued up, decides, makes it durable in one transaction, then shows it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::disk::Disk;
+use super::memory::Memory;
+use super::{Entry, Error, Event, Revision};
+
+/// Makes a document's bytes once its revision is known.
+pub type Encode = Box<dyn FnOnce(Revision) -> Bytes + Send>;
+
+/// What a write does, and what it expects to find.
+#[derive(Debug, Clone, Copy)]
+pub enum Operation {
+    /// Nothing is there.
+    Create,
+    /// The document is at this revision.
+    Update {
+        /// As the caller saw it.
+        expected: Revision,
+    },
+    /// The document is at this revision.
+    Delete {
+        /// As the caller saw it.
+        expected: Revision,
+    },
+}
+
+/// One write on its way.
+pub struct Write {
+    /// Where.
+    pub key: String,
+    /// What.
+    pub operation: Operation,
+    /// Its bytes.
+    pub encode: Encode,
+    /// Who waits.
+    pub done: oneshot::Sender<Result<Arc<Entry>, Error>>,
+}
+
+/// What the writer is asked to do.
+pub enum Message {
+    /// Write.
+    Write(Write),
+    /// Forget the log up to and including a revision.
+    Compact {
+        /// The revision.
+        revision: Revision,
+        /// Who waits.
+        done: oneshot::Sender<Result<(), Error>>,
+    },
+    /// End.
+    Close {
+        /// Who waits.
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// How large the log may grow.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Changes.
+    pub events: usize,
+    /// Bytes of documents.
+    pub bytes: usize,
+}
+
+/// The most writes in one transaction: bounds the wait of the first of them.
+const GROUP: usize = 512;
+
+/// The handle to the writer's thread.
+pub struct Writer {
+    queue: mpsc::Sender<Message>,
+}
+
+impl Writer {
+    /// Starts the thread; it ends when the handle is dropped or it is told to.
+    pub fn start(
+        disk: Disk,
+        memory: Arc<Memory>,
+        publish: watch::Sender<Revision>,
+        limits: Limits,
+    ) -> Result<Writer, Error> {
+        let (queue, messages) = mpsc::channel();
+        let work = Work { disk, memory, publish, limits };
+        thread::Builder::new().name("store".into()).spawn(move || work.run(&messages)).map_err(|error| {
+            Error::Disk { path: String::new(), message: format!("cannot start the writer's thread: {error}") }
+        })?;
+        Ok(Writer { queue })
+    }
+
+    /// Hands a message to the thread.
+    pub fn send(&self, message: Message) -> Result<(), Error> {
+        self.queue.send(message).map_err(|_| Error::Closed)
+    }
+}
+
+struct Work {
+    disk: Disk,
+    memory: Arc<Memory>,
+    publish: watch::Sender<Revision>,
+    limits: Limits,
+}
+
+/// A write that will be acknowledged once its transaction is durable.
+type Accepted = (oneshot::Sender<Result<Arc<Entry>, Error>>, Arc<Entry>);
+
+impl Work {
+    fn run(self, messages: &mpsc::Receiver<Message>) {
+        let mut closing = None;
+        while closing.is_none() {
+            let Ok(first) = messages.recv() else { return };
+            let mut writes = Vec::new();
+            let mut compactions = Vec::new();
+            let mut next = Some(first);
+            while let Some(message) = next {
+                match message {
+                    Message::Write(write) => writes.push(write),
+                    Message::Compact { revision, done } => compactions.push((revision, done)),
+                    Message::Close { done } => {
+                        closing = Some(done);
+                        break;
+                    }
+                }
+                next = if writes.len() < GROUP { messages.try_recv().ok() } else { None };
+            }
+            self.commit(writes, compactions);
+        }
+        // The file is closed before the closer hears of it.
+        drop(self.disk);
+        if let Some(done) = closing {
+            let _ = done.send(());
+        }
+    }
+
+    fn commit(&self, writes: Vec<Write>, compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>) {
+        let (events, accepted) = self.decide(writes);
+        let asked = compactions.iter().map(|(revision, _)| *revision).max();
+        let (compacted, newest, compact) = self.memory.read(|state| {
+            // Trimmed a tenth at a time, so that not every commit has to.
+            let excess = state.excess(self.limits.events, self.limits.bytes);
+            let trim = (excess > 0).then(|| {
+                let count = excess.max(state.log_size().0 / 10);
+                state.compacted() + count as Revision
+            });
+            let until = trim.max(asked).map(|until| until.min(state.newest()));
+            (state.compacted(), state.newest(), until.filter(|until| *until > state.compacted()))
+        });
+        let reached = events.last().map_or(newest, |event| event.revision);
+        let result = if events.is_empty() && compact.is_none() {
+            Ok(())
+        } else {
+            self.disk.commit(&events, compacted, compact)
+        };
+        match result {
+            Ok(()) => {
+                self.memory.write(|state| {
+                    state.apply(events);
+                    if let Some(until) = compact {
+                        state.compact(until);
+                    }
+                });
+                self.publish.send_if_modified(|shown| std::mem::replace(shown, reached) != reached);
+                for (done, entry) in accepted {
+                    let _ = done.send(Ok(entry));
+                }
+                for (_, done) in compactions {
+                    let _ = done.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                let again = || match &error {
+                    Error::Disk { path, message } => {
+                        Error::Disk { path: path.clone(), message: message.clone() }
+                    }
+                    _ => Error::Closed,
+                };
+                for (done, _) in accepted {
+                    let _ = done.send(Err(again()));
+                }
+                for (_, done) in compactions {
+                    let _ = done.send(Err(again()));
+                }
+            }
+        }
+    }
+
+    /// Checks each write against what is there and what this group wrote before it; refuses at once what
+    /// cannot be.
+    fn decide(&self, writes: Vec<Write>) -> (Vec<Event>, Vec<Accepted>) {
+        let mut events: Vec<Event> = Vec::new();
+        let mut accepted = Vec::new();
+        let mut overlay: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
+        let mut revision = self.memory.read(super::memory::State::newest);
+        for write in writes {
+            let present = match overlay.get(&write.key) {
+                Some(present) => present.clone(),
+                None => self.memory.read(|state| state.get(&write.key)),
+            };
+            if let Err(error) = check(&write, present.as_deref()) {
+                let _ = write.done.send(Err(error));
+                continue;
+            }
+            revision += 1;
+            let created = present.as_ref().map_or(revision, |entry| entry.created);
+            let deleted = matches!(write.operation, Operation::Delete { .. });
+            let entry = Entry::new(write.key.clone(), (write.encode)(revision), created, revision);
+            overlay.insert(write.key, (!deleted).then(|| entry.clone()));
+            events.push(Event { revision, entry: entry.clone(), previous: present, deleted });
+            accepted.push((write.done, entry));
+        }
+        (events, accepted)
+    }
+}
+
+fn check(write: &Write, present: Option<&Entry>) -> Result<(), Error> {
+    let actual = present.map(|entry| entry.revision);
+    match (write.operation, actual) {
+        (Operation::Create, None) => Ok(()),
+        (Operation::Create, Some(revision)) => Err(Error::Exists { key: write.key.clone(), revision }),
+        (Operation::Update { expected } | Operation::Delete { expected }, Some(at)) if at == expected => {
+            Ok(())
+        }
+        (Operation::Update { expected } | Operation::Delete { expected }, actual) => {
+            Err(Error::Conflict { key: write.key.clone(), expected, actual })
+        }
+    }
+}

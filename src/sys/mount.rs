@@ -1,0 +1,260 @@
+//! Mounts, made detached, given their attributes, then attached at a descriptor: no path is looked up twice.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
+};
+
+/// What may not be done through a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// Writing.
+    pub read_only: bool,
+    /// Device nodes.
+    pub no_devices: bool,
+    /// Set-user-id bits and file capabilities.
+    pub no_suid: bool,
+    /// Programs.
+    pub no_exec: bool,
+}
+
+impl Attributes {
+    fn bits(self) -> MountAttrFlags {
+        let mut bits = MountAttrFlags::empty();
+        bits.set(MountAttrFlags::MOUNT_ATTR_RDONLY, self.read_only);
+        bits.set(MountAttrFlags::MOUNT_ATTR_NODEV, self.no_devices);
+        bits.set(MountAttrFlags::MOUNT_ATTR_NOSUID, self.no_suid);
+        bits.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, self.no_exec);
+        bits
+    }
+}
+
+/// How later mounts below a mount spread (`mount_namespaces(7)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    /// Not at all.
+    Private,
+    /// From the peers to here.
+    Slave,
+    /// Both ways.
+    Shared,
+}
+
+/// A new file system, not attached anywhere. An option without a value is a flag.
+pub fn filesystem(kind: &str, options: &[(&str, &str)], attributes: Attributes) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What `mount` and `df` show in the first column.
+    rustix::mount::fsconfig_set_string(&context, "source", kind)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(&context, *key)?;
+        } else {
+            rustix::mount::fsconfig_set_string(&context, *key, *value)?;
+        }
+    }
+    rustix::mount::fsconfig_create(&context)?;
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.bits())?)
+}
+
+/// Stacks `layers` (lowest first) under `upper` and attaches the result at `target`.
+///
+/// `volatile`: nothing is synced, so the upper directory must not be used again after a crash of the machine.
+/// Kernels before 6.5, which cannot take layers one by one, get them in the option string, as descriptors so that
+/// many fit the page that `mount(2)` allows.
+pub fn overlay(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+    attributes: Attributes,
+) -> io::Result<()> {
+    match overlay_by_layer(layers, upper, work, attributes) {
+        Ok(tree) => {
+            let at = rustix::fs::openat(
+                CWD,
+                target,
+                rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )?;
+            attach(tree.as_fd(), at.as_fd())
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            overlay_by_option_string(layers, upper, work, target, attributes)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn overlay_by_layer(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    attributes: Attributes,
+) -> io::Result<OwnedFd> {
+    let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers.iter().rev() {
+        rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
+    }
+    rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+    rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+    rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+    rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
+    rustix::mount::fsconfig_create(&context)?;
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.bits())?)
+}
+
+fn overlay_by_option_string(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    target: &Path,
+    attributes: Attributes,
+) -> io::Result<()> {
+    let open = |path: &Path| {
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, path, flags, rustix::fs::Mode::empty())
+    };
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lowers = layers.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(upper)?, open(work)?);
+    let options = format!(
+        "volatile,lowerdir={},upperdir={},workdir={}",
+        lowers.iter().map(name).collect::<Vec<_>>().join(":"),
+        name(&upper),
+        name(&work)
+    );
+    let mut flags = MountFlags::empty();
+    flags.set(MountFlags::NODEV, attributes.no_devices);
+    flags.set(MountFlags::NOSUID, attributes.no_suid);
+    let options = std::ffi::CString::new(options)?;
+    Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
+}
+
+/// A detached copy of the mount that `path` is on, from `path` down, with what is mounted below it.
+pub fn clone_path(path: &Path) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    Ok(rustix::mount::open_tree(CWD, path, flags)?)
+}
+
+/// As [`clone_path`], for an open file or directory (`O_PATH` suffices).
+pub fn clone_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(rustix::mount::open_tree(fd, "", flags)?)
+}
+
+/// A descriptor of one file on a read-only mount that is attached nowhere.
+pub fn read_only_file(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, path, flags)?;
+    restrict(tree.as_fd(), Attributes { read_only: true, ..Attributes::default() }, None, false)?;
+    Ok(tree)
+}
+
+/// Adds restrictions to a mount, and to all below it when `recursive`; sets how it spreads.
+pub fn restrict(
+    tree: BorrowedFd<'_>,
+    attributes: Attributes,
+    spread: Option<Spread>,
+    recursive: bool,
+) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: attributes.bits().bits().into(),
+        attr_clr: 0,
+        propagation: match spread {
+            None => 0,
+            Some(Spread::Private) => libc::MS_PRIVATE,
+            Some(Spread::Slave) => libc::MS_SLAVE,
+            Some(Spread::Shared) => libc::MS_SHARED,
+        },
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is an empty C string, `attr` lives across the call and its size is told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts a detached mount on an open file or directory.
+pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(rustix::mount::move_mount(tree, "", at, "", flags)?)
+}
+
+/// Cuts every mount of the calling process's namespace off from its peers.
+pub fn make_all_private() -> io::Result<()> {
+    Ok(rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
+}
+
+/// Makes the mount whose root directory is `root` the calling process's `/`, and lets go of the old one.
+pub fn pivot(root: BorrowedFd<'_>) -> io::Result<()> {
+    rustix::process::fchdir(root)?;
+    // Old and new in the same place (`pivot_root(2)`, "pivot_root(".", ".")"): no directory for the old is needed.
+    rustix::process::pivot_root(".", ".")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir("/")?)
+}
+
+/// Takes the mount at `path` away, at once for new users, later for those inside; none there is success.
+pub fn detach(path: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Where the mounts at and below `directory` are, deepest last (`proc_pid_mountinfo(5)`).
+pub fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(mount_points(&std::fs::read_to_string("/proc/self/mountinfo")?)
+        .into_iter()
+        .filter(|point| point.starts_with(directory))
+        .collect())
+}
+
+/// The mount points of a mountinfo text, with its octal escapes undone.
+fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
+    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect()
+}
+
+fn unescape(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let octal = (bytes[at] == b'\\')
+            .then(|| text.get(at + 1..at + 4).and_then(|digits| u8::from_str_radix(digits, 8).ok()))
+            .flatten();
+        out.push(octal.unwrap_or(bytes[at]));
+        at += if octal.is_some() { 4 } else { 1 };
+    }
+    std::ffi::OsString::from_vec(out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_escapes_are_undone() {
+        let text = "22 27 0:21 / /proc rw - proc proc rw\n23 27 0:22 / /a\\040b\\134c rw - tmpfs x rw\n";
+        assert_eq!(mount_points(text), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
+    }
+}

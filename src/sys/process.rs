@@ -1,0 +1,265 @@
+//! Processes: cloning a single-threaded one, signalling and reaping by descriptor, becoming another program.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
+
+use crate::stdio::Exit;
+
+/// Of clone3 (linux/sched.h); the C library constant is too narrow.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Proof that the process has one thread only, so that a clone of it may run Rust code.
+#[derive(Debug)]
+pub struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// Looks at `/proc/self/task`; an error when there is more than one thread. The holder starts no threads.
+    pub fn prove() -> io::Result<SingleThreaded> {
+        match std::fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(SingleThreaded(())),
+            threads => Err(io::Error::other(format!("process has {threads} threads, not one"))),
+        }
+    }
+}
+
+/// A child that was cloned and not yet reaped.
+#[derive(Debug)]
+pub struct Child {
+    /// As seen by this process.
+    pub pid: i32,
+    /// Refers to the child even after its id was given to another.
+    pub pidfd: OwnedFd,
+}
+
+/// Clones this process into new namespaces (`flags`) and, on cgroup v2, straight into a cgroup; `work` runs in
+/// the child, which ends with the status that `work` returns (101 when it panics).
+pub fn clone<F>(
+    _proof: &SingleThreaded,
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    work: F,
+) -> io::Result<Child>
+where
+    F: FnOnce() -> i32,
+{
+    let mut pidfd: RawFd = -1;
+    // SAFETY: all fields are integers, for which zero is valid and means "not used".
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags.bits() as u32 as u64 | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM this is a fork; `args` and `pidfd` live across the call. The proof says that no
+    // other thread can hold a lock that the child would wait for.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(101);
+            // SAFETY: ends the child at once, without running the parent's exit handlers.
+            unsafe { libc::_exit(status) }
+        }
+        pid => {
+            // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Child { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// Opens a descriptor for a running process.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
+
+/// Sends any signal, real-time ones included; a process that is gone already is success.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed; the other arguments are integers.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match io::Error::last_os_error() {
+        _ if result == 0 => Ok(()),
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Waits until the process of a descriptor has ended, at most `timeout_ms`; says whether it has.
+pub fn wait_ended(pidfd: BorrowedFd<'_>, timeout_ms: u16) -> io::Result<bool> {
+    use nix::poll::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    Ok(poll(&mut fds, timeout_ms)? > 0)
+}
+
+/// Takes the status of one ended child, if there is one: its id and how it ended.
+pub fn reap() -> Option<(i32, Exit)> {
+    loop {
+        return match nix::sys::wait::waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+            Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), Exit::Code(code))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), Exit::Signal(signal as i32))),
+            Err(nix::errno::Errno::EINTR) => continue,
+            _ => None,
+        };
+    }
+}
+
+/// When a process started, in clock ticks since boot (`proc_pid_stat(5)`, field 22): with the id, its name
+/// for as long as the machine runs.
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The command name may hold anything, so count from its closing parenthesis.
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    fields
+        .split_whitespace()
+        .nth(19)
+        .and_then(|field| field.parse().ok())
+        .ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// Replaces the command line that `/proc/PID/cmdline` shows by `title`, cut to the room there is.
+///
+/// Only for a cloned process that reads its arguments no more.
+pub fn set_title(_proof: &SingleThreaded, title: &str) -> io::Result<()> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    // arg_start and arg_end, fields 48 and 49 of proc_pid_stat(5), counted from the third.
+    let mut bounds = fields.split_whitespace().skip(45).map_while(|field| field.parse::<usize>().ok());
+    let (Some(start), Some(end)) = (bounds.next(), bounds.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let room = end.saturating_sub(start);
+    if start == 0 || room == 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let length = title.len().min(room - 1);
+    // SAFETY: the kernel says that these bytes of the stack hold the arguments; they are writable, and with one
+    // thread, which does not look at its arguments meanwhile, nobody has a reference into them.
+    let arguments = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, room) };
+    arguments.fill(0);
+    arguments[..length].copy_from_slice(&title.as_bytes()[..length]);
+    Ok(())
+}
+
+/// Marks all descriptors from `first` on to be closed by `exec`.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: integers only; marking descriptors invalidates none.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor but the three standard ones. Only for a fresh child that owns none of them in Rust.
+pub fn close_inherited() {
+    // SAFETY: the caller is a fresh child that goes on without any of its parent's descriptors.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0) };
+}
+
+/// Gives every signal its default action and blocks none: what a new program expects.
+pub fn reset_signals() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
+        // SAFETY: the default action runs no code of this process.
+        unsafe { nix::sys::signal::sigaction(signal, &default) }?;
+    }
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
+/// Makes `fds` the standard input, output and error.
+pub fn set_standard_streams(fds: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+    // Copies above the standard range first: a source may itself be 0, 1 or 2.
+    let copies = fds
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3))
+        .into_iter()
+        .collect::<Result<Vec<OwnedFd>, _>>()?;
+    for (target, copy) in (0..).zip(&copies) {
+        // SAFETY: integers only; the standard descriptors are not owned by any Rust value here.
+        if unsafe { libc::dup2(copy.as_raw_fd(), target) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Becomes another program; returns only when that failed.
+pub fn exec(program: &Path, args: &[String], env: &[String]) -> io::Error {
+    let strings =
+        |list: &[String]| list.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
+    let exec = || -> io::Result<Infallible> {
+        let program = CString::new(program.as_os_str().as_encoded_bytes())?;
+        Ok(nix::unistd::execve(&program, &strings(args)?, &strings(env)?)?)
+    };
+    match exec() {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
+}
+
+/// Starts `executable` with `args`, detached from this process's terminal and standard output, running from a
+/// read-only clone of its mount so that nothing can write to the file through `/proc/PID/exe` (CVE-2019-5736).
+///
+/// Its standard output is a pipe back to the caller, its error output goes to `log`.
+pub fn spawn_read_only(executable: &Path, args: &[String], log: File) -> io::Result<std::process::Child> {
+    let clone = crate::sys::mount::read_only_file(executable).ok();
+    let program = match &clone {
+        Some(fd) => format!("/proc/self/fd/{}", fd.as_raw_fd()).into(),
+        None => executable.to_owned(),
+    };
+    let mut command = Command::new(program);
+    command.arg0(executable).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+    command.current_dir("/").env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    // SAFETY: setsid is async-signal-safe and touches no memory.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) };
+    command.spawn()
+}
+
+/// Sends a signal to a process by id. Prefer [`send_signal`]: an id may be reused.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: integers only.
+    match unsafe { libc::kill(pid, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Makes the terminal `tty` the controlling one of the calling session leader.
+pub fn set_controlling_terminal(tty: impl AsFd) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an integer.
+    match unsafe { libc::ioctl(tty.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_start_time_is_known_and_stable() {
+        let pid = std::process::id() as i32;
+        assert!(start_time(pid).unwrap() > 0);
+        assert_eq!(start_time(pid).unwrap(), start_time(pid).unwrap());
+    }
+}

@@ -1,0 +1,245 @@
+//! The main job, end to end: whole clusters in test hosts, driven by stock kubectl with the course's manifests.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod testbed;
+
+use std::time::Duration;
+
+use testbed::Testbed;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The page that a port-forward to a pod's port 80 shows once something listens there; redirects are followed.
+fn forwarded_page(bed: &Testbed, pod: &str, local: u16) -> String {
+    let script = format!(
+        "exec 3< <(exec kubectl port-forward {pod} {local}:80); pid=$!; read -r line <&3; \
+         curl -sSL -m 20 http://127.0.0.1:{local}/; status=$?; kill $pid; exit $status"
+    );
+    let mut page = String::new();
+    bed.wait(&format!("page of {pod}"), MINUTE, || {
+        let run = bed.run(&["bash", "-c", &script]);
+        page = run.stdout;
+        run.status.success()
+    });
+    page
+}
+
+#[test]
+fn an_nginx_pod_from_create_to_delete() {
+    let bed = Testbed::up("nginx");
+    let before = bed.leftovers();
+    bed.start();
+    assert!(bed.kubectl("get nodes").contains(" Ready "));
+    assert_eq!(bed.kubectl("config current-context").trim(), bed.name);
+    let again = bed.run(&[testbed::MINIK, "start"]);
+    assert!(again.status.success() && again.stderr.contains("running already"), "{again:?}");
+
+    assert_eq!(bed.kubectl("create -f tests/manifests/nginx-pod.yaml").trim(), "pod/nginx created");
+    bed.wait_ready("nginx");
+    let table = bed.kubectl("get pods");
+    assert!(
+        table.starts_with("NAME    READY   STATUS    RESTARTS   AGE\nnginx   1/1     Running   0"),
+        "{table}"
+    );
+    for reason in ["Scheduled", "Pulling", "Pulled", "Created", "Started"] {
+        bed.wait(reason, MINUTE, || {
+            bed.kubectl("describe po/nginx").contains(&format!("  Normal  {reason} "))
+        });
+    }
+    assert!(bed.kubectl_all("exec nginx -- nginx -v").contains("nginx version"));
+    let failed = bed.run(&["kubectl", "exec", "nginx", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((failed.status.code(), failed.stdout.trim()), (Some(7), "out"));
+    assert!(failed.stderr.contains("err"));
+    let piped = bed.ok(&["bash", "-c", "printf 'a\\nb\\n' | kubectl exec -i nginx -- wc -l"]);
+    assert_eq!(piped.trim(), "2");
+
+    assert!(forwarded_page(&bed, "nginx", 8080).contains("Welcome to nginx!"));
+    let logs = bed.kubectl("logs nginx");
+    assert!(logs.contains("\"GET / HTTP/1.1\" 200"), "{logs}");
+    // Following ends with the pod, and shows what is written meanwhile.
+    let followed = bed.ok(&[
+        "bash",
+        "-c",
+        "exec 3< <(exec kubectl logs -f --tail=0 nginx); pid=$!; \
+         until kubectl exec nginx -- sh -c 'echo followed > /proc/2/fd/1' && read -r -t 1 line <&3; do :; done; \
+         kill $pid; echo \"$line\"",
+    ]);
+    assert_eq!(followed.trim(), "followed");
+    bed.ok(&["bash", "-c", "echo copied > /root/.kube/f && kubectl cp /root/.kube/f nginx:/tmp/f"]);
+    assert_eq!(bed.kubectl("exec nginx -- cat /tmp/f").trim(), "copied");
+
+    assert_eq!(bed.kubectl("delete pod nginx").trim(), "pod \"nginx\" deleted from default namespace");
+    assert!(bed.kubectl_all("get pods").contains("No resources found"));
+
+    bed.ok(&[testbed::MINIK, "delete"]);
+    bed.ok(&[testbed::MINIK, "delete"]);
+    assert_eq!(bed.leftovers(), before);
+    assert_eq!(bed.run(&["kubectl", "config", "get-contexts", &bed.name]).status.code(), Some(1));
+}
+
+#[test]
+fn an_interactive_shell_knows_its_window() {
+    let bed = Testbed::up("tty");
+    bed.start();
+    bed.kubectl("create -f tests/manifests/pod-debug.yaml");
+    bed.wait_ready("debug");
+    let mut shell = bed.terminal(&["kubectl", "exec", "-it", "debug", "--", "/bin/sh"], 24, 80);
+    shell.wait_for("#");
+    shell.type_line("stty size; echo $((6*7))");
+    shell.wait_for("24 80");
+    shell.wait_for("42");
+    shell.resize(50, 132);
+    shell.type_line("until [ \"$(stty size)\" = '50 132' ]; do :; done; echo resized-$((1+1))");
+    shell.wait_for("resized-2");
+    shell.type_line("exit 3");
+    assert_eq!(shell.end(), Some(3));
+}
+
+#[test]
+fn wordpress_outlives_its_daemon() {
+    let bed = Testbed::up("wordpress");
+    let before = bed.leftovers();
+    bed.start();
+    bed.kubectl("create -f tests/manifests/wordpress-pod.yaml");
+    bed.wait_ready("wp");
+    assert!(bed.kubectl("get pod wp").contains("2/2     Running   0"));
+    let page = forwarded_page(&bed, "wp", 8080);
+    assert!(page.contains("WordPress") && page.contains("Installation"), "{page}");
+    let processes = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done";
+    for container in ["wordpress", "mysql"] {
+        let seen = bed.ok(&["kubectl", "exec", "wp", "-c", container, "--", "sh", "-c", processes]);
+        assert!(seen.contains("apache2") && seen.contains("mariadbd"), "{container} sees {seen}");
+    }
+    let address = bed.kubectl("get pod wp -o jsonpath={.status.podIP}");
+
+    // A container that ends while nobody is there: its exit code and last line must not be lost.
+    bed.ok(&[
+        "kubectl",
+        "run",
+        "once",
+        "--image=busybox",
+        "--restart=Never",
+        "--",
+        "sh",
+        "-c",
+        "until [ -e /tmp/go ]; do sleep 0.05; done; echo last words; exit 9",
+    ]);
+    bed.wait_ready("once");
+    let pid = bed.daemon_pid();
+    // Released by a process that does not need the daemon.
+    let release = "until [ -e /tmp/dead ]; do sleep 0.05; done; touch /tmp/go";
+    bed.ok(&[
+        "kubectl",
+        "exec",
+        "once",
+        "--",
+        "sh",
+        "-c",
+        &format!("({release}) >/dev/null 2>&1 </dev/null &"),
+    ]);
+    bed.kill(pid);
+    let status = bed.run(&[testbed::MINIK, "status"]);
+    assert_eq!(status.status.code(), Some(7), "{status:?}");
+    let served = bed.ok(&["curl", "-sSL", "-m", "20", &format!("http://{address}/")]);
+    assert!(served.contains("WordPress"), "{served}");
+    bed.touch_in_container("until . -e /tmp/go", "tmp/dead");
+    bed.start();
+    bed.wait("the ended pod's exit code", MINUTE, || {
+        bed.kubectl("get pod once -o jsonpath={.status.containerStatuses[0].state.terminated.exitCode}")
+            == "9"
+    });
+    assert_eq!(bed.kubectl("logs once").trim(), "last words");
+    assert!(bed.kubectl("get pod wp").contains("2/2     Running   0"));
+    assert_ne!(bed.daemon_pid(), pid);
+
+    // Stop and start: the same objects, the same data, containers anew.
+    bed.ok(&[testbed::MINIK, "stop"]);
+    assert!(bed.processes().is_empty(), "{:?}", bed.processes());
+    bed.start();
+    bed.wait("wp to run again", MINUTE, || bed.kubectl("get pod wp").contains("2/2     Running"));
+    assert!(forwarded_page(&bed, "wp", 8080).contains("Installation"));
+    bed.ok(&[testbed::MINIK, "delete"]);
+    assert_eq!(bed.leftovers(), before);
+}
+
+#[test]
+fn services_by_name_address_and_node_port() {
+    let bed = Testbed::up("services");
+    bed.start();
+    bed.kubectl("create -f tests/manifests/vote-pod.yaml -f tests/manifests/pod-debug.yaml");
+    bed.kubectl("create -f tests/manifests/vote-service.yaml");
+    bed.wait_ready("vote");
+    bed.wait_ready("debug");
+    bed.wait("endpoints", MINUTE, || !bed.kubectl("get endpoints vote-service").contains("<none>"));
+    for name in ["vote-service", "vote-service.default", "vote-service.default.svc.cluster.local"] {
+        let page =
+            bed.ok(&["kubectl", "exec", "debug", "--", "curl", "-sS", "-m", "5", &format!("http://{name}")]);
+        assert!(page.contains("version latest, pod vote"), "{name}: {page}");
+    }
+    let node = bed.kubectl("get nodes -o jsonpath={.items[0].status.addresses[0].address}");
+    for address in [node.as_str(), "127.0.0.1", "localhost"] {
+        let page = bed.ok(&["curl", "-sS", "-m", "5", &format!("http://{address}:31000/")]);
+        assert!(page.contains("version latest"), "{address}: {page}");
+    }
+    // From a pod: the outside world, and the API with the mounted token.
+    let outside = bed.kubectl("exec debug -- curl -sS -m 5 http://example.test/");
+    assert!(outside.contains("outside world"), "{outside}");
+    let api = "cd /var/run/secrets/kubernetes.io/serviceaccount; curl -sS -m 5 --cacert ca.crt \
+               -H \"Authorization: Bearer $(cat token)\" https://kubernetes.default/api/v1/namespaces/$(cat namespace)/pods/debug";
+    let answer = bed.ok(&["kubectl", "exec", "debug", "--", "sh", "-c", api]);
+    assert!(answer.contains("\"name\":\"debug\"") || answer.contains("\"name\": \"debug\""), "{answer}");
+    // Without a pod behind it, the service refuses at once.
+    bed.kubectl("delete pod vote");
+    bed.wait("refusal", MINUTE, || {
+        let run = bed.run(&["curl", "-sS", "-m", "5", &format!("http://{node}:31000/")]);
+        run.status.code() == Some(7)
+    });
+    bed.kubectl("delete svc vote-service");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+#[test]
+fn images_are_loaded_listed_saved_and_removed() {
+    let bed = Testbed::up("images");
+    let minik = |args: &[&str]| bed.ok(&[&[testbed::MINIK, "image"], args].concat());
+    bed.ok(&[testbed::MINIK, "start", "--registry-mirror", &bed.mirror()]);
+    minik(&["pull", "torture", "alpine"]);
+    let listed = minik(&["ls"]);
+    assert!(listed.contains("docker.io/library/alpine:latest"), "{listed}");
+    minik(&["save", "torture", "-o", "/root/.kube/torture.tar"]);
+    minik(&["rm", "torture"]);
+    assert!(!minik(&["ls"]).contains("torture"));
+    minik(&["load", "/root/.kube/torture.tar"]);
+    bed.kubectl("run torture --image=torture --image-pull-policy=Never");
+    bed.wait_ready("torture");
+    let look = "cd /data; ls -A . emptied kept; ls -l one setuid; [ one -ef two ] && echo same";
+    let seen = bed.ok(&["kubectl", "exec", "torture", "--", "sh", "-c", look]);
+    assert!(!seen.contains("gone") && !seen.contains("hidden") && seen.contains("above"), "{seen}");
+    assert!(seen.contains("same") && seen.contains("-rwsr-xr-x"), "{seen}");
+    let missing = bed.run(&[testbed::MINIK, "image", "pull", "nginx:no-such-tag"]);
+    assert!(!missing.status.success() && missing.stderr.contains("404"), "{missing:?}");
+    let private = bed.run(&[testbed::MINIK, "image", "pull", "private/app"]);
+    assert!(!private.status.success() && private.stderr.contains("401"), "{private:?}");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+#[test]
+fn a_failing_pod_shows_why() {
+    let bed = Testbed::up("failing");
+    bed.start();
+    bed.kubectl("run crash --image=busybox -- sh -c");
+    bed.ok(&["kubectl", "run", "ends", "--image=busybox", "--restart=Never", "--", "sh", "-c", "echo done"]);
+    bed.kubectl("run nowhere --image=busybox:no-such-tag");
+    bed.kubectl("run nothing --image=busybox --command -- /no/such/program");
+    let column = |pod: &str| bed.kubectl(&format!("get pod {pod} --no-headers"));
+    bed.wait("completion", MINUTE, || column("ends").contains("Completed"));
+    assert_eq!(bed.kubectl("logs ends").trim(), "done");
+    bed.wait("a crash loop", MINUTE, || column("crash").contains("CrashLoopBackOff"));
+    bed.wait("a failed pull", MINUTE, || column("nowhere").contains("ImagePull"));
+    let described = bed.kubectl("describe pod nowhere");
+    assert!(described.contains("manifest unknown") || described.contains("404"), "{described}");
+    bed.wait("a failed start", MINUTE, || {
+        bed.kubectl("describe pod nothing").contains("no such file or directory")
+    });
+    bed.ok(&[testbed::MINIK, "delete"]);
+}

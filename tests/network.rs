@@ -1,0 +1,666 @@
+//! Pod network and service proxy with real packets, in network namespaces that have no way out of the machine.
+
+// Helpers of tests may unwrap and run programs as tests may.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use minik::network::{Attachment, Config, PodNetwork};
+use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State};
+use minik::proxy::table::Table;
+use minik::sys::namespace::{run_in_path, unshare};
+use nix::sched::CloneFlags;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs a test on a thread with network and mount namespaces of its own: a host that ends with the thread.
+fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("MINIK_REQUIRE_ROOT").is_none(), "this test needs root");
+        eprintln!("SKIPPED: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        // Mounts made in here are seen by nobody else, and the kernel removes them with the thread.
+        let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        ip("link set lo up");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test(Host { directory: tempfile::tempdir().unwrap() }));
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+struct Host {
+    directory: tempfile::TempDir,
+}
+
+impl Drop for Host {
+    /// Lets namespaces go that a test left, so that the directory can be removed.
+    fn drop(&mut self) {
+        let root = self.directory.path();
+        for directory in [root.to_owned(), root.join("namespaces"), root.join("other")] {
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if entry.path().is_file() {
+                    let _ = minik::sys::netns::release(&entry.path());
+                }
+            }
+        }
+    }
+}
+
+impl Host {
+    fn network(&self) -> Config {
+        Config {
+            prefix: "mkt".into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            namespaces: self.directory.path().join("namespaces"),
+            state: self.directory.path().join("state"),
+        }
+    }
+
+    fn proxy(&self) -> minik::proxy::Config {
+        minik::proxy::Config {
+            table: "minik-test".into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            services: "10.96.0.0/12".parse().unwrap(),
+            gateway: self.network().gateway(),
+            link_prefix: "mkt".into(),
+        }
+    }
+
+    /// What `ip` and `nft` say of this host, and the files of the network.
+    fn inventory(&self) -> String {
+        let files = Command::new("find").arg(self.directory.path()).output().unwrap();
+        [
+            run("ip", "-br link"),
+            run("ip", "-br addr"),
+            run("ip", "route show table all"),
+            run("ip", "neigh"),
+            run("nft", "list ruleset"),
+            std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
+            String::from_utf8(files.stdout).unwrap(),
+        ]
+        .join("\n--\n")
+    }
+}
+
+fn run(program: &str, args: &str) -> String {
+    let output = Command::new(program).args(args.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn ip(args: &str) {
+    run("ip", args);
+}
+
+/// A server in a namespace that answers with its name and the address it sees the client at.
+fn serve(namespace: &Path, name: &str, port: u16) {
+    let (tcp, udp) = run_in_path(namespace, || {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())
+    })
+    .unwrap();
+    let tcp_name = name.to_owned();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = tcp.accept() {
+            let _ = stream.write_all(format!("{tcp_name} {}", peer.ip()).as_bytes());
+        }
+    });
+    let name = name.to_owned();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, peer)) = udp.recv_from(&mut buffer) {
+            let _ = udp.send_to(format!("{name} {}", peer.ip()).as_bytes(), peer);
+        }
+    });
+}
+
+/// What a server says to a client in this namespace (`None`: on the host).
+fn ask(from: Option<&Path>, address: &str) -> Result<String, ErrorKind> {
+    let address: SocketAddr = address.parse().unwrap();
+    let work = move || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, TIMEOUT)?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    inside(from, work).map_err(|error| error.kind())
+}
+
+fn ask_udp(from: Option<&Path>, address: &str) -> Result<String, ErrorKind> {
+    let address: SocketAddr = address.parse().unwrap();
+    let work = move || -> std::io::Result<String> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.connect(address)?;
+        socket.send(b"?")?;
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer)?;
+        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+    };
+    inside(from, work).map_err(|error| error.kind())
+}
+
+fn inside<T: Send>(namespace: Option<&Path>, work: impl FnOnce() -> T + Send) -> T {
+    match namespace {
+        Some(path) => run_in_path(path, work).unwrap(),
+        None => work(),
+    }
+}
+
+/// Three pods, `a`, `b` and `c`, each serving on port 80.
+async fn three_pods(network: &PodNetwork) -> BTreeMap<&'static str, Attachment> {
+    let mut pods = BTreeMap::new();
+    for name in ["a", "b", "c"] {
+        let pod = network.attach(name).await.unwrap();
+        serve(&pod.namespace, name, 80);
+        pods.insert(name, pod);
+    }
+    pods
+}
+
+fn backends<'a>(pods: impl IntoIterator<Item = &'a Attachment>) -> Backends {
+    let mut endpoints: Vec<_> =
+        pods.into_iter().map(|pod| Endpoint { address: pod.address, port: 80 }).collect();
+    endpoints.sort();
+    Backends { endpoints, sticky: None }
+}
+
+fn frontend(address: Option<[u8; 4]>, protocol: Protocol, port: u16) -> Frontend {
+    Frontend { address: address.map(Ipv4Addr::from), protocol, port }
+}
+
+#[test]
+fn attaching_is_idempotent_and_recovers() {
+    on_a_host(async |host: Host| {
+        let before = host.inventory();
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        assert_eq!(network.attach("a").await.unwrap(), pods["a"]);
+        let mtu = run_in_path(&pods["a"].namespace, || run("ip", "-o link show eth0")).unwrap();
+        assert!(mtu.contains("mtu 1500 "), "{mtu}");
+        let (one, other) = tokio::join!(network.attach("twice"), network.attach("twice"));
+        assert_eq!(one.unwrap(), other.unwrap());
+        network.detach("twice").await.unwrap();
+        for from in pods.values() {
+            for (name, to) in &pods {
+                let answer = ask(Some(&from.namespace), &format!("{}:80", to.address)).unwrap();
+                let source = if from == to { to.address } else { from.address };
+                assert_eq!(answer, format!("{name} {source}"), "the source address is kept");
+            }
+            assert!(ask(None, &format!("{}:80", from.address)).unwrap().ends_with("10.244.0.1"));
+        }
+        serve_host("10.244.0.1:7000");
+        assert_eq!(ask(Some(&pods["a"].namespace), "10.244.0.1:7000").unwrap(), "host");
+
+        network.close().await;
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let kept: Vec<String> = network.attachments().into_keys().collect();
+        assert_eq!(kept, ["a", "b", "c"]);
+        assert_eq!(network.attach("b").await.unwrap(), pods["b"]);
+        network.detach("c").await.unwrap();
+        network.detach("c").await.unwrap();
+        assert!(!pods["c"].namespace.exists());
+        let d = network.attach("d").await.unwrap();
+        assert_ne!(d.address, pods["c"].address, "an address rests before it is reused");
+
+        network.close().await;
+        PodNetwork::destroy(&host.network()).await.unwrap();
+        PodNetwork::destroy(&host.network()).await.unwrap();
+        assert_eq!(host.inventory(), before);
+    });
+}
+
+fn serve_host(address: &str) {
+    let listener = TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = stream.write_all(b"host");
+        }
+    });
+}
+
+/// A running proxy that does what it is told.
+struct Proxy {
+    states: watch::Sender<Option<State>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Result<(), minik::proxy::Error>>,
+}
+
+impl Proxy {
+    fn start(host: &Host) -> Proxy {
+        let (states, receiver) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async { _ = stopped.await };
+        let task = tokio::spawn(minik::proxy::follow(host.proxy(), receiver, shutdown));
+        Proxy { states, stop, task }
+    }
+
+    /// Tells it what to do, and waits until the rules hold so many elements of services.
+    async fn set(&self, state: &State, services: usize) {
+        self.states.send(Some(state.clone())).unwrap();
+        until("the rules", || elements("services") == services).await;
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// How many elements a set of the test's table has; 0 when there is no table.
+fn elements(set: &str) -> usize {
+    let output = Command::new("nft").args(["-j", "list", "map", "ip", "minik-test", set]).output().unwrap();
+    let Ok(listing) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return 0 };
+    let found =
+        listing["nftables"].as_array().into_iter().flatten().find_map(|part| part["map"]["elem"].as_array());
+    found.map_or(0, Vec::len)
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + TIMEOUT;
+    while !condition() {
+        assert!(Instant::now() < end, "still waiting for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Runs blocking work of a test while the proxy goes on.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+async fn ask_from(from: Option<&Attachment>, address: &str) -> Result<String, ErrorKind> {
+    let (from, address) = (from.map(|pod| pod.namespace.clone()), address.to_owned());
+    apart(move || ask(from.as_deref(), &address)).await
+}
+
+async fn ask_udp_from(from: Option<&Attachment>, address: &str) -> Result<String, ErrorKind> {
+    let (from, address) = (from.map(|pod| pod.namespace.clone()), address.to_owned());
+    apart(move || ask_udp(from.as_deref(), &address)).await
+}
+
+/// A host with an address, whose only way out leads to another namespace that serves port 7 as `outside`.
+fn add_uplink(directory: &Path) -> PathBuf {
+    let outside = directory.join("outside");
+    minik::sys::netns::create(&outside, || Ok(())).unwrap();
+    ip(&format!("link add up0 mtu 1400 type veth peer name up1 netns {}", outside.display()));
+    ip("addr add 192.0.2.1/24 dev up0");
+    ip("link set up0 up");
+    ip("route add default via 192.0.2.2");
+    run_in_path(&outside, || {
+        ip("link set lo up");
+        ip("addr add 192.0.2.2/24 dev up1");
+        ip("link set up1 up");
+        // Knows nothing of pods: whatever comes from a pod's own address is not answered.
+    })
+    .unwrap();
+    serve(&outside, "outside", 7);
+    outside
+}
+
+#[test]
+fn a_crash_leaves_nothing_that_the_next_start_does_not_mend() {
+    on_a_host(async |host: Host| {
+        let before = host.inventory();
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        network.close().await;
+        // One pod loses its namespace, one its link, and there is a file that nobody knows.
+        minik::sys::netns::release(&pods["a"].namespace).unwrap();
+        ip(&format!("link del mkt{:08x}", pods["b"].address.to_bits()));
+        std::fs::write(host.network().namespaces.join("10.244.9.9"), "").unwrap();
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        assert_eq!(network.attachments().into_keys().collect::<Vec<_>>(), ["c"]);
+        assert!(!host.network().namespaces.join("10.244.9.9").exists());
+        let a = network.attach("a").await.unwrap();
+        serve(&a.namespace, "a", 81);
+        assert!(ask(Some(&pods["c"].namespace), &format!("{}:81", a.address)).is_ok());
+        network.close().await;
+        // What a process still holds goes as well.
+        let held = run_in_path(&a.namespace, || TcpListener::bind("0.0.0.0:99").unwrap()).unwrap();
+        PodNetwork::destroy(&host.network()).await.unwrap();
+        assert_eq!(host.inventory(), before);
+        drop(held);
+    });
+}
+
+#[test]
+fn the_forwarding_switch_is_put_back_by_the_last_cluster() {
+    on_a_host(async |host: Host| {
+        let switch = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap().trim().to_owned();
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        let one = host.network();
+        let other = Config {
+            prefix: "mku".into(),
+            pods: "10.245.0.0/16".parse().unwrap(),
+            namespaces: host.directory.path().join("other"),
+            state: host.directory.path().join("other-state"),
+        };
+        for config in [&one, &other] {
+            PodNetwork::open(config.clone()).await.unwrap().close().await;
+            assert_eq!(switch(), "1");
+        }
+        PodNetwork::destroy(&one).await.unwrap();
+        assert_eq!(switch(), "1", "another cluster needs it");
+        PodNetwork::destroy(&other).await.unwrap();
+        assert_eq!(switch(), "0");
+    });
+}
+
+#[test]
+fn ranges_in_use_are_seen() {
+    on_a_host(async |host: Host| {
+        add_uplink(host.directory.path());
+        ip("route add 10.244.128.0/20 via 192.0.2.2");
+        ip("route add 10.245.0.0/16 via 192.0.2.2 table 77");
+        let occupied = minik::network::occupied_ranges().await.unwrap();
+        assert!(occupied.contains(&"192.0.2.0/24".parse().unwrap()), "{occupied:?}");
+        let chosen = minik::network::choose_range(&occupied, &minik::network::PREFERRED_RANGES).unwrap();
+        assert_eq!(chosen.to_string(), "10.246.0.0/16");
+    });
+}
+
+#[test]
+fn services_are_reached_from_everywhere() {
+    on_a_host(async |host: Host| {
+        let outside = add_uplink(host.directory.path());
+        let before = host.inventory();
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let (a, b) = (&pods["a"], &pods["b"]);
+        let mtu = run_in_path(&a.namespace, || run("ip", "-o link show eth0")).unwrap();
+        assert!(mtu.contains("mtu 1400 "), "the uplink's: {mtu}");
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            state.frontends.insert(frontend(Some([10, 96, 0, 8]), protocol, 8080), backends([a]));
+            state.frontends.insert(frontend(None, protocol, 30080), backends([a]));
+            state.local.insert((protocol, 30080), backends([a]));
+            state.frontends.insert(frontend(Some([10, 96, 0, 9]), protocol, 80), backends([]));
+            state.frontends.insert(frontend(None, protocol, 30090), backends([]));
+            state.local.insert((protocol, 30090), backends([]));
+            let outer = Endpoint { address: Ipv4Addr::new(192, 0, 2, 2), port: 7 };
+            let outer = Backends { endpoints: vec![outer], sticky: None };
+            state.frontends.insert(frontend(Some([10, 96, 0, 10]), protocol, 80), outer);
+        }
+        let api = Endpoint { address: Ipv4Addr::new(192, 0, 2, 1), port: 6443 };
+        let api = Backends { endpoints: vec![api], sticky: None };
+        state.frontends.insert(frontend(Some([10, 96, 0, 1]), Protocol::Tcp, 443), api);
+        serve_host("192.0.2.1:6443");
+        proxy.set(&state, 7).await;
+        for from in [None, Some(a)] {
+            assert_eq!(
+                ask_from(from, "10.96.0.1:443").await.unwrap(),
+                "host",
+                "an endpoint on the node itself"
+            );
+        }
+
+        for (from, to, answer) in [
+            (Some(b), "10.96.0.8:8080", format!("a {}", b.address)),
+            (Some(a), "10.96.0.8:8080", "a 10.244.0.1".into()),
+            (None, "10.96.0.8:8080", "a 10.244.0.1".into()),
+            (None, "192.0.2.1:30080", "a 192.0.2.1".into()),
+            (None, "10.244.0.1:30080", "a 10.244.0.1".into()),
+            (None, "127.0.0.1:30080", "a 10.244.0.1".into()),
+            (Some(b), "192.0.2.1:30080", format!("a {}", b.address)),
+            (Some(a), "192.0.2.1:30080", "a 10.244.0.1".into()),
+            (Some(b), "192.0.2.2:7", "outside 192.0.2.1".into()),
+            (Some(b), "10.96.0.10:80", "outside 192.0.2.1".into()),
+            (None, "10.96.0.10:80", "outside 192.0.2.1".into()),
+        ] {
+            assert_eq!(ask_from(from, to).await.as_ref(), Ok(&answer), "TCP to {to}");
+            assert_eq!(ask_udp_from(from, to).await.as_ref(), Ok(&answer), "UDP to {to}");
+        }
+        let path = outside.clone();
+        let from_outside = apart(move || ask(Some(&path), "192.0.2.1:30080")).await;
+        assert_eq!(from_outside.unwrap(), "a 192.0.2.2", "the source address of strangers is kept");
+
+        let start = Instant::now();
+        for from in [None, Some(b)] {
+            for to in ["10.96.0.9:80", "10.96.7.7:1234", "192.0.2.1:30090"] {
+                assert_eq!(ask_from(from, to).await, Err(ErrorKind::ConnectionRefused), "TCP to {to}");
+                // A sender on the host itself is told by its own call.
+                let refused = ask_udp_from(from, to).await.unwrap_err();
+                let expected = [ErrorKind::ConnectionRefused, ErrorKind::PermissionDenied];
+                assert!(expected.contains(&refused), "UDP to {to}: {refused}");
+            }
+        }
+        assert_eq!(ask_from(None, "127.0.0.1:30090").await, Err(ErrorKind::ConnectionReset));
+        assert!(start.elapsed() < TIMEOUT, "refusals came after {:?}", start.elapsed());
+
+        proxy.stop().await;
+        assert!(ask_from(Some(b), "10.96.0.8:8080").await.is_ok(), "rules serve on without the proxy");
+        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        network.close().await;
+        PodNetwork::destroy(&host.network()).await.unwrap();
+        assert_eq!(without_neighbours(&host.inventory()), without_neighbours(&before));
+    });
+}
+
+/// The uplink's neighbours come and go by themselves.
+fn without_neighbours(inventory: &str) -> String {
+    inventory.lines().filter(|line| !line.contains(" lladdr ")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn thousands_of_short_connections_are_spread_evenly_and_none_fails() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        state.frontends.insert(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), backends(pods.values()));
+        proxy.set(&state, 1).await;
+        let client = network.attach("client").await.unwrap().namespace;
+        for from in [Some(client), None] {
+            let counts = apart(move || inside(from.as_deref(), many_connections)).await;
+            assert_eq!(counts.len(), 3, "{counts:?}");
+            // Five standard deviations of a fair draw.
+            assert!(counts.values().all(|count| count.abs_diff(1000) < 130), "{counts:?}");
+        }
+        proxy.stop().await;
+    });
+}
+
+/// Makes three thousand connections one after the other, and counts who answered.
+fn many_connections() -> BTreeMap<String, u32> {
+    // Few source ports, so that connections meet the remains of earlier ones.
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40499").unwrap();
+    let mut counts = BTreeMap::new();
+    for _ in 0..3000 {
+        let mut stream = TcpStream::connect_timeout(&"10.96.0.7:80".parse().unwrap(), TIMEOUT).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        // A reset at the end, so that the port is free again at once.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        *counts.entry(answer).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn clients_stay_with_their_endpoint_while_it_lasts() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let client = network.attach("client").await.unwrap();
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        let frontend = frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80);
+        let all = Backends { sticky: Some(600), ..backends(pods.values()) };
+        state.frontends.insert(frontend, all.clone());
+        proxy.set(&state, 1).await;
+        let first = ask_from(Some(&client), "10.96.0.7:80").await.unwrap();
+        for _ in 0..20 {
+            assert_eq!(ask_from(Some(&client), "10.96.0.7:80").await.unwrap(), first);
+        }
+        // Without its endpoint the client gets another one, and stays with that when the first comes back.
+        let name = &first[..1];
+        let others = pods.iter().filter(|(other, _)| **other != name).map(|(_, pod)| pod);
+        state.frontends.insert(frontend, Backends { sticky: Some(600), ..backends(others) });
+        proxy.states.send(Some(state.clone())).unwrap();
+        until("two choices", || elements("choices") == 2).await;
+        let second = ask_from(Some(&client), "10.96.0.7:80").await.unwrap();
+        assert_ne!(second, first);
+        for _ in 0..20 {
+            assert_eq!(ask_from(Some(&client), "10.96.0.7:80").await.unwrap(), second);
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn datagrams_follow_their_service() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let client = network.attach("client").await.unwrap();
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        let frontend = frontend(Some([10, 96, 0, 7]), Protocol::Udp, 80);
+        state.frontends.insert(frontend, backends([&pods["a"]]));
+        proxy.set(&state, 1).await;
+        // One socket for all, so that it is one tracked connection for the kernel.
+        let socket = run_in_path(&client.namespace, || UdpSocket::bind("0.0.0.0:5555").unwrap()).unwrap();
+        socket.connect("10.96.0.7:80").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let socket = std::sync::Arc::new(socket);
+        for name in ["a", "b", "c"] {
+            state.frontends.insert(frontend, backends([&pods[name]]));
+            proxy.states.send(Some(state.clone())).unwrap();
+            let end = Instant::now() + TIMEOUT;
+            loop {
+                let socket = socket.clone();
+                let answer = apart(move || {
+                    let mut buffer = [0; 64];
+                    socket.send(b"?").and_then(|_| socket.recv(&mut buffer)).map(|_| buffer[0])
+                });
+                if answer.await.ok() == name.bytes().next() {
+                    break;
+                }
+                assert!(Instant::now() < end, "datagrams do not reach {name}");
+            }
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn rules_that_vanish_come_back() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        state.frontends.insert(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), backends(pods.values()));
+        proxy.set(&state, 1).await;
+        for harm in
+            ["flush ruleset", "delete table ip minik-test", "flush chain ip minik-test nat-prerouting"]
+        {
+            run("nft", harm);
+            let start = Instant::now();
+            until("the rules to come back", || {
+                elements("services") == 1 && run("nft", "list ruleset").matches("jump services").count() == 2
+            })
+            .await;
+            assert!(start.elapsed() < Duration::from_secs(1), "{harm}: {:?}", start.elapsed());
+            assert!(ask_from(Some(&pods["a"]), "10.96.0.7:80").await.is_ok());
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn other_firewalls_are_asked_to_let_pods_through() {
+    on_a_host(async |host: Host| {
+        if minik::sys::program::find("iptables").is_none() {
+            eprintln!("SKIPPED: needs iptables");
+            return;
+        }
+        add_uplink(host.directory.path());
+        run("iptables", "-P FORWARD DROP");
+        run("iptables", "-P INPUT DROP");
+        let before = run("iptables", "-S");
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        until("the accept rules", || run("iptables", "-S").matches("minik:minik-test").count() == 3).await;
+        proxy.set(&State::default(), 0).await;
+        until("the table", || run("nft", "list ruleset").contains("nat-prerouting")).await;
+        let (a, b) = (&pods["a"], &pods["b"]);
+        assert!(ask_from(Some(a), &format!("{}:80", b.address)).await.is_ok());
+        // Somebody starts his firewall anew.
+        run("iptables", "-F FORWARD");
+        until("the accept rules", || run("iptables", "-S").matches("minik:minik-test").count() == 3).await;
+        proxy.stop().await;
+        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        assert_eq!(run("iptables", "-S"), before);
+    });
+}
+
+#[test]
+fn a_hundred_changes_leave_exactly_what_one_would() {
+    on_a_host(async |host: Host| {
+        let mut table = Table::new(host.proxy()).unwrap();
+        let mut random = 1u64;
+        let mut draw = |bound: u64| {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 33) % bound
+        };
+        let mut state = State::default();
+        for _ in 0..100 {
+            let port = 30000 + draw(12) as u16;
+            let address = (draw(3) > 0).then(|| Ipv4Addr::new(10, 96, 0, draw(4) as u8));
+            let protocol = if draw(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
+            let count = draw(5) as u8;
+            let endpoints = (0..count)
+                .map(|n| Endpoint {
+                    address: Ipv4Addr::new(10, 244 + (draw(6) == 0) as u8, 0, n + 2),
+                    port: 80,
+                })
+                .collect::<std::collections::BTreeSet<_>>();
+            let sticky = (draw(3) == 0).then_some(60);
+            let frontend = Frontend { address, protocol, port };
+            match draw(4) {
+                0 => _ = state.frontends.remove(&frontend),
+                _ => {
+                    let endpoints = endpoints.into_iter().collect();
+                    state.frontends.insert(frontend, Backends { endpoints, sticky });
+                }
+            }
+            table.apply(state.clone()).unwrap();
+        }
+        let by_differences = sorted(&run("nft", "list ruleset"));
+        table.invalidate();
+        table.apply(state).unwrap();
+        assert_eq!(by_differences, sorted(&run("nft", "list ruleset")));
+    });
+}
+
+/// The kernel lists elements and chains in the order of their making: compare them as sets of parts.
+fn sorted(ruleset: &str) -> Vec<String> {
+    let mut lines: Vec<String> = ruleset
+        .lines()
+        .map(|line| {
+            line.trim().trim_start_matches("elements = {").trim_end_matches(['}', ',', ' ']).trim().to_owned()
+        })
+        .collect();
+    lines.sort();
+    lines
+}

@@ -1,0 +1,249 @@
+//! Starting, ending, logs, resources, removal.
+
+use std::fs;
+
+use minik::runtime::{ContainerState, Error, LogConfig, Resources, Runtime};
+use minik::stdio::Exit;
+
+use crate::host::{Host, is_root, sandbox};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_and_signals_are_told_apart() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("exits").await;
+    host.sandbox("s").await;
+    for (id, script, expected) in [
+        ("zero", "exit 0", Exit::Code(0)),
+        ("seven", "exit 7", Exit::Code(7)),
+        ("term", "kill -TERM $$", Exit::Signal(15)),
+        ("quick", ":", Exit::Code(0)),
+    ] {
+        host.runtime.start(&host.shell("s", id, script)).await.unwrap();
+        match host.ended(id).await {
+            ContainerState::Exited { exit, oom_killed, started, finished } => {
+                assert_eq!(exit, Some(expected), "{id}");
+                assert!(!oom_killed && started <= finished);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let status = host.status("seven").await.unwrap();
+    assert_eq!((status.sandbox.as_str(), status.labels["name"].as_str()), ("s", "seven"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_reach_the_process_and_kill_reaches_everything() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("signals").await;
+    host.sandbox("s").await;
+    let script = "trap 'echo got term; exit 3' TERM; sleep 1000 & echo ready; wait";
+    host.runtime.start(&host.shell("s", "a", script)).await.unwrap();
+    host.logged("a", "ready").await;
+    host.runtime.signal("a", 15).await.unwrap();
+    assert!(matches!(host.ended("a").await, ContainerState::Exited { exit: Some(Exit::Code(3)), .. }));
+    assert!(host.log("a").contains("got term"));
+    host.runtime.signal("a", 9).await.unwrap();
+
+    host.runtime
+        .start(&host.shell("s", "b", "trap '' TERM; sleep 1000 & echo ready; wait; wait"))
+        .await
+        .unwrap();
+    host.logged("b", "ready").await;
+    host.runtime.signal("b", 15).await.unwrap();
+    host.runtime.signal("b", 9).await.unwrap();
+    assert!(matches!(host.ended("b").await, ContainerState::Exited { exit: Some(Exit::Signal(9)), .. }));
+    assert!(matches!(host.runtime.signal("none", 9).await, Err(Error::NoContainer(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_cannot_run_are_named() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("missing").await;
+    host.sandbox("s").await;
+    for (program, expected) in [
+        ("nope", "exec: \"nope\": executable file not found in $PATH"),
+        ("/bin/nope", "exec: \"/bin/nope\": stat /bin/nope: no such file or directory"),
+        ("/etc/passwd", "exec: \"/etc/passwd\": permission denied"),
+    ] {
+        let error = host.runtime.start(&host.container("s", "c", &[program])).await.unwrap_err();
+        assert_eq!(error.to_string(), expected);
+        assert!(matches!(error, Error::Start(_)));
+        assert!(host.status("c").await.is_none(), "a failed start leaves nothing");
+    }
+    let mut unknown = host.container("none", "c", &["true"]);
+    assert!(matches!(host.runtime.start(&unknown).await, Err(Error::NoSandbox(_))));
+    unknown.sandbox = "s".into();
+    unknown.id = "../x".into();
+    assert!(host.runtime.start(&unknown).await.is_err());
+    assert!(!host.config.state_dir.join("x").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_complete_and_rotated() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("logs").await;
+    host.sandbox("s").await;
+    let mut config = host.shell("s", "l", "seq 1 20000; echo oops >&2; printf unfinished");
+    config.log = LogConfig { path: host.log_path("l"), max_bytes: 100_000, max_files: 100 };
+    host.runtime.start(&config).await.unwrap();
+    host.ended("l").await;
+    let mut files: Vec<_> =
+        fs::read_dir(host.log_path("l").parent().unwrap()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    // The current file sorts first, and is the newest.
+    files.rotate_left(1);
+    assert!(files.len() > 5, "{files:?}");
+    let text: String = files.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let stdout: Vec<&str> = text.lines().filter(|line| line.contains(" stdout F ")).collect();
+    let numbers: Vec<u32> =
+        stdout.iter().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert_eq!(numbers, (1..=20000).collect::<Vec<_>>());
+    assert!(text.contains(" stderr F oops\n") && text.contains(" stdout P unfinished\n"));
+    assert!(files.iter().all(|file| fs::metadata(file).unwrap().len() <= 100_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_memory_is_told_apart() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("oom").await;
+    host.sandbox("s").await;
+    // busybox's tail keeps what it reads in memory.
+    let mut config = host.container("s", "hungry", &["sh", "-c", "exec tail -c 200000000 /dev/zero"]);
+    config.resources = Resources { memory_limit: Some(20 << 20), ..Resources::default() };
+    host.runtime.start(&config).await.unwrap();
+    let state = host.ended("hungry").await;
+    assert!(
+        matches!(state, ContainerState::Exited { exit: Some(Exit::Signal(9)), oom_killed: true, .. }),
+        "{state:?}"
+    );
+
+    let mut config = host.container("s", "modest", &["sleep", "1000"]);
+    config.resources = Resources {
+        memory_limit: Some(20 << 20),
+        pids_limit: Some(10),
+        cpu_quota: Some(50_000),
+        cpu_shares: Some(512),
+    };
+    host.runtime.start(&config).await.unwrap();
+    let stats = host.runtime.stats("s", Some("modest")).unwrap();
+    assert!(stats.pids == 1 && stats.memory_usage > 0 && stats.cpu_nanos > 0, "{stats:?}");
+    host.runtime.signal("modest", 9).await.unwrap();
+    let state = host.ended("modest").await;
+    assert!(
+        matches!(state, ContainerState::Exited { exit: Some(Exit::Signal(9)), oom_killed: false, .. }),
+        "{state:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_verb_is_idempotent_and_removal_leaves_nothing() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("remove").await;
+    let config = sandbox("s");
+    host.runtime.ensure_sandbox(&config).await.unwrap();
+    host.runtime.ensure_sandbox(&config).await.unwrap();
+    let container = host.shell("s", "c", "touch /written; echo ready; sleep 1000");
+    host.runtime.start(&container).await.unwrap();
+    host.runtime.start(&container).await.unwrap();
+    host.logged("c", "ready").await;
+    assert!(host.config.state_dir.join("containers/c/upper/written").exists());
+    assert!(host.runtime.root_usage("c").is_ok());
+    host.runtime.remove("c").await.unwrap();
+    host.runtime.remove("c").await.unwrap();
+    assert!(!host.config.state_dir.join("containers/c").exists());
+    assert!(host.status("c").await.is_none());
+    assert!(host.log_path("c").exists(), "the log stays");
+
+    host.runtime.start(&host.container("s", "d", &["sleep", "1000"])).await.unwrap();
+    host.runtime.remove_sandbox("s").await.unwrap();
+    host.runtime.remove_sandbox("s").await.unwrap();
+    assert_eq!(host.runtime.observe().await.unwrap(), Default::default());
+    assert!(!mounts().contains(&format!("{}/shm", host.config.run_dir.display())));
+    assert!(host.runtime.cgroups().sandbox("s").processes().unwrap().is_empty());
+    assert!(host.runtime.cgroups().root().child("pods").children().unwrap().is_empty());
+
+    // The name is free again.
+    host.runtime.ensure_sandbox(&config).await.unwrap();
+    host.runtime.start(&host.container("s", "c", &["sleep", "1000"])).await.unwrap();
+    host.runtime.shutdown().await.unwrap();
+    minik::runtime::linux::destroy(host.config.clone()).await.unwrap();
+    minik::runtime::linux::destroy(host.config.clone()).await.unwrap();
+    assert!(!host.config.run_dir.exists());
+    assert!(!mounts().contains(&*host.config.run_dir.to_string_lossy()));
+    let root = host.runtime.cgroups().root();
+    assert!(root.processes().unwrap().is_empty() && root.children().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_at_once_lose_nothing_and_leak_nothing() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("many").await;
+    host.sandbox("s").await;
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", host.supervisor_pid())).unwrap().count();
+    let before = descriptors();
+    let ids: Vec<String> = (0..40).map(|number| format!("m-{number}")).collect();
+    let configs: Vec<_> = (0..)
+        .zip(&ids)
+        .map(|(number, id)| host.shell("s", id, &format!("seq 1 2000; echo end >&2; exit {number}")))
+        .collect();
+    futures::future::try_join_all(configs.iter().map(|config| host.runtime.start(config))).await.unwrap();
+    for (number, id) in (0..).zip(&ids) {
+        let state = host.ended(id).await;
+        assert!(
+            matches!(state, ContainerState::Exited { exit: Some(Exit::Code(code)), .. } if code == number),
+            "{state:?}"
+        );
+        let log = host.log(id);
+        let lines: Vec<&str> = log.lines().filter(|line| *line != "end").collect();
+        assert!(lines.len() == 2000 && lines[1999] == "2000", "{id} has {} lines", lines.len());
+    }
+    futures::future::try_join_all(ids.iter().map(|id| host.runtime.remove(id))).await.unwrap();
+    host.runtime.remove_sandbox("s").await.unwrap();
+    assert_eq!(host.runtime.observe().await.unwrap(), Default::default());
+    // One that holds nothing has not more than before: a sandbox has gone since.
+    assert!(descriptors() <= before, "{} descriptors, {before} before", descriptors());
+    assert_eq!(fs::read_dir(host.config.state_dir.join("containers")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_supervisor_uses_no_processor_time() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("idle").await;
+    host.sandbox("s").await;
+    let mut config = host.shell("s", "c", "exec <&-; exec >&-; exec 2>&-; sleep 1000");
+    config.stdin = minik::runtime::Stdin::Open;
+    host.runtime.start(&config).await.unwrap();
+    let mut config = host.container("s", "t", &["sleep", "1000"]);
+    config.process.tty = true;
+    config.stdin = minik::runtime::Stdin::Open;
+    host.runtime.start(&config).await.unwrap();
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", host.supervisor_pid())).unwrap();
+        let fields: Vec<String> =
+            stat.rsplit_once(')').unwrap().1.split_whitespace().map(str::to_owned).collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let before = ticks();
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    assert!(ticks() - before <= 2, "busy: {} ticks in half a second", ticks() - before);
+}
+
+fn mounts() -> String {
+    fs::read_to_string("/proc/self/mountinfo").unwrap()
+}

@@ -1,0 +1,8 @@
+//! The Linux runtime on the real kernel: containers are started, looked at from inside, killed and removed.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod host;
+mod isolation;
+mod life;
+mod recovery;
+mod sessions;
