@@ -10,7 +10,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use k8s_openapi::Resource;
-use k8s_openapi::api::{authentication, coordination, core, discovery, events, policy};
+use k8s_openapi::api::{authentication, authorization, coordination, core, discovery, events, policy};
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -50,7 +50,10 @@ fn served() -> Map<String, Value> {
     kinds.extend(kind::<coordination::v1::Lease>(&mut generator));
     kinds.extend(kind::<discovery::v1::EndpointSlice>(&mut generator));
     kinds.extend(kind::<policy::v1::Eviction>(&mut generator));
+    kinds.extend(kind::<authentication::v1::SelfSubjectReview>(&mut generator));
     kinds.extend(kind::<authentication::v1::TokenRequest>(&mut generator));
+    kinds.extend(kind::<authorization::v1::SelfSubjectAccessReview>(&mut generator));
+    kinds.extend(kind::<authorization::v1::SelfSubjectRulesReview>(&mut generator));
     kinds.extend(kind::<meta::v1::Status>(&mut generator));
     generator.subschema_for::<meta::v1::DeleteOptions>();
     generator.subschema_for::<meta::v1::ListMeta>();

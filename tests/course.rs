@@ -243,3 +243,35 @@ fn a_failing_pod_shows_why() {
     });
     bed.ok(&[testbed::MINIK, "delete"]);
 }
+
+#[test]
+fn typed_commands_send_protobuf() {
+    let bed = Testbed::up("typed");
+    bed.start();
+    bed.kubectl("create namespace blue");
+    bed.kubectl("create configmap settings -n blue --from-literal=colour=blue");
+    bed.kubectl("create secret generic password -n blue --from-literal=password=hunter2");
+    bed.kubectl("create serviceaccount robot -n blue");
+    bed.kubectl("create service nodeport web -n blue --tcp=80:8080 --node-port=31234");
+    assert_eq!(bed.kubectl("get cm settings -n blue -o jsonpath={.data}"), r#"{"colour":"blue"}"#);
+    assert_eq!(bed.kubectl("get secret password -n blue -o jsonpath={.data.password}"), "aHVudGVyMg==");
+    let ports = bed.kubectl("get service web -n blue -o jsonpath={.spec.ports}");
+    assert_eq!(
+        ports,
+        r#"[{"name":"80-8080","nodePort":31234,"port":80,"protocol":"TCP","targetPort":8080}]"#
+    );
+    let token = bed.kubectl("create token robot -n blue --duration=1h");
+    let whoami = bed.ok(&[
+        "bash",
+        "-c",
+        "kubectl config view --minify --raw | sed /client-/d > /root/.kube/nobody && \
+         kubectl --kubeconfig /root/.kube/nobody auth whoami --token=$0",
+        token.trim(),
+    ]);
+    assert!(whoami.contains("system:serviceaccount:blue:robot"), "{whoami}");
+    assert_eq!(bed.kubectl("auth can-i create pods").trim(), "yes");
+    let unknown = bed.kubectl_all("create deployment web --image=nginx -n blue");
+    assert!(unknown.contains("could not find the requested resource"), "{unknown}");
+    bed.kubectl("delete namespace blue");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}

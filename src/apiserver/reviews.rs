@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::auth;
-use crate::api::request::{Action, Request, Response};
+use crate::api::request::{Action, Request, Response, Target};
 use crate::api::status::Status;
 
 /// The virtual resources: group, plural, kind.
@@ -13,12 +13,17 @@ pub const REVIEWS: &[(&str, &str, &str)] = &[
     ("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
 ];
 
+/// The virtual resource that a request is about.
+pub fn find(target: &Target) -> Option<&'static (&'static str, &'static str, &'static str)> {
+    REVIEWS.iter().find(|(group, plural, _)| {
+        target.group == *group && target.resource == *plural && target.version == "v1"
+    })
+}
+
 /// The answer, when the request is about a virtual resource.
 pub fn answer(request: &Request) -> Option<Result<Response, Status>> {
     let target = &request.target;
-    let (group, plural, kind) = REVIEWS.iter().find(|(group, plural, _)| {
-        target.group == *group && target.resource == *plural && target.version == "v1"
-    })?;
+    let (group, plural, kind) = find(target)?;
     let Action::Create(body, _) = &request.action else {
         return Some(Err(Status::method_not_allowed(plural, "create")));
     };

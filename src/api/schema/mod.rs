@@ -4,6 +4,7 @@
 //! decoder would, which prunes what the types do not know.
 
 mod check;
+pub mod protobuf;
 mod strict;
 
 use std::sync::OnceLock;

@@ -15,12 +15,13 @@ use self::negotiate::Form;
 use self::parse::{Route, Verb};
 use self::query::Query;
 use super::table::IncludeObject;
-use super::{ApiServer, auth, streaming};
+use super::{ApiServer, auth, reviews, streaming};
 use crate::api::kinds;
 use crate::api::node::Node;
 use crate::api::request::{
     Action, FieldValidation, PatchKind, Request, Response, Target, Transport, User, WriteOptions,
 };
+use crate::api::schema::protobuf;
 use crate::api::status::Status;
 use crate::api::{schema, yaml};
 
@@ -158,9 +159,14 @@ impl Server {
     ) -> Result<http::Response<Body>, Status> {
         let form = form_of(request.headers(), query)?;
         let head_only = request.method() == Method::HEAD;
+        let kind = kinds::by_resource(&target.group, &target.version, &target.resource);
+        if kind.is_none() && reviews::find(&target).is_none() {
+            // Said before the body is read, which may be of a kind that is not known either.
+            return Err(Status::no_such_path());
+        }
         let (action, mut notes) = read_action(verb, query, request).await?;
         let show = respond::Show {
-            kind: kinds::by_resource(&target.group, &target.version, &target.resource),
+            kind,
             form,
             include: IncludeObject::parse(query.text("includeObject")).unwrap_or_default(),
         };
@@ -267,10 +273,14 @@ fn document(media: &str, bytes: &[u8], options: &WriteOptions) -> Result<(Value,
             schema::strict_json(bytes).map_err(|e| unreadable(e.to_string()))?
         }
         "application/yaml" => (yaml::to_json(bytes).map_err(unreadable)?, Vec::new()),
+        protobuf::MEDIA_TYPE => {
+            let read = protobuf::decode(bytes);
+            (read.map_err(|e| Status::bad_request(e.to_string()))?, Vec::new())
+        }
         _ => {
             return Err(Status::unsupported_media_type(
                 "the body of the request was in an unknown format - accepted media types include: \
-                 application/json, application/yaml",
+                 application/json, application/yaml, application/vnd.kubernetes.protobuf",
             ));
         }
     };
