@@ -369,7 +369,7 @@ fn ranges_in_use_are_seen() {
         ip("route add 10.245.0.0/16 via 192.0.2.2 table 77");
         let occupied = minik::network::occupied_ranges().await.unwrap();
         assert!(occupied.contains(&"192.0.2.0/24".parse().unwrap()), "{occupied:?}");
-        let chosen = minik::network::choose_range(&occupied, &minik::network::PREFERRED_RANGES).unwrap();
+        let chosen = minik::network::choose_range(&occupied, &minik::network::POD_RANGES).unwrap();
         assert_eq!(chosen.to_string(), "10.246.0.0/16");
     });
 }

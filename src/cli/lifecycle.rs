@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
@@ -15,6 +14,10 @@ use crate::daemon::cleanup;
 use crate::daemon::config::{Cluster, Places};
 use crate::daemon::control::{self, State};
 
+/// How long containers get to end when their cluster stops (a pod's usual grace). Nothing of a deleted one is kept,
+/// so nothing is waited for there.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+
 fn no_cluster(places: &Places) -> Failure {
     Failure::new(Kind::NoCluster, format!("there is no cluster {:?}", places.profile))
         .hint(format!("make it: minik start -p {}", places.profile))
@@ -25,14 +28,14 @@ pub async fn stop(global: &Global) -> Result<(), Failure> {
     super::require_root("stop a cluster")?;
     let places = global.places()?;
     let cluster = Cluster::read(&places).map_err(Failure::general)?.ok_or_else(|| no_cluster(&places))?;
-    halt(&places, &cluster).await?;
+    halt(&places, &cluster, STOP_GRACE).await?;
     output::note(format!("minik: cluster {:?} is stopped; its objects and volumes are kept", places.profile));
     Ok(())
 }
 
 /// Ends the daemon and all that runs, whether the daemon still answers or not.
-async fn halt(places: &Places, cluster: &Cluster) -> Result<(), Failure> {
-    let asked = control::stop(&places.control()).await.map_err(|error| {
+async fn halt(places: &Places, cluster: &Cluster, grace: Duration) -> Result<(), Failure> {
+    let asked = control::stop(&places.control(), grace).await.map_err(|error| {
         Failure::general(format!("cannot ask the daemon of {:?} to stop: {error}", places.profile))
     })?;
     if asked {
@@ -66,7 +69,7 @@ pub async fn delete(args: &DeleteArgs, global: &Global) -> Result<(), Failure> {
     let existed = places.data().exists() || places.run().exists();
     match Cluster::read(&places) {
         Ok(Some(cluster)) => {
-            if let Err(failure) = halt(&places, &cluster).await {
+            if let Err(failure) = halt(&places, &cluster, Duration::ZERO).await {
                 failures.push(failure.message);
             }
             // Also after a stop in good order: what a crash before it may have left goes now.
@@ -79,7 +82,7 @@ pub async fn delete(args: &DeleteArgs, global: &Global) -> Result<(), Failure> {
     if let Err(error) = kubeconfig::remove(&Person::invoking(), &places.profile) {
         failures.push(error.to_string());
     }
-    if !args.keep_images && !other_clusters(&global.data_dir) {
+    if !args.keep_images && Cluster::all(&global.data_dir).is_empty() {
         match fs::remove_dir_all(places.images()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 failures.push(format!("images: {error}"))
@@ -102,12 +105,6 @@ pub async fn delete(args: &DeleteArgs, global: &Global) -> Result<(), Failure> {
         format!("minik: there is no cluster {:?}; nothing to delete", places.profile)
     });
     Ok(())
-}
-
-/// Whether another cluster uses the shared images.
-fn other_clusters(data_dir: &Path) -> bool {
-    let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
-    entries.into_iter().any(|entry| entry.path().join("config.json").is_file())
 }
 
 /// Flags of `minik status`.

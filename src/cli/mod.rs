@@ -8,6 +8,7 @@ pub mod failure;
 pub mod host;
 pub mod kubeconfig;
 pub mod output;
+mod settle;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -11,8 +11,9 @@ use tokio::net::UnixListener;
 
 use super::failure::{Failure, Kind};
 use super::kubeconfig::{self, Entries, Person};
+use super::settle::{Host, settle};
 use super::{Global, host, output};
-use crate::daemon::config::{self, Cluster, DEFAULT_PORT, DEFAULT_SERVICE_CIDR, Places, Settings};
+use crate::daemon::config::{self, Cluster, Places, Settings};
 use crate::daemon::control;
 use crate::network;
 use crate::sys::program;
@@ -77,7 +78,9 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
             format!("this host cannot run a cluster:\n{}", lines.join("\n")),
         ));
     }
-    let cluster = settle(&args, &places, &person).await?;
+    let before = Cluster::read(&places).map_err(Failure::general)?;
+    let surroundings = look_around(&places, &person).await?;
+    let cluster = settle(&places.profile, asked(&args)?, before, &surroundings, &host::is_free)?;
     cluster.write(&places).map_err(Failure::general)?;
     launch(&args, global, &places).await?;
     let path = write_kubeconfig(&places, &person, cluster.apiserver_port)?;
@@ -122,123 +125,17 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
     Ok(flags.over(file))
 }
 
-/// Decides everything that was left open, and keeps what an existing cluster cannot change.
-async fn settle(args: &Args, places: &Places, person: &Person) -> Result<Cluster, Failure> {
-    let asked = asked(args)?;
-    let usage = |error: config::Error| Failure::new(Kind::Usage, error);
-    let before = Cluster::read(places).map_err(Failure::general)?;
-    if let Some(before) = &before {
-        for (flag, asked, kept) in [
-            ("--pod-cidr", &asked.pod_cidr, &before.pod_cidr),
-            ("--service-cidr", &asked.service_cidr, &before.service_cidr),
-            ("--node-name", &asked.node_name, &before.node_name),
-        ] {
-            if asked.as_ref().is_some_and(|asked| asked != kept) {
-                return Err(Failure::new(
-                    Kind::Usage,
-                    format!(
-                        "{flag} of the existing cluster {:?} is {kept} and cannot change",
-                        places.profile
-                    ),
-                )
-                .hint(format!(
-                    "make another cluster (-p NAME), or delete this one first: minik delete -p {}",
-                    places.profile
-                )));
-            }
-        }
-    }
-    let service_cidr = asked
-        .service_cidr
-        .or(before.as_ref().map(|b| b.service_cidr.clone()))
-        .unwrap_or_else(|| DEFAULT_SERVICE_CIDR.to_owned());
-    let services = config::parse_cidr("--service-cidr", &service_cidr).map_err(usage)?;
-    let mut occupied = network::occupied_ranges().await.map_err(Failure::general)?;
-    // An existing cluster may have left its own routes behind, when its daemon was killed.
-    let taken = occupied.iter().find(|range| before.is_none() && range.overlaps(&services));
-    if let Some(other) = taken {
-        return Err(Failure::new(
-            Kind::Host,
-            format!("--service-cidr {services} overlaps {other}, which this host uses: its packets would be taken for services'"),
-        )
-        .hint("name a range that is free here: minik start --service-cidr A.B.0.0/16"));
-    }
-    let pod_cidr = match asked.pod_cidr.or(before.as_ref().map(|b| b.pod_cidr.clone())) {
-        Some(text) => text,
-        None => {
-            occupied.push(services);
-            let chosen = network::choose_range(&occupied, &network::PREFERRED_RANGES);
-            chosen
-                .map_err(|error| {
-                    Failure::new(Kind::Host, error)
-                        .hint("name a free range: minik start --pod-cidr A.B.0.0/16")
-                })?
-                .to_string()
-        }
-    };
-    let pods = config::parse_cidr("--pod-cidr", &pod_cidr).map_err(usage)?;
-    if pods.overlaps(&services) {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("--pod-cidr {pods} and --service-cidr {services} overlap"),
-        ));
-    }
-    let kept = before.as_ref().map(|b| b.apiserver_port);
-    let wanted = asked.apiserver_port.or(kept).unwrap_or(DEFAULT_PORT);
-    let chosen = asked.apiserver_port.or(kept).is_some();
-    let apiserver_port = host::free_port(wanted, chosen).ok_or_else(|| {
-        Failure::new(Kind::Host, format!("port {wanted} for the API server is taken by another program"))
-            .hint("choose another: minik start --apiserver-port PORT")
-    })?;
-    let name = asked.node_name.or(before.as_ref().map(|b| b.node_name.clone()));
-    let older = before.map(|b| Settings {
-        registry_mirrors: b.registry_mirrors,
-        insecure_registries: b.insecure_registries,
-        share_process_namespace: Some(b.share_process_namespace),
-        ..Settings::default()
-    });
-    let lists = Settings {
-        registry_mirrors: asked.registry_mirrors,
-        insecure_registries: asked.insecure_registries,
-        share_process_namespace: asked.share_process_namespace,
-        ..Settings::default()
-    }
-    .over(older.unwrap_or_default());
-    Ok(Cluster {
-        apiserver_port,
-        pod_cidr,
-        service_cidr,
-        node_name: node_name(name)?,
-        registry_mirrors: lists.registry_mirrors,
-        insecure_registries: lists.insecure_registries,
-        share_process_namespace: lists.share_process_namespace.unwrap_or(true),
-        docker_config: Some(person.docker_config()),
+/// What this host leaves open for the cluster.
+async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> {
+    let name = nix::unistd::gethostname().map_err(Failure::general)?;
+    let mut others = Cluster::all(&places.data_dir);
+    others.retain(|(profile, _)| *profile != places.profile);
+    Ok(Host {
+        name: name.to_string_lossy().into_owned(),
+        occupied: network::occupied_ranges().await.map_err(Failure::general)?,
+        others,
+        docker_config: person.docker_config(),
     })
-}
-
-/// The asked name, or the host's, as Kubernetes accepts it.
-fn node_name(asked: Option<String>) -> Result<String, Failure> {
-    let name = match asked {
-        Some(name) => name,
-        None => {
-            let host = nix::unistd::gethostname().map_err(Failure::general)?;
-            host.to_string_lossy().to_lowercase()
-        }
-    };
-    let label = |l: &str| {
-        !l.is_empty()
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-            && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    if name.len() <= 253 && name.split('.').all(label) {
-        return Ok(name);
-    }
-    Err(Failure::new(
-        Kind::Usage,
-        format!("node name {name:?} must be lower-case letters, digits, '-' and '.'"),
-    )
-    .hint("name the node: minik start --node-name NAME"))
 }
 
 /// Starts the daemon and waits for its word.

@@ -17,8 +17,6 @@ pub const DEFAULT_PROFILE: &str = "minik";
 pub const DEFAULT_DATA_DIR: &str = "/var/lib/minik";
 /// The port of the API server, when it is free (minikube's).
 pub const DEFAULT_PORT: u16 = 8443;
-/// Where services get their addresses (Kubernetes' usual range).
-pub const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
 /// On a tmpfs: sockets, namespaces, secrets.
 const RUN_DIR: &str = "/run/minik";
 /// The longest profile name: it becomes part of cgroup, table and unit names.
@@ -232,6 +230,20 @@ impl Cluster {
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|error| Error::Content { path, message: error.to_string() })
+    }
+
+    /// The clusters of a data directory by name; those whose settings cannot be read are left out.
+    pub fn all(data_dir: &Path) -> Vec<(String, Cluster)> {
+        let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
+        let mut all: Vec<_> = entries
+            .filter_map(|entry| {
+                let profile = entry.file_name().into_string().ok()?;
+                let cluster = Cluster::read(&Places::new(&profile, data_dir)).ok()??;
+                Some((profile, cluster))
+            })
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
     }
 
     /// Keeps them.

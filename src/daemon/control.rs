@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -17,7 +18,10 @@ pub enum Request {
     /// How are you?
     Status,
     /// End all pods, then yourself; the connection closes when that is done.
-    Stop,
+    Stop {
+        /// How long containers get to end by themselves, in seconds.
+        grace: u64,
+    },
 }
 
 /// How a daemon is.
@@ -37,7 +41,11 @@ pub struct State {
 }
 
 /// Answers requests until dropped.
-pub async fn serve(listener: UnixListener, state: watch::Receiver<State>, stop: watch::Sender<bool>) {
+pub async fn serve(
+    listener: UnixListener,
+    state: watch::Receiver<State>,
+    stop: watch::Sender<Option<Duration>>,
+) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         tokio::spawn(answer(stream, state.clone(), stop.clone()));
@@ -47,7 +55,7 @@ pub async fn serve(listener: UnixListener, state: watch::Receiver<State>, stop: 
 async fn answer(
     stream: UnixStream,
     state: watch::Receiver<State>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Option<Duration>>,
 ) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
@@ -58,8 +66,8 @@ async fn answer(
             text.push('\n');
             stream.write_all(text.as_bytes()).await
         }
-        Ok(Request::Stop) => {
-            stop.send_replace(true);
+        Ok(Request::Stop { grace }) => {
+            stop.send_replace(Some(Duration::from_secs(grace)));
             // The kernel closes the connection with the process: that is the answer.
             std::future::pending().await
         }
@@ -76,10 +84,11 @@ pub async fn status(socket: &Path) -> io::Result<Option<State>> {
     serde_json::from_str(&line).map(Some).map_err(io::Error::other)
 }
 
-/// Asks the daemon to stop and waits until it has; `false` when none listens.
-pub async fn stop(socket: &Path) -> io::Result<bool> {
+/// Asks the daemon to stop, whose containers get `grace` to end by themselves, and waits until it has; `false` when
+/// none listens.
+pub async fn stop(socket: &Path, grace: Duration) -> io::Result<bool> {
     let Some(mut stream) = connect(socket).await? else { return Ok(false) };
-    send(&mut stream, Request::Stop).await?;
+    send(&mut stream, Request::Stop { grace: grace.as_secs() }).await?;
     let mut line = String::new();
     match BufReader::new(stream).read_line(&mut line).await {
         Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
@@ -121,14 +130,14 @@ mod tests {
             ready: true,
         };
         let (_keep, state) = watch::channel(now.clone());
-        let (stop_sender, mut stopped) = watch::channel(false);
+        let (stop_sender, mut stopped) = watch::channel(None);
         let server = tokio::spawn(serve(listener, state, stop_sender));
         assert_eq!(status(&socket).await.unwrap(), Some(now));
         let asking = tokio::spawn({
             let socket = socket.clone();
-            async move { stop(&socket).await }
+            async move { stop(&socket, Duration::from_secs(7)).await }
         });
-        stopped.wait_for(|stop| *stop).await.unwrap();
+        assert_eq!(*stopped.wait_for(Option::is_some).await.unwrap(), Some(Duration::from_secs(7)));
         assert!(!asking.is_finished());
         asking.abort();
         server.abort();

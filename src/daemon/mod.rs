@@ -41,9 +41,6 @@ const DOMAIN: &str = "cluster.local";
 const POD_LOGS: &str = "/var/log/pods";
 /// Links to them, likewise.
 const CONTAINER_LOGS: &str = "/var/log/containers";
-/// How long pods get to end when the cluster stops.
-const STOP_GRACE: Duration = Duration::from_secs(30);
-
 /// Why the daemon could not start, in one sentence for the user.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
@@ -171,7 +168,8 @@ struct Running {
     runtime: LinuxRuntime,
     network: PodNetwork,
     store: Store,
-    stop: watch::Receiver<bool>,
+    /// Set to the grace of containers when the cluster is to end.
+    stop: watch::Receiver<Option<Duration>>,
     /// Tells the components to end.
     shutdown: watch::Sender<bool>,
     kubelet: JoinHandle<()>,
@@ -362,11 +360,11 @@ fn serve_control(
     node_address: Ipv4Addr,
     ready: ready::Ready,
     components: &mut JoinSet<()>,
-) -> Result<watch::Receiver<bool>, Error> {
+) -> Result<watch::Receiver<Option<Duration>>, Error> {
     let socket = places.control();
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket).tried(format!("cannot listen on {}", socket.display()))?;
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(None);
     let (state, shown) = watch::channel(State {
         pid: std::process::id(),
         apiserver_port: cluster.apiserver_port,
@@ -389,17 +387,18 @@ impl Running {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate()).tried("cannot wait for signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).tried("cannot wait for signals")?;
-        let end_pods = tokio::select! {
-            () = told(self.stop.clone()) => true,
-            _ = terminate.recv() => false,
-            _ = interrupt.recv() => false,
+        let grace = tokio::select! {
+            // A dropped sender is the daemon's own end.
+            grace = self.stop.wait_for(Option::is_some) => grace.ok().and_then(|grace| *grace),
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
         };
         self.shutdown.send_replace(true);
         if let Err(error) = (&mut self.kubelet).await {
             tracing::error!(%error, "the kubelet failed");
         }
-        if end_pods {
-            self.end_pods().await;
+        if let Some(grace) = grace {
+            self.end_pods(grace).await;
         }
         self.store.close().await;
         self.components.abort_all();
@@ -408,8 +407,8 @@ impl Running {
     }
 
     /// Ends every pod, then what they stood on; objects and volumes stay.
-    async fn end_pods(&mut self) {
-        cleanup::end_containers(&self.runtime, STOP_GRACE).await;
+    async fn end_pods(&mut self, grace: Duration) {
+        cleanup::end_containers(&self.runtime, grace).await;
         if let Err(error) = self.runtime.shutdown().await {
             tracing::error!(%error, "the container runtime did not end");
         }

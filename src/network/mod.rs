@@ -19,7 +19,7 @@ mod range;
 
 pub use links::route_through;
 pub use pods::PodNetwork;
-pub use range::{PREFERRED_RANGES, choose_range, occupied_ranges};
+pub use range::{POD_RANGES, SERVICE_RANGES, choose_range, occupied_ranges};
 
 /// An IPv4 range such as `10.244.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

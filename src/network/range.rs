@@ -7,16 +7,38 @@ use std::str::FromStr;
 use super::links::Links;
 use super::{Cidr, Error};
 
-/// Where pods live unless the host already uses it, in order of preference.
-pub const PREFERRED_RANGES: [Cidr; 8] = {
-    let mut ranges = [Cidr { base: Ipv4Addr::new(10, 244, 0, 0), prefix: 16 }; 8];
-    let mut i = 0;
-    while i < ranges.len() {
-        ranges[i].base = Ipv4Addr::new(10, 244 + i as u8, 0, 0);
-        i += 1;
-    }
-    ranges
-};
+/// Where pods live unless the host already uses it, in order of preference: Kubernetes' usual range and its
+/// neighbours, then others for hosts that route all of 10.0.0.0/8 elsewhere.
+pub const POD_RANGES: [Cidr; 10] = [
+    network(10, 244, 16),
+    network(10, 245, 16),
+    network(10, 246, 16),
+    network(10, 247, 16),
+    network(10, 248, 16),
+    network(10, 249, 16),
+    network(10, 250, 16),
+    network(10, 251, 16),
+    network(172, 24, 16),
+    network(172, 25, 16),
+];
+
+/// The same for services.
+pub const SERVICE_RANGES: [Cidr; 10] = [
+    network(10, 96, 12),
+    network(10, 112, 12),
+    network(10, 128, 12),
+    network(10, 144, 12),
+    network(10, 160, 12),
+    network(10, 176, 12),
+    network(10, 192, 12),
+    network(10, 208, 12),
+    network(172, 28, 16),
+    network(172, 29, 16),
+];
+
+const fn network(first: u8, second: u8, prefix: u8) -> Cidr {
+    Cidr { base: Ipv4Addr::new(first, second, 0, 0), prefix }
+}
 
 /// The first preferred range that overlaps with none of `occupied`.
 pub fn choose_range(occupied: &[Cidr], preferred: &[Cidr]) -> Result<Cidr, Error> {
@@ -122,15 +144,16 @@ mod tests {
 
     #[test]
     fn chooses_the_first_free_range() {
-        let cases: [(&[&str], Option<&str>); 4] = [
+        let cases: [(&[&str], Option<&str>); 5] = [
             (&[], Some("10.244.0.0/16")),
             (&["10.244.1.0/24", "192.168.0.0/16"], Some("10.245.0.0/16")),
             (&["10.244.0.0/15", "10.246.0.1/32"], Some("10.247.0.0/16")),
-            (&["10.0.0.0/8"], None),
+            (&["10.0.0.0/8"], Some("172.24.0.0/16")),
+            (&["10.0.0.0/8", "172.16.0.0/12"], None),
         ];
         for (occupied, chosen) in cases {
             let occupied: Vec<Cidr> = occupied.iter().map(|text| cidr(text)).collect();
-            assert_eq!(choose_range(&occupied, &PREFERRED_RANGES).ok(), chosen.map(cidr), "{occupied:?}");
+            assert_eq!(choose_range(&occupied, &POD_RANGES).ok(), chosen.map(cidr), "{occupied:?}");
         }
     }
 

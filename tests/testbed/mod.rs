@@ -1,5 +1,8 @@
 //! A test host with a cluster in it: made by `scripts/testbed`, gone when dropped, also when the test fails.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;

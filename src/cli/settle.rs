@@ -1,0 +1,248 @@
+//! What a new cluster is made with, and what an existing one keeps: flags, settings file, and what the host uses already.
+
+use std::path::PathBuf;
+
+use super::failure::{Failure, Kind};
+use crate::daemon::config::{self, Cluster, DEFAULT_PORT, Settings};
+use crate::network::{self, Cidr};
+
+/// How many ports from the usual one on are tried when nobody chose one.
+const PORTS: u16 = 100;
+
+/// What of the host the decision rests on.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// Ranges that it has addresses in or routes to.
+    pub occupied: Vec<Cidr>,
+    /// The other clusters of this data directory, running or not.
+    pub others: Vec<(String, Cluster)>,
+    /// Docker's configuration of the user, for its credentials.
+    pub docker_config: PathBuf,
+}
+
+/// Decides everything that was left open, and keeps what an existing cluster cannot change.
+///
+/// `is_free` tells whether a port can be listened on.
+pub fn settle(
+    profile: &str,
+    asked: Settings,
+    before: Option<Cluster>,
+    host: &Host,
+    is_free: &dyn Fn(u16) -> bool,
+) -> Result<Cluster, Failure> {
+    if let Some(before) = &before {
+        refuse_changes(profile, &asked, before)?;
+    }
+    let is_new = before.is_none();
+    let services = match asked.service_cidr.or(before.as_ref().map(|b| b.service_cidr.clone())) {
+        Some(text) => range(host, "--service-cidr", &text, is_new)?,
+        None => choose(host, "--service-cidr", &network::SERVICE_RANGES, None)?,
+    };
+    let pods = match asked.pod_cidr.or(before.as_ref().map(|b| b.pod_cidr.clone())) {
+        Some(text) => range(host, "--pod-cidr", &text, is_new)?,
+        None => choose(host, "--pod-cidr", &network::POD_RANGES, Some(services))?,
+    };
+    if pods.overlaps(&services) {
+        let message = format!("--pod-cidr {pods} and --service-cidr {services} overlap");
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    let chosen = asked.apiserver_port.or(before.as_ref().map(|b| b.apiserver_port));
+    let apiserver_port = port(host, chosen, is_free)?;
+    let name = asked.node_name.or(before.as_ref().map(|b| b.node_name.clone()));
+    let older = before.map(|b| Settings {
+        registry_mirrors: b.registry_mirrors,
+        insecure_registries: b.insecure_registries,
+        share_process_namespace: Some(b.share_process_namespace),
+        ..Settings::default()
+    });
+    let lists = Settings {
+        registry_mirrors: asked.registry_mirrors,
+        insecure_registries: asked.insecure_registries,
+        share_process_namespace: asked.share_process_namespace,
+        ..Settings::default()
+    }
+    .over(older.unwrap_or_default());
+    Ok(Cluster {
+        apiserver_port,
+        pod_cidr: pods.to_string(),
+        service_cidr: services.to_string(),
+        node_name: node_name(name.unwrap_or_else(|| host.name.to_lowercase()))?,
+        registry_mirrors: lists.registry_mirrors,
+        insecure_registries: lists.insecure_registries,
+        share_process_namespace: lists.share_process_namespace.unwrap_or(true),
+        docker_config: Some(host.docker_config.clone()),
+    })
+}
+
+/// Addresses and names are in stored objects and running pods.
+fn refuse_changes(profile: &str, asked: &Settings, before: &Cluster) -> Result<(), Failure> {
+    for (flag, asked, kept) in [
+        ("--pod-cidr", &asked.pod_cidr, &before.pod_cidr),
+        ("--service-cidr", &asked.service_cidr, &before.service_cidr),
+        ("--node-name", &asked.node_name, &before.node_name),
+    ] {
+        if asked.as_ref().is_some_and(|asked| asked != kept) {
+            let message = format!("{flag} of the existing cluster {profile:?} is {kept} and cannot change");
+            return Err(Failure::new(Kind::Usage, message).hint(format!(
+                "make another cluster (-p NAME), or delete this one first: minik delete -p {profile}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// A range that was named. Of a new cluster it must be free; an existing one may have left its own routes behind, when
+/// its daemon was killed.
+fn range(host: &Host, flag: &'static str, text: &str, is_new: bool) -> Result<Cidr, Failure> {
+    let range = config::parse_cidr(flag, text).map_err(|error| Failure::new(Kind::Usage, error))?;
+    let user = taken(host, &range).filter(|_| is_new);
+    match user {
+        None => Ok(range),
+        Some(user) => Err(Failure::new(Kind::Host, format!("{flag} {range} overlaps {user}"))
+            .hint(format!("name a range that is free here: minik start {flag} A.B.0.0/16"))),
+    }
+}
+
+/// Who uses addresses of the range already.
+fn taken(host: &Host, range: &Cidr) -> Option<String> {
+    let route = host.occupied.iter().find(|other| other.overlaps(range));
+    if let Some(other) = route {
+        return Some(format!("{other}, which this host uses"));
+    }
+    ranges_of_others(host)
+        .find(|(_, other)| other.overlaps(range))
+        .map(|(name, other)| format!("{other} of the cluster {name:?}"))
+}
+
+fn ranges_of_others(host: &Host) -> impl Iterator<Item = (&str, Cidr)> {
+    host.others.iter().flat_map(|(name, cluster)| {
+        let ranges = [&cluster.pod_cidr, &cluster.service_cidr];
+        ranges.into_iter().filter_map(|text| Some((name.as_str(), text.parse().ok()?)))
+    })
+}
+
+/// The first range that nobody uses.
+fn choose(host: &Host, flag: &str, preferred: &[Cidr], also: Option<Cidr>) -> Result<Cidr, Failure> {
+    let mut occupied = host.occupied.clone();
+    occupied.extend(ranges_of_others(host).map(|(_, range)| range));
+    occupied.extend(also);
+    network::choose_range(&occupied, preferred).map_err(|error| {
+        Failure::new(Kind::Host, error).hint(format!("name a free range: minik start {flag} A.B.0.0/16"))
+    })
+}
+
+fn port(host: &Host, chosen: Option<u16>, is_free: &dyn Fn(u16) -> bool) -> Result<u16, Failure> {
+    if let Some(port) = chosen {
+        return if is_free(port) {
+            Ok(port)
+        } else {
+            Err(no_port(format!("port {port} for the API server is taken by another program")))
+        };
+    }
+    let kept = |port: u16| host.others.iter().any(|(_, cluster)| cluster.apiserver_port == port);
+    (DEFAULT_PORT..DEFAULT_PORT + PORTS).find(|port| !kept(*port) && is_free(*port)).ok_or_else(|| {
+        no_port(format!("no port from {DEFAULT_PORT} to {} is free", DEFAULT_PORT + PORTS - 1))
+    })
+}
+
+fn no_port(message: String) -> Failure {
+    Failure::new(Kind::Host, message).hint("choose another: minik start --apiserver-port PORT")
+}
+
+/// A node's name as Kubernetes accepts it.
+fn node_name(name: String) -> Result<String, Failure> {
+    let label = |l: &str| {
+        !l.is_empty()
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if name.len() <= 253 && name.split('.').all(label) {
+        return Ok(name);
+    }
+    Err(Failure::new(
+        Kind::Usage,
+        format!("node name {name:?} must be lower-case letters, digits, '-' and '.'"),
+    )
+    .hint("name the node: minik start --node-name NAME"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(occupied: &[&str]) -> Host {
+        Host {
+            name: "Laptop".into(),
+            occupied: occupied.iter().map(|range| range.parse().unwrap()).collect(),
+            others: Vec::new(),
+            docker_config: "/root/.docker/config.json".into(),
+        }
+    }
+
+    fn new(host: &Host, asked: Settings) -> Result<Cluster, Failure> {
+        settle("x", asked, None, host, &|_| true)
+    }
+
+    #[test]
+    fn ranges_are_chosen_where_the_host_leaves_room() {
+        for (occupied, pods, services) in [
+            (&[][..], "10.244.0.0/16", "10.96.0.0/12"),
+            (&["10.244.3.0/24"], "10.245.0.0/16", "10.96.0.0/12"),
+            (&["10.100.0.0/16"], "10.244.0.0/16", "10.112.0.0/12"),
+            (&["10.0.0.0/8"], "172.24.0.0/16", "172.28.0.0/16"),
+        ] {
+            let cluster = new(&host(occupied), Settings::default()).unwrap();
+            assert_eq!((&*cluster.pod_cidr, &*cluster.service_cidr), (pods, services), "{occupied:?}");
+            assert_eq!((&*cluster.node_name, cluster.apiserver_port), ("laptop", 8443));
+        }
+        let full = new(&host(&["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]), Settings::default());
+        assert_eq!(full.unwrap_err().kind, Kind::Host);
+    }
+
+    #[test]
+    fn clusters_stay_out_of_each_others_way() {
+        let mut host = host(&[]);
+        for name in ["a", "b", "c"] {
+            let next = new(&host, Settings::default()).unwrap();
+            for (_, other) in &host.others {
+                assert_ne!((&next.pod_cidr, &next.service_cidr), (&other.pod_cidr, &other.service_cidr));
+                assert_ne!(next.apiserver_port, other.apiserver_port);
+            }
+            host.others.push((name.into(), next));
+        }
+        let asked = Settings { service_cidr: Some("10.96.0.0/16".into()), ..Settings::default() };
+        let refused = new(&host, asked).unwrap_err();
+        assert!(refused.message.contains("of the cluster \"a\""), "{refused}");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_checked() {
+        let refused = |asked: Settings, occupied: &[&str]| new(&host(occupied), asked).unwrap_err();
+        let pods = |text: &str| Settings { pod_cidr: Some(text.into()), ..Settings::default() };
+        assert_eq!(refused(pods("10.244.0.0/16"), &["10.244.1.0/24"]).kind, Kind::Host);
+        assert_eq!(refused(pods("10.97.0.0/16"), &[]).kind, Kind::Usage);
+        assert_eq!(refused(pods("house"), &[]).kind, Kind::Usage);
+        let name = Settings { node_name: Some("My_Node".into()), ..Settings::default() };
+        assert!(refused(name, &[]).message.contains("My_Node"));
+        let port = Settings { apiserver_port: Some(80), ..Settings::default() };
+        let taken = settle("x", port, None, &host(&[]), &|port| port != 80).unwrap_err();
+        assert!(taken.message.contains("port 80"), "{taken}");
+        let passed = settle("x", Settings::default(), None, &host(&[]), &|port| port > 8445).unwrap();
+        assert_eq!(passed.apiserver_port, 8446);
+    }
+
+    #[test]
+    fn an_existing_cluster_keeps_its_addresses() {
+        let before = new(&host(&[]), Settings::default()).unwrap();
+        // Its own routes may still be there.
+        let host = host(&["10.244.0.0/16"]);
+        let again = |asked| settle("x", asked, Some(before.clone()), &host, &|_| true);
+        assert_eq!(again(Settings::default()).unwrap(), before);
+        let other = Settings { pod_cidr: Some("10.250.0.0/16".into()), ..Settings::default() };
+        assert!(again(other).unwrap_err().message.contains("cannot change"));
+        let moved = Settings { apiserver_port: Some(9443), ..Settings::default() };
+        assert_eq!(again(moved).unwrap().apiserver_port, 9443);
+    }
+}

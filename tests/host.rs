@@ -1,0 +1,184 @@
+//! minik as a guest of its host: several clusters side by side, settings, ports of the node, a new binary.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod testbed;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use testbed::Testbed;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn clusters_side_by_side_do_not_meet() {
+    let bed = Testbed::up("pair");
+    let before = bed.leftovers();
+    // `scripts/testbed down` takes clusters of this name with it.
+    let second = format!("{}--b", bed.name);
+    let minik = |args: &[&str]| bed.ok(&[&[testbed::MINIK, "-p", &second], args].concat());
+    bed.start();
+    minik(&["start", "--registry-mirror", &bed.mirror()]);
+    let contexts = bed.kubectl("config get-contexts -o name");
+    assert_eq!(contexts.lines().collect::<BTreeSet<_>>(), BTreeSet::from([bed.name.as_str(), &second]));
+    assert_eq!(bed.kubectl("config current-context").trim(), second);
+
+    let mut pages = Vec::new();
+    for (context, image, text) in
+        [(bed.name.as_str(), "instavote/vote:indent", "indent"), (&second, "instavote/vote:movies", "movies")]
+    {
+        let kubectl = |words: &str| bed.kubectl(&format!("--context={context} {words}"));
+        kubectl(&format!("run web --image={image} --labels=app=web"));
+        kubectl("expose pod web --port=80");
+        kubectl("wait --for=condition=Ready pod/web --timeout=90s");
+        let pod = kubectl("get pod web -o jsonpath={.status.podIP}");
+        let service = kubectl("get service web -o jsonpath={.spec.clusterIP}");
+        pages.extend([(pod, text), (service, text)]);
+    }
+    assert_eq!(pages.iter().map(|(address, _)| address).collect::<BTreeSet<_>>().len(), 4);
+    let all_answer = |pages: &[(String, &str)]| {
+        for (address, text) in pages {
+            let url = format!("http://{address}/");
+            bed.wait(&format!("{text} at {address}"), MINUTE, || {
+                bed.run(&["curl", "-sS", "-m", "5", &url]).stdout.contains(&format!("version {text}"))
+            });
+        }
+    };
+    all_answer(&pages);
+    // Names are a cluster's own.
+    bed.kubectl(&format!("--context={} create -f tests/manifests/pod-debug.yaml", bed.name));
+    bed.kubectl(&format!("--context={} wait --for=condition=Ready pod/debug --timeout=90s", bed.name));
+    let seen = bed.kubectl(&format!("--context={} exec debug -- curl -sS -m 5 http://web", bed.name));
+    assert!(seen.contains("version indent"), "{seen}");
+
+    minik(&["delete"]);
+    all_answer(&pages[..2]);
+    assert_eq!(bed.kubectl("config get-contexts -o name").trim(), bed.name);
+    assert!(bed.kubectl(&format!("--context={} get pod web", bed.name)).contains("1/1     Running   0"));
+    bed.ok(&[testbed::MINIK, "delete"]);
+    assert_eq!(bed.leftovers(), before);
+}
+
+#[test]
+fn settings_come_from_a_file_and_flags_win() {
+    let bed = Testbed::up("settings");
+    let write = |text: &str| bed.ok(&["bash", "-c", "echo \"$0\" > /root/.kube/minik.yaml", text]);
+    let start = |more: &[&str]| {
+        bed.run(&[&[testbed::MINIK, "start", "--config", "/root/.kube/minik.yaml"], more].concat())
+    };
+    write("apiserverPotr: 9443");
+    let misspelt = start(&[]);
+    assert_eq!(misspelt.status.code(), Some(14), "{misspelt:?}");
+    assert!(misspelt.stderr.contains("apiserverPotr") && misspelt.stderr.contains("minik.yaml"));
+    write("podCidr: 10.96.0.0/16");
+    let overlapping = start(&[]);
+    assert_eq!(overlapping.status.code(), Some(14), "{overlapping:?}");
+
+    let (registry, url) = bed.mirror().split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    write(&format!(
+        "{{apiserverPort: 9443, podCidr: 10.77.128.0/20, serviceCidr: 172.31.0.0/24, nodeName: from-file, \
+         shareProcessNamespace: false, registryMirrors: {{{registry}: [\"{url}\"]}}}}"
+    ));
+    let started = start(&["--node-name", "from-flag"]);
+    assert!(started.status.success(), "{started:?}");
+    assert!(bed.kubectl("config view --minify").contains("https://127.0.0.1:9443"));
+    assert_eq!(bed.kubectl("get nodes -o name").trim(), "node/from-flag");
+    assert_eq!(bed.kubectl("get service kubernetes -o jsonpath={.spec.clusterIP}"), "172.31.0.1");
+    bed.kubectl("run alone --image=busybox -- sleep 1000");
+    bed.wait_ready("alone");
+    assert!(bed.kubectl("get pod alone -o jsonpath={.status.podIP}").starts_with("10.77.1"));
+    assert_eq!(bed.kubectl("exec alone -- readlink /proc/1/exe").trim(), "/bin/busybox");
+
+    // Process 1 of its own namespace, it ignores being asked to end.
+    bed.kubectl("delete pod alone --now");
+    bed.ok(&[testbed::MINIK, "stop"]);
+    let refused = bed.run(&[testbed::MINIK, "start", "--pod-cidr", "10.66.0.0/16"]);
+    assert_eq!(refused.status.code(), Some(14));
+    assert!(refused.stderr.contains("cannot change") && refused.stderr.contains("hint: "), "{refused:?}");
+    let stranger = bed.run(&["setpriv", "--reuid=65534", testbed::MINIK, "start"]);
+    assert_eq!(stranger.status.code(), Some(27), "{stranger:?}");
+    assert!(stranger.stderr.contains("hint: sudo "), "{stranger:?}");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+#[test]
+fn pods_on_ports_of_the_node() {
+    let bed = Testbed::up("hostport");
+    bed.start();
+    let pod = |name: &str, port: &str| {
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{{"app":"vote"}}}},"spec":{{"containers":[
+                {{"name":"vote","image":"instavote/vote","ports":[{{"containerPort":80{port}}}]}}]}}}}"#
+        )
+    };
+    let create = |manifest: &str| bed.ok(&["bash", "-c", "echo \"$0\" | kubectl create -f -", manifest]);
+    create(&pod("one", r#","hostPort":8081"#));
+    create(&pod("two", ""));
+    bed.wait_ready("one");
+    bed.wait_ready("two");
+    let node = bed.kubectl("get nodes -o jsonpath={.items[0].status.addresses[0].address}");
+    for address in [node.as_str(), "127.0.0.1"] {
+        bed.wait(&format!("the page at {address}:8081"), MINUTE, || {
+            bed.run(&["curl", "-sS", "-m", "5", &format!("http://{address}:8081/")])
+                .stdout
+                .contains("pod one")
+        });
+    }
+    // From outside the node, too.
+    let outside = format!("ip netns exec mtb-{}-net curl -sS -m 5 http://{node}:8081/", bed.name);
+    let page = std::process::Command::new("bash").args(["-c", &outside]).output().unwrap();
+    assert!(String::from_utf8_lossy(&page.stdout).contains("pod one"), "{page:?}");
+    // A second pod that wants the port has to wait for it.
+    create(&pod("three", r#","hostPort":8081"#));
+    bed.wait("a reason", MINUTE, || {
+        bed.kubectl("describe pod three").contains("didn't have free ports for the requested pod ports")
+    });
+    bed.kubectl("delete pod one --now");
+    bed.wait_ready("three");
+
+    // A client keeps its pod where the service says so, and meets all of them where it does not.
+    bed.kubectl("expose pod two --name=vote --port=80 --selector=app=vote");
+    let service = bed.kubectl("get service vote -o jsonpath={.spec.clusterIP}");
+    let names = || -> BTreeSet<String> {
+        let script = "for i in $(seq 40); do curl -sS -m 5 http://$0/; done";
+        let pages = bed.ok(&["bash", "-c", script, &service]);
+        pages.lines().filter_map(|line| Some(line.split_once("pod ")?.1.trim().to_owned())).collect()
+    };
+    bed.wait("both pods behind the service", MINUTE, || names().len() == 2);
+    bed.ok(&["kubectl", "patch", "service", "vote", "-p", r#"{"spec":{"sessionAffinity":"ClientIP"}}"#]);
+    bed.wait("one pod for one client", MINUTE, || names().len() == 1);
+    let first = names();
+    assert_eq!(names(), first);
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+#[test]
+fn a_new_binary_takes_over_running_pods() {
+    let bed = Testbed::up("upgrade");
+    let before = bed.leftovers();
+    // The program of a package is replaced by a rename; the old one goes on under the old file.
+    bed.ok(&["cp", testbed::MINIK, "/root/.kube/minik"]);
+    bed.ok(&["/root/.kube/minik", "start", "--registry-mirror", &bed.mirror()]);
+    bed.kubectl("run web --image=nginx");
+    bed.wait_ready("web");
+    let old = bed.daemon_pid();
+    let container = bed.kubectl("get pod web -o jsonpath={.status.containerStatuses[0].containerID}");
+    bed.ok(&[
+        "bash",
+        "-c",
+        "cp $0 /root/.kube/next && mv /root/.kube/next /root/.kube/minik",
+        testbed::MINIK,
+    ]);
+    bed.kill(old);
+    bed.ok(&["/root/.kube/minik", "start"]);
+    assert_ne!(bed.daemon_pid(), old);
+    let now = "get pod web -o jsonpath={.status.containerStatuses[0].containerID}";
+    assert_eq!(bed.kubectl(now), container);
+    assert!(bed.kubectl("get pod web").contains("1/1     Running   0"));
+    // What the old supervisor holds is reached by the new daemon.
+    assert_eq!(bed.kubectl("exec web -- echo reached").trim(), "reached");
+    bed.kubectl("run more --image=busybox -- sleep 1000");
+    bed.wait_ready("more");
+    bed.ok(&["/root/.kube/minik", "delete"]);
+    assert_eq!(bed.leftovers(), before);
+}
