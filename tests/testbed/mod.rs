@@ -60,6 +60,7 @@ impl Testbed {
             .args(args)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("PATH", path)
+            .env("PYTHONPATH", format!("{tools}/python"))
             .env_remove("KUBECONFIG")
             .env_remove("SUDO_USER")
             .stdin(Stdio::null());

@@ -1,6 +1,7 @@
 //! Streams of pods: log, exec, attach and port-forward.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -8,12 +9,16 @@ use http::{HeaderValue, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
+use self::pipe::Outlet;
 use self::ports::Pod;
 use self::process::{ErrorForm, Purpose, Streams};
-use self::websocket::Channels;
+use self::spdy::Stream;
+use self::websocket::{Channels, Coding};
 use super::http::{Body, respond};
 use crate::api::node::{ContainerRef, ExecOptions, Node};
 use crate::api::request::Target;
@@ -28,14 +33,29 @@ mod spdy;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod upgrade;
 mod websocket;
 
 /// WebSocket protocols of exec and attach, the best first (apimachinery `pkg/util/remotecommand`).
-const PROCESS_PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io", "channel.k8s.io"];
+const PROCESS_PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
+/// Those within a SPDY session.
+const SPDY_PROCESS_PROTOCOLS: &[&str] =
+    &["v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"];
 /// Those of port-forward with its ports in the query.
-const PORT_PROTOCOLS: &[&str] = &["v4.channel.k8s.io", "channel.k8s.io"];
+const PORT_PROTOCOLS: &[&str] =
+    &["v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+/// That of port-forward within a SPDY session.
+const SPDY_PORT_PROTOCOLS: &[&str] = &["portforward.k8s.io"];
 /// SPDY frames in WebSocket messages, and the protocol in the SPDY session (client-go `tools/portforward`).
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+/// How long a client may take to open the streams of its SPDY session (kubelet `pkg/cri/streaming`).
+const STREAMS_WITHIN: Duration = Duration::from_secs(30);
 /// How much of a log goes into one piece of the body.
 const LOG_PIECE: usize = 32 << 10;
 
@@ -102,6 +122,15 @@ fn process(
 ) -> Result<http::Response<Body>, Status> {
     let (container, options) = options::process(query, exec)?;
     let start = Start { node, of: container_of(target, container), options, exec };
+    if upgrade::is_spdy(request.headers()) {
+        return Ok(match upgrade::accept(request.headers(), SPDY_PROCESS_PROTOCOLS) {
+            Ok((response, protocol)) => {
+                tokio::spawn(start.over_spdy(hyper::upgrade::on(&mut request), protocol));
+                response
+            }
+            Err(refusal) => *refusal,
+        });
+    }
     if !websocket::is_asked(request.headers()) {
         return Err(Status::bad_request("Upgrade request required"));
     }
@@ -135,7 +164,7 @@ impl Start {
     async fn over_websocket(self, upgrade: OnUpgrade, protocol: &str) {
         let Some(upgraded) = upgraded(upgrade).await else { return };
         let socket = websocket::open(upgraded).await;
-        let mut channels = Channels::default();
+        let mut channels = Channels::new(Coding::of(protocol));
         let error = channels.outlet(channel::ERROR);
         let streams = Streams {
             stdin: self.options.stdin.then(|| channels.inlet(channel::STDIN)),
@@ -158,6 +187,71 @@ impl Start {
         };
         tokio::join!(channels.run(socket, gone.clone()), conversation);
     }
+
+    async fn over_spdy(self, upgrade: OnUpgrade, protocol: &str) {
+        let Some(upgraded) = upgraded(upgrade).await else { return };
+        let (opened, mut streams) = mpsc::channel(1);
+        let gone = CancellationToken::new();
+        let session = async {
+            if let Err(error) = spdy::run(TokioIo::new(upgraded), opened).await {
+                tracing::debug!(%error, pod = self.of.pod, "a session with a process broke off");
+            }
+            gone.cancel();
+        };
+        let conversation = async {
+            let opening = self.opened(protocol, &mut streams);
+            let Ok(Some((opened, held))) = tokio::time::timeout(STREAMS_WITHIN, opening).await else {
+                // Dropping the receiver ends the session.
+                tracing::debug!(pod = self.of.pod, "a client did not open its streams in time");
+                return drop(streams);
+            };
+            drop(streams);
+            process::converse(self.session().await, &self.purpose(), opened, &gone).await;
+            drop(held);
+        };
+        tokio::join!(session, conversation);
+    }
+
+    /// The streams of a SPDY session, once all that the request spoke of are there; `None` when the client left.
+    ///
+    /// The outlets beside them are of streams that only the client writes to. It stops doing so when such a stream ends
+    /// in the other direction, so they are held until the conversation is over.
+    async fn opened(
+        &self,
+        protocol: &str,
+        opened: &mut mpsc::Receiver<Stream>,
+    ) -> Option<(Streams, Vec<Outlet>)> {
+        let mut held = Vec::new();
+        let options = &self.options;
+        // Windows came with v3, the status of the end with v4.
+        let resizable = options.tty && ["v4.channel.k8s.io", "v3.channel.k8s.io"].contains(&protocol);
+        let form = if protocol.starts_with("v4.") { ErrorForm::Status } else { ErrorForm::Text };
+        let mut streams =
+            Streams { stdin: None, stdout: None, stderr: None, error: None, resize: None, form };
+        while streams.error.is_none()
+            || options.stdin != streams.stdin.is_some()
+            || options.stdout != streams.stdout.is_some()
+            || options.stderr != streams.stderr.is_some()
+            || resizable != streams.resize.is_some()
+        {
+            let stream = opened.recv().await?;
+            match stream.header("streamtype") {
+                "error" => streams.error = Some(stream.outlet),
+                "stdin" if options.stdin => {
+                    streams.stdin = Some(stream.inlet);
+                    held.push(stream.outlet);
+                }
+                "stdout" if options.stdout => streams.stdout = Some(stream.outlet),
+                "stderr" if options.stderr => streams.stderr = Some(stream.outlet),
+                "resize" if resizable => {
+                    streams.resize = Some(stream.inlet);
+                    held.push(stream.outlet);
+                }
+                other => tracing::debug!(stream = other, pod = self.of.pod, "a stream nobody asked for"),
+            }
+        }
+        Some((streams, held))
+    }
 }
 
 fn forward(
@@ -168,6 +262,19 @@ fn forward(
 ) -> Result<http::Response<Body>, Status> {
     let (namespace, name) = pod_of(target);
     let pod = Pod { node, namespace, name };
+    if upgrade::is_spdy(request.headers()) {
+        return Ok(match upgrade::accept(request.headers(), SPDY_PORT_PROTOCOLS) {
+            Ok((response, _)) => {
+                let upgrade = hyper::upgrade::on(&mut request);
+                tokio::spawn(async move {
+                    let Some(upgraded) = upgraded(upgrade).await else { return };
+                    pod.forward_streams(TokioIo::new(upgraded)).await;
+                });
+                response
+            }
+            Err(refusal) => *refusal,
+        });
+    }
     if !websocket::is_asked(request.headers()) {
         return Err(Status::bad_request("Upgrade request required"));
     }
@@ -186,15 +293,15 @@ fn forward(
         return Err(Status::bad_request("query parameter \"ports\" is required, at most 100 of them"));
     }
     let response = websocket::accept(request.headers(), protocol)?;
-    tokio::spawn(over_channels(pod, ports, hyper::upgrade::on(&mut request)));
+    tokio::spawn(over_channels(pod, ports, hyper::upgrade::on(&mut request), Coding::of(protocol)));
     Ok(response)
 }
 
 /// Port-forward with two channels for each port; both begin with the port's number, little-endian.
-async fn over_channels(pod: Pod, ports: Vec<u16>, upgrade: OnUpgrade) {
+async fn over_channels(pod: Pod, ports: Vec<u16>, upgrade: OnUpgrade, coding: Coding) {
     let Some(upgraded) = upgraded(upgrade).await else { return };
     let socket = websocket::open(upgraded).await;
-    let mut channels = Channels::default();
+    let mut channels = Channels::new(coding);
     let mut pairs = Vec::with_capacity(ports.len());
     for (number, port) in (0u8..).step_by(2).zip(ports) {
         pairs.push((port, channels.inlet(number), channels.outlet(number), channels.outlet(number + 1)));

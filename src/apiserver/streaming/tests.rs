@@ -308,3 +308,73 @@ async fn ports_over_spdy_in_a_websocket() {
     });
     tokio::time::timeout(std::time::Duration::from_secs(20), forwards(ours)).await.unwrap();
 }
+
+/// A connection that has changed to SPDY.
+async fn spdy_session(path: &str, protocol: &str) -> Spdy<TcpStream> {
+    let mut stream = TcpStream::connect(server().await).await.unwrap();
+    let request = format!(
+        "POST /{path} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+         X-Stream-Protocol-Version: {protocol}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    assert!(head.contains(&format!("x-stream-protocol-version: {protocol}\r\n")), "{head}");
+    Spdy::new(stream)
+}
+
+#[tokio::test]
+async fn exec_over_spdy() {
+    use spdy::frame::Frame;
+    for (protocol, told) in [("v4.channel.k8s.io", "\"ExitCode\""), ("v2.channel.k8s.io", "exit code 7")] {
+        let mut spdy = spdy_session("exec?command=cat&stdin=1&stdout=1", protocol).await;
+        for (stream, kind) in [(1, "error"), (3, "stdin"), (5, "stdout")] {
+            spdy.open(stream, false, &[("streamtype", kind)]).await;
+        }
+        let bytes = Bytes::from_static(b"hello");
+        spdy.send(Frame::Data { stream: 3, fin: false, bytes }).await;
+        spdy.send(Frame::Data { stream: 3, fin: true, bytes: Bytes::new() }).await;
+        let all = spdy.until_ended(&[1, 5]).await;
+        assert_eq!(all[&5], "hello");
+        assert!(all[&1].contains(told), "{protocol}: {}", all[&1]);
+    }
+}
+
+#[tokio::test]
+async fn a_terminal_over_spdy_is_resized() {
+    use spdy::frame::Frame;
+    let mut spdy = spdy_session("exec?command=cat&stdin=1&stdout=1&tty=1", "v4.channel.k8s.io").await;
+    for (stream, kind) in [(1, "error"), (3, "stdin"), (5, "stdout"), (7, "resize")] {
+        spdy.open(stream, false, &[("streamtype", kind)]).await;
+    }
+    let bytes = Bytes::from_static(br#"{"Width":80,"Height":24}"#);
+    spdy.send(Frame::Data { stream: 7, fin: false, bytes }).await;
+    spdy.send(Frame::Data { stream: 3, fin: true, bytes: Bytes::new() }).await;
+    assert_eq!(spdy.until_ended(&[1, 5]).await[&5], "80x24\n");
+}
+
+#[tokio::test]
+async fn ports_over_spdy() {
+    let session = spdy_session("portforward", "portforward.k8s.io").await;
+    tokio::time::timeout(Duration::from_secs(20), forwards(session.stream)).await.unwrap();
+}
+
+#[tokio::test]
+async fn channels_in_base64() {
+    let mut client = connect("exec?command=cat&stdin=1&stdout=1", "v4.base64.channel.k8s.io").await;
+    let mut text = String::new();
+    // "hi" on channel 0; what is no base64 is passed over.
+    for message in ["0!", "0aGk="] {
+        client.send(Message::text(message)).await.unwrap();
+    }
+    while !text.contains("1aGk=") {
+        match client.next().await.unwrap().unwrap() {
+            Message::Text(piece) => text.push_str(&piece),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, header};
@@ -16,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::pipe::{Inlet, Outlet};
+use super::upgrade;
 use crate::api::status::Status;
 use crate::apiserver::http::{Body, respond};
 
@@ -33,18 +36,12 @@ pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Whether a request asks for a WebSocket.
 pub fn is_asked(headers: &HeaderMap) -> bool {
-    let names = |name, wanted: &str| {
-        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
-    };
-    names(header::UPGRADE, "websocket") && names(header::CONNECTION, "upgrade")
+    upgrade::is_asked(headers, "websocket")
 }
 
 /// The protocol that is spoken: the first of ours that the client offers; an old client offers none.
 pub fn choose(headers: &HeaderMap, ours: &[&'static str]) -> Result<&'static str, Status> {
-    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
-    let offered: Vec<&str> =
-        values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim).collect();
+    let offered: Vec<&str> = upgrade::words(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
     if offered.is_empty() {
         return Ok("");
     }
@@ -79,21 +76,59 @@ pub async fn open(upgraded: Upgraded) -> Socket {
     WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
 }
 
+/// How a message carries its channel and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coding {
+    /// The channel's number as a byte, then the bytes.
+    #[default]
+    Binary,
+    /// The channel's number as a digit, then the bytes in base64, for clients that can read only text.
+    Base64,
+}
+
+impl Coding {
+    /// That of a protocol by its name.
+    pub fn of(protocol: &str) -> Coding {
+        if protocol.contains("base64.") { Coding::Base64 } else { Coding::Binary }
+    }
+
+    fn message(self, bytes: Bytes) -> Message {
+        match (self, bytes.split_first()) {
+            (Coding::Base64, Some((channel, rest))) => {
+                Message::text(format!("{}{}", char::from(b'0' + channel), STANDARD.encode(rest)))
+            }
+            _ => Message::Binary(bytes),
+        }
+    }
+
+    /// The channel's number and the bytes; `None` when that is not what came.
+    fn read(self, mut message: Bytes) -> Option<(u8, Bytes)> {
+        if message.is_empty() {
+            return None;
+        }
+        let channel = message.split_to(1)[0];
+        match self {
+            Coding::Binary => Some((channel, message)),
+            Coding::Base64 => Some((channel.checked_sub(b'0')?, STANDARD.decode(message).ok()?.into())),
+        }
+    }
+}
+
 /// The channels of a connection before it runs.
 pub struct Channels {
+    coding: Coding,
     inlets: HashMap<u8, mpsc::Sender<Bytes>>,
     queue: mpsc::Sender<Bytes>,
     outgoing: mpsc::Receiver<Bytes>,
 }
 
-impl Default for Channels {
-    fn default() -> Channels {
-        let (queue, outgoing) = mpsc::channel(QUEUE);
-        Channels { inlets: HashMap::new(), queue, outgoing }
-    }
-}
-
 impl Channels {
+    /// Channels whose messages are written so.
+    pub fn new(coding: Coding) -> Channels {
+        let (queue, outgoing) = mpsc::channel(QUEUE);
+        Channels { coding, inlets: HashMap::new(), queue, outgoing }
+    }
+
     /// What the client sends on a channel.
     pub fn inlet(&mut self, channel: u8) -> Inlet {
         let (sender, inlet) = mpsc::channel(QUEUE);
@@ -110,7 +145,7 @@ impl Channels {
     /// cancels `gone`.
     pub async fn run(self, socket: Socket, gone: CancellationToken) {
         let (mut sink, mut source) = socket.split();
-        let Channels { mut inlets, queue, mut outgoing } = self;
+        let Channels { coding, mut inlets, queue, mut outgoing } = self;
         drop(queue);
         let receive = async {
             while let Some(Ok(message)) = source.next().await {
@@ -121,7 +156,9 @@ impl Channels {
                     Message::Close(_) => break,
                     _ => continue,
                 };
-                deliver(&mut inlets, bytes).await;
+                if let Some((channel, bytes)) = coding.read(bytes) {
+                    deliver(&mut inlets, channel, bytes).await;
+                }
             }
             inlets.clear();
             gone.cancel();
@@ -134,7 +171,7 @@ impl Channels {
             loop {
                 let message = tokio::select! {
                     bytes = outgoing.recv() => match bytes {
-                        Some(bytes) => Message::Binary(bytes),
+                        Some(bytes) => coding.message(bytes),
                         None => break,
                     },
                     _ = pings.tick() => Message::Ping(Bytes::new()),
@@ -156,11 +193,7 @@ impl Channels {
     }
 }
 
-async fn deliver(inlets: &mut HashMap<u8, mpsc::Sender<Bytes>>, mut message: Bytes) {
-    if message.is_empty() {
-        return;
-    }
-    let channel = message.split_to(1)[0];
+async fn deliver(inlets: &mut HashMap<u8, mpsc::Sender<Bytes>>, channel: u8, message: Bytes) {
     if channel == CLOSE {
         if let Some(ended) = message.first() {
             inlets.remove(ended);

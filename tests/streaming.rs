@@ -1,0 +1,148 @@
+//! Exec, attach, cp, logs and port-forward as clients of several years speak them: kubectl over SPDY, over WebSockets, and
+//! the Python client.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod testbed;
+
+use std::time::Duration;
+
+use testbed::Testbed;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// One that knows no WebSockets, and the current one.
+const CLIENTS: [&str; 2] = ["kubectl-1.29", "kubectl"];
+
+#[test]
+fn kubectl_old_and_new() {
+    let bed = Testbed::up("streams");
+    bed.start();
+    bed.kubectl("create -f tests/manifests/pod-debug.yaml");
+    bed.kubectl("run web --image=nginx");
+    bed.wait_ready("debug");
+    bed.wait_ready("web");
+    bed.ok(&["bash", "-c", "head -c 8000000 /dev/urandom > /root/.kube/data"]);
+    let descriptors = || {
+        let pid = bed.daemon_pid();
+        std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    };
+    let before = descriptors();
+    for client in CLIENTS {
+        println!("{client}");
+        let version = bed.ok(&[client, "version", "--client"]);
+        assert_eq!(version.contains("v1.29."), client == "kubectl-1.29", "{version}");
+        processes(&bed, client);
+        terminal(&bed, client);
+        files(&bed, client);
+        connections(&bed, client);
+    }
+    // Nothing of all that is still held.
+    bed.wait("the descriptors back", MINUTE, || descriptors() <= before + 2);
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+fn processes(bed: &Testbed, client: &str) {
+    let run = bed.run(&[client, "exec", "debug", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((run.status.code(), run.stdout.as_str()), (Some(7), "out\n"), "{run:?}");
+    assert!(run.stderr.contains("err\n") && run.stderr.contains("exit code 7"), "{run:?}");
+    let missing = bed.run(&[client, "exec", "debug", "--", "/no/such/program"]);
+    assert!(!missing.status.success() && missing.stderr.contains("no such file"), "{missing:?}");
+    // Input to its end, and output to its end, more than any queue holds.
+    let counted = bed.ok(&["bash", "-c", "$0 exec -i debug -- wc -c < /root/.kube/data", client]);
+    assert_eq!(counted.trim(), "8000000");
+    let sums = "a=$($0 exec debug -- sh -c 'head -c 5000000 /dev/zero | md5sum'); \
+                b=$($0 exec debug -- head -c 5000000 /dev/zero | md5sum); [ \"$a\" = \"$b\" ] && echo same";
+    assert_eq!(bed.ok(&["bash", "-c", sums, client]).trim(), "same");
+    // Many at once.
+    let many =
+        "for i in $(seq 100); do echo $i; done | xargs -P 8 -I% $0 exec debug -- echo n% | sort -u | wc -l";
+    assert_eq!(bed.ok(&["bash", "-c", many, client]).trim(), "100");
+    // A process that was there before: input reaches it, output comes from it.
+    let name = format!("attached-{}", client.replace('.', "-"));
+    let script = "while read line; do echo got-$line; [ $line = end ] && exit 5; done";
+    bed.ok(&[
+        "kubectl",
+        "run",
+        &name,
+        "-i",
+        "--attach=false",
+        "--image=busybox",
+        "--restart=Never",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
+    bed.wait_ready(&name);
+    let attached = bed.run(&["bash", "-c", "printf 'a\\nend\\n' | $0 attach -i $1", client, &name]);
+    assert!(attached.stdout.contains("got-a\ngot-end\n"), "{attached:?}");
+    bed.wait("its exit code", MINUTE, || {
+        let path = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}";
+        bed.kubectl(&format!("get pod {name} -o {path}")) == "5"
+    });
+}
+
+fn terminal(bed: &Testbed, client: &str) {
+    let mut shell = bed.terminal(&[client, "exec", "-it", "debug", "--", "/bin/sh"], 24, 80);
+    shell.wait_for("#");
+    shell.type_line("stty size; echo $((6*7))");
+    shell.wait_for("24 80");
+    shell.wait_for("42");
+    shell.resize(50, 132);
+    shell.type_line("until [ \"$(stty size)\" = '50 132' ]; do :; done; echo resized-$((1+1))");
+    shell.wait_for("resized-2");
+    shell.type_line("exit 3");
+    assert_eq!(shell.end(), Some(3));
+}
+
+fn files(bed: &Testbed, client: &str) {
+    let there_and_back = "$0 cp /root/.kube/data debug:/tmp/data && $0 cp debug:/tmp/data /root/.kube/back >/dev/null && \
+                          cmp /root/.kube/data /root/.kube/back && echo same";
+    assert_eq!(bed.ok(&["bash", "-c", there_and_back, client]).trim(), "same");
+    let followed = "exec 3< <(exec $0 logs -f --tail=0 web); pid=$!; \
+         until $0 exec web -- sh -c 'echo followed > /proc/2/fd/1' && read -r -t 1 line <&3; do :; done; \
+         kill $pid; echo \"$line\"";
+    assert_eq!(bed.ok(&["bash", "-c", followed, client]).trim(), "followed");
+}
+
+fn connections(bed: &Testbed, client: &str) {
+    // 300 connections over one session, 16 at a time; in between, some that are broken off in the middle.
+    let script = r#"
+        exec 3< <(exec $0 port-forward pod/web 8080:80)
+        pid=$!
+        read -r line <&3
+        for i in $(seq 20); do timeout 5 bash -c 'exec 4<>/dev/tcp/127.0.0.1/8080; printf "GET / HTTP/1.1\r\n" >&4' & done
+        wait $(jobs -p | grep -v $pid)
+        good=$(seq 300 | xargs -P 16 -I@ curl -sS -m 20 -o /dev/null -w '%{http_code}\n' http://127.0.0.1:8080/ | grep -c 200)
+        curl -sS -m 5 http://127.0.0.1:8080/ | grep -c '<title>'
+        echo $good
+        kill $pid
+    "#;
+    let seen = bed.ok(&["bash", "-c", script, client]);
+    assert_eq!(seen.split_whitespace().collect::<Vec<_>>(), ["1", "300"], "{client}");
+}
+
+#[test]
+fn the_python_client() {
+    let bed = Testbed::up("python");
+    bed.start();
+    bed.kubectl("create -f tests/manifests/pod-debug.yaml");
+    bed.wait_ready("debug");
+    let script = r#"
+from kubernetes import client, config
+from kubernetes.stream import stream
+config.load_kube_config()
+api = client.CoreV1Api()
+command = ["sh", "-c", "read line; echo got $line; echo err >&2; exit 4"]
+process = stream(api.connect_get_namespaced_pod_exec, "debug", "default", command=command,
+                 stdin=True, stdout=True, stderr=True, tty=False, _preload_content=False)
+process.write_stdin("hello\n")
+process.run_forever(timeout=20)
+print(process.read_stdout().strip(), process.read_stderr().strip(), process.returncode)
+print(stream(api.connect_get_namespaced_pod_exec, "debug", "default", command=["echo", "whole"],
+             stdin=False, stdout=True, stderr=True, tty=False).strip())
+print([pod.metadata.name for pod in api.list_namespaced_pod("default").items])
+"#;
+    let seen = bed.ok(&["python3", "-c", script]);
+    assert_eq!(seen, "got hello err 4\nwhole\n['debug']\n");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
