@@ -5,12 +5,6 @@
 layout=$out/layout
 work=$out/work
 
-# The package source that this machine itself uses.
-mirror() {
-  { grep -hE '^deb ' /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed 's/\[[^]]*\] *//' | awk '{print $2}'
-    awk '$1 == "URIs:" {print $2}' /etc/apt/sources.list.d/*.sources 2>/dev/null; } | grep -v security | head -n 1
-}
-
 # The directory of a finished root; a root is made once and only read after that.
 root_of() { echo "$work/root-$1"; }
 
@@ -18,12 +12,8 @@ root_of() { echo "$work/root-$1"; }
 base_root() {
   local root; root=$(root_of base)
   [ -d "$root" ] && return
-  debootstrap --variant=minbase --cache-dir="$cache/debs" bookworm "$root.part" "$(mirror)"
-  cp /etc/apt/sources.list "$root.part/etc/apt/" 2>/dev/null || true
-  cp -r /etc/apt/sources.list.d/. "$root.part/etc/apt/sources.list.d/" 2>/dev/null || true
-  cp -r /etc/apt/apt.conf.d/. "$root.part/etc/apt/apt.conf.d/" 2>/dev/null || true
-  mkdir -p "$root.part/etc/ssl/certs"
-  cp -L /etc/ssl/certs/ca-certificates.crt "$root.part/etc/ssl/certs/" 2>/dev/null || true
+  debootstrap --variant=minbase --cache-dir="$cache/debs" bookworm "$root.part" "$(package_source)"
+  package_settings "$root.part"
   mv "$root.part" "$root"
 }
 

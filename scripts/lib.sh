@@ -20,6 +20,27 @@ need_packages() {
   apt-get -qq -y --no-install-recommends install "${missing[@]}" >/dev/null
 }
 
+# Where this machine gets its Debian packages.
+package_source() {
+  { grep -hE '^deb ' /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | sed 's/\[[^]]*\] *//' | awk '{print $2}'
+    awk '$1 == "URIs:" {print $2}' /etc/apt/sources.list.d/*.sources 2>/dev/null; } | grep -v security | head -n 1
+}
+
+# package_settings ROOT: lets another root get its packages from where this machine does, and trust whom it trusts.
+package_settings() {
+  local root=$1 file
+  rm -f "$root/etc/apt/sources.list"
+  for file in apt/sources.list apt/sources.list.d apt/apt.conf.d pip.conf ssl/certs/ca-certificates.crt; do
+    [ -e "/etc/$file" ] || continue
+    mkdir -p "$root/etc/$(dirname "$file")"
+    if [ -d "/etc/$file" ]; then
+      cp -rL "/etc/$file/." "$root/etc/$file/"
+    else
+      cp -L "/etc/$file" "$root/etc/$file"
+    fi
+  done
+}
+
 # Cargo of this user, or of the one behind sudo.
 need_cargo() {
   local home

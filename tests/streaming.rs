@@ -27,7 +27,6 @@ fn kubectl_old_and_new() {
     };
     let before = descriptors();
     for client in CLIENTS {
-        println!("{client}");
         let version = bed.ok(&[client, "version", "--client"]);
         assert_eq!(version.contains("v1.29."), client == "kubectl-1.29", "{version}");
         processes(&bed, client);
