@@ -39,6 +39,9 @@ package_settings() {
       cp -L "/etc/$file" "$root/etc/$file"
     fi
   done
+  # The administrator's own authorities, for when the bundle is made anew.
+  mkdir -p "$root/usr/local/share/ca-certificates"
+  cp -rL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
 }
 
 # Cargo of this user, or of the one behind sudo.
