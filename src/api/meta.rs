@@ -17,6 +17,11 @@ pub fn group_version(api_version: &str) -> (&str, &str) {
     api_version.split_once('/').unwrap_or(("", api_version))
 }
 
+/// A text of the metadata, or nothing.
+pub fn field<'a>(object: &'a Value, key: &str) -> &'a str {
+    text(&object["metadata"], key)
+}
+
 /// `metadata.name`, or nothing.
 pub fn name(object: &Value) -> &str {
     field(object, "name")
@@ -77,9 +82,9 @@ pub fn controller(object: &Value) -> Option<&Value> {
     owner_references(object).iter().find(|owner| owner["controller"] == true)
 }
 
-/// `metadata.finalizers`.
-pub fn finalizers(object: &Value) -> &[Value] {
-    list(object, "finalizers")
+/// The entries of `metadata.finalizers`.
+pub fn finalizers(object: &Value) -> Vec<&str> {
+    list(object, "finalizers").iter().filter_map(Value::as_str).collect()
 }
 
 /// `metadata.creationTimestamp`.
@@ -144,6 +149,18 @@ pub fn set(object: &mut Value, key: &str, value: impl Into<Value>) {
     }
 }
 
+/// Removes a field of the metadata; an object without metadata stays without.
+pub fn remove(object: &mut Value, key: &str) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove(key);
+    }
+}
+
+/// Copies a field of the metadata, or its absence, from another object.
+pub fn carry(new: &mut Value, old: &Value, key: &str) {
+    set(new, key, old["metadata"][key].clone());
+}
+
 /// Writes `metadata.name`.
 pub fn set_name(object: &mut Value, name: &str) {
     set(object, "name", name);
@@ -173,10 +190,6 @@ pub fn set_annotation(object: &mut Value, key: &str, value: &str) {
 
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object[key].as_str().unwrap_or_default()
-}
-
-fn field<'a>(object: &'a Value, key: &str) -> &'a str {
-    text(&object["metadata"], key)
 }
 
 fn list<'a>(object: &'a Value, key: &str) -> &'a [Value] {

@@ -6,9 +6,10 @@
 
 use serde_json::{Value, json};
 
-use super::registry::{Place, Registry, metadata};
+use super::registry::{Place, Registry};
 use super::service_account;
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::status::{Cause, Status};
 
 /// Namespaces that a cluster cannot be without.
@@ -27,7 +28,7 @@ pub async fn create(
     object: &mut Value,
 ) -> Result<(), Status> {
     let Some(namespace) = namespace.filter(|_| kind.namespaced) else { return Ok(()) };
-    check_namespace(registry, kind, namespace, metadata::text(object, "name"))?;
+    check_namespace(registry, kind, namespace, meta::name(object))?;
     if kind.group.is_empty() && kind.plural == "pods" {
         service_account::admit(registry, namespace, object).await?;
         set_priority(object)?;
@@ -50,7 +51,7 @@ fn check_namespace(registry: &Registry, kind: &Kind, namespace: &str, name: &str
         return Err(Status::not_found("", "namespaces", namespace));
     };
     let object = entry.json();
-    if object["status"]["phase"] != "Terminating" && !metadata::is_deleting(object) {
+    if object["status"]["phase"] != "Terminating" && !meta::is_deleting(object) {
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
@@ -64,7 +65,7 @@ fn check_namespace(registry: &Registry, kind: &Kind, namespace: &str, name: &str
 }
 
 fn set_priority(pod: &mut Value) -> Result<(), Status> {
-    let name = metadata::text(pod, "name").to_owned();
+    let name = meta::name(pod).to_owned();
     let class = pod["spec"]["priorityClassName"].as_str().unwrap_or_default().to_owned();
     let priority = match PRIORITY_CLASSES.iter().find(|(known, _)| *known == class) {
         Some((_, value)) => *value,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::registry::{Registry, metadata};
+use crate::api::meta;
 use crate::api::status::Status;
 use crate::store::Entry;
 
@@ -33,7 +34,7 @@ pub async fn admit(registry: &Registry, namespace: &str, pod: &mut Value) -> Res
     let Some(account) = find(registry, namespace, &name).await else {
         let why =
             format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found");
-        return Err(Status::forbidden("", "pods", metadata::text(pod, "name"), &why));
+        return Err(Status::forbidden("", "pods", meta::name(pod), &why));
     };
     let account = account.json();
     let wants = pod["spec"]["automountServiceAccountToken"]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::registry::metadata;
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::request::FieldValidation;
 use crate::api::schema;
 use crate::api::status::Status;
@@ -61,7 +61,7 @@ fn check_kind(kind: &Kind, body: &mut Value) -> Result<(), Status> {
 
 /// The namespace in the body, when there is one, is that of the path.
 pub fn check_namespace(namespace: Option<&str>, body: &Value) -> Result<(), Status> {
-    let given = metadata::text(body, "namespace");
+    let given = meta::namespace(body);
     if given.is_empty() || namespace.is_none() || namespace == Some(given) {
         return Ok(());
     }
@@ -74,7 +74,7 @@ pub fn check_namespace(namespace: Option<&str>, body: &Value) -> Result<(), Stat
 
 /// The name in the body, when there is one, is that of the path.
 pub fn check_name(name: &str, body: &Value) -> Result<(), Status> {
-    let given = metadata::text(body, "name");
+    let given = meta::name(body);
     if given.is_empty() || given == name {
         return Ok(());
     }

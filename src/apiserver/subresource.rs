@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::ApiServer;
 use super::auth::tokens::{Binding, Bound, Claims, ISSUER};
 use super::registry::{Part, Place, metadata};
+use crate::api::meta;
 use crate::api::request::{Action, DeleteOptions, Response, WriteOptions};
 use crate::api::status::{Details, FieldError, Status};
 
@@ -69,7 +70,7 @@ async fn bind(
         let error = FieldError::required("target.name", "");
         return Err(Status::invalid("", "Binding", place.name, &[error]));
     }
-    let uid = metadata::text(binding, "uid");
+    let uid = meta::uid(binding);
     api.registry()
         .change(place, Part::Binding, options, |pod| {
             bound(place, pod, target, uid, &binding["metadata"]["annotations"]).map(|pod| (pod, Vec::new()))
@@ -79,13 +80,13 @@ async fn bind(
 }
 
 fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Value) -> Result<Value, Status> {
-    if !uid.is_empty() && uid != metadata::text(pod, "uid") {
-        let actual = metadata::text(pod, "uid");
+    if !uid.is_empty() && uid != meta::uid(pod) {
+        let actual = meta::uid(pod);
         return Err(place.conflict(&format!(
             "Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"
         )));
     }
-    if metadata::is_deleting(pod) {
+    if meta::is_deleting(pod) {
         let why = format!("pod {} is being deleted, cannot be assigned to a host", place.name);
         return Err(place.conflict(&why));
     }
@@ -100,7 +101,7 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
         pod["metadata"]["annotations"][key] = value.clone();
     }
     let condition = json!({"type": "PodScheduled", "status": "True",
-        "lastProbeTime": null, "lastTransitionTime": metadata::seconds(Timestamp::now())});
+        "lastProbeTime": null, "lastTransitionTime": meta::timestamp(Timestamp::now())});
     match pod["status"]["conditions"].as_array_mut() {
         Some(conditions) => {
             conditions.retain(|c| c["type"] != "PodScheduled");
@@ -160,7 +161,7 @@ fn issue_token(api: &ApiServer, place: Place<'_>, mut request: Value) -> Result<
     let for_server = audiences.iter().any(|a| a == ISSUER);
     let extended = asked == MOUNTED_TOKEN_SECONDS && pod.is_some() && for_server;
     let life = if extended { EXTENDED_TOKEN_SECONDS } else { asked };
-    let uid = metadata::text(account.json(), "uid").to_owned();
+    let uid = meta::uid(account.json()).to_owned();
     let claims = Claims {
         aud: audiences.clone(),
         exp: now + life,
@@ -178,12 +179,12 @@ fn issue_token(api: &ApiServer, place: Place<'_>, mut request: Value) -> Result<
         },
     };
     let token = api.tokens().sign(&claims).ok_or_else(|| Status::internal("a token could not be signed"))?;
-    let ends = Timestamp::from_second(now + asked).map(metadata::seconds).unwrap_or_default();
+    let ends = Timestamp::from_second(now + asked).map(meta::timestamp).unwrap_or_default();
     request["apiVersion"] = json!("authentication.k8s.io/v1");
     request["kind"] = json!("TokenRequest");
-    metadata::set(&mut request, "name", json!(place.name));
-    metadata::set(&mut request, "namespace", json!(namespace));
-    metadata::set(&mut request, "creationTimestamp", json!(metadata::seconds(Timestamp::now())));
+    meta::set(&mut request, "name", json!(place.name));
+    meta::set(&mut request, "namespace", json!(namespace));
+    meta::set(&mut request, "creationTimestamp", json!(meta::timestamp(Timestamp::now())));
     request["spec"]["audiences"] = json!(audiences);
     request["spec"]["expirationSeconds"] = json!(asked);
     request["status"] = json!({"token": token, "expirationTimestamp": ends});
@@ -210,7 +211,7 @@ fn bound_pod(
         return Err(Status::not_found("", "pods", name));
     };
     let pod = pod.json();
-    let uid = metadata::text(pod, "uid");
+    let uid = meta::uid(pod);
     let asked = reference["uid"].as_str().unwrap_or_default();
     if !asked.is_empty() && asked != uid {
         let why = format!(
@@ -227,7 +228,7 @@ fn bound_pod(
     }
     let node = pod["spec"]["nodeName"].as_str().map(|name| {
         let entry = api.registry().store().get(&format!("nodes/{name}"));
-        let uid = entry.map(|e| metadata::text(e.json(), "uid").to_owned()).unwrap_or_default();
+        let uid = entry.map(|e| meta::uid(e.json()).to_owned()).unwrap_or_default();
         Bound { name: name.to_owned(), uid }
     });
     Ok(Some((Bound { name: name.to_owned(), uid: uid.to_owned() }, node)))

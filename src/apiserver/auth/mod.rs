@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::registry::{Registry, metadata};
+use super::registry::Registry;
+use crate::api::meta;
 use crate::api::request::{Request, User};
 use crate::api::status::Status;
 
@@ -57,7 +58,7 @@ fn still_bound(registry: &Registry, binding: &Binding) -> bool {
         |(storage, bound)| {
             let Some(bound) = bound else { return true };
             let entry = registry.store().get(&format!("{storage}/{}/{}", binding.namespace, bound.name));
-            entry.is_some_and(|e| metadata::text(e.json(), "uid") == bound.uid)
+            entry.is_some_and(|e| meta::uid(e.json()) == bound.uid)
         },
     )
 }

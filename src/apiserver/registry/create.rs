@@ -7,6 +7,7 @@ use super::{
     Place, Registry, as_served, as_stored, encode_at, internal, metadata, stored_kind, value_as_served,
 };
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::request::{Response, WriteOptions};
 use crate::api::status::Status;
 use crate::apiserver::{admission, strategy, structure};
@@ -26,7 +27,7 @@ impl Registry {
     ) -> Result<Response, Status> {
         let (body, mut warnings) = structure::read(kind, body, options.field_validation)?;
         structure::check_namespace(namespace, &body)?;
-        let generated = metadata::text(&body, "name").is_empty();
+        let generated = meta::name(&body).is_empty();
         for attempt in 1.. {
             match self.create_once(kind, namespace, body.clone(), options, &mut warnings).await {
                 Err(status) if generated && status.is("AlreadyExists") && attempt < NAME_ATTEMPTS => {}
@@ -49,10 +50,13 @@ impl Registry {
         let mut object = as_stored(kind, body);
         strategy.default(&mut object);
         metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
+        if strategy.has_generation() {
+            meta::set(&mut object, "generation", 1);
+        }
         admission::create(self, kind, namespace, &mut object).await?;
         strategy.prepare_create(&mut object);
 
-        let name = metadata::text(&object, "name").to_owned();
+        let name = meta::name(&object).to_owned();
         let mut errors = metadata::validate(&object, kind);
         errors.extend(strategy.validate(&object));
         if !errors.is_empty() {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Place, Registry, as_served, encode_at, internal, metadata, value_as_served};
+use super::{Place, Registry, as_served, encode_at, internal, value_as_served};
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response};
 use crate::api::status::{Details, Status};
 use crate::apiserver::admission;
@@ -42,21 +43,18 @@ fn decide(object: &Value, grace: Option<i64>, options: &DeleteOptions, now: Time
     let mut new = object.clone();
     let mut graceful = false;
     let left = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
-    match (metadata::is_deleting(object), left, grace) {
+    match (meta::is_deleting(object), left, grace) {
         (true, Some(left), Some(_)) => {
             // Of a deletion under way only the grace period can be shortened.
             let Some(asked) = options.grace_period_seconds.filter(|asked| *asked < left) else {
                 return pending(new, object, options);
             };
-            let begun = metadata::text(object, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
+            let begun = meta::field(object, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
             mark(&mut new, begun, asked - left, asked);
             graceful = asked > 0;
         }
         (false, _, Some(grace)) => {
-            mark(&mut new, now, grace, grace);
-            if let Some(generation) = object["metadata"]["generation"].as_i64() {
-                metadata::set(&mut new, "generation", json!(generation + 1));
-            }
+            begin(&mut new, now, grace);
             graceful = grace > 0;
         }
         _ => {}
@@ -65,8 +63,8 @@ fn decide(object: &Value, grace: Option<i64>, options: &DeleteOptions, now: Time
     if nothing_pending(&new) && !graceful {
         return Decision::Remove(new);
     }
-    if !metadata::is_deleting(&new) {
-        mark(&mut new, now, 0, 0);
+    if !meta::is_deleting(&new) {
+        begin(&mut new, now, 0);
     }
     if new["kind"] == "Namespace" {
         new["status"]["phase"] = json!("Terminating");
@@ -83,10 +81,19 @@ fn pending(mut new: Value, object: &Value, options: &DeleteOptions) -> Decision 
     if new == *object { Decision::Nothing } else { Decision::Mark(new) }
 }
 
+/// The first mark of a deletion, which counts as a change of the desired state.
+fn begin(object: &mut Value, now: Timestamp, grace: i64) {
+    mark(object, now, grace, grace);
+    let generation = meta::generation(object);
+    if generation > 0 {
+        meta::set(object, "generation", generation + 1);
+    }
+}
+
 fn mark(object: &mut Value, from: Timestamp, plus: i64, grace: i64) {
     let at = from.saturating_add(SignedDuration::from_secs(plus)).unwrap_or(from);
-    metadata::set(object, "deletionTimestamp", json!(metadata::seconds(at)));
-    metadata::set(object, "deletionGracePeriodSeconds", json!(grace));
+    meta::set(object, "deletionTimestamp", json!(meta::timestamp(at)));
+    meta::set(object, "deletionGracePeriodSeconds", json!(grace));
 }
 
 fn set_propagation(object: &mut Value, options: &DeleteOptions) {
@@ -96,21 +103,21 @@ fn set_propagation(object: &mut Value, options: &DeleteOptions) {
         Some("Background") => None,
         _ => return,
     };
-    let mut list: Vec<String> = metadata::finalizers(object)
+    let mut list: Vec<String> = meta::finalizers(object)
         .into_iter()
         .filter(|f| *f != ORPHAN && *f != FOREGROUND)
         .map(str::to_owned)
         .collect();
     list.extend(wanted.map(str::to_owned));
     if list.is_empty() {
-        metadata::remove(object, "finalizers");
+        meta::remove(object, "finalizers");
     } else {
-        metadata::set(object, "finalizers", json!(list));
+        meta::set(object, "finalizers", json!(list));
     }
 }
 
 fn check_preconditions(place: Place<'_>, entry: &Entry, options: &DeleteOptions) -> Result<(), Status> {
-    let uid = metadata::text(entry.json(), "uid");
+    let uid = meta::uid(entry.json());
     if let Some(asked) = options.precondition_uid.as_deref().filter(|asked| *asked != uid) {
         return Err(place.conflict(&format!(
             "Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}"
@@ -167,7 +174,7 @@ impl Registry {
                     name: place.name.to_owned(),
                     group: place.kind.group.to_owned(),
                     kind: place.kind.plural.to_owned(),
-                    uid: metadata::text(entry.json(), "uid").to_owned(),
+                    uid: meta::uid(entry.json()).to_owned(),
                     ..Details::default()
                 })))
             }
@@ -228,8 +235,8 @@ impl Registry {
         let mut entries = Vec::with_capacity(snapshot.entries.len());
         for entry in snapshot.entries {
             let object = entry.json();
-            let namespace = kind.namespaced.then(|| metadata::text(object, "namespace"));
-            let place = Place { kind, namespace, name: metadata::text(object, "name") };
+            let namespace = kind.namespaced.then(|| meta::namespace(object));
+            let place = Place { kind, namespace, name: meta::name(object) };
             admission::delete(place)?;
             match self.delete_once(place, options).await {
                 Ok(Outcome::Removed(last) | Outcome::Marked(last)) => entries.push(as_served(kind, last)),

@@ -1,11 +1,13 @@
 //! The rules of `metadata`, which are the same for every kind: what the server sets, what nobody may change.
+//! Reading and writing single fields is [`meta`]'s.
 //!
 //! Messages are those of k8s.io/apimachinery `pkg/api/validation/objectmeta.go`.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::names;
 use crate::api::status::{FieldError, Status};
 
@@ -16,57 +18,6 @@ const SUFFIX_LENGTH: usize = 5;
 const GENERATED_BASE_LENGTH: usize = 63 - SUFFIX_LENGTH;
 /// All annotations of an object together, keys and values.
 const ANNOTATIONS_BYTES: usize = 256 * 1024;
-
-/// One string of `metadata`, empty when absent.
-pub fn text<'a>(object: &'a Value, field: &str) -> &'a str {
-    object["metadata"][field].as_str().unwrap_or_default()
-}
-
-/// Sets one field of `metadata`.
-pub fn set(object: &mut Value, field: &str, value: Value) {
-    if let Some(metadata) = metadata_mut(object) {
-        metadata.insert(field.to_owned(), value);
-    }
-}
-
-/// Removes one field of `metadata`.
-pub fn remove(object: &mut Value, field: &str) {
-    if let Some(metadata) = metadata_mut(object) {
-        metadata.remove(field);
-    }
-}
-
-/// Copies one field of `metadata` (or its absence) from another object.
-pub fn carry(new: &mut Value, old: &Value, field: &str) {
-    match old["metadata"].get(field) {
-        Some(value) => set(new, field, value.clone()),
-        None => remove(new, field),
-    }
-}
-
-fn metadata_mut(object: &mut Value) -> Option<&mut Map<String, Value>> {
-    let fields = object.as_object_mut()?;
-    let metadata = fields.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
-    if metadata.is_null() {
-        *metadata = Value::Object(Map::new());
-    }
-    metadata.as_object_mut()
-}
-
-/// The entries of `metadata.finalizers`.
-pub fn finalizers(object: &Value) -> Vec<&str> {
-    object["metadata"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
-}
-
-/// Whether a delete was asked for.
-pub fn is_deleting(object: &Value) -> bool {
-    !object["metadata"]["deletionTimestamp"].is_null()
-}
-
-/// RFC 3339 in whole seconds, as metadata carries times.
-pub fn seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
 
 /// A random version 4 UUID.
 pub fn new_uid() -> Result<String, Status> {
@@ -105,23 +56,21 @@ pub fn prepare_create(
     namespace: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Status> {
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
-        remove(object, field);
+    for field in
+        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
+    {
+        meta::remove(object, field);
     }
-    if text(object, "name").is_empty() && !text(object, "generateName").is_empty() {
-        let name = generated_name(text(object, "generateName"))?;
-        set(object, "name", json!(name));
+    if meta::name(object).is_empty() && !meta::generate_name(object).is_empty() {
+        let name = generated_name(meta::generate_name(object))?;
+        meta::set(object, "name", json!(name));
     }
     match namespace {
-        Some(namespace) if kind.namespaced => set(object, "namespace", json!(namespace)),
-        _ => remove(object, "namespace"),
+        Some(namespace) if kind.namespaced => meta::set(object, "namespace", json!(namespace)),
+        _ => meta::remove(object, "namespace"),
     }
-    set(object, "uid", json!(new_uid()?));
-    set(object, "creationTimestamp", json!(seconds(now)));
-    match object.get("spec") {
-        Some(_) => set(object, "generation", json!(1)),
-        None => remove(object, "generation"),
-    }
+    meta::set(object, "uid", json!(new_uid()?));
+    meta::set(object, "creationTimestamp", json!(meta::timestamp(now)));
     drop_empty(object);
     Ok(())
 }
@@ -130,37 +79,35 @@ pub fn prepare_create(
 pub fn prepare_update(new: &mut Value, old: &Value) {
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         if new["metadata"].get(field).is_none_or(|v| v.is_null() || v == "") {
-            carry(new, old, field);
+            meta::carry(new, old, field);
         }
     }
     for field in ["name", "namespace"] {
-        if text(new, field).is_empty() {
-            carry(new, old, field);
+        if meta::field(new, field).is_empty() {
+            meta::carry(new, old, field);
         }
     }
     for field in ["generation", "selfLink", "generateName"] {
-        carry(new, old, field);
+        meta::carry(new, old, field);
     }
     drop_empty(new);
 }
 
 /// Absent and empty are the same for maps and lists of metadata; the stored form is absent.
 fn drop_empty(object: &mut Value) {
-    if let Some(metadata) = metadata_mut(object) {
-        metadata.retain(|_, value| match value {
-            Value::Null => false,
-            Value::Array(list) => !list.is_empty(),
-            Value::Object(map) => !map.is_empty(),
-            Value::String(text) => !text.is_empty(),
-            _ => true,
-        });
-    }
+    meta::metadata_mut(object).retain(|_, value| match value {
+        Value::Null => false,
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    });
 }
 
 /// What is wrong with an object's metadata.
 pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let name = text(object, "name");
+    let name = meta::name(object);
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
@@ -188,7 +135,7 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
         errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES));
     }
     errors.extend(owner_errors(&metadata["ownerReferences"]));
-    for finalizer in finalizers(object) {
+    for finalizer in meta::finalizers(object) {
         for detail in names::qualified_name(finalizer) {
             errors.push(FieldError::invalid("metadata.finalizers", &json!(finalizer), &detail));
         }
@@ -239,9 +186,9 @@ fn owner_errors(owners: &Value) -> Vec<FieldError> {
 /// What is wrong with the change of metadata from `old` to `new`.
 pub fn validate_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if is_deleting(old) {
-        let before = finalizers(old);
-        let added: Vec<&str> = finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
+    if meta::is_deleting(old) {
+        let before = meta::finalizers(old);
+        let added: Vec<&str> = meta::finalizers(new).into_iter().filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
             let list: Vec<String> = added.iter().map(|f| format!("{f:?}")).collect();
             let detail = format!(
@@ -274,17 +221,16 @@ mod tests {
     #[test]
     fn a_new_object_gets_what_the_server_sets() {
         let mut object = json!({"metadata": {"generateName": "www-", "labels": {}, "resourceVersion": "7",
-            "deletionTimestamp": "2020-01-01T00:00:00Z"}, "spec": {}});
+            "deletionTimestamp": "2020-01-01T00:00:00Z", "generation": 9}, "spec": {}});
         prepare_create(&mut object, config_map(), Some("default"), Timestamp::UNIX_EPOCH).unwrap();
-        let name = text(&object, "name");
+        let name = meta::name(&object);
         assert_eq!(name.len(), 9);
         assert!(name.strip_prefix("www-").unwrap().bytes().all(|b| SUFFIX_LETTERS.contains(&b)), "{name}");
-        assert_eq!(text(&object, "creationTimestamp"), "1970-01-01T00:00:00Z");
-        assert_eq!(text(&object, "namespace"), "default");
-        assert_eq!(object["metadata"]["generation"], 1);
-        let uid = text(&object, "uid");
+        assert_eq!(meta::field(&object, "creationTimestamp"), "1970-01-01T00:00:00Z");
+        assert_eq!(meta::namespace(&object), "default");
+        let uid = meta::uid(&object);
         assert_eq!((uid.len(), uid.as_bytes()[14]), (36, b'4'));
-        for gone in ["labels", "resourceVersion", "deletionTimestamp"] {
+        for gone in ["labels", "resourceVersion", "deletionTimestamp", "generation"] {
             assert!(object["metadata"].get(gone).is_none(), "{gone}");
         }
     }

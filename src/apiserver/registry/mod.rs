@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::allocate::Allocator;
 use super::strategy::{self, Strategy};
 use crate::api::kinds::{self, Kind};
+use crate::api::meta;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
@@ -128,7 +129,7 @@ pub fn encode(value: &Value) -> Bytes {
 /// What the store calls at the moment of the write: the object with the revision of that write in it.
 fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
     move |revision| {
-        metadata::set(&mut value, "resourceVersion", json!(revision.to_string()));
+        meta::set(&mut value, "resourceVersion", json!(revision.to_string()));
         encode(&value)
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::{metadata, stored_kind};
+use super::stored_kind;
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::request::ListOptions;
 use crate::api::selector::{FieldSelector, LabelSelector};
 use crate::api::status::Status;
@@ -75,8 +76,8 @@ impl Selection {
 
     fn fields_of(&self, object: &Value) -> Vec<(&'static str, String)> {
         let mut fields = strategy::of(stored_kind(self.kind)).fields(object);
-        fields.push(("metadata.name", metadata::text(object, "name").to_owned()));
-        fields.push(("metadata.namespace", metadata::text(object, "namespace").to_owned()));
+        fields.push(("metadata.name", meta::name(object).to_owned()));
+        fields.push(("metadata.namespace", meta::namespace(object).to_owned()));
         fields
     }
 }

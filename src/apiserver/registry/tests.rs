@@ -50,7 +50,7 @@ impl Fixture {
         else {
             panic!("a list gives a list");
         };
-        let names = snapshot.entries.iter().map(|e| metadata::text(e.json(), "name").to_owned()).collect();
+        let names = snapshot.entries.iter().map(|e| meta::name(e.json()).to_owned()).collect();
         (names, continue_token, snapshot.remaining)
     }
 }
@@ -61,9 +61,9 @@ fn at(name: &str) -> Place<'_> {
 
 async fn next(changes: &mut Box<dyn Changes>) -> String {
     match changes.next().await.unwrap().unwrap() {
-        crate::api::request::Change::Added(e) => format!("+{}", metadata::text(e.json(), "name")),
-        crate::api::request::Change::Modified(e) => format!("~{}", metadata::text(e.json(), "name")),
-        crate::api::request::Change::Deleted(e) => format!("-{}", metadata::text(e.json(), "name")),
+        crate::api::request::Change::Added(e) => format!("+{}", meta::name(e.json())),
+        crate::api::request::Change::Modified(e) => format!("~{}", meta::name(e.json())),
+        crate::api::request::Change::Deleted(e) => format!("-{}", meta::name(e.json())),
         crate::api::request::Change::Bookmark { initial_events_end, .. } => format!("|{initial_events_end}"),
     }
 }
@@ -72,7 +72,7 @@ async fn next(changes: &mut Box<dyn Changes>) -> String {
 async fn objects_are_made_once_in_namespaces_that_exist() {
     let f = fixture().await;
     let made = f.config("one", json!({})).await;
-    assert!(!metadata::text(&made, "resourceVersion").is_empty());
+    assert!(!meta::resource_version(&made).is_empty());
     let again = f.create("configmaps", Some("a"), json!({"metadata": {"name": "one"}})).await.unwrap_err();
     assert_eq!((again.code, again.message.as_str()), (409, "configmaps \"one\" already exists"));
     let nowhere = f.create("configmaps", Some("b"), json!({"metadata": {"name": "one"}})).await.unwrap_err();
@@ -80,7 +80,7 @@ async fn objects_are_made_once_in_namespaces_that_exist() {
     let dry = WriteOptions { dry_run: true, ..WriteOptions::default() };
     let body = json!({"metadata": {"generateName": "x-"}});
     let answer = f.registry.create(kind("configmaps"), Some("a"), body, &dry).await.unwrap();
-    let name = metadata::text(&object(answer), "name").to_owned();
+    let name = meta::name(&object(answer)).to_owned();
     assert_eq!(f.registry.get(at(&name), "").unwrap_err().code, 404);
 }
 
@@ -102,7 +102,7 @@ async fn stale_updates_conflict_and_unchanged_ones_write_nothing() {
     let same = object(f.registry.replace(at("one"), Part::Object, second.clone(), &options).await.unwrap());
     assert_eq!(same, second);
     let mut blind = first;
-    metadata::remove(&mut blind, "resourceVersion");
+    meta::remove(&mut blind, "resourceVersion");
     f.registry.replace(at("one"), Part::Object, blind, &options).await.unwrap();
 }
 
@@ -188,7 +188,7 @@ async fn a_watch_from_a_forgotten_revision_is_expired() {
     let first = f.config("one", json!({})).await;
     f.config("two", json!({})).await;
     f.registry.store().compact(f.registry.store().revision()).await.unwrap();
-    let version = metadata::text(&first, "resourceVersion").to_owned();
+    let version = meta::resource_version(&first).to_owned();
     let options = WatchOptions {
         list: ListOptions { resource_version: version.clone(), ..ListOptions::default() },
         ..WatchOptions::default()
@@ -206,7 +206,7 @@ async fn finalizers_hold_and_preconditions_guard() {
     let other = DeleteOptions { precondition_uid: Some("nope".into()), ..DeleteOptions::default() };
     assert_eq!(f.registry.delete(at("held"), &other).await.err().unwrap().code, 409);
     let marked = object(f.registry.delete(at("held"), &DeleteOptions::default()).await.unwrap());
-    assert!(metadata::is_deleting(&marked));
+    assert!(meta::is_deleting(&marked));
     let patch = json!({"metadata": {"finalizers": null}});
     let write = WriteOptions::default();
     f.registry.patch(at("held"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
@@ -226,4 +226,49 @@ async fn namespaces_terminate_and_take_nothing_more() {
     empty["spec"]["finalizers"] = json!([]);
     f.registry.replace(place, Part::Finalize, empty, &WriteOptions::default()).await.unwrap();
     assert_eq!(f.registry.get(place, "").unwrap_err().code, 404);
+}
+
+#[tokio::test]
+async fn only_pods_and_slices_have_a_generation() {
+    let f = fixture().await;
+    f.create("serviceaccounts", Some("a"), json!({"metadata": {"name": "default"}})).await.unwrap();
+    let port = json!([{"port": 80}]);
+    for (plural, namespace, body, expected) in [
+        (
+            "services",
+            Some("a"),
+            json!({"metadata": {"name": "s", "generation": 5}, "spec": {"ports": port}}),
+            None,
+        ),
+        ("namespaces", None, json!({"metadata": {"name": "b"}, "spec": {}}), None),
+        ("nodes", None, json!({"metadata": {"name": "n"}, "spec": {"unschedulable": true}}), None),
+        ("secrets", Some("a"), json!({"metadata": {"name": "s"}}), None),
+        (
+            "pods",
+            Some("a"),
+            json!({"metadata": {"name": "p", "generation": 5},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+            Some(1),
+        ),
+    ] {
+        let made = f.create(plural, namespace, body).await.unwrap();
+        assert_eq!(made["metadata"]["generation"].as_i64(), expected, "{plural}");
+    }
+    let slices = kinds::by_resource("discovery.k8s.io", "v1", "endpointslices").unwrap();
+    let body = json!({"metadata": {"name": "e", "labels": {"l": "1"}, "finalizers": ["x/y"]},
+        "addressType": "IPv4", "endpoints": []});
+    let options = WriteOptions::default();
+    f.registry.create(slices, Some("a"), body, &options).await.unwrap();
+    let place = Place { kind: slices, namespace: Some("a"), name: "e" };
+    for (patch, expected) in [
+        (json!({"metadata": {"annotations": {"a": "1"}}}), 1),
+        (json!({"metadata": {"labels": {"l": "2"}}}), 2),
+        (json!({"endpoints": [{"addresses": ["10.0.0.1"]}], "metadata": {"generation": 9}}), 3),
+    ] {
+        let changed =
+            f.registry.patch(place, Part::Object, PatchKind::Merge, &patch, &options).await.unwrap();
+        assert_eq!(meta::generation(&object(changed)), expected, "{patch}");
+    }
+    let marked = f.registry.delete(place, &DeleteOptions::default()).await.unwrap();
+    assert_eq!(meta::generation(&object(marked)), 4);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
+use crate::api::meta;
 use crate::api::request::{PatchKind, Response, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::{allocate, patching, structure};
@@ -44,9 +45,9 @@ impl Registry {
         structure::check_name(place.name, &body)?;
         structure::check_namespace(place.namespace, &body)?;
         let stored = self.store.get(&place.key()).is_some();
-        let versioned = !metadata::text(&body, "resourceVersion").is_empty();
+        let versioned = !meta::resource_version(&body).is_empty();
         if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&place.kind.plural) {
-            metadata::set(&mut body, "name", json!(place.name));
+            meta::set(&mut body, "name", json!(place.name));
             return self.create(place.kind, place.namespace, body, options).await;
         }
         if !versioned && NEVER_UNCONDITIONAL.contains(&place.kind.plural) {
@@ -134,7 +135,7 @@ impl Registry {
             }
             Part::Status => {
                 keep_only(&mut new, old, &["metadata", "status"]);
-                metadata::carry(&mut new, old, "ownerReferences");
+                meta::carry(&mut new, old, "ownerReferences");
                 strategy.prepare_status_update(&mut new, old);
             }
             // Only the server itself makes these.
@@ -145,13 +146,10 @@ impl Registry {
                 new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
             }
         }
-        if part == Part::Object
-            && let Some(generation) = old["metadata"]["generation"].as_i64()
-            && strategy.generation_changes(&new, old)
-        {
-            metadata::set(&mut new, "generation", json!(generation + 1));
+        if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
+            meta::set(&mut new, "generation", meta::generation(old) + 1);
         }
-        metadata::carry(&mut new, old, "resourceVersion");
+        meta::carry(&mut new, old, "resourceVersion");
         let mut errors = metadata::validate(&new, place.kind);
         errors.extend(metadata::validate_update(&new, old));
         if part == Part::Object {
@@ -173,7 +171,7 @@ impl Registry {
     ) -> Result<Arc<Entry>, store::Error> {
         let key = place.key();
         let old = current.json();
-        let ends = metadata::is_deleting(&new)
+        let ends = meta::is_deleting(&new)
             && old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
             && super::delete::nothing_pending(&new);
         if ends {
@@ -192,11 +190,11 @@ impl Registry {
 
 /// A resourceVersion or uid that the client names must be the current one.
 fn check_identity(place: Place<'_>, new: &Value, current: &Entry) -> Result<(), Status> {
-    let version = metadata::text(new, "resourceVersion");
+    let version = meta::resource_version(new);
     if !version.is_empty() && version != "0" && version != current.revision.to_string() {
         return Err(place.modified());
     }
-    let (given, actual) = (metadata::text(new, "uid"), metadata::text(current.json(), "uid"));
+    let (given, actual) = (meta::uid(new), meta::uid(current.json()));
     if !given.is_empty() && given != actual {
         return Err(place.conflict(&format!(
             "Precondition failed: UID in precondition: {given}, UID in object meta: {actual}"

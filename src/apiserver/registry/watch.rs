@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::read::{revision, too_large};
 use super::selection::Selection;
-use super::{Registry, as_served, encode, internal, metadata};
+use super::{Registry, as_served, encode, internal};
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::request::{Change, Changes, WatchOptions};
 use crate::api::status::Status;
 use crate::store::{self, Entry, Event, Revision};
@@ -118,7 +119,7 @@ fn seen(selection: &Selection, event: &Event) -> Option<Change> {
 /// An object that left the selection is shown as it was last seen, at the revision at which it left.
 fn left(previous: &Entry, revision: Revision) -> Arc<Entry> {
     let mut object = previous.json().clone();
-    metadata::set(&mut object, "resourceVersion", json!(revision.to_string()));
+    meta::set(&mut object, "resourceVersion", json!(revision.to_string()));
     Entry::new(previous.key.clone(), encode(&object), previous.created, revision)
 }
 

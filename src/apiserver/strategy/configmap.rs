@@ -45,10 +45,6 @@ impl Strategy for ConfigMap {
         frozen(new, old, &["data", "binaryData"])
     }
 
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] =
             &[NAME, column::text("Data", "Data contains the configuration data."), AGE];

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::column::{self, AGE, NAME, NONE};
 use super::value::{fill, fill_zero, is_set, items, items_mut, text};
 use super::{Column, Strategy};
+use crate::api::meta;
 use crate::api::names;
 use crate::api::status::FieldError;
 
@@ -39,10 +40,6 @@ impl Strategy for Endpoints {
             }
         }
         errors
-    }
-
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
     }
 
     fn warnings(&self, _object: &Value) -> Vec<String> {
@@ -133,8 +130,15 @@ impl Strategy for EndpointSlice {
         vec![FieldError::invalid("addressType", &new["addressType"], "field is immutable")]
     }
 
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    /// Labels say which service a slice belongs to, so they count too.
     fn generation_changes(&self, new: &Value, old: &Value) -> bool {
-        ["endpoints", "ports", "addressType"].iter().any(|field| new[*field] != old[*field])
+        let changed = |field: &str| new[field] != old[field];
+        ["endpoints", "ports", "addressType"].into_iter().any(changed)
+            || meta::labels(new) != meta::labels(old)
     }
 
     fn columns(&self) -> &'static [Column] {

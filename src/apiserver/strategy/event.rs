@@ -32,10 +32,6 @@ impl Strategy for Event {
         )]
     }
 
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn fields(&self, event: &Value) -> Vec<(&'static str, String)> {
         let involved = &event["involvedObject"];
         let of = |key| text(involved, key).to_owned();

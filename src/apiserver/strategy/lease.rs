@@ -26,10 +26,6 @@ impl Strategy for Lease {
         errors
     }
 
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[
             NAME,

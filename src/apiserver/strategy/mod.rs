@@ -72,7 +72,13 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
-    /// Whether a change between these two is a change of the desired state (`metadata.generation` counts).
+    /// Whether `metadata.generation` counts the changes of the desired state. Of the kinds here only pods and
+    /// endpoint slices do so in Kubernetes; the others have none.
+    fn has_generation(&self) -> bool {
+        false
+    }
+
+    /// Whether a change between these two is a change of the desired state.
     fn generation_changes(&self, new: &Value, old: &Value) -> bool {
         new.get("spec") != old.get("spec")
     }

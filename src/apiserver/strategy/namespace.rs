@@ -55,10 +55,6 @@ impl Strategy for Namespace {
         errors
     }
 
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn fields(&self, namespace: &Value) -> Vec<(&'static str, String)> {
         vec![("status.phase", text(&namespace["status"], "phase").to_owned())]
     }

@@ -50,10 +50,6 @@ impl Strategy for Secret {
         errors
     }
 
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         vec![("type", text(object, "type").to_owned())]
     }

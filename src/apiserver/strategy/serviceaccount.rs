@@ -11,10 +11,6 @@ use super::{Column, Strategy};
 pub(super) struct ServiceAccount;
 
 impl Strategy for ServiceAccount {
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[
             NAME,

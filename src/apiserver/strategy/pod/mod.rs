@@ -48,6 +48,10 @@ impl Strategy for Pod {
         update::pod(new, old)
     }
 
+    fn has_generation(&self) -> bool {
+        true
+    }
+
     fn warnings(&self, pod: &Value) -> Vec<String> {
         warnings::pod(pod)
     }

@@ -97,10 +97,6 @@ impl Strategy for Service {
         validate::update(new, old)
     }
 
-    fn generation_changes(&self, _new: &Value, _old: &Value) -> bool {
-        false
-    }
-
     fn fields(&self, service: &Value) -> Vec<(&'static str, String)> {
         let of = |key| text(&service["spec"], key).to_owned();
         vec![("spec.clusterIP", of("clusterIP")), ("spec.type", of("type"))]
