@@ -1,6 +1,7 @@
 //! What every cluster has from the start: the first namespaces and the `kubernetes` service.
 
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
@@ -21,6 +22,7 @@ impl ApiServer {
                 json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}});
             self.ensure("", "namespaces", None, name, namespace).await?;
         }
+        self.started.namespaces.store(true, Ordering::Release);
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
             "type": "ClusterIP", "clusterIP": self.registry.allocator().range().nth(1).to_string(),
@@ -40,7 +42,9 @@ impl ApiServer {
             "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
             "ports": ports,
         });
-        self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await
+        self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
+        self.started.service.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Makes the object, or brings the fields that are given here back to what they must be.

@@ -4,6 +4,7 @@
 //! into requests and answers into bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -14,7 +15,7 @@ use self::registry::{Part, Place, Registry};
 use crate::api::kinds::{self, Kind};
 use crate::api::request::{Action, Request, Response, Target, Transport};
 use crate::api::status::Status;
-use crate::store::Store;
+use crate::store::{self, Store};
 
 pub mod registry;
 
@@ -50,19 +51,50 @@ pub struct Config {
     pub token_key: Vec<u8>,
 }
 
+/// Why an API server could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Which service addresses are taken could not be read.
+    #[error("cannot read the services: {0}")]
+    Store(#[from] store::Error),
+    /// The key of tokens cannot be used.
+    #[error(transparent)]
+    Keys(#[from] pki::Error),
+}
+
+/// What has been done since the server was made, as its readiness shows it.
+#[derive(Debug, Default)]
+struct Started {
+    /// The first namespaces are there.
+    namespaces: AtomicBool,
+    /// The `kubernetes` service is there and names this server.
+    service: AtomicBool,
+}
+
 /// The API server of a cluster.
 pub struct ApiServer {
     registry: Registry,
     tokens: Tokens,
+    started: Started,
 }
 
 impl ApiServer {
     /// Reads from the store which service addresses are taken, and is ready to answer.
-    pub fn new(config: Config) -> Result<Arc<ApiServer>, pki::Error> {
-        let services = config.store.list("services/", None, 0, None).map(|s| s.entries).unwrap_or_default();
+    pub fn new(config: Config) -> Result<Arc<ApiServer>, Error> {
+        let services = config.store.list("services/", None, 0, None)?.entries;
         let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
         let registry = Registry::new(config.store, Arc::new(allocator));
-        Ok(Arc::new(ApiServer { registry, tokens: Tokens::new(&config.token_key)? }))
+        let tokens = Tokens::new(&config.token_key)?;
+        Ok(Arc::new(ApiServer { registry, tokens, started: Started::default() }))
+    }
+
+    /// What must have happened before the server is ready, by the names of Kubernetes' post-start hooks.
+    pub fn post_start_hooks(&self) -> [(&'static str, bool); 2] {
+        let done = |flag: &AtomicBool| flag.load(Ordering::Acquire);
+        [
+            ("poststarthook/start-system-namespaces-controller", done(&self.started.namespaces)),
+            ("poststarthook/bootstrap-controller", done(&self.started.service)),
+        ]
     }
 
     /// The objects, without authorisation: for this server's own work.

@@ -223,6 +223,13 @@ impl Store {
         answer.await.map_err(|_| Error::Closed)?
     }
 
+    /// Whether writes still reach the disk: the writer answers, and its newest transaction did not fail.
+    pub async fn check(&self) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        self.writer.send(writer::Message::Check { done })?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
     /// Waits for what was accepted, then closes the file.
     pub async fn close(&self) {
         let (done, answer) = oneshot::channel();

@@ -224,3 +224,12 @@ fn acknowledged_writes_survive_a_kill() {
         assert_eq!(store.get("n").unwrap().revision, store.revision());
     }
 }
+
+#[tokio::test]
+async fn a_check_asks_the_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("store")).unwrap();
+    store.check().await.unwrap();
+    store.close().await;
+    assert!(matches!(store.check().await, Err(Error::Closed)));
+}

@@ -54,6 +54,11 @@ pub enum Message {
         /// Who waits.
         done: oneshot::Sender<Result<(), Error>>,
     },
+    /// Say whether what is accepted still reaches the disk.
+    Check {
+        /// Who waits.
+        done: oneshot::Sender<Result<(), Error>>,
+    },
     /// End.
     Close {
         /// Who waits.
@@ -113,15 +118,19 @@ type Accepted = (oneshot::Sender<Result<Arc<Entry>, Error>>, Arc<Entry>);
 impl Work {
     fn run(self, messages: &mpsc::Receiver<Message>) {
         let mut closing = None;
+        // How the newest transaction ended.
+        let mut last = Ok(());
         while closing.is_none() {
             let Ok(first) = messages.recv() else { return };
             let mut writes = Vec::new();
             let mut compactions = Vec::new();
+            let mut checks = Vec::new();
             let mut next = Some(first);
             while let Some(message) = next {
                 match message {
                     Message::Write(write) => writes.push(write),
                     Message::Compact { revision, done } => compactions.push((revision, done)),
+                    Message::Check { done } => checks.push(done),
                     Message::Close { done } => {
                         closing = Some(done);
                         break;
@@ -129,7 +138,12 @@ impl Work {
                 }
                 next = if writes.len() < GROUP { messages.try_recv().ok() } else { None };
             }
-            self.commit(writes, compactions);
+            if let Some(result) = self.commit(writes, compactions) {
+                last = result;
+            }
+            for done in checks {
+                let _ = done.send(last.as_ref().map_err(again).copied());
+            }
         }
         // The file is closed before the closer hears of it.
         drop(self.disk);
@@ -138,7 +152,12 @@ impl Work {
         }
     }
 
-    fn commit(&self, writes: Vec<Write>, compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>) {
+    /// How the transaction ended; `None` when there was nothing to make durable.
+    fn commit(
+        &self,
+        writes: Vec<Write>,
+        compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
+    ) -> Option<Result<(), Error>> {
         let (events, accepted) = self.decide(writes);
         let asked = compactions.iter().map(|(revision, _)| *revision).max();
         let (compacted, newest, compact) = self.memory.read(|state| {
@@ -152,12 +171,9 @@ impl Work {
             (state.compacted(), state.newest(), until.filter(|until| *until > state.compacted()))
         });
         let reached = events.last().map_or(newest, |event| event.revision);
-        let result = if events.is_empty() && compact.is_none() {
-            Ok(())
-        } else {
-            self.disk.commit(&events, compacted, compact)
-        };
-        match result {
+        let idle = events.is_empty() && compact.is_none();
+        let result = if idle { Ok(()) } else { self.disk.commit(&events, compacted, compact) };
+        match &result {
             Ok(()) => {
                 self.memory.write(|state| {
                     state.apply(events);
@@ -174,20 +190,15 @@ impl Work {
                 }
             }
             Err(error) => {
-                let again = || match &error {
-                    Error::Disk { path, message } => {
-                        Error::Disk { path: path.clone(), message: message.clone() }
-                    }
-                    _ => Error::Closed,
-                };
                 for (done, _) in accepted {
-                    let _ = done.send(Err(again()));
+                    let _ = done.send(Err(again(error)));
                 }
                 for (_, done) in compactions {
-                    let _ = done.send(Err(again()));
+                    let _ = done.send(Err(again(error)));
                 }
             }
         }
+        (!idle).then_some(result)
     }
 
     /// Checks each write against what is there and what this group wrote before it; refuses at once what
@@ -215,6 +226,14 @@ impl Work {
             accepted.push((write.done, entry));
         }
         (events, accepted)
+    }
+}
+
+/// The same failure once more, for everybody who waited for the transaction.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::Disk { path, message } => Error::Disk { path: path.clone(), message: message.clone() },
+        _ => Error::Closed,
     }
 }
 

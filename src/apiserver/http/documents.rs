@@ -1,19 +1,19 @@
 //! The server's own documents: health, version, metrics, discovery, OpenAPI, token keys.
 
-use std::sync::OnceLock;
-
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, Method};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
 use super::query::Query;
-use super::{Body, Server, form_of, respond};
+use super::{Body, Server, form_of, health, respond};
+use crate::api::meta;
 use crate::api::status::Status;
 use crate::apiserver::auth::tokens::ISSUER;
-use crate::apiserver::{discovery, openapi};
+use crate::apiserver::discovery;
 
 /// The API that is served.
 const MAJOR: &str = "1";
@@ -21,7 +21,7 @@ const MINOR: &str = "37";
 
 impl Server {
     /// Answers a request for a document of the server itself.
-    pub(super) fn document(
+    pub(super) async fn document(
         &self,
         request: &http::Request<Incoming>,
         path: &str,
@@ -35,15 +35,15 @@ impl Server {
             ));
         }
         let trimmed = path.trim_end_matches('/');
-        if let Some(text) = health(trimmed, query) {
-            return Ok(respond::typed(200, "text/plain; charset=utf-8", text));
+        if let Some(probe) = health::Probe::of(trimmed) {
+            return self.health(probe, query).await;
         }
         if trimmed == "/metrics" {
             let text = self.metrics.text(self.api.registry().store().revision());
             return Ok(respond::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
-            return open_api(trimmed, request.headers());
+            return self.documents.answer(trimmed, query.text("hash"), request.headers());
         }
         let form = form_of(request.headers(), query)?;
         let value = self.described(trimmed, form, request.headers()).ok_or_else(Status::no_such_path)?;
@@ -78,32 +78,17 @@ impl Server {
     }
 }
 
-fn health(path: &str, query: &Query) -> Option<String> {
-    const CHECKS: &[&str] = &["ping", "log", "store"];
-    let (name, check) = ["healthz", "livez", "readyz"].iter().find_map(|name| {
-        let rest = path.strip_prefix('/')?.strip_prefix(name)?;
-        match rest.strip_prefix('/') {
-            Some(check) => Some((name, Some(check))),
-            None => rest.is_empty().then_some((name, None)),
-        }
-    })?;
-    match check {
-        Some(check) if !CHECKS.contains(&check) => None,
-        // A server that answers has its store open: the daemon serves nothing before.
-        _ if query.flag("verbose") => {
-            let lines: String = CHECKS.iter().map(|c| format!("[+]{c} ok\n")).collect();
-            Some(format!("{lines}{name} check passed\n"))
-        }
-        _ => Some("ok".to_owned()),
-    }
-}
-
 fn version() -> Value {
+    // A build says what it was made of when whoever makes it says so; nothing of it comes from the machine.
+    let commit = option_env!("MINIK_GIT_COMMIT").unwrap_or_default();
+    let built = option_env!("SOURCE_DATE_EPOCH").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    let built = Timestamp::from_second(built).unwrap_or_default();
     json!({"major": MAJOR, "minor": MINOR, "emulationMajor": MAJOR, "emulationMinor": MINOR,
         "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "36",
         "gitVersion": format!("v{MAJOR}.{MINOR}.0+minik.{}", env!("CARGO_PKG_VERSION")),
-        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "",
-        "compiler": "rustc", "platform": format!("linux/{}", platform())})
+        "gitCommit": commit, "gitTreeState": if commit.is_empty() { "" } else { "clean" },
+        "buildDate": meta::timestamp(built), "goVersion": "",
+        "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, platform())})
 }
 
 /// The processor as Go names it.
@@ -158,48 +143,4 @@ fn tagged(value: &Value, headers: &HeaderMap) -> http::Response<Body> {
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
     response
-}
-
-/// `/openapi/v2`, `/openapi/v3` and the documents below it; all are the same for the life of the binary.
-fn open_api(path: &str, headers: &HeaderMap) -> Result<http::Response<Body>, Status> {
-    static V2: OnceLock<Vec<u8>> = OnceLock::new();
-    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    // Clients that speak only protobuf here are told so, and ask again for JSON.
-    if !accept.is_empty() && !accept.contains("json") && !accept.contains("*/*") {
-        return Err(Status::failure(
-            406,
-            "NotAcceptable",
-            "only the following media types are accepted: application/json",
-        ));
-    }
-    let encoded = |value: Value| serde_json::to_vec(&value).unwrap_or_default();
-    let bytes = match path {
-        "/openapi/v2" => V2.get_or_init(|| encoded(openapi::v2())).clone(),
-        "/openapi/v3" => {
-            let mut paths = serde_json::Map::new();
-            for (group, version) in discovery::group_versions() {
-                let at = if group.is_empty() {
-                    format!("api/{version}")
-                } else {
-                    format!("apis/{group}/{version}")
-                };
-                let Some(document) = openapi::v3(group, version) else { continue };
-                let url = format!("/openapi/v3/{at}?hash={}", hash(&encoded(document)));
-                paths.insert(at, json!({"serverRelativeURL": url}));
-            }
-            encoded(json!({"paths": paths}))
-        }
-        _ => {
-            let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
-            let document = match parts.as_slice() {
-                ["openapi", "v3", "api", version] => openapi::v3("", version),
-                ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),
-                _ => None,
-            };
-            encoded(document.ok_or_else(Status::no_such_path)?)
-        }
-    };
-    let mut response = respond::typed(200, "application/json", bytes);
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    Ok(response)
 }

@@ -26,8 +26,10 @@ use crate::api::status::Status;
 use crate::api::{schema, yaml};
 
 mod documents;
+mod health;
 mod metrics;
 pub mod negotiate;
+mod open_api;
 pub mod parse;
 pub mod query;
 pub mod respond;
@@ -42,8 +44,8 @@ const BODY_BYTES: usize = 3 * 1024 * 1024;
 const GZIP_BYTES: usize = 128 * 1024;
 /// Subresources that are conversations with the node.
 const STREAMING: &[&str] = &["log", "exec", "attach", "portforward"];
-/// What anybody may read.
-const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
+/// What anybody may read (`system:public-info-viewer`): whether a single check fails, and why, is not in it.
+const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
 /// A watch without a time of its own ends after this and up to as much again, so that watchers spread.
 const WATCH_SECONDS: u64 = 1800;
 
@@ -52,6 +54,8 @@ pub struct Server {
     api: Arc<ApiServer>,
     node: Arc<dyn Node>,
     metrics: Metrics,
+    /// What this server says of its API; the same for its whole life.
+    documents: open_api::Documents,
     /// Cancelled when the server drains: watches end.
     stopping: CancellationToken,
 }
@@ -59,7 +63,13 @@ pub struct Server {
 impl Server {
     /// Serves `api`; logs, exec, attach and port-forward go to `node`.
     pub fn new(api: Arc<ApiServer>, node: Arc<dyn Node>) -> Arc<Server> {
-        Arc::new(Server { api, node, metrics: Metrics::default(), stopping: CancellationToken::new() })
+        Arc::new(Server {
+            api,
+            node,
+            metrics: Metrics::default(),
+            documents: open_api::Documents::default(),
+            stopping: CancellationToken::new(),
+        })
     }
 
     /// Answers one request; `peer` is the user of the connection's client certificate.
@@ -68,6 +78,7 @@ impl Server {
         peer: Option<&User>,
         request: http::Request<Incoming>,
     ) -> http::Response<Body> {
+        let head_only = request.method() == Method::HEAD;
         let compress = request.method() == Method::GET && accepts_gzip(request.headers());
         let watching = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
         let audit = request.headers().get("audit-id").cloned();
@@ -89,7 +100,7 @@ impl Server {
             headers.insert(HeaderName::from_static("audit-id"), audit);
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        response
+        if head_only { respond::without_body(response) } else { response }
     }
 
     /// The answer, and the verb for the metrics.
@@ -99,8 +110,7 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
         let path = request.uri().path().to_owned();
-        let public =
-            PUBLIC.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|r| r.starts_with('/')));
+        let public = PUBLIC.contains(&path.as_str());
         let user = match self.user(peer, request.headers()) {
             Ok(user) => user,
             Err(_) if public => User { name: "system:anonymous".into(), groups: Vec::new(), uid: None },
@@ -109,7 +119,7 @@ impl Server {
         let query = Query::parse(request.uri().query().unwrap_or_default());
         match parse::parse(request.method(), &path, &query) {
             Err(status) => ("", Err(status)),
-            Ok(Route::Document(path)) => ("get", self.document(&request, &path, &query)),
+            Ok(Route::Document(path)) => ("get", self.document(&request, &path, &query).await),
             Ok(Route::Resource(target, _)) if is_streaming(&target) => {
                 ("connect", self.converse(user, target, request).await)
             }
@@ -158,7 +168,6 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
         let form = form_of(request.headers(), query)?;
-        let head_only = request.method() == Method::HEAD;
         let kind = kinds::by_resource(&target.group, &target.version, &target.resource);
         if kind.is_none() && reviews::find(&target).is_none() {
             // Said before the body is read, which may be of a kind that is not known either.
@@ -174,11 +183,7 @@ impl Server {
         if let Response::Object { warnings, .. } | Response::Transient { warnings, .. } = &mut answer {
             warnings.append(&mut notes);
         }
-        let mut response = respond::response(answer, show, &self.stopping);
-        if head_only {
-            *response.body_mut() = respond::full(Bytes::new());
-        }
-        Ok(response)
+        Ok(respond::response(answer, show, &self.stopping))
     }
 }
 
@@ -190,7 +195,11 @@ fn is_streaming(target: &Target) -> bool {
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let accepted = headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    accepted.split(',').any(|e| e.split(';').next().is_some_and(|e| e.trim() == "gzip"))
+    accepted.split(',').any(|choice| {
+        let mut parts = choice.split(';').map(str::trim);
+        let refused = |weight: &str| weight.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0));
+        parts.next() == Some("gzip") && !parts.any(refused)
+    })
 }
 
 fn form_of(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {

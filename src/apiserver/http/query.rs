@@ -51,6 +51,12 @@ impl Query {
         self.0.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value)
     }
 
+    /// All values of a parameter; none when absent.
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let found: Vec<&str> = self.0.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect();
+        found.into_iter()
+    }
+
     /// Whether a parameter is there and not `0` or `false`.
     pub fn flag(&self, name: &str) -> bool {
         self.0.iter().any(|(n, value)| n == name && !matches!(value.as_str(), "0" | "false"))

@@ -1,0 +1,178 @@
+//! An API server in this process, and an HTTP client that is its administrator.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use minik::api::node::{ContainerRef, ExecOptions, LogOptions, Node};
+use minik::api::status::Status;
+use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::http::Server;
+use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use minik::apiserver::{ApiServer, Config};
+use minik::stdio::{Duplex, Reader, Session};
+use minik::store::Store;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// A cluster without a node.
+struct NoNode;
+
+fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
+    async { Err(Status::unavailable("this server has no node")) }.boxed()
+}
+
+impl Node for NoNode {
+    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
+        none()
+    }
+    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        none()
+    }
+}
+
+/// An API server that listens on loopback until it is dropped.
+pub struct Fixture {
+    /// What stands behind it.
+    pub api: Arc<ApiServer>,
+    pub base: String,
+    /// The administrator's client.
+    pub admin: reqwest::Client,
+    /// A client that nobody knows.
+    pub stranger: reqwest::Client,
+    _stop: oneshot::Sender<()>,
+    _directory: tempfile::TempDir,
+}
+
+/// What came back.
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The object, which must be there.
+    pub fn expect(self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}", self.text());
+        self.json()
+    }
+}
+
+impl Fixture {
+    /// A server that was made, bootstrapped, and serves.
+    pub async fn start() -> Fixture {
+        let fixture = Fixture::start_bare().await;
+        fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+        fixture
+    }
+
+    /// A server that has not yet made the cluster's first objects.
+    pub async fn start_bare() -> Fixture {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        let directory = tempfile::tempdir().unwrap();
+        let pki = Arc::new(Pki::open(&directory.path().join("pki")).unwrap());
+        let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
+        let tls = Tls::new(pki.clone(), names, LEAF_LIFETIME).unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let token_key = pki.token_key().to_vec();
+        let api = ApiServer::new(Config { store, service_range, token_key }).unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("https://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = Server::new(api.clone(), Arc::new(NoNode));
+        tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
+
+        let ca = reqwest::Certificate::from_pem(pki.ca_pem().as_bytes()).unwrap();
+        let builder = || {
+            let client = reqwest::Client::builder().no_proxy().tls_certs_only([ca.clone()]);
+            client.redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(30))
+        };
+        let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
+        let identity = format!("{}{}", leaf.certificate, leaf.key);
+        let identity = reqwest::Identity::from_pem(identity.as_bytes()).unwrap();
+        Fixture {
+            api,
+            base,
+            admin: builder().identity(identity).build().unwrap(),
+            stranger: builder().build().unwrap(),
+            _stop: stop,
+            _directory: directory,
+        }
+    }
+
+    /// A request of the administrator's.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = http::Method::from_bytes(method.as_bytes()).unwrap();
+        self.admin.request(method, format!("{}{path}", self.base))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        sent(self.request("GET", path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        sent(self.request("POST", path).json(&body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        sent(self.request("PUT", path).json(&body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        sent(self.request("DELETE", path)).await
+    }
+
+    /// A merge patch.
+    pub async fn patch(&self, path: &str, patch: Value) -> Answer {
+        let request = self.request("PATCH", path).header("content-type", "application/merge-patch+json");
+        sent(request.body(patch.to_string())).await
+    }
+
+    /// A config map in `default`.
+    pub async fn config(&self, name: &str) -> Value {
+        self.post(MAPS, json!({"metadata": {"name": name}})).await.expect(201)
+    }
+
+    /// The account that pods of `default` run as, and a pod on a node that is not there.
+    pub async fn pod(&self, name: &str) -> Value {
+        let accounts = "/api/v1/namespaces/default/serviceaccounts";
+        self.post(accounts, json!({"metadata": {"name": "default"}})).await;
+        let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": "minik",
+            "containers": [{"name": "c", "image": "nginx"}]}});
+        self.post(PODS, pod).await.expect(201)
+    }
+}
+
+/// Config maps of `default`.
+pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// Pods of `default`.
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// Sends a request and takes the whole answer.
+pub async fn sent(request: reqwest::RequestBuilder) -> Answer {
+    let response = request.send().await.unwrap();
+    let (code, headers) = (response.status().as_u16(), response.headers().clone());
+    Answer { code, headers, bytes: response.bytes().await.unwrap().to_vec() }
+}
