@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::select_all;
 use serde_json::{Value, json};
 
 use super::ApiServer;
@@ -10,7 +13,10 @@ use super::registry::Place;
 use crate::api::kinds;
 use crate::api::request::WriteOptions;
 use crate::api::status::Status;
+use crate::store::Revision;
 
+/// Before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
@@ -45,6 +51,36 @@ impl ApiServer {
         self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
         self.started.service.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Does the same again whenever somebody has changed or deleted the `kubernetes` service or where it leads,
+    /// until dropped.
+    pub async fn keep(&self, address: IpAddr, port: u16) {
+        loop {
+            let seen = self.registry.store().revision();
+            match self.bootstrap(address, port).await {
+                Ok(()) => self.touched(seen).await,
+                Err(status) => {
+                    tracing::warn!(%status, "the kubernetes service is not as it must be");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a change of the `kubernetes` service or of where it leads after a revision.
+    async fn touched(&self, after: Revision) {
+        let next = |key: &str| {
+            let mut watch = self.registry.store().watch(key, after);
+            async move { watch.next().await }.boxed()
+        };
+        // An error means that the log does not reach back that far: time to look.
+        let keys = [
+            "services/default/kubernetes",
+            "endpoints/default/kubernetes",
+            "endpointslices/default/kubernetes",
+        ];
+        let _ = select_all(keys.map(next)).await;
     }
 
     /// Makes the object, or brings the fields that are given here back to what they must be.

@@ -62,7 +62,7 @@ async fn find(registry: &Registry, namespace: &str, name: &str) -> Option<Arc<En
     if name != "default" {
         return None;
     }
-    let mut changes = store.watch(&key, from).ok()?;
+    let mut changes = store.watch(&key, from);
     let deadline = Instant::now() + PATIENCE;
     while let Ok(Ok(_)) = tokio::time::timeout_at(deadline, changes.next()).await {
         if let Some(entry) = store.get(&key) {

@@ -96,7 +96,7 @@ impl Recorder {
 }
 
 /// What makes two events the same.
-type Same = (Option<String>, Option<String>, EventType, String, String);
+type Same = ([Option<String>; 5], EventType, String, String);
 
 struct Known {
     namespace: String,
@@ -108,16 +108,16 @@ struct Known {
 async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<Record>) {
     let mut known: HashMap<Same, Known> = HashMap::new();
     while let Some(record) = records.recv().await {
-        let same: Same = (
-            record.about.uid.clone(),
-            record.about.field_path.clone(),
-            record.kind,
-            record.reason.clone(),
-            record.message.clone(),
-        );
+        let ObjectReference { kind, namespace, name, uid, field_path, .. } = record.about.clone();
+        let about = [kind, namespace, name, uid, field_path];
+        let same: Same = (about, record.kind, record.reason.clone(), record.message.clone());
         let now = Instant::now();
         if known.len() >= REMEMBERED {
             known.retain(|_, event| now - event.last < SAME_WITHIN);
+        }
+        if known.len() >= REMEMBERED {
+            let oldest = known.iter().min_by_key(|(_, event)| event.last).map(|(same, _)| same.clone());
+            oldest.map(|same| known.remove(&same));
         }
         let repeated = match known.get_mut(&same).filter(|event| now - event.last < SAME_WITHIN) {
             Some(event) => repeat(&client, event, &record).await,

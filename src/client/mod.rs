@@ -15,7 +15,7 @@ use crate::api::request::{
     WatchOptions, WriteOptions,
 };
 use crate::api::status::Status;
-use crate::store::Entry;
+use crate::store::{Entry, Snapshot};
 
 pub mod dynamic;
 pub mod events;
@@ -77,14 +77,6 @@ pub struct Api<K> {
     kind: PhantomData<fn() -> K>,
 }
 
-/// A list as typed objects, with the resourceVersion that it shows.
-pub struct Listed<K> {
-    /// In key order.
-    pub items: Vec<K>,
-    /// Where a watch goes on from.
-    pub resource_version: String,
-}
-
 /// Reads a stored object as its type.
 pub fn decode<K: Resource>(entry: &Entry) -> Result<K, Status> {
     serde_json::from_slice(&entry.bytes)
@@ -131,13 +123,15 @@ impl<K: Resource> Api<K> {
         self.object(self.target(Some(name), None), Action::Get { resource_version: String::new() }).await
     }
 
-    /// Reads the selected objects and the resourceVersion that they show.
-    pub async fn list(&self, options: ListOptions) -> Result<Listed<K>, Status> {
+    /// Reads the selected objects.
+    pub async fn list(&self, options: ListOptions) -> Result<Vec<K>, Status> {
+        self.snapshot(options).await?.entries.iter().map(|entry| decode(entry)).collect()
+    }
+
+    /// The selected objects as they are stored, and the revision that they show.
+    async fn snapshot(&self, options: ListOptions) -> Result<Snapshot, Status> {
         match self.client.call(self.target(None, None), Action::List(options)).await? {
-            Response::List { snapshot, .. } => Ok(Listed {
-                items: snapshot.entries.iter().map(|entry| decode(entry)).collect::<Result<_, _>>()?,
-                resource_version: snapshot.revision.to_string(),
-            }),
+            Response::List { snapshot, .. } => Ok(snapshot),
             _ => Err(unexpected("a list")),
         }
     }

@@ -1,7 +1,8 @@
 //! A local, always current copy of the objects of one kind.
 //!
 //! The protocol is one state machine: list, then watch from the list's revision; 410 or a broken watch lists
-//! again. Readers get `Arc`s out of a map and wake when a key changes.
+//! again. Readers get `Arc`s out of a map and wake when a key changes; a writer that must read its own writes
+//! waits until the copy has [`reached`](Reflector::reached) them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -10,8 +11,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::{Api, Resource, decode};
+use crate::api::meta;
 use crate::api::request::{Change, Changes, ListOptions, WatchOptions};
 use crate::api::status::Status;
+use crate::store::{Entry, Revision};
 
 /// `NAMESPACE/NAME`, or `NAME` for cluster-scoped kinds.
 pub type Key = String;
@@ -35,11 +38,12 @@ pub fn split_key(key: &str) -> (&str, &str) {
 pub struct Reflector<K> {
     shared: Arc<Shared<K>>,
     synced: watch::Receiver<bool>,
+    shown: watch::Receiver<Revision>,
 }
 
 impl<K> Clone for Reflector<K> {
     fn clone(&self) -> Self {
-        Reflector { shared: self.shared.clone(), synced: self.synced.clone() }
+        Reflector { shared: self.shared.clone(), synced: self.synced.clone(), shown: self.shown.clone() }
     }
 }
 
@@ -116,14 +120,32 @@ impl<K: Resource> Reflector<K> {
         let cache = Cache { objects: BTreeMap::new(), subscribers: Vec::new() };
         let shared = Arc::new(Shared { cache: Mutex::new(cache) });
         let (synced_sender, synced) = watch::channel(false);
-        let feeder = Feeder { api, options, shared: shared.clone(), synced: synced_sender };
-        (Reflector { shared, synced }, feeder.run())
+        let (show, shown) = watch::channel(0);
+        let feeder = Feeder { api, options, shared: shared.clone(), synced: synced_sender, show };
+        (Reflector { shared, synced, shown }, feeder.run())
     }
 
     /// Waits until the first list has arrived (or the feeding task is gone).
     pub async fn synced(&self) {
         let mut synced = self.synced.clone();
         let _ = synced.wait_for(|synced| *synced).await;
+    }
+
+    /// Waits until the copy shows what `look` looks for (or the feeding task is gone).
+    pub async fn until(&self, look: impl Fn(&Reflector<K>) -> bool) {
+        let mut shown = self.shown.clone();
+        while !look(self) {
+            if shown.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the copy shows what a write answered (or the feeding task is gone).
+    pub async fn reached(&self, written: &K) {
+        let revision = written.metadata().resource_version.as_deref().and_then(|r| r.parse().ok());
+        let revision: Revision = revision.unwrap_or_default();
+        self.until(|reflector| *reflector.shown.borrow() >= revision).await;
     }
 
     /// The object of this key.
@@ -171,6 +193,7 @@ struct Feeder<K> {
     options: ListOptions,
     shared: Arc<Shared<K>>,
     synced: watch::Sender<bool>,
+    show: watch::Sender<Revision>,
 }
 
 impl<K: Resource> Feeder<K> {
@@ -202,11 +225,11 @@ impl<K: Resource> Feeder<K> {
                 Ok(State::Empty)
             }
             State::Empty => {
-                let listed = self.api.list(self.options.clone()).await?;
-                self.replace(listed.items);
+                let listed = self.api.snapshot(self.options.clone()).await?;
+                self.replace(&listed.entries);
+                self.show.send_replace(listed.revision);
                 self.synced.send_replace(true);
-                *tries = 0;
-                Ok(State::Listed { resource_version: listed.resource_version })
+                Ok(State::Listed { resource_version: listed.revision.to_string() })
             }
             State::Listed { resource_version } => {
                 let list = ListOptions { resource_version: resource_version.clone(), ..self.options.clone() };
@@ -216,7 +239,9 @@ impl<K: Resource> Feeder<K> {
             }
             State::Watching { mut resource_version, mut changes } => match changes.next().await {
                 Some(Ok(change)) => {
-                    let revision = self.take(change)?;
+                    let revision = self.take(&change);
+                    self.show.send_replace(revision);
+                    *tries = 0;
                     resource_version = revision.to_string();
                     Ok(State::Watching { resource_version, changes })
                 }
@@ -226,38 +251,59 @@ impl<K: Resource> Feeder<K> {
         }
     }
 
-    fn take(&self, change: Change) -> Result<u64, Status> {
+    /// Takes a change over; answers the revision that the copy shows then.
+    fn take(&self, change: &Change) -> Revision {
         match change {
             Change::Added(entry) | Change::Modified(entry) => {
-                let object: K = decode(&entry)?;
-                let key = key_of(&object);
-                let mut cache = lock(&self.shared.cache);
-                cache.objects.insert(key.clone(), Arc::new(object));
-                cache.tell(&key);
-                Ok(entry.revision)
+                // What cannot be read stays as it was last understood.
+                if let Some(object) = read::<K>(entry) {
+                    let key = key_of(&object);
+                    let mut cache = lock(&self.shared.cache);
+                    cache.objects.insert(key.clone(), Arc::new(object));
+                    cache.tell(&key);
+                }
+                entry.revision
             }
             Change::Deleted(entry) => {
-                let object: K = decode(&entry)?;
-                let key = key_of(&object);
+                let key = key_of_entry(entry);
                 let mut cache = lock(&self.shared.cache);
                 cache.objects.remove(&key);
                 cache.tell(&key);
-                Ok(entry.revision)
+                entry.revision
             }
-            Change::Bookmark { revision, .. } => Ok(revision),
+            Change::Bookmark { revision, .. } => *revision,
         }
     }
 
     /// Puts a fresh list in place of what was known; names every key of either.
-    fn replace(&self, items: Vec<K>) {
-        let objects: BTreeMap<Key, Arc<K>> =
-            items.into_iter().map(|object| (key_of(&object), Arc::new(object))).collect();
+    fn replace(&self, entries: &[Arc<Entry>]) {
         let mut cache = lock(&self.shared.cache);
-        let before = std::mem::replace(&mut cache.objects, objects);
-        let keys: BTreeSet<Key> = before.into_keys().chain(cache.objects.keys().cloned()).collect();
+        let mut before = std::mem::take(&mut cache.objects);
+        for entry in entries {
+            let key = key_of_entry(entry);
+            if let Some(object) = read(entry).map(Arc::new).or_else(|| before.get(&key).cloned()) {
+                cache.objects.insert(key, object);
+            }
+        }
+        before.retain(|key, _| !cache.objects.contains_key(key));
+        let keys: Vec<Key> = before.into_keys().chain(cache.objects.keys().cloned()).collect();
         for key in &keys {
             cache.tell(key);
         }
+    }
+}
+
+/// An object as its type; one that cannot be read must not keep the others away.
+fn read<K: Resource>(entry: &Entry) -> Option<K> {
+    decode(entry).inspect_err(|status| tracing::warn!(%status, "object left out")).ok()
+}
+
+/// The key of an object in its stored form.
+fn key_of_entry(entry: &Entry) -> Key {
+    let object = entry.json();
+    match meta::namespace(object) {
+        "" => meta::name(object).to_owned(),
+        namespace => format!("{namespace}/{}", meta::name(object)),
     }
 }
 
@@ -318,5 +364,54 @@ mod tests {
         task.abort();
         let _ = task.await;
         while changes.next().await.is_some() {}
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_object_keeps_no_other_away() {
+        let api = FakeApi::default();
+        let broken = |name: &str| json!({"metadata": {"namespace": "d", "name": name}, "data": "no map"});
+        api.put("configmaps", map("a", "1"));
+        api.put("configmaps", broken("b"));
+        let (reflector, feed) =
+            Reflector::<ConfigMap>::new(api.client().namespaced("d"), ListOptions::default());
+        let _task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(feed));
+        reflector.synced().await;
+        let mut changes = reflector.subscribe();
+        until(&reflector, &mut changes, &[("a", "1")]).await;
+        api.put("configmaps", broken("a"));
+        api.put("configmaps", map("c", "1"));
+        until(&reflector, &mut changes, &[("a", "1"), ("c", "1")]).await;
+        api.remove("configmaps", "d", "a");
+        until(&reflector, &mut changes, &[("c", "1")]).await;
+    }
+
+    #[tokio::test]
+    async fn a_writer_can_wait_for_what_it_wrote() {
+        let api = FakeApi::default();
+        let maps = api.client().namespaced::<ConfigMap>("d");
+        let (reflector, feed) = Reflector::<ConfigMap>::new(maps.clone(), ListOptions::default());
+        let task = tokio::spawn(feed);
+        for n in 0..50 {
+            let name = format!("m{n}");
+            let made = maps.create(&serde_json::from_value(map(&name, "1")).unwrap()).await.unwrap();
+            reflector.reached(&made).await;
+            assert!(reflector.get(&format!("d/{name}")).is_some());
+        }
+        task.abort();
+        let _ = task.await;
+        // Nobody waits for a copy that nothing feeds any more.
+        reflector.until(|_| false).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_keep_failing_are_tried_less_and_less() {
+        let api = FakeApi::default();
+        api.refuse_watches();
+        let (_reflector, feed) =
+            Reflector::<ConfigMap>::new(api.client().namespaced("d"), ListOptions::default());
+        let _task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(feed));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let watches = api.seen.lock().unwrap().iter().filter(|s| s.starts_with("Watch")).count();
+        assert!((5..20).contains(&watches), "{watches}");
     }
 }

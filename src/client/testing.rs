@@ -1,5 +1,6 @@
 //! An API server of a few lines for tests of clients: objects in memory, list, watch, create, merge patch.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use crate::store::{Entry, Store, Watch};
 pub struct FakeApi {
     store: Store,
     broken: Arc<tokio::sync::watch::Sender<u32>>,
+    no_watches: Arc<AtomicBool>,
     /// Requests seen, as `VERB TARGET`.
     pub seen: Arc<Mutex<Vec<String>>>,
     _dir: Arc<tempfile::TempDir>,
@@ -28,6 +30,7 @@ impl Default for FakeApi {
         FakeApi {
             store: Store::open(&dir.path().join("store")).unwrap(),
             broken: Arc::new(tokio::sync::watch::channel(0).0),
+            no_watches: Arc::default(),
             seen: Arc::default(),
             _dir: Arc::new(dir),
         }
@@ -86,6 +89,11 @@ impl FakeApi {
         self.broken.send_modify(|n| *n += 1);
     }
 
+    /// Fails every watch from now on.
+    pub fn refuse_watches(&self) {
+        self.no_watches.store(true, Ordering::Relaxed);
+    }
+
     async fn answer(&self, request: Request) -> Result<Response, Status> {
         let target = request.target;
         let resource = target.resource.clone();
@@ -108,12 +116,18 @@ impl FakeApi {
                 let snapshot = self.store.list(&prefix, None, 0, None).unwrap();
                 Ok(Response::List { snapshot, continue_token: String::new() })
             }
+            Action::Watch(_) if self.no_watches.load(Ordering::Relaxed) => {
+                Err(Status::unavailable("no watches today"))
+            }
             Action::Watch(options) => {
                 let from = options.list.resource_version.parse().unwrap();
-                let watch = self.store.watch(&prefix, from).unwrap();
+                let watch = self.store.watch(&prefix, from);
                 Ok(Response::Watch(Box::new(FakeWatch { watch, broken: self.broken.subscribe() })))
             }
-            Action::Create(value, _) => {
+            Action::Create(mut value, _) => {
+                if let Some(prefix) = value["metadata"]["generateName"].as_str() {
+                    value["metadata"]["name"] = format!("{prefix}{:x}", super::random_u64()).into();
+                }
                 let made = self.store.create(&key(&resource, &value), encode(value)).await;
                 made.map(object).map_err(|_| Status::already_exists("", &resource, ""))
             }

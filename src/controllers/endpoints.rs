@@ -67,18 +67,28 @@ pub async fn run(
             }
         }
     };
+    // What somebody else changes or deletes comes back.
     let by_slice = async {
         let mut changes = slices.subscribe();
+        let mut owners: BTreeMap<String, String> = BTreeMap::new();
         while let Some(key) = changes.next().await {
-            let slice = slices.get(&key);
-            let labels = slice.as_ref().and_then(|s| s.metadata.labels.as_ref());
-            if let Some(service) = labels.and_then(|l| l.get(SERVICE_NAME)) {
-                queue.add(&format!("{}/{service}", split_key(&key).0));
+            let now = slices.get(&key).and_then(|slice| {
+                let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+                Some(format!("{}/{service}", split_key(&key).0))
+            });
+            let before = match &now {
+                Some(service) => owners.insert(key, service.clone()),
+                None => owners.remove(&key),
+            };
+            for service in now.iter().chain(&before) {
+                queue.add(service);
             }
         }
     };
+    let by_endpoints = enqueue(endpoints.subscribe(), queue.clone());
     let reconcile = |key: String| {
-        let (client, services, pods, slices, endpoints) = (&client, &services, &pods, &slices, &endpoints);
+        let (services, pods, slices, endpoints) = (&services, &pods, &slices, &endpoints);
+        let written = Written { client: &client, slices, endpoints };
         async move {
             let (namespace, name) = split_key(&key);
             let service = services.get(&key);
@@ -87,12 +97,12 @@ pub async fn run(
             let all = pods.list();
             let actions = plan(service.as_deref(), &all, &mine, endpoints.get(&key).as_deref());
             for action in actions {
-                act(client, namespace, action).await?;
+                written.act(namespace, action).await?;
             }
             Ok(Next::Await)
         }
     };
-    tokio::join!(by_service, by_pod, by_slice, work("endpointslice", &queue, reconcile));
+    tokio::join!(by_service, by_pod, by_slice, by_endpoints, work("endpointslice", &queue, reconcile));
 }
 
 fn is_mine(slice: &EndpointSlice, namespace: &str, service: &str) -> bool {
@@ -113,21 +123,38 @@ enum Action {
     DeleteEndpoints(String),
 }
 
-async fn act(client: &Client, namespace: &str, action: Action) -> Result<(), Status> {
-    let slices = client.namespaced::<EndpointSlice>(namespace);
-    let endpoints = client.namespaced::<Endpoints>(namespace);
-    let done = match action {
-        Action::CreateSlice(slice) => slices.create(&slice).await.map(drop),
-        Action::UpdateSlice(slice) => slices.update(&slice).await.map(drop),
-        Action::DeleteSlice(name) => slices.delete(&name, DeleteOptions::default()).await,
-        Action::CreateEndpoints(object) => endpoints.create(&object).await.map(drop),
-        Action::UpdateEndpoints(object) => endpoints.update(&object).await.map(drop),
-        Action::DeleteEndpoints(name) => endpoints.delete(&name, DeleteOptions::default()).await,
-    };
-    match done {
-        // Gone already, or its namespace is on its way out.
-        Err(status) if status.is("NotFound") || status.is("Forbidden") => Ok(()),
-        other => other,
+/// What this controller writes: the way to the server, and the copies that later plans start from.
+struct Written<'a> {
+    client: &'a Client,
+    slices: &'a Reflector<EndpointSlice>,
+    endpoints: &'a Reflector<Endpoints>,
+}
+
+impl Written<'_> {
+    /// Carries an action out; the next plan sees what it wrote.
+    async fn act(&self, namespace: &str, action: Action) -> Result<(), Status> {
+        let slices = self.client.namespaced::<EndpointSlice>(namespace);
+        let endpoints = self.client.namespaced::<Endpoints>(namespace);
+        let done = async {
+            match action {
+                Action::CreateSlice(slice) => self.slices.reached(&slices.create(&slice).await?).await,
+                Action::UpdateSlice(slice) => self.slices.reached(&slices.update(&slice).await?).await,
+                Action::DeleteSlice(name) => slices.delete(&name, DeleteOptions::default()).await?,
+                Action::CreateEndpoints(object) => {
+                    self.endpoints.reached(&endpoints.create(&object).await?).await;
+                }
+                Action::UpdateEndpoints(object) => {
+                    self.endpoints.reached(&endpoints.update(&object).await?).await;
+                }
+                Action::DeleteEndpoints(name) => endpoints.delete(&name, DeleteOptions::default()).await?,
+            }
+            Ok::<(), Status>(())
+        };
+        match done.await {
+            // Gone already, or its namespace is on its way out.
+            Err(status) if status.is("NotFound") || status.is("Forbidden") => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -176,7 +203,7 @@ fn plan(
     let wanted = wanted_endpoints(service, &members);
     match endpoints {
         None => actions.push(Action::CreateEndpoints(Box::new(wanted))),
-        Some(present) if present.subsets != wanted.subsets => {
+        Some(present) if listed(&present.subsets) != listed(&wanted.subsets) => {
             let mut changed = present.clone();
             changed.subsets = wanted.subsets;
             actions.push(Action::UpdateEndpoints(Box::new(changed)));
@@ -184,6 +211,11 @@ fn plan(
         Some(_) => {}
     }
     actions
+}
+
+/// No list and an empty one say the same.
+fn listed<T>(list: &Option<Vec<T>>) -> &[T] {
+    list.as_deref().unwrap_or_default()
 }
 
 fn made_here(endpoints: &Endpoints) -> bool {
@@ -305,16 +337,14 @@ fn plan_slices(service: &Service, members: &[&Arc<Pod>], present: &[Arc<Endpoint
         // The slice with these very endpoints, or with these ports, or any.
         let best = left
             .iter()
-            .position(|s| {
-                s.endpoints.as_ref() == Some(&endpoints) && s.ports.clone().unwrap_or_default() == ports
-            })
-            .or_else(|| left.iter().position(|s| s.ports.clone().unwrap_or_default() == ports))
+            .position(|s| listed(&s.endpoints) == endpoints && listed(&s.ports) == ports)
+            .or_else(|| left.iter().position(|s| listed(&s.ports) == ports))
             .or_else(|| (!left.is_empty()).then_some(0));
         let labels = labels(service);
         match best.map(|index| left.remove(index)) {
             Some(slice) => {
-                let same = slice.endpoints.as_ref() == Some(&endpoints)
-                    && slice.ports.clone().unwrap_or_default() == ports
+                let same = listed(&slice.endpoints) == endpoints
+                    && listed(&slice.ports) == ports
                     && slice.metadata.labels.as_ref() == Some(&labels);
                 if !same {
                     let mut changed = EndpointSlice::clone(slice);
@@ -419,6 +449,8 @@ fn wanted_endpoints(service: &Service, members: &[&Arc<Pod>]) -> Endpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::testing::FakeApi;
+    use crate::controllers::reflect;
     use serde_json::{Value, json};
 
     fn service(spec: Value) -> Service {
@@ -510,6 +542,34 @@ mod tests {
             (conditions.ready, conditions.serving, conditions.terminating),
             (Some(false), Some(true), Some(true))
         );
+    }
+
+    #[tokio::test]
+    async fn a_busy_service_has_one_slice_that_comes_back() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut tasks = tokio::task::JoinSet::new();
+        let (services, pods) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        let seen: Reflector<EndpointSlice> = slices.clone();
+        tasks.spawn(run(client, services, pods, slices, addresses));
+        api.put("services", serde_json::to_value(web()).unwrap());
+        for n in 0..40 {
+            let name = format!("p{n}");
+            api.put("pods", serde_json::to_value(&*pod(&name, &format!("10.0.0.{n}"), true)).unwrap());
+        }
+        let endpoints = |count: usize| {
+            move |slices: &Reflector<EndpointSlice>| {
+                slices.list().first().is_some_and(|s| listed(&s.endpoints).len() == count)
+            }
+        };
+        seen.until(endpoints(40)).await;
+        let slice = seen.list()[0].metadata.name.clone().unwrap();
+        assert_eq!(seen.list().len(), 1);
+        api.remove("endpointslices", "d", &slice);
+        seen.until(|slices| slices.get(&format!("d/{slice}")).is_none()).await;
+        seen.until(endpoints(40)).await;
+        assert_eq!((seen.list().len(), api.all("endpoints").len()), (1, 1));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub async fn run(client: Client) {
 }
 
 async fn sweep(client: &Client, now: Timestamp) -> Result<(), Status> {
-    for event in client.all::<Event>().list(ListOptions::default()).await?.items {
+    for event in client.all::<Event>().list(ListOptions::default()).await? {
         if !is_old(&event, now) {
             continue;
         }

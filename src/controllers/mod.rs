@@ -13,7 +13,7 @@ pub mod service_accounts;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tokio::task::JoinSet;
 
 use crate::api::request::ListOptions;
@@ -55,10 +55,10 @@ impl Controllers {
         let Controllers { client, config } = self;
         let mut tasks = JoinSet::new();
         let namespaces: Reflector<Namespace> = reflect(&mut tasks, &client);
-        tasks.spawn(namespaces::run(client.clone(), namespaces.clone()));
         tasks.spawn(service_accounts::run(client.clone(), namespaces.clone()));
-        tasks.spawn(root_ca::run(client.clone(), namespaces, config.ca_pem));
-        let (services, pods) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem));
+        let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
+        tasks.spawn(namespaces::run(client.clone(), namespaces, pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));

@@ -3,36 +3,47 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde_json::json;
 
 use super::{Next, enqueue, queue, work};
 use crate::api::kinds::{KINDS, Kind};
 use crate::api::status::Status;
 use crate::client::Client;
-use crate::client::reflector::Reflector;
+use crate::client::reflector::{Reflector, split_key};
 
-/// Between two looks at what graceful deletions have left.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Between two looks at what finalizers hold; a pod that goes is heard of at once.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The finalizer that this controller takes away.
 const FINALIZER: &str = "kubernetes";
 
 /// Runs until dropped.
-pub async fn run(client: Client, namespaces: Reflector<Namespace>) {
+pub async fn run(client: Client, namespaces: Reflector<Namespace>, pods: Reflector<Pod>) {
     let queue = queue();
-    let feed = enqueue(namespaces.subscribe(), queue.clone());
+    let by_namespace = enqueue(namespaces.subscribe(), queue.clone());
+    let by_pod = async {
+        let mut changes = pods.subscribe();
+        while let Some(key) = changes.next().await {
+            let namespace = split_key(&key).0;
+            if pods.get(&key).is_none() && namespaces.get(namespace).is_some_and(|n| is_leaving(&n)) {
+                queue.add(namespace);
+            }
+        }
+    };
     let reconcile = |key: String| {
         let (client, namespace) = (&client, namespaces.get(&key));
         async move {
             match namespace {
-                Some(namespace) if namespace.metadata.deletion_timestamp.is_some() => {
-                    empty(client, &namespace).await
-                }
+                Some(namespace) if is_leaving(&namespace) => empty(client, &namespace).await,
                 _ => Ok(Next::Await),
             }
         }
     };
-    tokio::join!(feed, work("namespace", &queue, reconcile));
+    tokio::join!(by_namespace, by_pod, work("namespace", &queue, reconcile));
+}
+
+fn is_leaving(namespace: &Namespace) -> bool {
+    namespace.metadata.deletion_timestamp.is_some()
 }
 
 /// The kinds whose objects live in namespaces, each stored form once (pure).

@@ -245,6 +245,8 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
     let tls_config = tls.tls.config.clone();
     components.spawn(server.serve(listener, tls_config, end()));
     components.spawn(async move { tls.tls.renew().await });
+    let keeper = api.clone();
+    components.spawn(async move { keeper.keep(IpAddr::V4(gateway), port).await });
     components.spawn(controllers.run(end()));
     components.spawn(Scheduler::new(client("system:kube-scheduler")).run(end()));
     components.spawn(dns.run(end()));

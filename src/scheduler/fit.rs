@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
+    Container, Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Taint, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -159,14 +159,21 @@ fn amount(list: Option<&BTreeMap<String, Quantity>>, name: &str, milli: bool) ->
     if milli { parsed.milli_value() } else { parsed.value() }
 }
 
-/// What a pod asks for: the sum of its containers, or its largest init container.
+/// What a pod asks for: the most that runs at one time. Restartable init containers run on beside all that
+/// comes after them, the others alone with those (`PodRequests` of k8s.io/component-helpers).
 fn request(spec: &PodSpec, name: &str, milli: bool) -> i64 {
-    let of = |c: &k8s_openapi::api::core::v1::Container| {
-        amount(c.resources.as_ref().and_then(|r| r.requests.as_ref()), name, milli)
-    };
+    let of = |c: &Container| amount(c.resources.as_ref().and_then(|r| r.requests.as_ref()), name, milli);
+    let (mut beside, mut most) = (0, 0);
+    for init in spec.init_containers.iter().flatten() {
+        if init.restart_policy.as_deref() == Some("Always") {
+            beside += of(init);
+            most = most.max(beside);
+        } else {
+            most = most.max(beside + of(init));
+        }
+    }
     let sum: i64 = spec.containers.iter().map(of).sum();
-    let init = spec.init_containers.iter().flatten().map(of).max().unwrap_or(0);
-    sum.max(init) + amount(spec.overhead.as_ref(), name, milli)
+    most.max(beside + sum) + amount(spec.overhead.as_ref(), name, milli)
 }
 
 fn short_of(spec: &PodSpec, node: &Node, bound: &[&Arc<Pod>]) -> Vec<String> {
@@ -210,6 +217,23 @@ mod tests {
 
     fn asking(cpu: &str, memory: &str) -> Value {
         json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}}]})
+    }
+
+    #[test]
+    fn init_containers_count_for_what_runs_at_one_time() {
+        let wants = |cpu: &str, restart: Option<&str>| json!({"name": "i", "restartPolicy": restart, "resources": {"requests": {"cpu": cpu}}});
+        let sidecar = |cpu| wants(cpu, Some("Always"));
+        for (init, main, expected) in [
+            (vec![], "100m", 100),
+            (vec![wants("300m", None), wants("200m", None)], "100m", 300),
+            (vec![sidecar("50m")], "100m", 150),
+            (vec![sidecar("50m"), wants("200m", None)], "100m", 250),
+            (vec![wants("200m", None), sidecar("50m")], "100m", 200),
+            (vec![sidecar("50m"), sidecar("70m"), wants("10m", None)], "100m", 220),
+        ] {
+            let pod = pod(json!({"initContainers": init, "containers": [wants(main, None)]}));
+            assert_eq!(request(pod.spec.as_ref().unwrap(), "cpu", true), expected, "{pod:?}");
+        }
     }
 
     #[test]

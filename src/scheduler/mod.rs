@@ -142,6 +142,10 @@ impl Loops {
                 });
                 let api = self.client.namespaced::<Pod>(namespace);
                 api.create_subresource(name, "binding", body, WriteOptions::default()).await?;
+                // The next pod is measured against the room that this one left.
+                let uid = &pod.metadata.uid;
+                let waiting = |pod: &Arc<Pod>| pod.metadata.uid == *uid && waits(pod);
+                self.pods.until(|pods| !pods.get(key).is_some_and(|pod| waiting(&pod))).await;
                 let message = format!("Successfully assigned {key} to {node}");
                 self.recorder.record(&reference(&**pod), EventType::Normal, "Scheduled", &message);
                 Ok(true)

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redb::{Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+};
 
 use super::memory::State;
 use super::{Entry, Error, Event, Revision};
@@ -90,7 +92,11 @@ impl Disk {
     }
 
     fn load(&self) -> Result<State, Error> {
-        self.prepare()?;
+        match self.format().map_err(|e| self.fail("read the format", e))? {
+            Some(FORMAT) => {}
+            None => self.prepare().map_err(|e| self.fail("make the tables", e))?,
+            Some(other) => return Err(self.foreign(other)),
+        }
         let transaction = self.database.begin_read().map_err(|e| self.fail("read", e))?;
         let tables = || -> Result<_, redb::Error> {
             Ok((
@@ -121,34 +127,31 @@ impl Disk {
         Ok(State::restored(present, events, compacted))
     }
 
-    /// Makes the tables of a new file; checks the format of an old one.
-    fn prepare(&self) -> Result<(), Error> {
-        let found = || -> Result<u64, redb::Error> {
-            let transaction = self.database.begin_write()?;
-            let format = {
-                transaction.open_table(DOCUMENTS)?;
-                transaction.open_table(LOG)?;
-                let mut meta = transaction.open_table(META)?;
-                let known = meta.get("format")?.map(|guard| guard.value());
-                match known {
-                    Some(format) => format,
-                    None => {
-                        meta.insert("format", FORMAT)?;
-                        FORMAT
-                    }
-                }
-            };
-            transaction.commit()?;
-            Ok(format)
-        };
-        match found().map_err(|e| self.fail("open", e))? {
-            FORMAT => Ok(()),
-            newer => Err(Error::Disk {
-                path: self.path.display().to_string(),
-                message: format!(
-                    "it has format {newer}, this version of minik knows format {FORMAT}: use the newer minik"
-                ),
-            }),
+    /// The format of the file's rows; `None` for a new file. Looked at before anything is written.
+    fn format(&self) -> Result<Option<u64>, redb::Error> {
+        match self.database.begin_read()?.open_table(META) {
+            Ok(meta) => Ok(meta.get("format")?.map(|guard| guard.value())),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the tables of a new file.
+    fn prepare(&self) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_write()?;
+        transaction.open_table(DOCUMENTS)?;
+        transaction.open_table(LOG)?;
+        transaction.open_table(META)?.insert("format", FORMAT)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn foreign(&self, format: u64) -> Error {
+        Error::Disk {
+            path: self.path.display().to_string(),
+            message: format!(
+                "it has format {format}, this version of minik knows format {FORMAT}: use the newer minik"
+            ),
         }
     }
 }
@@ -157,7 +160,7 @@ fn damaged(path: &Path, what: &str) -> Error {
     Error::Disk {
         path: path.display().to_string(),
         message: format!(
-            "the file is damaged ({what}); nothing was changed: put back a copy, or delete the cluster"
+            "the file is damaged ({what}); no object was changed: put back a copy, or delete the cluster"
         ),
     }
 }

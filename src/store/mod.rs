@@ -203,17 +203,16 @@ impl Store {
         self.write(key, Operation::Delete { expected }, Box::new(encode)).await
     }
 
-    /// Changes under `prefix` after revision `from`.
-    pub fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error> {
-        let newest = self.newest.clone();
-        self.memory.read(|state| state.check_from(from))?;
-        Ok(Watch {
+    /// Changes under `prefix` after revision `from`; the first of them says when the log does not hold that
+    /// revision.
+    pub fn watch(&self, prefix: &str, from: Revision) -> Watch {
+        Watch {
             memory: self.memory.clone(),
-            newest,
+            newest: self.newest.clone(),
             prefix: prefix.to_owned(),
             position: from,
             ready: VecDeque::new(),
-        })
+        }
     }
 
     /// Forgets the log up to and including `revision`; documents stay.

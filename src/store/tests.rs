@@ -66,7 +66,7 @@ async fn a_watch_replays_then_follows_without_gap_or_repetition() {
     let (_dir, store) = fresh();
     store.create("a/1", encode("x")).await.unwrap();
     store.create("b/1", encode("x")).await.unwrap();
-    let mut watch = store.watch("a/", 0).unwrap();
+    let mut watch = store.watch("a/", 0);
     assert_eq!(watch.next().await.unwrap().revision, 1);
     let writer = store.clone();
     let task = tokio::spawn(async move {
@@ -124,7 +124,7 @@ async fn reopening_keeps_documents_revisions_and_the_log() {
     assert!(matches!(store.create("c", encode("c")).await, Err(Error::Closed)));
     let store = Store::open(&dir.path().join("store")).unwrap();
     assert_eq!((store.revision(), store.get("a").unwrap().created), (4, 1));
-    let mut watch = store.watch("", 1).unwrap();
+    let mut watch = store.watch("", 1);
     let event = watch.next().await.unwrap();
     assert_eq!(event.previous.unwrap().json()["text"], "1");
     assert!(!watch.next().await.unwrap().deleted);
@@ -137,24 +137,24 @@ async fn the_log_is_trimmed_and_late_watchers_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
     let store = Store::open_with(&path, 100, usize::MAX).unwrap();
-    let mut slow = store.watch("", 0).unwrap();
+    let mut slow = store.watch("", 0);
     let mut revision = store.create("a", encode("0")).await.unwrap().revision;
     for n in 1..400 {
         revision = store.update("a", revision, encode(&n.to_string())).await.unwrap().revision;
     }
     assert!(matches!(slow.next().await, Err(Error::Compacted { .. })));
-    assert!(matches!(store.watch("", 1), Err(Error::Compacted { .. })));
-    assert!(store.watch("", revision - 50).is_ok());
+    assert!(matches!(store.watch("", 1).next().await, Err(Error::Compacted { .. })));
+    assert!(store.watch("", revision - 50).next().await.is_ok());
     store.compact(revision - 1).await.unwrap();
-    assert!(matches!(store.watch("", revision - 2), Err(Error::Compacted { .. })));
+    assert!(matches!(store.watch("", revision - 2).next().await, Err(Error::Compacted { .. })));
     store.close().await;
     let store = Store::open(&path).unwrap();
     assert_eq!((store.revision(), store.get("a").unwrap().revision), (400, 400));
-    assert!(matches!(store.watch("", 401), Err(Error::Compacted { .. })));
+    assert!(matches!(store.watch("", 401).next().await, Err(Error::Compacted { .. })));
 }
 
 #[tokio::test]
-async fn damaged_newer_and_locked_files_are_refused() {
+async fn damaged_files_are_refused() {
     let (dir, store) = fresh();
     let path = dir.path().join("store");
     for n in 0..50 {
@@ -183,16 +183,48 @@ async fn damaged_newer_and_locked_files_are_refused() {
     assert!(refused(&good).is_none());
 }
 
+#[tokio::test]
+async fn files_of_a_newer_format_and_of_a_running_daemon_are_refused() {
+    let (dir, store) = fresh();
+    let path = dir.path().join("store");
+    store.create("k", encode("v")).await.unwrap();
+    let locked = Store::open(&path).err().unwrap().to_string();
+    assert!(locked.contains("another process has it open: is this cluster's daemon running"), "{locked}");
+    store.close().await;
+
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    let set = |format: u64| {
+        let file = redb::Database::open(&path).unwrap();
+        let change = file.begin_write().unwrap();
+        change.open_table(meta).unwrap().insert("format", format).unwrap();
+        change.commit().unwrap();
+    };
+    set(2);
+    let newer = Store::open(&path).err().unwrap().to_string();
+    assert!(newer.contains("format 2, this version of minik knows format 1"), "{newer}");
+    set(1);
+    assert_eq!(Store::open(&path).unwrap().get("k").unwrap().revision, 1);
+}
+
+/// How many tasks of the child write at once, so that their writes share transactions.
+const WRITERS: usize = 8;
+
 /// The child of the test below: writes until killed, saying each acknowledged revision.
 #[tokio::test]
 async fn child_that_writes_until_killed() {
     let Ok(path) = std::env::var("MINIK_TEST_STORE") else { return };
     let store = Store::open(Path::new(&path)).unwrap();
-    let mut revision = store.create("n", encode("0")).await.unwrap().revision;
-    loop {
-        revision = store.update("n", revision, encode(&revision.to_string())).await.unwrap().revision;
-        eprintln!("acknowledged {revision}");
-    }
+    let writers = (0..WRITERS).map(|n| {
+        let (store, key) = (store.clone(), format!("n{n}"));
+        async move {
+            let mut revision = store.create(&key, encode("0")).await.unwrap().revision;
+            loop {
+                revision = store.update(&key, revision, encode(&key)).await.unwrap().revision;
+                eprintln!("acknowledged {key} {revision}");
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
 }
 
 #[test]
@@ -208,20 +240,31 @@ fn acknowledged_writes_survive_a_kill() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let mut last = 0;
+        let mut acknowledged = std::collections::BTreeMap::new();
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
-            if let Some(revision) = line.strip_prefix("acknowledged ") {
-                last = revision.parse::<Revision>().unwrap();
-                if last > 200 + round * 37 {
+            let mut words = line.split_whitespace();
+            if let (Some("acknowledged"), Some(key), Some(revision)) =
+                (words.next(), words.next(), words.next())
+            {
+                let revision = revision.parse::<Revision>().unwrap();
+                acknowledged.insert(key.to_owned(), revision);
+                if revision > 400 + round * 37 {
                     child.kill().unwrap();
                 }
             }
         }
         child.wait().unwrap();
         let store = Store::open(&path).unwrap();
-        assert!(last > 200 && store.revision() >= last, "{} < {last}", store.revision());
-        assert_eq!(store.get("n").unwrap().revision, store.revision());
+        assert_eq!(acknowledged.len(), WRITERS);
+        for (key, revision) in acknowledged {
+            assert!(store.get(&key).unwrap().revision >= revision, "{key}: {revision}");
+        }
+        // The log is whole and ends where the documents do.
+        let mut watch = store.watch("", 0);
+        for revision in 1..=store.revision() {
+            assert_eq!(futures::executor::block_on(watch.next()).unwrap().revision, revision);
+        }
     }
 }
 

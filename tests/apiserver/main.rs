@@ -4,3 +4,5 @@
 mod server;
 
 mod documents;
+mod objects;
+mod watches;

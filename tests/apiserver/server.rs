@@ -150,6 +150,18 @@ impl Fixture {
         sent(request.body(patch.to_string())).await
     }
 
+    /// What a watch tells.
+    pub async fn watch(&self, path: &str) -> Events {
+        Self::events(self.request("GET", path)).await
+    }
+
+    /// What a request that watches is told.
+    pub async fn events(request: reqwest::RequestBuilder) -> Events {
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 200);
+        Events { response, read: Vec::new() }
+    }
+
     /// A config map in `default`.
     pub async fn config(&self, name: &str) -> Value {
         self.post(MAPS, json!({"metadata": {"name": name}})).await.expect(201)
@@ -162,6 +174,26 @@ impl Fixture {
         let pod = json!({"metadata": {"name": name}, "spec": {"nodeName": "minik",
             "containers": [{"name": "c", "image": "nginx"}]}});
         self.post(PODS, pod).await.expect(201)
+    }
+}
+
+/// A watch's events, one JSON document a line.
+pub struct Events {
+    response: reqwest::Response,
+    read: Vec<u8>,
+}
+
+impl Events {
+    /// The next event, which must come.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                return serde_json::from_slice(&line).unwrap();
+            }
+            let chunk = self.response.chunk().await.unwrap().expect("the watch ended");
+            self.read.extend_from_slice(&chunk);
+        }
     }
 }
 

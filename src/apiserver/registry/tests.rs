@@ -193,7 +193,8 @@ async fn a_watch_from_a_forgotten_revision_is_expired() {
         list: ListOptions { resource_version: version.clone(), ..ListOptions::default() },
         ..WatchOptions::default()
     };
-    let status = f.registry.watch(kind("configmaps"), Some("a"), None, &options).err().unwrap();
+    let mut changes = f.registry.watch(kind("configmaps"), Some("a"), None, &options).unwrap();
+    let status = changes.next().await.unwrap().err().unwrap();
     assert_eq!(status.code, 410);
     assert!(status.message.starts_with(&format!("too old resource version: {version} (")), "{status}");
 }

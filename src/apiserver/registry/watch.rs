@@ -63,7 +63,8 @@ impl Registry {
         } else {
             asked.unwrap_or(newest)
         };
-        let events = self.store.watch(&selection.prefix(), from).map_err(expired)?;
+        // From a revision that is forgotten, the watch begins and tells so by its first event, as in Kubernetes.
+        let events = self.store.watch(&selection.prefix(), from);
         let now = Instant::now();
         Ok(Box::new(Watch {
             kind,
