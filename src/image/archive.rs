@@ -238,10 +238,11 @@ impl Images {
                         builder.append_file(blob_name(blob), &mut file).map_err(failed("cannot write the archive"))?;
                     }
                 }
-                let size = store.blob(&digest)?.map_or(0, |b| b.len());
+                let manifest = store.blob(&digest)?.unwrap_or_default();
+                let media_type = manifest::media_type(&manifest);
                 let tags: Vec<String> = Reference::parse(name).ok().filter(|r| r.tag.is_some()).map(|r| r.to_string()).into_iter().collect();
                 let mut descriptor = json!({
-                    "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest, "size": size,
+                    "mediaType": media_type, "digest": digest, "size": manifest.len(),
                 });
                 if let Some(tag) = tags.first() {
                     descriptor["annotations"] = json!({

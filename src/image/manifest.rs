@@ -48,6 +48,12 @@ pub fn parse(bytes: &[u8]) -> Result<Document, String> {
     Ok(Document::Manifest(Box::new(manifest)))
 }
 
+/// What a manifest says that it is; OCI's kind when it does not say.
+pub fn media_type(manifest: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(manifest).unwrap_or_default();
+    value["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json").to_owned()
+}
+
 /// The entry of an index that this machine runs; attestations and foreign platforms are passed over.
 pub fn choose(index: &ImageIndex) -> Result<&Descriptor, String> {
     let ours = Arch::default();

@@ -24,8 +24,8 @@ use super::{Credential, Error, Image, Images, Progress, Stage};
 const PARALLEL: usize = 3;
 /// Chunks between the network and the unpacking thread.
 const IN_FLIGHT: usize = 32;
-/// How often a broken transfer is taken up again where it broke.
-const RESUMES: u32 = 6;
+/// How often a broken transfer is taken up again where it broke before a byte more has come.
+const RESUMES: u32 = 5;
 /// The wait before that; it doubles.
 const RESUME_WAIT: Duration = Duration::from_millis(200);
 
@@ -366,6 +366,7 @@ async fn fetch(
             match stream.chunk().await {
                 Ok(Some(chunk)) => {
                     done += chunk.len() as u64;
+                    breaks = 0;
                     if done > planned.size {
                         let what =
                             format!("layer {} has more than its {} bytes", planned.digest, planned.size);
