@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::kubeconfig::{self, Entries, Person};
 use super::settle::{Host, settle};
 use super::{Global, host, output};
 use crate::daemon::config::{self, Cluster, Places, Settings};
-use crate::daemon::control;
+use crate::daemon::{control, unit};
 use crate::network;
 use crate::sys::program;
 
@@ -140,12 +141,28 @@ async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> 
 
 /// Starts the daemon and waits for its word.
 async fn launch(args: &Args, global: &Global, places: &Places) -> Result<(), Failure> {
-    let socket = std::env::temp_dir().join(format!("minik-start-{}.sock", std::process::id()));
+    let run = places.run();
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&run);
+    made.map_err(|error| Failure::general(format!("cannot make {}: {error}", run.display())))?;
+    let _alone = alone(&run.join("start.lock"), places)?;
+    let socket = run.join("start.sock");
     let _ = fs::remove_file(&socket);
-    let listener = UnixListener::bind(&socket).map_err(Failure::general)?;
+    let listener = UnixListener::bind(&socket)
+        .map_err(|error| Failure::general(format!("cannot listen on {}: {error}", socket.display())))?;
     let result = launch_and_wait(args, global, places, &socket, &listener).await;
     let _ = fs::remove_file(&socket);
     result
+}
+
+/// Two that start the same cluster at once would take each other's daemon for their own.
+fn alone(path: &Path, places: &Places) -> Result<File, Failure> {
+    let lock = File::create(path)
+        .map_err(|error| Failure::general(format!("cannot make {}: {error}", path.display())))?;
+    lock.try_lock().map_err(|_| {
+        Failure::general(format!("another minik start of cluster {:?} is under way", places.profile))
+            .hint("wait for it")
+    })?;
+    Ok(lock)
 }
 
 async fn launch_and_wait(
@@ -160,19 +177,20 @@ async fn launch_and_wait(
     words.extend(["--data-dir".into(), global.data_dir.display().to_string()]);
     words.extend(["--notify".into(), socket.display().to_string()]);
     let log = open_log(&places.log()).map_err(Failure::general)?;
-    let ended: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
-        if Path::new("/run/systemd/system").is_dir() {
-            systemd(&executable, &words, places)?;
-            // The service manager says nothing by itself; the time limit has the last word.
-            Box::pin(std::future::pending())
-        } else {
-            let mut child = program::spawn_detached(&executable, &words, log)
-                .map_err(|error| Failure::new(Kind::Start, format!("cannot start the daemon: {error}")))?;
-            Box::pin(async move {
-                // The thread ends with the daemon, or with this process.
-                let _ = tokio::task::spawn_blocking(move || child.wait()).await;
-            })
-        };
+    let ended: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = if unit::available() {
+        unit::start(places, &executable, &words).map_err(|error| {
+            Failure::new(Kind::Start, format!("cannot start unit {}: {error}", places.unit()))
+        })?;
+        // The service manager says nothing by itself; the time limit has the last word.
+        Box::pin(std::future::pending())
+    } else {
+        let mut child = program::spawn_detached(&executable, &words, log)
+            .map_err(|error| Failure::new(Kind::Start, format!("cannot start the daemon: {error}")))?;
+        Box::pin(async move {
+            // The thread ends with the daemon, or with this process.
+            let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+        })
+    };
     if !args.wait {
         return Ok(());
     }
@@ -187,8 +205,13 @@ async fn launch_and_wait(
             let line = answer.map_err(Failure::general)?;
             match line.trim_end().split_once(' ') {
                 None if line.trim_end() == "ready" => Ok(()),
-                Some(("failed", why)) => Err(Failure::new(Kind::Start, format!("the cluster did not start: {why}"))
-                    .hint(format!("the daemon's log has more: minik logs -p {}", places.profile))),
+                Some(("failed", why)) => {
+                    // There is no point in trying the same again.
+                    let _ = unit::stop(places);
+                    Err(Failure::new(Kind::Start, format!("the cluster did not start: {why}")).hint(
+                        format!("the daemon's log has more: minik logs -p {}", places.profile),
+                    ))
+                }
                 _ => Err(died(places)),
             }
         }
@@ -207,31 +230,6 @@ fn died(places: &Places) -> Failure {
     let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n");
     Failure::new(Kind::Start, format!("the daemon ended while starting; it said last:\n{tail}"))
         .hint(format!("the whole log: minik logs -p {}", places.profile))
-}
-
-/// Starts the daemon as a unit with a cgroup tree of its own. Stopping the unit leaves containers alone.
-fn systemd(executable: &Path, words: &[String], places: &Places) -> Result<(), Failure> {
-    let unit = format!("--unit={}", places.unit());
-    let output = format!("--property=StandardError=append:{}", places.log().display());
-    let description = format!("--description=minik cluster {}", places.profile);
-    let executable = executable.display().to_string();
-    let mut args = vec![
-        unit.as_str(),
-        description.as_str(),
-        "--quiet",
-        "--collect",
-        "--property=Delegate=yes",
-        "--property=KillMode=process",
-        "--property=LimitNOFILE=1048576",
-        "--property=TasksMax=infinity",
-        output.as_str(),
-        "--",
-        executable.as_str(),
-    ];
-    args.extend(words.iter().map(String::as_str));
-    program::run("systemd-run", &args, &[])
-        .map(drop)
-        .map_err(|error| Failure::new(Kind::Start, format!("cannot start unit {}: {error}", places.unit())))
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::config::{Cluster, Places};
-use super::{Ranges, cgroup_parent, network_config, proxy_config, runtime_config};
+use super::{Ranges, cgroup_parent, network_config, proxy_config, runtime_config, unit};
 use crate::kubelet::observed::label;
 use crate::network::{Cidr, PodNetwork};
 use crate::proxy::Proxy;
@@ -70,6 +70,9 @@ pub async fn remove_network(places: &Places, cluster: &Cluster, pods: Cidr) -> V
 /// Ends all that a cluster without a daemon still runs. Its files stay.
 pub async fn end_without_daemon(places: &Places, cluster: &Cluster) -> Vec<String> {
     let mut failures = Vec::new();
+    if let Err(error) = unit::stop(places) {
+        failures.push(error.to_string());
+    }
     match runtime_config(places, cgroup_parent(places)) {
         Ok(config) => {
             if let Err(error) = linux::destroy(config).await {
@@ -88,6 +91,7 @@ pub async fn end_without_daemon(places: &Places, cluster: &Cluster) -> Vec<Strin
 /// Removes the files of a cluster, the logs of its pods and its cgroups. Nothing of it may run any more.
 pub fn remove_files(places: &Places) -> Vec<String> {
     let mut failures = Vec::new();
+    failures.extend(unit::remove(places).err());
     remove_logs(places, &mut failures);
     for directory in [places.run(), places.data()] {
         if let Err(error) = remove_tree(&directory) {
@@ -101,7 +105,7 @@ pub fn remove_files(places: &Places) -> Vec<String> {
 }
 
 fn remove_cgroups(places: &Places, failures: &mut Vec<String>) {
-    match Tree::detect(&places.cgroup()) {
+    match Tree::detect(&cgroup_parent(places)) {
         Ok(tree) => {
             for group in [tree.leaf("daemon"), tree.leaf("pods"), tree.root()] {
                 if let Err(error) = group.remove() {

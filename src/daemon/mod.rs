@@ -5,11 +5,12 @@ pub mod cleanup;
 pub mod config;
 pub mod control;
 mod ready;
+pub mod unit;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,7 @@ use crate::runtime::cgroups::Tree;
 use crate::runtime::linux::{self, LinuxRuntime};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
+use crate::sys::program::Helper;
 
 /// The domain of the cluster's names.
 const DOMAIN: &str = "cluster.local";
@@ -41,6 +43,9 @@ const DOMAIN: &str = "cluster.local";
 const POD_LOGS: &str = "/var/log/pods";
 /// Links to them, likewise.
 const CONTAINER_LOGS: &str = "/var/log/containers";
+/// How long containers get to end when the machine goes down (a pod's usual grace).
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
+
 /// Why the daemon could not start, in one sentence for the user.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {cause}")]
@@ -117,19 +122,26 @@ fn runtime_config(places: &Places, cgroup_parent: PathBuf) -> Result<linux::Conf
     })
 }
 
-/// The cgroup that holds the cluster: the delegated group of its unit where systemd started it, or its own.
+/// The cgroup that holds the containers: that of their scope where systemd runs, or the cluster's own.
 fn cgroup_parent(places: &Places) -> PathBuf {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let unit = places.unit();
-    own.lines()
-        .filter_map(|line| line.strip_prefix("0::"))
-        .filter_map(|path| {
-            // The daemon may have been moved into a leaf of the unit's group before.
-            let at = path.find(&unit)?;
-            Some(PathBuf::from(path[1..at + unit.len()].to_owned()))
-        })
-        .next()
-        .unwrap_or_else(|| places.cgroup())
+    unit::control_group(places).unwrap_or_else(|| places.cgroup())
+}
+
+/// Finds the place for the containers' groups. Where systemd makes it, the answer keeps it there until something runs
+/// in it; elsewhere the daemon is in it itself.
+fn cgroups(places: &Places, parent: &Path) -> Result<Option<Helper>, Error> {
+    let tree = Tree::detect(parent).tried("cannot find the cgroup hierarchies")?;
+    let leaf = tree.leaf("daemon");
+    if unit::control_group(places).is_none() {
+        leaf.make().and_then(|()| leaf.enter()).tried("cannot enter the daemon's cgroup")?;
+        return Ok(None);
+    }
+    if tree.root().is_populated() {
+        return Ok(None);
+    }
+    let helper = unit::make_scope(places).tried("cannot make the containers' scope")?;
+    leaf.make().and_then(|()| leaf.admit(helper.pid())).tried("cannot use the containers' scope")?;
+    Ok(Some(helper))
 }
 
 /// Runs a cluster until it is told to stop; with `notify`, connects there and says how the start went.
@@ -188,10 +200,7 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
         made.tried(format!("cannot make {}", directory.display()))?;
     }
     let parent = cgroup_parent(places);
-    let tree = Tree::detect(&parent).tried("cannot find the cgroup hierarchies")?;
-    let leaf = tree.leaf("daemon");
-    leaf.make().and_then(|()| leaf.enter()).tried("cannot enter the daemon's cgroup")?;
-
+    let scope = cgroups(places, &parent)?;
     let store = Store::open(&places.data().join("store")).tried("cannot open the store")?;
     let runtime = LinuxRuntime::connect(runtime_config(places, parent)?);
     let network = PodNetwork::open(network_config(places, ranges.pods));
@@ -200,6 +209,8 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
         runtime.tried("cannot start the container runtime")?,
         network.tried("cannot set up the pod network")?,
     );
+    // The supervisor is in it now.
+    drop(scope);
     let images = Images::open(cluster.images(places)).tried("cannot open the image store")?;
     let gateway = ranges.gateway();
     let node_address = node_address(gateway).await;
@@ -384,7 +395,7 @@ fn serve_control(
 }
 
 impl Running {
-    /// Runs until asked to stop (all pods end) or told to by a signal (pods go on).
+    /// Runs until asked to stop (all pods end) or told to by a signal (pods go on, unless the machine goes down).
     async fn until_stopped(mut self) -> Result<(), Error> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate()).tried("cannot wait for signals")?;
@@ -392,7 +403,10 @@ impl Running {
         let grace = tokio::select! {
             // A dropped sender is the daemon's own end.
             grace = self.stop.wait_for(Option::is_some) => grace.ok().and_then(|grace| *grace),
-            _ = terminate.recv() => None,
+            _ = terminate.recv() => {
+                let stopping = tokio::task::spawn_blocking(unit::machine_is_stopping).await;
+                stopping.unwrap_or_default().then_some(SHUTDOWN_GRACE)
+            }
             _ = interrupt.recv() => None,
         };
         self.shutdown.send_replace(true);

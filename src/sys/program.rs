@@ -80,6 +80,54 @@ pub fn output(program: &str, args: &[&str], input: &[u8]) -> Result<Output, Erro
     })
 }
 
+/// A program that runs until this is dropped: it says a line when it is up, and ends when its input does.
+pub struct Helper {
+    child: std::process::Child,
+}
+
+impl Helper {
+    /// Starts the program and waits for its line.
+    pub fn start(program: &str, args: &[&str]) -> Result<Helper, Error> {
+        use std::io::BufRead;
+        let path = find(program).ok_or_else(|| Error::Missing(program.to_owned()))?;
+        let failed = |source| Error::Run { program: program.to_owned(), source };
+        let mut child = Command::new(path)
+            .args(args)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let mut line = String::new();
+        let said = child.stdout.take().map(|stdout| io::BufReader::new(stdout).read_line(&mut line));
+        match said {
+            Some(Ok(1..)) => Ok(Helper { child }),
+            _ => {
+                let _ = child.kill();
+                let output = child.wait_with_output().map_err(failed)?;
+                Err(Error::Failed {
+                    program: program.to_owned(),
+                    status: output.status,
+                    stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+                })
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
 /// Starts `executable` in a session of its own, away from this process's terminal and directory; what it prints
 /// goes to `log`. It outlives the caller.
 pub fn spawn_detached(
@@ -106,6 +154,17 @@ mod tests {
     fn large_input_comes_back_whole() {
         let input = vec![b'x'; 1 << 20];
         assert_eq!(run("cat", &[], &input).unwrap(), input);
+    }
+
+    #[test]
+    fn a_helper_is_up_until_it_is_dropped() {
+        let helper = Helper::start("sh", &["-c", "echo; read line"]).unwrap();
+        let process = format!("/proc/{}", helper.pid());
+        assert!(Path::new(&process).exists());
+        drop(helper);
+        assert!(!Path::new(&process).exists());
+        let error = Helper::start("sh", &["-c", "echo no >&2; exit 2"]).err().unwrap().to_string();
+        assert!(error.contains("no") && error.contains('2'), "{error}");
     }
 
     #[test]

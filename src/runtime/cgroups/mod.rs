@@ -161,9 +161,22 @@ impl Group {
 
     /// Moves the calling process, whatever its threads, into the group.
     pub fn enter(&self) -> io::Result<()> {
+        self.admit(0)
+    }
+
+    /// Moves a process into the group; 0 is the calling one.
+    pub fn admit(&self, pid: u32) -> io::Result<()> {
         self.directories().try_for_each(|directory| {
-            fs::write(directory.join("cgroup.procs"), "0").map_err(|error| about(error, &directory))
+            let file = directory.join("cgroup.procs");
+            fs::write(file, pid.to_string()).map_err(|error| about(error, &directory))
         })
+    }
+
+    /// Whether a process is inside, at any depth (version 2).
+    pub fn is_populated(&self) -> bool {
+        let events = self.layout.unified(&self.path).map(|directory| directory.join("cgroup.events"));
+        let text = events.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+        stats::keyed(&text, "populated") == Some(1)
     }
 
     /// Sends `SIGKILL` to everything inside, at any depth; an absent group is success.
