@@ -92,7 +92,17 @@ impl Testbed {
         self.ok(&args)
     }
 
-    /// The same, with what it says on standard error.
+    /// `kubectl apply` of this text.
+    pub fn apply(&self, manifest: &str) {
+        let mut command = self.command(&["kubectl", "apply", "-f", "-"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kubectl");
+        child.stdin.take().expect("its input").write_all(manifest.as_bytes()).expect("a reader");
+        let run = text(child.wait_with_output().expect("kubectl's end"));
+        assert!(run.status.success(), "apply: {}{}\n{manifest}", run.stdout, run.stderr);
+    }
+
+    /// The same as [`Testbed::kubectl`], with what it says on standard error.
     pub fn kubectl_all(&self, words: &str) -> String {
         let args: Vec<&str> = std::iter::once("kubectl").chain(words.split(' ')).collect();
         let run = self.run(&args);
