@@ -13,7 +13,6 @@ base_root() {
   local root; root=$(root_of base)
   [ -d "$root" ] && return
   debootstrap --variant=minbase --cache-dir="$cache/debs" bookworm "$root.part" "$(package_source)"
-  package_settings "$root.part"
   mv "$root.part" "$root"
 }
 
@@ -33,6 +32,8 @@ install_into() {
   printf '#!/bin/sh\nexit 101\n' > "$root/usr/sbin/policy-rc.d"
   chmod +x "$root/usr/sbin/policy-rc.d"
   cp /etc/resolv.conf "$root/etc/resolv.conf"
+  # This machine's settings are there while packages come, and in no image.
+  package_settings "$root"
   mount -t proc proc "$root/proc"
   mount --bind "$cache/debs" "$root/var/cache/apt/archives"
   mkdir -p "$cache/debs/partial"
@@ -45,6 +46,7 @@ install_into() {
   chroot "$root" env "${env_pass[@]}" DEBIAN_FRONTEND=noninteractive sh -c \
     "apt-get -qq update && apt-get -qq -y --no-install-recommends install $*" || status=$?
   umount "$root/var/cache/apt/archives" "$root/proc"
+  remove_package_settings "$root"
   rm -rf "$root/var/lib/apt/lists"/* "$root/usr/sbin/policy-rc.d" "$root/etc/resolv.conf"
   : > "$root/etc/resolv.conf"
   return "$status"

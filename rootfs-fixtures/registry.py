@@ -24,8 +24,6 @@ def main(layout, storage):
         os.makedirs(target, exist_ok=True)
         if not os.path.exists(os.path.join(target, "data")):
             os.link(source, os.path.join(target, "data"))
-        with open(source, "rb") as file:
-            return file
 
     def manifest(repository, digest):
         blob(digest)

@@ -44,6 +44,19 @@ package_settings() {
   cp -rL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
 }
 
+# remove_package_settings ROOT: takes away what package_settings brought.
+remove_package_settings() {
+  local root=$1 directory file
+  for directory in etc/apt/sources.list.d etc/apt/apt.conf.d usr/local/share/ca-certificates; do
+    for file in "/$directory"/*; do
+      rm -rf "${root:?}/$directory/$(basename "$file")"
+    done
+  done
+  rm -f "$root/etc/apt/sources.list" "$root/etc/pip.conf"
+  # A bundle that a package made stays.
+  [ -e "$root/usr/sbin/update-ca-certificates" ] || rm -f "$root/etc/ssl/certs/ca-certificates.crt"
+}
+
 # Cargo of this user, or of the one behind sudo.
 need_cargo() {
   local home

@@ -125,7 +125,7 @@ fn pods_on_ports_of_the_node() {
         });
     }
     // From outside the node, too.
-    let outside = format!("ip netns exec mtb-{}-net curl -sS -m 5 http://{node}:8081/", bed.name);
+    let outside = format!("ip netns exec {}-net curl -sS -m 5 http://{node}:8081/", bed.name);
     let page = std::process::Command::new("bash").args(["-c", &outside]).output().unwrap();
     assert!(String::from_utf8_lossy(&page.stdout).contains("pod one"), "{page:?}");
     // A second pod that wants the port has to wait for it.

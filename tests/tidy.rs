@@ -66,6 +66,30 @@ fn without_tests(text: &str) -> &str {
     text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
 }
 
+/// The modules of the crate's root that a file uses, by `crate::` or by climbing to the root with `super::`.
+fn used_modules(text: &str, depth: usize) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    let climb = "super::".repeat(depth);
+    for root in ["crate::", climb.as_str()] {
+        for part in text.split(root).skip(1) {
+            // One name, or the first names of a list.
+            let names = part.strip_prefix('{').map_or(part, |list| list.split("};").next().unwrap_or(""));
+            let is_list = names.len() < part.len();
+            for name in names.split(',').take(if is_list { usize::MAX } else { 1 }) {
+                let name = name.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_').next();
+                used.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+            }
+        }
+    }
+    used
+}
+
+/// How many names lead from the crate's root to the module in this file.
+fn depth_of(file: &Path) -> usize {
+    let inside = file.strip_prefix(root().join("src")).unwrap();
+    inside.components().count() - usize::from(inside.ends_with("mod.rs"))
+}
+
 #[test]
 fn imports_point_down_the_layers() {
     let mut wrong = Vec::new();
@@ -74,13 +98,7 @@ fn imports_point_down_the_layers() {
         let files = if folder.is_dir() { sources(&folder) } else { vec![folder.with_extension("rs")] };
         for file in files.iter().filter(|f| !f.ends_with("tests.rs") && !f.ends_with("testing.rs")) {
             let text = fs::read_to_string(file).unwrap();
-            let mut used = BTreeSet::new();
-            for part in without_tests(&text).split("crate::").skip(1) {
-                used.insert(
-                    part.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("").to_owned(),
-                );
-            }
-            for other in used {
+            for other in used_modules(without_tests(&text), depth_of(file)) {
                 let known = LAYERS.iter().any(|(name, _)| *name == other);
                 if known && other != *module && !allowed.contains(&other.as_str()) {
                     wrong.push(format!("{} uses {other}", file.display()));
@@ -92,10 +110,36 @@ fn imports_point_down_the_layers() {
 }
 
 #[test]
+fn the_layer_table_knows_every_module_and_has_no_way_back() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let modules = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let table: BTreeSet<&str> = LAYERS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(modules.collect::<BTreeSet<_>>(), table);
+    // Modules whose arrows all lead to modules that were taken away before; what a circle holds stays.
+    let mut left: Vec<_> = LAYERS.to_vec();
+    while let Some(lowest) =
+        left.iter().position(|(_, uses)| !uses.iter().any(|used| left.iter().any(|(name, _)| name == used)))
+    {
+        left.swap_remove(lowest);
+    }
+    assert!(left.is_empty(), "the layer table has a circle among {left:?}");
+}
+
+#[test]
+fn imports_are_seen_in_every_form() {
+    let text = "use crate::store::Key;\nuse crate::{api, client::Client};\nuse super::super::image::Images;";
+    let names = |depth| used_modules(text, depth).into_iter().collect::<Vec<_>>();
+    assert_eq!(names(2), ["api", "client", "image", "store"]);
+    assert_eq!(names(3), ["api", "client", "store"]);
+}
+
+#[test]
 fn every_file_says_what_it_is_for_and_nothing_is_left_undone() {
     let unfinished = ["todo", "unimplemented", "dbg"].map(|name| format!("{name}!("));
     let mut wrong = Vec::new();
-    for file in ["src", "tests", "benches"].iter().flat_map(|d| sources(&root().join(d))) {
+    let folders = ["src", "tests", "benches", "examples"];
+    let files = folders.iter().flat_map(|d| sources(&root().join(d))).chain([root().join("build.rs")]);
+    for file in files {
         let text = fs::read_to_string(&file).unwrap();
         if !text.starts_with("//!") {
             wrong.push(format!("{} does not begin with //!", file.display()));

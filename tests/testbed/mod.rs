@@ -25,8 +25,10 @@ pub struct Run {
 
 /// One test host.
 pub struct Testbed {
-    /// Of the host, and of the cluster on it.
+    /// Of the cluster on it.
     pub name: String,
+    /// As `scripts/testbed` calls it.
+    host: String,
 }
 
 fn script() -> String {
@@ -44,9 +46,12 @@ fn text(output: Output) -> Run {
 impl Testbed {
     /// Makes a host; needs root.
     pub fn up(name: &str) -> Testbed {
-        let bed = Testbed { name: format!("{name}-{}", std::process::id()) };
-        let made = Command::new(script()).args(["up", &bed.name]).output().expect("scripts/testbed runs");
-        let made = text(made);
+        let owner = std::process::id().to_string();
+        let host = format!("{name}-{owner}");
+        let bed = Testbed { name: format!("mtb-{host}"), host };
+        let mut up = Command::new(script());
+        let made = up.args(["up", &bed.host]).env("TESTBED_OWNER", owner).output();
+        let made = text(made.expect("scripts/testbed runs"));
         assert!(made.status.success(), "test host: {}{}", made.stdout, made.stderr);
         bed
     }
@@ -56,13 +61,11 @@ impl Testbed {
         let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
         let mut command = Command::new(script());
         command
-            .args(["exec", &self.name, "--", "timeout", COMMAND])
+            .args(["exec", &self.host, "--", "timeout", COMMAND])
             .args(args)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("PATH", path)
             .env("PYTHONPATH", format!("{tools}/python"))
-            .env_remove("KUBECONFIG")
-            .env_remove("SUDO_USER")
             .stdin(Stdio::null());
         command
     }
@@ -112,7 +115,7 @@ impl Testbed {
     /// `docker.io=URL` of the host's mirror.
     pub fn mirror(&self) -> String {
         let output =
-            Command::new(script()).args(["registry", &self.name]).output().expect("scripts/testbed runs");
+            Command::new(script()).args(["registry", &self.host]).output().expect("scripts/testbed runs");
         format!("docker.io={}", text(output).stdout.trim())
     }
 
@@ -163,7 +166,7 @@ impl Testbed {
     /// What minik made on the host and has not removed.
     pub fn leftovers(&self) -> Vec<String> {
         let output =
-            Command::new(script()).args(["leftovers", &self.name]).output().expect("scripts/testbed runs");
+            Command::new(script()).args(["leftovers", &self.host]).output().expect("scripts/testbed runs");
         text(output).stdout.lines().map(str::to_owned).collect()
     }
 
@@ -180,7 +183,7 @@ impl Testbed {
 
 impl Drop for Testbed {
     fn drop(&mut self) {
-        let _ = Command::new(script()).args(["down", &self.name]).output();
+        let _ = Command::new(script()).args(["down", &self.host]).output();
     }
 }
 
