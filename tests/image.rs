@@ -1,6 +1,8 @@
 //! Pulls from a real registry through a proxy that misbehaves on request, and archives as other tools read them.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod testbed;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader};
@@ -79,6 +81,12 @@ enum Fault {
     Flip,
     /// All of it, whatever range was asked for.
     Whole,
+    /// All of it, and then the connection breaks instead of ending.
+    Unfinished,
+    /// Half of it, and then nothing more.
+    Stall,
+    /// The token that was good is so no more.
+    Expire,
 }
 
 /// A request that came.
@@ -94,6 +102,10 @@ struct Plan {
     faults: Vec<(&'static str, usize, Fault)>,
     /// The only `Authorization` that is let through.
     wants: Option<String>,
+    /// The number of the good token, where there is a token service.
+    tokens: Option<u32>,
+    /// What the token service was told: `Authorization` or the form.
+    asked: Vec<String>,
     seen: Vec<Seen>,
 }
 
@@ -117,20 +129,34 @@ async fn forward(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
-    let (fault, refused) = {
+    if path == "/token" {
+        return Ok(give_token(&plan, request).await);
+    }
+    let host = request.headers()["host"].to_str().unwrap().to_owned();
+    let (fault, refused, bearer) = {
         let mut plan = plan.lock().unwrap();
         plan.seen.push(Seen { path: path.clone(), headers: request.headers().clone() });
-        let given = request.headers().get("authorization").and_then(|v| v.to_str().ok());
-        let refused = plan.wants.as_deref().is_some_and(|wanted| given != Some(wanted));
         let fault = plan.faults.iter_mut().find(|(part, left, _)| path.contains(part) && *left > 0);
         let fault = fault.map(|(_, left, fault)| {
             *left -= 1;
             fault.clone()
         });
-        (fault, refused)
+        if matches!(fault, Some(Fault::Expire)) {
+            plan.expire();
+        }
+        let given = request.headers().get("authorization").and_then(|v| v.to_str().ok());
+        let refused = plan.wants.as_deref().is_some_and(|wanted| given != Some(wanted));
+        (fault, refused, plan.tokens.is_some())
     };
     if refused {
-        let answer = Response::builder().status(401).header("www-authenticate", "Basic realm=\"test\"");
+        let challenge = if bearer {
+            format!(
+                "Bearer realm=\"http://{host}/token\",service=\"test\",scope=\"repository:library/x:pull\""
+            )
+        } else {
+            "Basic realm=\"test\"".to_owned()
+        };
+        let answer = Response::builder().status(401).header("www-authenticate", challenge);
         return Ok(answer.body(whole("")).unwrap());
     }
     if let Some(Fault::Says(status, headers, body)) = fault {
@@ -150,14 +176,24 @@ async fn forward(
     }
     let answer = onward.send().await.unwrap();
     let mut response = Response::builder().status(answer.status());
+    let endless = matches!(fault, Some(Fault::Unfinished));
     for name in ["content-type", "content-length", "content-range", "docker-content-digest"] {
+        if endless && name == "content-length" {
+            continue;
+        }
         if let Some(value) = answer.headers().get(name) {
             response = response.header(name, value);
         }
     }
     let bytes = answer.bytes().await.unwrap();
     let body = match fault {
-        Some(Fault::Cut(at)) => {
+        Some(Fault::Stall) => {
+            let head = Frame::data(bytes.slice(..bytes.len() / 2));
+            let parts = stream::once(async { Ok(head) }).chain(stream::pending());
+            BodyExt::boxed(StreamBody::new(Box::pin(parts)))
+        }
+        Some(Fault::Cut(_) | Fault::Unfinished) => {
+            let at = if let Some(Fault::Cut(at)) = fault { at } else { bytes.len() };
             let head = Frame::data(bytes.slice(..at.min(bytes.len())));
             let end = async {
                 // The server flushes what it has when there is nothing more at once.
@@ -176,6 +212,29 @@ async fn forward(
         _ => whole(bytes),
     };
     Ok(response.body(body).unwrap())
+}
+
+impl Plan {
+    /// From here on, another token is the good one.
+    fn expire(&mut self) {
+        let next = self.tokens.unwrap_or(0) + 1;
+        (self.tokens, self.wants) = (Some(next), Some(format!("Bearer t{next}")));
+    }
+}
+
+/// A token service: gives the token that is good at the time.
+async fn give_token(plan: &Mutex<Plan>, request: Request<Incoming>) -> Response<Body> {
+    let given = request.headers().get("authorization").map(|v| v.to_str().unwrap().to_owned());
+    let form = request.into_body().collect().await.unwrap().to_bytes();
+    let mut plan = plan.lock().unwrap();
+    plan.asked.push(given.unwrap_or_else(|| String::from_utf8(form.to_vec()).unwrap()));
+    let fault = plan.faults.iter_mut().find(|(part, left, _)| *part == "/token" && *left > 0);
+    if let Some((_, left, Fault::Says(status, _, body))) = fault {
+        *left -= 1;
+        return Response::builder().status(*status).body(whole(*body)).unwrap();
+    }
+    let number = plan.tokens.unwrap_or(0);
+    Response::new(whole(format!(r#"{{"token":"t{number}"}}"#)))
 }
 
 impl Proxy {
@@ -448,6 +507,7 @@ async fn credentials_come_from_the_pull_or_from_dockers_file() {
         registry: proxy.host.clone(),
         username: "dev".to_owned(),
         password: password.to_owned(),
+        identity_token: None,
     };
     assert!(shelf.images.pull(&name, &[secret("wrong")], &Silent).await.is_err());
     shelf.images.pull(&name, &[secret("secret")], &Silent).await.unwrap();
@@ -457,6 +517,372 @@ async fn credentials_come_from_the_pull_or_from_dockers_file() {
     let auths = serde_json::json!({"auths": {(proxy.host.clone()): {"auth": "ZGV2OnNlY3JldA=="}}});
     std::fs::write(&config, auths.to_string()).unwrap();
     Shelf::with(|settings| settings.docker_config = Some(config)).pull(&name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_fetched_as_somebody_and_again_when_they_expire() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::start().await;
+    proxy.plan.lock().unwrap().expire();
+    let name = proxy.name("library/nginx");
+    let plain = Shelf::new().pull(&name).await.unwrap();
+    let layer = proxy.blobs().into_keys().find(|digest| *digest != plain.id).unwrap();
+    let layer: &'static str = Box::leak(layer.into_boxed_str());
+    // Once at the first request for a layer, once where a broken transfer goes on.
+    proxy.fault(layer, 1, Fault::Expire);
+    proxy.fault(layer, 1, Fault::Cut(1000));
+    proxy.fault(layer, 1, Fault::Expire);
+    // The service itself has passing troubles.
+    proxy.fault("/token", 2, Fault::Says(503, vec![], ""));
+    let credential = Credential {
+        registry: proxy.host.clone(),
+        username: "dev".to_owned(),
+        password: "secret".to_owned(),
+        identity_token: None,
+    };
+    Shelf::new().images.pull(&name, std::slice::from_ref(&credential), &Silent).await.unwrap();
+    assert!(proxy.plan.lock().unwrap().asked.iter().skip(1).all(|asked| asked == "Basic ZGV2OnNlY3JldA=="));
+    assert!(proxy.plan.lock().unwrap().faults.iter().all(|(_, left, _)| *left == 0));
+
+    let identity =
+        Credential { identity_token: Some("a/b".to_owned()), username: String::new(), ..credential };
+    Shelf::new().images.pull(&name, &[identity], &Silent).await.unwrap();
+    let asked = proxy.plan.lock().unwrap().asked.pop().unwrap();
+    for field in ["grant_type=refresh_token", "refresh_token=a%2Fb", "service=test", "client_id=minik"] {
+        assert!(asked.contains(field), "{asked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_that_fit_are_tried_in_turn() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::start().await;
+    proxy.plan.lock().unwrap().wants = Some("Basic ZGV2OnNlY3JldA==".to_owned());
+    let credential = |password: &str| Credential {
+        registry: proxy.host.clone(),
+        username: "dev".to_owned(),
+        password: password.to_owned(),
+        identity_token: None,
+    };
+    let both = [credential("outdated"), credential("secret")];
+    let shelf = Shelf::new();
+    shelf.images.pull(&proxy.name("library/alpine"), &both, &Silent).await.unwrap();
+    // What let one user in is not remembered for the same user with another password.
+    proxy.plan.lock().unwrap().wants = Some("Basic ZGV2Om90aGVy".to_owned());
+    shelf.images.pull(&proxy.name("library/alpine"), &[credential("other")], &Silent).await.unwrap();
+    let seen = &proxy.plan.lock().unwrap().seen;
+    let last = seen.iter().rev().take(2).map(|s| s.headers.get("authorization").is_some());
+    assert_eq!(last.collect::<Vec<_>>(), [true, false]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_in_the_middle_of_a_layer_is_lived_through() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::start().await;
+    let plain = Shelf::new().pull(&proxy.name("library/alpine")).await.unwrap();
+    let layer = proxy.blobs().into_keys().find(|digest| *digest != plain.id).unwrap();
+    let layer: &'static str = Box::leak(layer.into_boxed_str());
+    proxy.fault(layer, 1, Fault::Cut(1000));
+    // More failures than one request is tried.
+    proxy.fault(layer, 6, Fault::Says(503, vec![], ""));
+    let shelf = Shelf::new();
+    shelf.pull(&proxy.name("library/alpine")).await.unwrap();
+    // A connection that breaks after the last byte leaves nothing to ask for.
+    proxy.plan.lock().unwrap().seen.clear();
+    proxy.fault(layer, 1, Fault::Unfinished);
+    Shelf::new().pull(&proxy.name("library/alpine")).await.unwrap();
+    assert_eq!(proxy.blobs()[layer].len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_not_removed_under_a_pull_or_a_start() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::start().await;
+    let shelf = Shelf::new();
+    // Another process with the same store, which removes what it can all the time.
+    let other =
+        Images::open(Settings { dir: shelf.dir.path().join("images"), ..Settings::default() }).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = stop.clone();
+    let remover = std::thread::spawn(move || {
+        while !told.load(std::sync::atomic::Ordering::Relaxed) {
+            other.collect().unwrap();
+        }
+        other
+    });
+    let image = shelf.pull(&proxy.name("library/nginx")).await.unwrap();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let other = remover.join().unwrap();
+    // The name goes; the layers stay for who has just been given them, until that is over.
+    other.remove(&proxy.name("library/nginx")).unwrap();
+    assert!(image.layers.iter().all(|layer| layer.is_dir()));
+    drop(image);
+    other.collect().unwrap();
+    for part in ["layers", "blobs", "implied", "tmp"] {
+        assert!(shelf.holds(part).is_empty(), "{part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::start().await;
+    let shelf = Shelf::new();
+    let name = proxy.name("library/nginx");
+    proxy.fault("/blobs/", 1, Fault::Whole);
+    proxy.fault("/blobs/", 100, Fault::Stall);
+    let mut child = minik(&shelf, &name, &[]).spawn().unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while shelf.holds("tmp").is_empty() {
+        assert!(std::time::Instant::now() < until, "no layer is being unpacked");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    proxy.plan.lock().unwrap().faults.clear();
+    let done = tokio::task::spawn_blocking(move || (minik(&shelf, &name, &[]).output().unwrap(), shelf));
+    let (run, shelf) = done.await.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let tmp: Vec<_> = std::fs::read_dir(shelf.dir.path().join("images/tmp")).unwrap().collect();
+    assert!(tmp.is_empty(), "{tmp:?}");
+}
+
+/// `minik image pull` into a shelf, with variables set.
+fn minik(shelf: &Shelf, name: &str, variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_minik"));
+    command.args(["image", "pull", name, "--data-dir"]).arg(shelf.dir.path());
+    command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", shelf.dir.path());
+    command
+        .envs(variables.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A server with TLS before another one; answers its address and the certificate of its authority.
+async fn tls_before(target: String) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let own = rcgen::KeyPair::generate().unwrap();
+    let leaf = rcgen::CertificateParams::new(vec!["registry.test".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&own, &issuer).unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone()], own.serialize_der().try_into().unwrap())
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (acceptor, target) = (acceptor.clone(), target.clone());
+            tokio::spawn(async move {
+                let Ok(mut inside) = acceptor.accept(stream).await else { return };
+                let mut outside = tokio::net::TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
+            });
+        }
+    });
+    (address, certificate.pem())
+}
+
+/// A proxy that leads every CONNECT to one server; answers its address and what was asked for.
+async fn connect_proxy(target: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (target, log) = (target.clone(), log.clone());
+            tokio::spawn(async move {
+                let mut stream = tokio::io::BufReader::new(stream);
+                let mut line = String::new();
+                stream.read_line(&mut line).await.unwrap();
+                log.lock().unwrap().push(line.trim().to_owned());
+                while line.trim() != "" {
+                    line.clear();
+                    stream.read_line(&mut line).await.unwrap();
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                let mut outside = tokio::net::TcpStream::connect(target).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_and_private_authorities_come_from_the_environment() {
+    if !is_root() {
+        return;
+    }
+    let proxy = Proxy::start().await;
+    let (tls, authority) = tls_before(proxy.host.clone()).await;
+    let (connect, asked) = connect_proxy(tls.clone()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ca.pem");
+    std::fs::write(&file, authority).unwrap();
+    let (through, trusted) = (format!("http://{connect}"), file.to_str().unwrap().to_owned());
+    let pull = |name: String, variables: Vec<(&'static str, String)>| {
+        tokio::task::spawn_blocking(move || {
+            let shelf = Shelf::new();
+            let variables: Vec<_> = variables.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            let run = minik(&shelf, &name, &variables).output().unwrap();
+            (run.status.success(), String::from_utf8_lossy(&run.stderr).into_owned())
+        })
+    };
+    let name = || "registry.test/library/alpine".to_owned();
+    let both = || vec![("HTTPS_PROXY", through.clone()), ("SSL_CERT_FILE", trusted.clone())];
+    let (good, said) = pull(name(), both()).await.unwrap();
+    assert!(good, "{said}");
+    assert_eq!(asked.lock().unwrap()[0], "CONNECT registry.test:443 HTTP/1.1");
+    let (good, said) = pull(name(), vec![("HTTPS_PROXY", through.clone())]).await.unwrap();
+    assert!(!good && said.contains("certificate"), "{said}");
+    // The machine itself is behind no proxy; there, any certificate will do, and none.
+    asked.lock().unwrap().clear();
+    let all = || vec![("HTTPS_PROXY", through.clone()), ("HTTP_PROXY", through.clone())];
+    for host in [&tls, &proxy.host] {
+        let (good, said) = pull(format!("{host}/library/alpine"), all()).await.unwrap();
+        assert!(good, "{host}: {said}");
+    }
+    assert!(asked.lock().unwrap().is_empty());
+}
+
+/// A layer of directories and files with their modes.
+fn layer(entries: &[(&str, u32)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, mode) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(*mode);
+        header.set_uid(u64::from(path.starts_with("owned")) * 1000);
+        header.set_gid(0);
+        header.set_mtime(1_000_000);
+        let directory = path.ends_with('/');
+        header.set_entry_type(if directory { tar::EntryType::Directory } else { tar::EntryType::Regular });
+        header.set_size(if directory { 0 } else { path.len() as u64 });
+        let content = if directory { &[] } else { path.as_bytes() };
+        builder.append_data(&mut header, path, content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// A docker archive of one image with these layers.
+fn archive(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
+    let diff_ids: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
+    let files: Vec<String> = (0..layers.len()).map(|number| format!("{number}.tar")).collect();
+    let config = serde_json::json!({"os": "linux", "architecture": oci_spec::image::Arch::default().to_string(),
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": files}]);
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, content: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, content).unwrap();
+    };
+    for (name, layer) in files.iter().zip(layers) {
+        add(name, layer);
+    }
+    add("config.json", config.to_string().as_bytes());
+    add("manifest.json", manifest.to_string().as_bytes());
+    builder.into_inner().unwrap()
+}
+
+/// What a command says about an image's files, as a container would see them.
+fn inside(image: &Image, command: &str) -> String {
+    let dir = tempfile::Builder::new().prefix("minik-image-").tempdir_in("/var/tmp").unwrap();
+    for name in ["upper", "work", "root"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    let layers: Vec<&str> = image.layers.iter().rev().map(|layer| layer.to_str().unwrap()).collect();
+    let script = format!(
+        "cd {} && mount -t overlay overlay -o lowerdir={},upperdir=upper,workdir=work root && cd root && {command}",
+        dir.path().display(),
+        layers.join(":")
+    );
+    let run = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_repeat_and_leave_directories_out_make_the_right_tree() {
+    if !is_root() {
+        return;
+    }
+    let shelf = Shelf::new();
+    let empty = layer(&[]);
+    let base = layer(&[("tmp/", 0o1777), ("owned/", 0o750), ("owned/deep/", 0o700), ("etc/", 0o755)]);
+    let repeated = layer(&[("tmp/x", 0o644), ("owned/deep/y", 0o600)]);
+    let between = layer(&[("tmp/.wh.x", 0o644), ("new/z", 0o644)]);
+    let layers = [&empty, &base, &repeated, &between, &empty, &repeated].map(Clone::clone);
+    let loaded = shelf.images.load(std::io::Cursor::new(archive("made:1", &layers))).await.unwrap();
+    let seen = inside(&loaded[0], "stat -c '%n %a %u' tmp tmp/x owned owned/deep owned/deep/y new etc");
+    let expected = "tmp 1777 0\ntmp/x 644 0\nowned 750 1000\nowned/deep 700 1000\nowned/deep/y 600 1000\nnew 755 0\netc 755 0\n";
+    assert_eq!(seen, expected);
+    // All of it goes together, also the layer that no registry has.
+    drop(loaded);
+    shelf.images.remove("made:1").unwrap();
+    for part in ["layers", "blobs", "implied", "tmp"] {
+        assert!(shelf.holds(part).is_empty(), "{part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_are_loaded_side_by_side_and_only_within_limits() {
+    if !is_root() {
+        return;
+    }
+    let shelf = Shelf::new();
+    let bytes = archive("made:1", &[layer(&[("a", 0o644)]), layer(&[("b", 0o644)])]);
+    let other =
+        Images::open(Settings { dir: shelf.dir.path().join("images"), ..Settings::default() }).unwrap();
+    let loads = (0..8).map(|number| {
+        let images = if number % 2 == 0 { shelf.images.clone() } else { other.clone() };
+        let bytes = bytes.clone();
+        async move { images.load(std::io::Cursor::new(bytes)).await.unwrap().remove(0).id }
+    });
+    let ids = futures::future::join_all(loads).await;
+    assert!(ids.iter().all(|id| *id == ids[0]));
+
+    let refusal = async |change: fn(&mut Settings), bytes: Vec<u8>| {
+        let shelf = Shelf::with(change);
+        let error = shelf.images.load(std::io::Cursor::new(bytes)).await.unwrap_err().to_string();
+        assert!(shelf.holds("tmp").is_empty());
+        error
+    };
+    let error = refusal(|settings| settings.limits.entries = 3, bytes.clone()).await;
+    assert!(error.contains("more than 3 entries"), "{error}");
+    let error = refusal(|settings| settings.limits.bytes = 3000, bytes.clone()).await;
+    assert!(error.contains("or 3000 bytes"), "{error}");
+    // A file larger than any disk.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("0.tar").unwrap();
+    header.set_size(1 << 62);
+    header.set_mode(0o644);
+    header.set_cksum();
+    let error = refusal(|settings| settings.limits.bytes = u64::MAX, header.as_bytes().to_vec()).await;
+    assert!(error.contains("0.tar needs 4611686018427387904 bytes"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -519,4 +945,64 @@ fn skopeo(verb: &[&str], image: &str) -> Vec<u8> {
     let run = Command::new("skopeo").args(verb).arg(image).output().unwrap();
     assert!(run.status.success(), "{image}: {}", String::from_utf8_lossy(&run.stderr));
     run.stdout
+}
+
+#[test]
+fn pods_are_let_into_registries_and_keep_what_they_run_on() {
+    use std::time::Duration;
+    let bed = testbed::Testbed::up("image");
+    bed.start();
+    let registry = bed.mirror().split_once("http://").unwrap().1.to_owned();
+    bed.ok(&[
+        "kubectl",
+        "create",
+        "secret",
+        "docker-registry",
+        "config",
+        &format!("--docker-server={registry}"),
+        "--docker-username=dev",
+        "--docker-password=secret",
+    ]);
+    let old = serde_json::json!({(registry): {"username": "dev", "password": "secret"}}).to_string();
+    bed.apply(
+        &serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "old"},
+            "type": "kubernetes.io/dockercfg", "stringData": {".dockercfg": old}})
+        .to_string(),
+    );
+    let pod = |name: &str, image: &str, secret: &str, user: u32| {
+        bed.apply(
+            &serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+                "securityContext": {"runAsUser": user},
+                "imagePullSecrets": [{"name": secret}],
+                "containers": [{"name": "main", "image": image, "imagePullPolicy": "Always",
+                    "command": ["sleep", "1000"]}]}})
+            .to_string(),
+        );
+    };
+    pod("config", "private/app", "config", 0);
+    pod("old", "private/app", "old", 0);
+    pod("nobody", "private/app", "nothing", 0);
+    pod("unnamed", "Private/App", "config", 0);
+    pod("torture", "torture", "nothing", 1000);
+    for name in ["config", "old", "torture"] {
+        bed.wait_ready(name);
+    }
+    let column = |pod: &str| bed.kubectl(&format!("get pod {pod} --no-headers"));
+    bed.wait("refusal", Duration::from_secs(60), || column("nobody").contains("ImagePull"));
+    bed.wait("invalid name", Duration::from_secs(60), || column("unnamed").contains("InvalidImageName"));
+
+    let shell = |pod: &str, script: &str| bed.ok(&["kubectl", "exec", pod, "--", "sh", "-c", script]);
+    // A capability of a file, which its user does not have otherwise.
+    let granted = shell("torture", "/data/capable grep CapEff /proc/self/status");
+    assert_eq!(granted.split_whitespace().last(), Some("0000000000002000"), "{granted}");
+
+    // The name goes and the pod stays whole, also what nobody has looked at yet.
+    let image = || bed.ok(&[testbed::MINIK, "image", "ls"]);
+    assert!(image().contains("torture"));
+    bed.ok(&[testbed::MINIK, "image", "rm", "torture"]);
+    assert!(!image().contains("torture"));
+    bed.ok(&["sh", "-c", "echo 2 > /proc/sys/vm/drop_caches"]);
+    let whole = shell("torture", "find / -xdev -type f -exec cat {} + 2>/dev/null | wc -c");
+    assert!(whole.trim().parse::<u64>().unwrap() > 1_000_000, "{whole}");
+    bed.ok(&[testbed::MINIK, "delete"]);
 }

@@ -13,7 +13,7 @@ use super::failure::{Failure, Kind};
 use super::kubeconfig::Person;
 use super::{Global, output};
 use crate::api::yaml;
-use crate::daemon::config::Cluster;
+use crate::daemon::config::{Cluster, layers_in_use};
 use crate::image::{self, Images, Progress, Stage};
 
 /// What to do with images.
@@ -65,6 +65,7 @@ pub async fn run(verb: Verb, global: &Global) -> Result<(), Failure> {
         None => image::Settings {
             dir: places.images(),
             docker_config: Some(Person::invoking().docker_config()),
+            in_use: layers_in_use(&global.data_dir),
             ..image::Settings::default()
         },
     };
@@ -75,8 +76,7 @@ pub async fn run(verb: Verb, global: &Global) -> Result<(), Failure> {
         Verb::Load { files } => load(&images, files).await,
         Verb::Rm { names } => {
             for name in names {
-                let in_use = layers_in_use();
-                for gone in images.remove(&name, &in_use).map_err(failed)? {
+                for gone in images.remove(&name).map_err(failed)? {
                     output::line(format!("removed {gone}"));
                 }
             }
@@ -100,18 +100,6 @@ fn failed(error: image::Error) -> Failure {
         image::Error::NoSuchImage(_) => Failure::general(error).hint("minik image ls shows what is here"),
         _ => Failure::general(error),
     }
-}
-
-/// Layers that running containers stand on, by the mounts of this machine.
-fn layers_in_use() -> Vec<PathBuf> {
-    // Every layer of a mounted overlay is named in its options.
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let named = mounts.lines().flat_map(|line| line.split([',', ':', ' ']));
-    named
-        .map(|word| word.trim_start_matches("lowerdir+=").trim_start_matches("lowerdir="))
-        .filter(|word| word.starts_with('/') && word.contains("/layers/"))
-        .map(PathBuf::from)
-        .collect()
 }
 
 fn list(images: &Images, format: &str) -> Result<(), Failure> {

@@ -9,7 +9,13 @@ use crate::network::{Attachment, PodNetwork};
 
 impl ImageSource for Images {
     fn find<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
-        async move { Images::find(self, reference).map_err(|error| error.to_string()) }.boxed()
+        let (images, reference) = (self.clone(), reference.to_owned());
+        async move {
+            // It may wait for another process that removes images.
+            let found = tokio::task::spawn_blocking(move || Images::find(&images, &reference)).await;
+            found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        }
+        .boxed()
     }
 
     fn pull<'a>(

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image;
+use crate::image::{self, LayersInUse};
 use crate::network::Cidr;
+use crate::runtime::supervisor;
 
 /// The profile of commands that name none.
 pub const DEFAULT_PROFILE: &str = "minik";
@@ -146,6 +147,11 @@ impl Places {
         Path::new(RUN_DIR).join(&self.profile)
     }
 
+    /// What the container runtime keeps until the machine goes down.
+    pub fn runtime(&self) -> PathBuf {
+        self.run().join("runtime")
+    }
+
     /// The images of all clusters.
     pub fn images(&self) -> PathBuf {
         self.data_dir.join("images")
@@ -262,8 +268,24 @@ impl Cluster {
             insecure: self.insecure_registries.clone(),
             docker_config: self.docker_config.clone(),
             limits: image::unpack::Limits::default(),
+            in_use: layers_in_use(&places.data_dir),
         }
     }
+}
+
+/// Who knows the layers that containers stand on: the records of every cluster that shares the data directory.
+pub fn layers_in_use(data_dir: &Path) -> LayersInUse {
+    let data_dir = data_dir.to_owned();
+    LayersInUse::new(move || {
+        let mut layers = Vec::new();
+        for entry in fs::read_dir(&data_dir)? {
+            // What is not called as a cluster can be is none's.
+            if let Ok(profile) = entry?.file_name().into_string() {
+                layers.extend(supervisor::layers_in_use(&Places::new(&profile, &data_dir).runtime())?);
+            }
+        }
+        Ok(layers)
+    })
 }
 
 /// A range given by a user.

@@ -115,7 +115,7 @@ fn proxy_config(places: &Places, ranges: Ranges) -> proxy::Config {
 /// The configuration of the container runtime.
 fn runtime_config(places: &Places, cgroup_parent: PathBuf) -> Result<linux::Config, Error> {
     Ok(linux::Config {
-        run_dir: places.run().join("runtime"),
+        run_dir: places.runtime(),
         state_dir: places.data().join("containers"),
         cgroup_parent,
         executable: std::env::current_exe().tried("cannot find the minik program")?,
@@ -212,6 +212,9 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
     // The supervisor is in it now.
     drop(scope);
     let images = Images::open(cluster.images(places)).tried("cannot open the image store")?;
+    if let Err(error) = images.collect() {
+        tracing::warn!(%error, "cannot remove what no image needs");
+    }
     let gateway = ranges.gateway();
     let node_address = node_address(gateway).await;
     let machine = Machine::read(&places.data());

@@ -1,20 +1,24 @@
 //! Archives of images: docker-archive and OCI layout, in and out.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use oci_spec::image::{ImageIndex, ImageManifest};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tar::EntryType;
 
-use super::layer::digest_text;
+use super::layer::{self, digest_text, sha256};
 use super::manifest::{self, Compression, Document};
 use super::pull::Expected;
 use super::reference::Reference;
 use super::store::{Record, Scratch};
+use super::tarball::{self, Reader};
+use super::unpack::Limits;
 use super::{Error, Image, Images};
 
 /// The longest file of an archive that is not a layer, in bytes.
@@ -32,10 +36,11 @@ fn failed(what: &str) -> impl Fn(io::Error) -> Error + '_ {
     move |source| Error::Store { what: what.to_owned(), source }
 }
 
-fn sha256(bytes: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(bytes);
-    digest_text(hash)
+fn unreadable(error: tarball::Error) -> Error {
+    match error {
+        tarball::Error::Read(source) => failed("cannot read the archive")(source),
+        refused => invalid(refused.to_string()),
+    }
 }
 
 /// The files of an archive, set down under numbers so that their names reach nothing.
@@ -45,42 +50,30 @@ struct Spool {
 }
 
 impl Spool {
-    fn read(scratch: Scratch, archive: impl Read) -> Result<Spool, Error> {
-        let mut reader = BufReader::new(archive);
-        let head = {
-            use std::io::BufRead;
-            reader
-                .fill_buf()
-                .map_err(failed("cannot read the archive"))?
-                .iter()
-                .take(4)
-                .copied()
-                .collect::<Vec<u8>>()
-        };
-        let stream: Box<dyn Read> = match Compression::of(&head) {
-            Compression::Gzip => Box::new(MultiGzDecoder::new(reader)),
-            Compression::Zstd => {
-                Box::new(zstd::Decoder::with_buffer(reader).map_err(failed("cannot read the archive"))?)
-            }
-            Compression::None => Box::new(reader),
-        };
+    fn read(scratch: Scratch, archive: impl Read, limits: Limits) -> Result<Spool, Error> {
+        let stream = layer::inflate(archive).map_err(failed("cannot read the archive"))?;
         let mut files = HashMap::new();
         let mut links = Vec::new();
-        let mut tar = tar::Archive::new(stream);
-        for entry in tar.entries().map_err(failed("cannot read the archive"))? {
-            let mut entry = entry.map_err(failed("cannot read the archive"))?;
-            let name = plain_name(&entry.path().map_err(failed("cannot read the archive"))?)?;
-            let kind = entry.header().entry_type();
-            if kind.is_file() {
+        let mut reader = Reader::new(stream);
+        let (mut entries, mut bytes) = (0, 0_u64);
+        while let Some(entry) = reader.entry().map_err(unreadable)? {
+            let name = plain_name(Path::new(OsStr::from_bytes(&entry.path)))?;
+            entries += 1;
+            bytes = bytes.saturating_add(entry.size);
+            if entries > limits.entries || bytes > limits.bytes {
+                let Limits { entries, bytes, .. } = limits;
+                return Err(invalid(format!("it has more than {entries} entries or {bytes} bytes")));
+            }
+            if entry.kind == EntryType::Regular {
+                check_room(scratch.path(), &name, entry.size)?;
                 let path = scratch.path().join(files.len().to_string());
                 let mut file = File::create(&path).map_err(failed("cannot set down the archive"))?;
-                io::copy(&mut entry, &mut file).map_err(failed("cannot set down the archive"))?;
+                io::copy(&mut reader, &mut file).map_err(failed("cannot set down the archive"))?;
                 files.insert(name, path);
-            } else if kind.is_symlink() || kind.is_hard_link() {
+            } else if let Some(target) = entry.link {
                 // Old docker archives link a layer to the one that it repeats.
-                let target =
-                    entry.link_name().map_err(failed("cannot read the archive"))?.unwrap_or_default();
-                links.push((name, target.into_owned(), kind.is_symlink()));
+                let target = PathBuf::from(OsStr::from_bytes(&target));
+                links.push((name, target, entry.kind == EntryType::Symlink));
             }
         }
         for (name, target, symbolic) in links {
@@ -109,6 +102,20 @@ impl Spool {
     fn layer(&self, name: &str) -> Result<&PathBuf, Error> {
         self.files.get(name).ok_or_else(|| invalid(format!("layer {name} is missing from the archive")))
     }
+}
+
+/// Refuses what the disk cannot hold before it is full.
+fn check_room(directory: &Path, name: &str, size: u64) -> Result<(), Error> {
+    let disk = rustix::fs::statvfs(directory).map_err(|e| failed("cannot look at the disk")(e.into()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if size > free {
+        let message = format!("{name} needs {size} bytes, {} has {free} left", directory.display());
+        return Err(failed("cannot set down the archive")(io::Error::new(
+            io::ErrorKind::StorageFull,
+            message,
+        )));
+    }
+    Ok(())
 }
 
 /// A name without `./`; one that points out of the archive is refused.
@@ -144,8 +151,8 @@ struct Found {
 impl Images {
     /// Takes in all images of an archive (docker-archive or OCI layout, also gzip or zstd compressed).
     pub async fn load(&self, archive: impl Read + Send + 'static) -> Result<Vec<Image>, Error> {
-        let store = self.store.clone();
-        let spool = self.blocking(move || Spool::read(store.scratch()?, archive)).await?;
+        let (store, limits) = (self.store.clone(), self.limits);
+        let spool = self.blocking(move || Spool::read(store.scratch()?, archive, limits)).await?;
         let found = match spool.small("manifest.json")? {
             Some(list) => docker_images(&spool, &list)?,
             None => match spool.small("index.json")? {
@@ -159,13 +166,14 @@ impl Images {
         };
         let mut images = Vec::new();
         for one in found {
-            images.extend(self.load_one(&spool, one).await?);
+            images.push(self.load_one(&spool, one).await?);
         }
         drop(spool.scratch);
         Ok(images)
     }
 
-    async fn load_one(&self, spool: &Spool, found: Found) -> Result<Option<Image>, Error> {
+    async fn load_one(&self, spool: &Spool, found: Found) -> Result<Image, Error> {
+        manifest::check_platform(&found.config).map_err(invalid)?;
         let (_, diff_ids) = manifest::config(&found.config).map_err(invalid)?;
         if diff_ids.len() != found.layers.len() {
             return Err(invalid(format!(
@@ -180,6 +188,7 @@ impl Images {
             tag: None,
             digest: None,
         });
+        let held = self.hold().await?;
         let mut blobs = Vec::new();
         let mut size = 0;
         for ((name, digest), diff_id) in found.layers.iter().zip(&diff_ids) {
@@ -192,6 +201,7 @@ impl Images {
                 }
             };
             size += path.metadata().map_err(failed("cannot read the archive"))?.len();
+            let _turn = self.turn(diff_id).await?;
             if !self.store.has_layer(diff_id, &digest)? {
                 let file = File::open(&path).map_err(failed("cannot read the archive"))?;
                 let expected = Expected { digest: Some(digest.clone()), diff_id: diff_id.clone() };
@@ -208,14 +218,19 @@ impl Images {
         let digest = sha256(&manifest);
         self.store.put_blob(&config_digest, &found.config)?;
         self.store.put_blob(&digest, &manifest)?;
-        let record =
-            Record { config: config_digest, blobs, layers: diff_ids, size, digests: vec![digest.clone()] };
-        if found.names.is_empty() {
-            return self.finish(None, digest, record).await.map(Some);
-        }
-        let mut image = None;
-        for name in found.names {
-            image = Some(self.finish(Some(name), digest.clone(), record.clone()).await?);
+        let record = Record {
+            config: config_digest,
+            blobs,
+            layers: diff_ids,
+            size,
+            digests: vec![digest.clone()],
+            attributes: None,
+            by_tag: false,
+        };
+        let mut names = found.names.into_iter();
+        let mut image = self.finish(names.next(), digest.clone(), record.clone(), held).await?;
+        for name in names {
+            image = self.finish(Some(name), digest.clone(), record.clone(), self.hold().await?).await?;
         }
         Ok(image)
     }

@@ -1,8 +1,11 @@
 //! One pass from a compressed stream to files: digest, decompression, digest of the contents, unpacking.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
@@ -26,6 +29,15 @@ pub struct Unpacked {
     pub diff_id: String,
     /// Bytes of the stream.
     pub size: u64,
+    /// Directories without attributes of their own (see [`unpack::Contents`]).
+    pub implied: BTreeSet<PathBuf>,
+}
+
+/// The digest of bytes.
+pub fn sha256(bytes: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(bytes);
+    digest_text(hash)
 }
 
 /// `sha256:` and the digits.
@@ -54,39 +66,52 @@ impl<R: Read> Read for Tee<'_, R> {
     }
 }
 
-/// The uncompressed side: hashed, and watched for bombs.
-struct Contents<'a, R> {
+/// The uncompressed side of a stream, watched for bombs.
+struct Inflated<'a> {
     inner: Box<dyn Read + 'a>,
-    hash: Sha256,
     count: u64,
-    compressed: std::rc::Rc<std::cell::Cell<u64>>,
-    marker: std::marker::PhantomData<R>,
+    compressed: Rc<Cell<u64>>,
 }
 
-impl<R> Read for Contents<'_, R> {
+impl Read for Inflated<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
-        self.hash.update(&buffer[..got]);
         self.count += got as u64;
         if self.count > RATIO_FROM && self.count / RATIO_MAX > self.compressed.get() {
-            return Err(io::Error::other("the layer unpacks to over 2000 times its size: refused as a bomb"));
+            return Err(io::Error::other("it unpacks to over 2000 times its size: refused as a bomb"));
         }
         Ok(got)
     }
 }
 
-/// Counts compressed bytes for the bomb check, between the tee and the decompressor.
-struct Counted<'b, R> {
-    inner: &'b mut R,
-    count: std::rc::Rc<std::cell::Cell<u64>>,
+/// Counts the bytes before the decompressor.
+struct Counted<R> {
+    inner: R,
+    count: Rc<Cell<u64>>,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.count.set(self.count.get() + got as u64);
         Ok(got)
     }
+}
+
+/// What a stream holds, decompressed as its first bytes say; one that grows beyond all measure is an error.
+pub fn inflate<'a>(stream: impl Read + 'a) -> io::Result<impl Read + 'a> {
+    let compressed = Rc::new(Cell::new(0));
+    let mut counted = Counted { inner: stream, count: compressed.clone() };
+    let mut head = Vec::new();
+    counted.by_ref().take(4).read_to_end(&mut head)?;
+    let compression = Compression::of(&head);
+    let buffered = BufReader::with_capacity(BUFFER, io::Cursor::new(head).chain(counted));
+    let inner: Box<dyn Read + 'a> = match compression {
+        Compression::Gzip => Box::new(MultiGzDecoder::new(buffered)),
+        Compression::Zstd => Box::new(zstd::Decoder::with_buffer(buffered)?),
+        Compression::None => Box::new(buffered),
+    };
+    Ok(Inflated { inner, count: 0, compressed })
 }
 
 /// Unpacks a stream into an empty directory, keeping the stream itself in `blob`.
@@ -97,38 +122,16 @@ pub fn unpack(
     limits: Limits,
 ) -> Result<Unpacked, unpack::Error> {
     let mut tee = Tee { inner: stream, hash: Sha256::new(), count: 0, copy: blob };
-    let diff = {
-        let count = std::rc::Rc::new(std::cell::Cell::new(0));
-        let counted = Counted { inner: &mut tee, count: count.clone() };
-        let mut buffered = BufReader::with_capacity(BUFFER, counted);
-        let head = peek(&mut buffered).map_err(unpack::Error::Read)?;
-        let inner: Box<dyn Read + '_> = match Compression::of(&head) {
-            Compression::Gzip => Box::new(MultiGzDecoder::new(&mut buffered)),
-            Compression::Zstd => {
-                Box::new(zstd::Decoder::with_buffer(&mut buffered).map_err(unpack::Error::Read)?)
-            }
-            Compression::None => Box::new(&mut buffered),
-        };
-        let mut contents: Contents<'_, ()> = Contents {
-            inner,
-            hash: Sha256::new(),
-            count: 0,
-            compressed: count,
-            marker: std::marker::PhantomData,
-        };
-        unpack::unpack(&mut contents, directory, limits)?;
+    let (diff_id, implied) = {
+        let inner = inflate(&mut tee).map_err(unpack::Error::Read)?;
+        let mut contents = Tee { inner, hash: Sha256::new(), count: 0, copy: None };
+        let unpacked = unpack::unpack(&mut contents, directory, limits)?;
         // The digest covers what follows the archive's end, too.
         io::copy(&mut contents, &mut io::sink()).map_err(unpack::Error::Read)?;
-        digest_text(contents.hash)
+        (digest_text(contents.hash), unpacked.implied)
     };
     io::copy(&mut tee, &mut io::sink()).map_err(unpack::Error::Read)?;
-    Ok(Unpacked { digest: digest_text(tee.hash), diff_id: diff, size: tee.count })
-}
-
-/// The first bytes, left in place.
-fn peek(reader: &mut BufReader<impl Read>) -> io::Result<Vec<u8>> {
-    use std::io::BufRead;
-    Ok(reader.fill_buf()?.iter().take(4).copied().collect())
+    Ok(Unpacked { digest: digest_text(tee.hash), diff_id, size: tee.count, implied })
 }
 
 #[cfg(test)]
@@ -146,12 +149,6 @@ mod tests {
         builder.into_inner().unwrap()
     }
 
-    fn sum(bytes: &[u8]) -> String {
-        let mut hash = Sha256::new();
-        hash.update(bytes);
-        digest_text(hash)
-    }
-
     #[test]
     fn plain_gzip_and_zstd_have_the_same_contents() {
         let tar = tar();
@@ -161,11 +158,41 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut blob = tempfile::tempfile().unwrap();
             let done = unpack(stream.as_slice(), Some(&mut blob), dir.path(), Limits::default()).unwrap();
-            assert_eq!((done.digest, done.diff_id), (sum(&stream), sum(&tar)));
+            assert_eq!((done.digest, done.diff_id), (sha256(&stream), sha256(&tar)));
             assert_eq!(done.size, stream.len() as u64);
             assert_eq!(blob.metadata().unwrap().len(), stream.len() as u64);
             assert_eq!(std::fs::read_to_string(dir.path().join("greeting")).unwrap(), "hello");
         }
+    }
+
+    #[test]
+    fn streams_of_several_members_and_frames_are_one() {
+        let tar = tar();
+        let (head, tail) = tar.split_at(700);
+        let member = |part: &[u8]| {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+            gzip.write_all(part).unwrap();
+            gzip.finish().unwrap()
+        };
+        let frame = |part: &[u8]| zstd::encode_all(part, 1).unwrap();
+        for stream in [[member(head), member(tail)].concat(), [frame(head), frame(tail)].concat()] {
+            let dir = tempfile::tempdir().unwrap();
+            let done = unpack(stream.as_slice(), None, dir.path(), Limits::default()).unwrap();
+            assert_eq!((done.digest, done.diff_id), (sha256(&stream), sha256(&tar)));
+            assert_eq!(std::fs::read_to_string(dir.path().join("greeting")).unwrap(), "hello");
+        }
+    }
+
+    #[test]
+    fn what_grows_beyond_measure_is_a_bomb() {
+        // zstd has no bound on how small zeros become.
+        let zeros = io::repeat(0).take(RATIO_FROM + (64 << 20));
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        io::copy(&mut { zeros }, &mut encoder).unwrap();
+        let stream = encoder.finish().unwrap();
+        let error = io::copy(&mut inflate(stream.as_slice()).unwrap(), &mut io::sink()).unwrap_err();
+        assert!(error.to_string().contains("bomb"), "{error} at {} bytes", stream.len());
     }
 
     #[test]

@@ -35,7 +35,18 @@ pub enum Document {
 pub fn parse(bytes: &[u8]) -> Result<Document, String> {
     let value: serde_json::Value =
         serde_json::from_slice(bytes).map_err(|e| format!("its manifest is not JSON: {e}"))?;
-    if value.get("manifests").is_some() {
+    let is_index = value.get("manifests").is_some();
+    // One document that is an index to some readers and an image to others (CVE-2021-41190).
+    if is_index && (value.get("layers").is_some() || value.get("config").is_some()) {
+        return Err("it is an index and a manifest at once".to_owned());
+    }
+    if let Some(told) = value["mediaType"].as_str() {
+        let says_index = told.contains("image.index.") || told.contains("manifest.list.");
+        if says_index != is_index && (says_index || told.contains(".manifest.v")) {
+            return Err(format!("its media type {told} contradicts what it holds"));
+        }
+    }
+    if is_index {
         let index: ImageIndex =
             serde_json::from_value(value).map_err(|e| format!("its index cannot be read: {e}"))?;
         return Ok(Document::Index(Box::new(index)));
@@ -57,11 +68,15 @@ pub fn media_type(manifest: &[u8]) -> String {
 /// The entry of an index that this machine runs; attestations and foreign platforms are passed over.
 pub fn choose(index: &ImageIndex) -> Result<&Descriptor, String> {
     let ours = Arch::default();
-    let runs = |d: &&Descriptor| {
-        d.platform().as_ref().is_some_and(|p| *p.os() == Os::Linux && *p.architecture() == ours)
-    };
     let all = index.manifests();
-    if let Some(found) = all.iter().find(runs) {
+    let rank = |descriptor: &Descriptor| {
+        let platform = descriptor.platform().as_ref()?;
+        let runs = *platform.os() == Os::Linux && *platform.architecture() == ours;
+        runs.then(|| variant_rank(&ours, platform.variant().as_deref())).flatten()
+    };
+    let ranked = all.iter().filter_map(|descriptor| Some((rank(descriptor)?, descriptor)));
+    // Of equals, the first.
+    if let Some((_, found)) = ranked.min_by_key(|(rank, _)| *rank) {
         return Ok(found);
     }
     if let [only] = all.as_slice()
@@ -71,10 +86,41 @@ pub fn choose(index: &ImageIndex) -> Result<&Descriptor, String> {
     }
     let offered: Vec<String> = all
         .iter()
-        .filter_map(|d| d.platform().as_ref().map(|p| format!("{}/{}", p.os(), p.architecture())))
+        .filter_map(|d| d.platform().as_ref())
+        .map(|p| {
+            let variant = p.variant().as_deref().map(|v| format!("/{v}")).unwrap_or_default();
+            format!("{}/{}{variant}", p.os(), p.architecture())
+        })
         .filter(|p| p != "unknown/unknown")
         .collect();
     Err(format!("there is no image for linux/{ours} in it, only for {}", offered.join(", ")))
+}
+
+/// How far a variant of an architecture is from what every machine of it runs, 0 first; `None` needs a newer one.
+fn variant_rank(arch: &Arch, variant: Option<&str>) -> Option<u8> {
+    match (arch, variant.unwrap_or("")) {
+        (_, "") | (Arch::Amd64, "v1") | (Arch::ARM64, "v8") | (Arch::ARM, "v7") => Some(0),
+        (Arch::ARM, "v6") => Some(1),
+        (Arch::ARM, "v5") => Some(2),
+        (Arch::Amd64 | Arch::ARM64 | Arch::ARM, _) => None,
+        _ => Some(0),
+    }
+}
+
+/// Whether a configuration is for this machine; one that does not say is taken to be.
+pub fn check_platform(config: &[u8]) -> Result<(), String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(config).map_err(|e| format!("its configuration cannot be read: {e}"))?;
+    let ours = Arch::default().to_string();
+    let told = |key: &str, default: &str| match value[key].as_str() {
+        None | Some("") => default.to_owned(),
+        Some(told) => told.to_owned(),
+    };
+    let (os, arch) = (told("os", "linux"), told("architecture", &ours));
+    if os == "linux" && arch == ours {
+        return Ok(());
+    }
+    Err(format!("it is an image for {os}/{arch}, this machine is linux/{ours}"))
 }
 
 /// How a layer is compressed.
@@ -139,6 +185,55 @@ mod tests {
             panic!("no index")
         };
         assert!(choose(&foreign).unwrap_err().ends_with(&format!("only for linux/{other}")));
+    }
+
+    #[test]
+    fn variants_that_every_machine_runs_come_first() {
+        let ours = Arch::default().to_string();
+        let with = |variant: &str, digit: &str| {
+            let mut entry = entry("linux", &ours, digit);
+            entry["platform"]["variant"] = variant.into();
+            entry
+        };
+        let chosen = |manifests: serde_json::Value| {
+            let index = json!({"schemaVersion": 2, "manifests": manifests});
+            let Document::Index(index) = parse(index.to_string().as_bytes()).unwrap() else {
+                panic!("no index")
+            };
+            choose(&index).map(|d| d.digest().to_string().chars().last())
+        };
+        assert_eq!(chosen(json!([with("v99", "1"), entry("linux", &ours, "2")])), Ok(Some('2')));
+        let error = chosen(json!([with("v99", "1")])).unwrap_err();
+        assert!(error.ends_with(&format!("only for linux/{ours}/v99")), "{error}");
+        assert_eq!(variant_rank(&Arch::Amd64, Some("v1")), Some(0));
+        assert_eq!(variant_rank(&Arch::Amd64, Some("v3")), None);
+        assert_eq!(variant_rank(&Arch::ARM64, Some("v8")), Some(0));
+    }
+
+    #[test]
+    fn documents_of_two_kinds_are_refused() {
+        let index = "application/vnd.oci.image.index.v1+json";
+        let manifest = "application/vnd.docker.distribution.manifest.v2+json";
+        for (document, reason) in [
+            (json!({"schemaVersion": 2, "manifests": [], "layers": []}), "at once"),
+            (json!({"schemaVersion": 2, "manifests": [], "config": {}}), "at once"),
+            (json!({"schemaVersion": 2, "mediaType": manifest, "manifests": []}), "contradicts"),
+            (json!({"schemaVersion": 2, "mediaType": index, "layers": [], "config": {}}), "contradicts"),
+        ] {
+            let error = parse(document.to_string().as_bytes()).err().unwrap();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_for_another_machine_is_refused() {
+        let ours = Arch::default().to_string();
+        let check = |config: serde_json::Value| check_platform(config.to_string().as_bytes());
+        assert_eq!(check(json!({"os": "linux", "architecture": ours})), Ok(()));
+        assert_eq!(check(json!({"os": "", "architecture": ""})), Ok(()));
+        let error = check(json!({"os": "linux", "architecture": "s390x"})).unwrap_err();
+        assert_eq!(error, format!("it is an image for linux/s390x, this machine is linux/{ours}"));
+        assert!(check(json!({"os": "windows", "architecture": ours})).is_err());
     }
 
     #[test]

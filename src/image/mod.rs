@@ -5,23 +5,30 @@
 //! into the [`store`], so that a crash leaves nothing but temporary directories.
 
 pub mod archive;
+pub mod credentials;
 pub mod layer;
+pub mod lock;
 pub mod pull;
 pub mod reference;
 pub mod registry;
 pub mod store;
+pub mod tarball;
 pub mod unpack;
 pub mod users;
 
+mod implied;
 mod manifest;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub use credentials::Credential;
 pub use manifest::ImageConfig;
+pub use store::LayersInUse;
 pub use users::User;
 
+use self::lock::Lock;
 use self::reference::Reference;
 use self::registry::RegistryClient;
 use self::store::Store;
@@ -33,29 +40,14 @@ pub struct Settings {
     pub dir: PathBuf,
     /// Where to ask first, by registry: `docker.io` -> `http://mirror:5000`.
     pub mirrors: BTreeMap<String, Vec<String>>,
-    /// Registries (`host` or `host:port`) that are spoken to without TLS.
+    /// Registries (`host` or `host:port`) whose certificates need not be good, and that may do without TLS.
     pub insecure: Vec<String>,
     /// A `config.json` of Docker with credentials.
     pub docker_config: Option<PathBuf>,
     /// What a layer may not exceed.
     pub limits: unpack::Limits,
-}
-
-/// A name and password for one registry.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// `https://index.docker.io/v1/`, `registry.example:5000`: as Docker's configuration has it.
-    pub registry: String,
-    /// Who.
-    pub username: String,
-    /// The secret.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Credential({} at {})", self.username, self.registry)
-    }
+    /// Who knows what containers stand on.
+    pub in_use: LayersInUse,
 }
 
 /// An image that is here, unpacked.
@@ -73,6 +65,8 @@ pub struct Image {
     pub config: ImageConfig,
     /// Compressed bytes of all layers.
     pub size: u64,
+    /// Keeps the layers here until a container that stands on them is on record.
+    pub held: Option<Arc<Lock>>,
 }
 
 /// Told how a pull goes on; calls are cheap and come often.
@@ -179,14 +173,16 @@ impl Images {
     /// Opens the store, making it when missing, and sweeps what a crash left.
     pub fn open(settings: Settings) -> Result<Images, Error> {
         let limits = settings.limits;
-        let store = Arc::new(Store::open(&settings.dir)?);
+        let store = Arc::new(Store::open(&settings.dir, settings.in_use.clone())?);
         let registry = Arc::new(RegistryClient::new(settings)?);
         Ok(Images { store, registry, limits, flights: Arc::default() })
     }
 
-    /// The image of this name or id, when it is here.
+    /// The image of this name or id, when it is here; held, so that it stays. Waits while content is being removed.
     pub fn find(&self, name: &str) -> Result<Option<Image>, Error> {
-        self.store.find(name)
+        let held = self.store.hold()?;
+        let found = self.store.find(name)?;
+        Ok(found.map(|image| Image { held: Some(Arc::new(held)), ..image }))
     }
 
     /// All images.
@@ -194,15 +190,20 @@ impl Images {
         self.store.list()
     }
 
-    /// Takes a name away; the image goes with its last name, its layers with the last image that has them.
-    /// `in_use` are layers that containers still stand on. Answers what was removed.
-    pub fn remove(&self, name: &str, in_use: &[PathBuf]) -> Result<Vec<String>, Error> {
-        self.store.remove(name, in_use)
+    /// Takes a name away; the image goes with its last name, its layers with the last image and container that has
+    /// them. Answers what was removed.
+    pub fn remove(&self, name: &str) -> Result<Vec<String>, Error> {
+        self.store.remove(name)
+    }
+
+    /// Removes what no image and no container needs: what failed pulls and outdated tags left.
+    pub fn collect(&self) -> Result<(), Error> {
+        self.store.collect()
     }
 
     /// Gives an image one more name.
     pub fn tag(&self, name: &str, new: &Reference) -> Result<(), Error> {
-        let image = self.find(name)?.ok_or_else(|| Error::NoSuchImage(name.to_owned()))?;
+        let image = self.store.find(name)?.ok_or_else(|| Error::NoSuchImage(name.to_owned()))?;
         self.store.tag(&image.id, new)
     }
 }

@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use serde_json::Value;
 
 use super::context::Context;
 use super::status::Waiting;
 use crate::client::events::EventType;
-use crate::image::{Credential, Image};
+use crate::image::reference::Reference;
+use crate::image::{Credential, Image, credentials};
 
 /// Whether and when an image is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +35,17 @@ pub async fn ensure<R>(context: &Context<R>, pod: &Pod, container: &Container) -
     let event = |kind, reason: &str, message: &str| {
         context.event(pod, Some(&container.name), kind, reason, message);
     };
+    if let Err(error) = Reference::parse(name) {
+        let message = format!("Failed to apply default image tag {name:?}: {error}");
+        event(EventType::Warning, "InspectFailed", &message);
+        return Err(Waiting { reason: "InvalidImageName".into(), message });
+    }
     let policy = Policy::of(container);
     if policy != Policy::Always {
-        let found = context.images.find(name).await.map_err(|message| {
-            event(
-                EventType::Warning,
-                "InspectFailed",
-                &format!("Failed to inspect image {name:?}: {message}"),
-            );
-            Waiting { reason: "InvalidImageName".into(), message }
+        let found = context.images.find(name).await.map_err(|error| {
+            let message = format!("Failed to inspect image {name:?}: {error}");
+            event(EventType::Warning, "InspectFailed", &message);
+            Waiting { reason: "ImageInspectError".into(), message }
         })?;
         if let Some(image) = found {
             let message =
@@ -59,7 +60,7 @@ pub async fn ensure<R>(context: &Context<R>, pod: &Pod, container: &Container) -
         return Err(Waiting { reason: "ErrImageNeverPull".into(), message });
     }
     event(EventType::Normal, "Pulling", &format!("Pulling image {name:?}"));
-    let credentials = credentials(context, pod).await;
+    let credentials = pull_secrets(context, pod).await;
     let started = Instant::now();
     match context.images.pull(name, credentials).await {
         Ok(image) => {
@@ -96,7 +97,7 @@ fn duration(took: std::time::Duration) -> String {
 }
 
 /// What the pod's pull secrets hold; one that is missing or broken does not keep others from being tried.
-async fn credentials<R>(context: &Context<R>, pod: &Pod) -> Vec<Credential> {
+async fn pull_secrets<R>(context: &Context<R>, pod: &Pod) -> Vec<Credential> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut found = Vec::new();
     for reference in pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()) {
@@ -123,37 +124,29 @@ fn from_secret(secret: &Secret) -> Vec<Credential> {
     };
     let auths =
         data(".dockerconfigjson").map(|config| config["auths"].clone()).or_else(|| data(".dockercfg"));
-    let mut found = Vec::new();
-    for (registry, auth) in auths.as_ref().and_then(Value::as_object).into_iter().flatten() {
-        let text = |field: &str| auth[field].as_str().unwrap_or("").to_owned();
-        let (mut username, mut password) = (text("username"), text("password"));
-        let decoded = STANDARD.decode(text("auth")).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-        if let Some((user, secret)) = decoded.as_deref().and_then(|pair| pair.split_once(':')) {
-            (username, password) = (user.to_owned(), secret.to_owned());
-        }
-        if !username.is_empty() {
-            found.push(Credential { registry: registry.clone(), username, password });
-        }
-    }
-    found
+    credentials::parse(&auths.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use serde_json::json;
 
     #[test]
     fn pull_secrets_in_both_forms() {
         let config = json!({"auths": {"registry.example": {"auth": STANDARD.encode("bob:pa:ss")},
                                        "other": {"username": "u", "password": "p"}, "empty": {}}});
-        let secret: Secret = serde_json::from_value(json!({
-            "data": {".dockerconfigjson": STANDARD.encode(config.to_string())},
-        }))
-        .unwrap();
-        let found = from_secret(&secret);
-        let shown: Vec<_> =
-            found.iter().map(|c| (c.registry.as_str(), c.username.as_str(), c.password.as_str())).collect();
-        assert_eq!(shown, [("other", "u", "p"), ("registry.example", "bob", "pa:ss")]);
+        for (key, content) in [(".dockerconfigjson", &config), (".dockercfg", &config["auths"])] {
+            let data = json!({"data": {(key): STANDARD.encode(content.to_string())}});
+            let secret: Secret = serde_json::from_value(data).unwrap();
+            let found = from_secret(&secret);
+            let shown: Vec<_> = found
+                .iter()
+                .map(|c| (c.registry.as_str(), c.username.as_str(), c.password.as_str()))
+                .collect();
+            assert_eq!(shown, [("other", "u", "p"), ("registry.example", "bob", "pa:ss")], "{key}");
+        }
     }
 }

@@ -1,13 +1,9 @@
-//! Challenges and credentials: what a registry asks for, and what is known for it (pure but for one file).
-
-use std::path::Path;
+//! Challenges: what a registry asks for, and the header that answers with a name and password (pure).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 
 use crate::image::Credential;
-use crate::image::reference::Reference;
 
 /// What a `WWW-Authenticate` header asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,53 +68,6 @@ pub fn basic(credential: &Credential) -> String {
     format!("Basic {}", STANDARD.encode(format!("{}:{}", credential.username, credential.password)))
 }
 
-/// The credential for a registry: the one whose path fits the repository most closely, earlier ones first.
-pub fn choose<'a>(
-    registry: &str,
-    reference: &Reference,
-    credentials: impl Iterator<Item = &'a Credential>,
-) -> Option<Credential> {
-    let mut best: Option<(usize, &Credential)> = None;
-    for credential in credentials {
-        let bare =
-            credential.registry.split_once("://").map_or(credential.registry.as_str(), |(_, rest)| rest);
-        let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
-        let host = match host {
-            "index.docker.io" | "registry-1.docker.io" => "docker.io",
-            host => host,
-        };
-        // Docker's own key carries an API version, not a repository.
-        let path = path.trim_matches('/');
-        let path = if path == "v1" || path == "v2" { "" } else { path };
-        let below = path.is_empty()
-            || reference.repository == path
-            || reference.repository.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-        if host == registry && below && best.is_none_or(|(length, _)| path.len() > length) {
-            best = Some((path.len(), credential));
-        }
-    }
-    best.map(|(_, credential)| credential.clone())
-}
-
-/// What a `config.json` of Docker holds; a missing or unreadable one holds nothing.
-pub fn from_docker_config(path: Option<&Path>) -> Vec<Credential> {
-    let Some(bytes) = path.and_then(|p| std::fs::read(p).ok()) else { return Vec::new() };
-    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let auths = value["auths"].as_object().into_iter().flatten();
-    auths
-        .filter_map(|(registry, auth)| {
-            let decoded = STANDARD.decode(auth["auth"].as_str()?).ok()?;
-            let pair = String::from_utf8(decoded).ok()?;
-            let (username, password) = pair.split_once(':')?;
-            Some(Credential {
-                registry: registry.clone(),
-                username: username.to_owned(),
-                password: password.trim_end_matches('\0').to_owned(),
-            })
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,28 +86,5 @@ mod tests {
         assert_eq!(Challenge::parse("basic realm=\"x\""), Some(Challenge::Basic));
         assert_eq!(Challenge::parse("Negotiate"), None);
         assert_eq!(Challenge::parse("Bearer service=x"), None);
-    }
-
-    #[test]
-    fn the_closest_credential_is_chosen() {
-        let credential = |registry: &str, username: &str| Credential {
-            registry: registry.into(),
-            username: username.into(),
-            password: "p".into(),
-        };
-        let all = [
-            credential("https://index.docker.io/v1/", "hub"),
-            credential("quay.io", "all"),
-            credential("quay.io/team", "team"),
-            credential("10.0.0.1:5000", "mirror"),
-        ];
-        let chosen = |registry: &str, name: &str| {
-            choose(registry, &Reference::parse(name).unwrap(), all.iter()).map(|c| c.username)
-        };
-        assert_eq!(chosen("docker.io", "nginx").as_deref(), Some("hub"));
-        assert_eq!(chosen("quay.io", "quay.io/team/app").as_deref(), Some("team"));
-        assert_eq!(chosen("quay.io", "quay.io/teammate/app").as_deref(), Some("all"));
-        assert_eq!(chosen("10.0.0.1:5000", "nginx").as_deref(), Some("mirror"));
-        assert_eq!(chosen("ghcr.io", "ghcr.io/a"), None);
     }
 }

@@ -1,30 +1,32 @@
 //! The registry protocol (OCI distribution specification): manifests, blobs, resuming, and whom to ask.
 
 mod auth;
+mod endpoint;
+mod http;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 
 use self::auth::Challenge;
+pub use self::endpoint::Endpoint;
+use self::http::Clients;
+use super::layer::sha256;
 use super::manifest;
 use super::reference::Reference;
-use super::{Credential, Error, Settings};
+use super::{Credential, Error, Settings, credentials};
 
-/// The host behind the name `docker.io`.
-const DOCKER_HUB: &str = "https://registry-1.docker.io";
-/// How long to wait for a connection.
-const CONNECT: Duration = Duration::from_secs(15);
-/// How long a registry may be silent in the middle of an answer.
-const STALL: Duration = Duration::from_secs(30);
 /// The longest manifest, in bytes (the specification asks for at least 4 MiB).
 const MANIFEST_MAX: usize = 4 << 20;
 /// The longest configuration, in bytes.
 const CONFIG_MAX: usize = 16 << 20;
+/// The longest error message in plain text that is shown, in bytes.
+const PLAIN_MAX: usize = 300;
 /// The longest error body that is read for its message, in bytes.
 const MESSAGE_MAX: usize = 16 << 10;
 /// How often a request that failed for a passing reason is tried again.
@@ -34,21 +36,19 @@ const RETRY_WAIT: Duration = Duration::from_millis(300);
 /// The longest `Retry-After` that a pull waits for by itself.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(20);
 
-/// Where a reference can be fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// `https://registry-1.docker.io`.
-    base: String,
-    /// The registry whose credentials it takes.
-    registry: String,
-}
-
 /// Talks to registries for all pulls; remembers tokens.
 pub struct RegistryClient {
-    http: Client,
+    clients: Clients,
     settings: Settings,
-    /// By endpoint and repository (and user): `Authorization` header values.
-    tokens: Mutex<HashMap<String, String>>,
+    /// `Authorization` header values.
+    tokens: Mutex<HashMap<TokenKey, String>>,
+}
+
+/// For what and whom a token was given: repository's address, and a digest of the credential.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct TokenKey {
+    url: String,
+    credential: String,
 }
 
 /// One pull's view: what is asked for, where, and as whom.
@@ -57,78 +57,51 @@ pub struct Session<'a> {
     reference: &'a Reference,
     endpoint: Endpoint,
     credential: Option<Credential>,
+    /// Whether the registry has answered: it is there, so that a failing connection is worth another try.
+    reached: AtomicBool,
 }
 
 impl RegistryClient {
     /// Reads the host's certificates; proxies come from the environment.
     pub fn new(settings: Settings) -> Result<RegistryClient, Error> {
-        let store = |what: &str, message: String| Error::Store {
-            what: what.to_owned(),
-            source: std::io::Error::other(message),
-        };
-        // Another part of the process may have installed the same provider before.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in rustls_native_certs::load_native_certs().certs {
-            // A certificate that the host trusts and this library cannot read helps nobody: pass over it.
-            let _ = roots.add(certificate);
-        }
-        let tls = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let http = Client::builder()
-            .user_agent(concat!("minik/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT)
-            .read_timeout(STALL)
-            .build()
-            .map_err(|error| store("cannot set up the registry client", error.to_string()))?;
-        Ok(RegistryClient { http, settings, tokens: Mutex::default() })
+        let clients = Clients::new().map_err(|error| Error::Store {
+            what: "cannot set up the registry client".to_owned(),
+            source: std::io::Error::other(error),
+        })?;
+        Ok(RegistryClient { clients, settings, tokens: Mutex::default() })
     }
 
     /// Where to ask, in order: mirrors, then the registry itself.
     pub fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
-        endpoints(&self.settings, reference)
+        endpoint::of(&self.settings, reference)
     }
 
-    /// A view of one endpoint, with the credential that fits it.
-    pub fn session<'a>(
+    /// Views of one endpoint, to be tried in order: as each credential that fits it, or as nobody when none does.
+    pub async fn sessions<'a>(
         &'a self,
         reference: &'a Reference,
-        endpoint: Endpoint,
+        endpoint: &Endpoint,
         credentials: &[Credential],
-    ) -> Session<'a> {
-        let configured = auth::from_docker_config(self.settings.docker_config.as_deref());
-        let credential = auth::choose(&endpoint.registry, reference, credentials.iter().chain(&configured));
-        Session { client: self, reference, endpoint, credential }
+    ) -> Vec<Session<'a>> {
+        let (path, registry) = (self.settings.docker_config.clone(), endpoint.registry.clone());
+        let configured =
+            tokio::task::spawn_blocking(move || credentials::configured(path.as_deref(), &registry)).await;
+        let configured = configured.unwrap_or_default();
+        let all = credentials.iter().chain(&configured);
+        let mut fitting: Vec<Option<Credential>> =
+            credentials::matching(&endpoint.registry, reference, all).into_iter().map(Some).collect();
+        if fitting.is_empty() {
+            fitting.push(None);
+        }
+        let session = |credential| Session {
+            client: self,
+            reference,
+            endpoint: endpoint.clone(),
+            credential,
+            reached: AtomicBool::new(false),
+        };
+        fitting.into_iter().map(session).collect()
     }
-}
-
-fn endpoints(settings: &Settings, reference: &Reference) -> Vec<Endpoint> {
-    let registry = reference.registry.clone();
-    let mirrors = settings.mirrors.get(&registry).into_iter().flatten();
-    let mut all: Vec<Endpoint> = mirrors
-        .map(|url| {
-            let base = url.trim_end_matches('/').to_owned();
-            let host = base.split_once("://").map_or(base.as_str(), |(_, host)| host).to_owned();
-            let base = if base.contains("://") { base } else { format!("https://{base}") };
-            Endpoint { base, registry: host }
-        })
-        .collect();
-    let base = if registry == "docker.io" {
-        DOCKER_HUB.to_owned()
-    } else if is_insecure(settings, &registry) {
-        format!("http://{registry}")
-    } else {
-        format!("https://{registry}")
-    };
-    all.push(Endpoint { base, registry });
-    all
-}
-
-/// Whether a registry is spoken to without TLS: by configuration, or on loopback as Docker does.
-fn is_insecure(settings: &Settings, registry: &str) -> bool {
-    let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
-    let loopback = host == "localhost" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|a| a.is_loopback());
-    loopback || settings.insecure.iter().any(|one| one == registry || one == host)
 }
 
 impl Session<'_> {
@@ -191,31 +164,24 @@ impl Session<'_> {
 
     /// GET with authentication and retries.
     async fn get(&self, url: &str, accept: Option<&str>, from: u64) -> Result<Response, Error> {
-        let mut tries = 0;
         let mut challenged = false;
+        let key = self.token_key();
         loop {
-            let key = format!("{url_key} {user}", url_key = self.url(""), user = self.user());
             let token = self.tokens().get(&key).cloned();
-            let mut request = self.client.http.get(url);
-            if let Some(accept) = accept {
-                request = request.header(ACCEPT, accept);
-            }
-            if from > 0 {
-                request = request.header(RANGE, format!("bytes={from}-"));
-            }
-            if let Some(token) = &token {
-                request = request.header(AUTHORIZATION, token);
-            }
-            let answer = request.send().await;
-            let response = match answer {
-                Ok(response) => response,
-                Err(error) if tries < RETRIES && !error.is_builder() && !error.is_connect() => {
-                    tries += 1;
-                    tokio::time::sleep(RETRY_WAIT * (1 << tries)).await;
-                    continue;
+            let request = || {
+                let mut request = self.http(url).get(url);
+                if let Some(accept) = accept {
+                    request = request.header(ACCEPT, accept);
                 }
-                Err(error) => return Err(self.unreachable(&error)),
+                if from > 0 {
+                    request = request.header(RANGE, format!("bytes={from}-"));
+                }
+                if let Some(token) = &token {
+                    request = request.header(AUTHORIZATION, token);
+                }
+                request
             };
+            let response = self.send(request).await?;
             let status = response.status();
             if status.is_success() {
                 return Ok(response);
@@ -224,28 +190,50 @@ impl Session<'_> {
                 challenged = true;
                 self.tokens().remove(&key);
                 if let Some(header) = self.authorize(&response).await? {
-                    self.tokens().insert(key, header);
+                    self.tokens().insert(key.clone(), header);
                     continue;
                 }
-            }
-            let wait = retry_after(&response);
-            let passing = status.is_server_error()
-                || status == StatusCode::TOO_MANY_REQUESTS && wait.is_some_and(|w| w <= RETRY_AFTER_MAX);
-            if passing && tries < RETRIES {
-                tries += 1;
-                tokio::time::sleep(wait.unwrap_or(RETRY_WAIT * (1 << tries)).min(RETRY_AFTER_MAX)).await;
-                continue;
             }
             return Err(self.refused(response).await);
         }
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<String, String>> {
+    fn http(&self, url: &str) -> &Client {
+        self.client.clients.of(self.endpoint.verify, url)
+    }
+
+    /// Sends a request until the answer is more than a passing failure, or too many tries have failed.
+    async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Error> {
+        let mut tries = 0;
+        loop {
+            let answer = request().send().await;
+            let wait = match &answer {
+                Ok(response) => {
+                    self.reached.store(true, Ordering::Relaxed);
+                    passing(response)
+                }
+                // An address where nobody has answered yet is given up at once: there may be another to ask.
+                Err(error) if error.is_builder() => None,
+                Err(error) if error.is_connect() && !self.reached.load(Ordering::Relaxed) => None,
+                Err(_) => Some(None),
+            };
+            match (wait, answer) {
+                (Some(told), _) if tries < RETRIES => {
+                    tries += 1;
+                    tokio::time::sleep(told.unwrap_or(RETRY_WAIT * (1 << tries))).await;
+                }
+                (_, answer) => return answer.map_err(|error| self.unreachable(&error)),
+            }
+        }
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<TokenKey, String>> {
         self.client.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn user(&self) -> &str {
-        self.credential.as_ref().map_or("", |c| c.username.as_str())
+    fn token_key(&self) -> TokenKey {
+        let secret = self.credential.as_ref().map(|c| (&c.username, &c.password, &c.identity_token));
+        TokenKey { url: self.url(""), credential: sha256(format!("{secret:?}").as_bytes()) }
     }
 
     /// The `Authorization` header that answers a challenge; `None` when there is nothing to answer with.
@@ -255,7 +243,7 @@ impl Session<'_> {
         for challenge in challenges {
             match challenge {
                 Challenge::Basic => {
-                    if let Some(credential) = &self.credential {
+                    if let Some(credential) = self.credential.as_ref().filter(|c| !c.username.is_empty()) {
                         return Ok(Some(auth::basic(credential)));
                     }
                 }
@@ -272,19 +260,36 @@ impl Session<'_> {
         let mut url = Url::parse(realm).map_err(|error| {
             self.content(format!("its registry names the token service {realm:?}: {error}"))
         })?;
-        {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = service {
-                query.append_pair("service", service);
-            }
-            let usual = format!("repository:{}:pull", self.reference.repository);
-            query.append_pair("scope", scope.unwrap_or(&usual));
-        }
-        let mut request = self.client.http.get(url);
-        if let Some(credential) = &self.credential {
-            request = request.header(AUTHORIZATION, auth::basic(credential));
-        }
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let usual = format!("repository:{}:pull", self.reference.repository);
+        let mut fields = vec![("scope", scope.unwrap_or(&usual))];
+        fields.extend(service.map(|service| ("service", service)));
+        let identity = self.credential.as_ref().and_then(|c| c.identity_token.as_deref());
+        let response = if let Some(token) = identity {
+            // OAuth2: the token goes into the body, which no log shows.
+            fields.extend([
+                ("grant_type", "refresh_token"),
+                ("refresh_token", token),
+                ("client_id", "minik"),
+            ]);
+            let mut form = url.clone();
+            form.query_pairs_mut().clear().extend_pairs(fields);
+            let body = form.query().unwrap_or("").to_owned();
+            let post = || {
+                let request = self.http(url.as_str()).post(url.clone());
+                request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body.clone())
+            };
+            self.send(post).await?
+        } else {
+            url.query_pairs_mut().extend_pairs(fields);
+            let get = || {
+                let request = self.http(url.as_str()).get(url.clone());
+                match &self.credential {
+                    Some(credential) => request.header(AUTHORIZATION, auth::basic(credential)),
+                    None => request,
+                }
+            };
+            self.send(get).await?
+        };
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }
@@ -297,14 +302,11 @@ impl Session<'_> {
 
     async fn refused(&self, response: Response) -> Error {
         let status = response.status();
-        let json = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .and_then(|t| t.to_str().ok())
-            .is_some_and(|t| t.contains("json"));
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|t| t.to_str().ok());
+        let content_type = content_type.unwrap_or("").to_owned();
         let wait = retry_after(&response);
         let body = self.read(response, MESSAGE_MAX, "answer").await.unwrap_or_default();
-        let mut message = message(&body, json)
+        let mut message = message(&body, &content_type)
             .unwrap_or_else(|| status.canonical_reason().unwrap_or("no reason given").to_owned());
         if let (StatusCode::TOO_MANY_REQUESTS, Some(wait)) = (status, wait) {
             message += &format!(" (try again in {} s)", wait.as_secs());
@@ -318,21 +320,33 @@ impl Session<'_> {
     }
 }
 
-/// The registry's own words in an error body (pure).
-fn message(body: &[u8], json: bool) -> Option<String> {
-    if !json {
-        return None;
+/// The registry's own words in an error body (pure): the specification's form, those of token services, of proxies and
+/// of Docker Hub, or a line of plain text.
+fn message(body: &[u8], content_type: &str) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    if text.starts_with('{') {
+        let value: Value = serde_json::from_slice(body).ok()?;
+        let words = |value: &Value| {
+            let fields = ["message", "details", "detail", "error_description", "error", "code"];
+            let mut words = fields.iter().filter_map(|field| value[*field].as_str());
+            words.find(|text| !text.is_empty()).map(str::to_owned)
+        };
+        let errors: Vec<String> =
+            value["errors"].as_array().into_iter().flatten().filter_map(words).collect();
+        return if errors.is_empty() { words(&value) } else { Some(errors.join("; ")) };
     }
-    let value: Value = serde_json::from_slice(body).ok()?;
-    let words: Vec<String> = value["errors"]
-        .as_array()?
-        .iter()
-        .filter_map(|e| {
-            let message = e["message"].as_str().filter(|m| !m.is_empty()).or(e["code"].as_str())?;
-            Some(message.to_owned())
-        })
-        .collect();
-    (!words.is_empty()).then(|| words.join("; "))
+    let short = !text.is_empty() && text.len() <= PLAIN_MAX && text.lines().count() == 1;
+    (short && content_type.starts_with("text/plain")).then(|| text.to_owned())
+}
+
+/// Whether an answer is a failure that may pass, and how long the registry asks to wait.
+fn passing(response: &Response) -> Option<Option<Duration>> {
+    let wait = retry_after(response);
+    match response.status() {
+        StatusCode::TOO_MANY_REQUESTS => wait.filter(|wait| *wait <= RETRY_AFTER_MAX).map(Some),
+        status if status.is_server_error() => Some(wait.map(|wait| wait.min(RETRY_AFTER_MAX))),
+        _ => None,
+    }
 }
 
 fn retry_after(response: &Response) -> Option<Duration> {
@@ -367,29 +381,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mirrors_come_first_and_plain_http_only_where_allowed() {
-        let settings = Settings {
-            mirrors: [("docker.io".to_owned(), vec!["http://10.9.9.9:5000/".to_owned()])].into(),
-            insecure: vec!["plain.example:5000".to_owned()],
-            ..Settings::default()
-        };
-        let bases = |text: &str| -> Vec<String> {
-            let all = endpoints(&settings, &Reference::parse(text).unwrap());
-            all.into_iter().map(|e| e.base).collect()
-        };
-        assert_eq!(bases("nginx"), ["http://10.9.9.9:5000", "https://registry-1.docker.io"]);
-        assert_eq!(bases("plain.example:5000/a"), ["http://plain.example:5000"]);
-        assert_eq!(bases("quay.io/a/b"), ["https://quay.io"]);
-        assert_eq!(bases("localhost:5000/a"), ["http://localhost:5000"]);
-        assert_eq!(bases("127.0.0.1:5000/a"), ["http://127.0.0.1:5000"]);
-    }
-
-    #[test]
     fn error_bodies_give_their_words() {
-        let body =
-            br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"},{"code":"DENIED"}]}"#;
-        assert_eq!(message(body, true).unwrap(), "manifest unknown; DENIED");
-        assert_eq!(message(b"<html>", false), None);
-        assert_eq!(message(b"{}", true), None);
+        let (json, plain) = ("application/json", "text/plain; charset=utf-8");
+        let cases: [(&str, &str, Option<&str>); 10] = [
+            (
+                r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"},{"code":"DENIED"}]}"#,
+                json,
+                Some("manifest unknown; DENIED"),
+            ),
+            (r#"{"errors":[{"code":"DENIED","message":""}]}"#, plain, Some("DENIED")),
+            (r#"{"details":"incorrect username or password"}"#, json, Some("incorrect username or password")),
+            (r#"{"message":"limit reached"}"#, "", Some("limit reached")),
+            (r#"{"error":"invalid_grant","error_description":"expired"}"#, json, Some("expired")),
+            ("access forbidden\n", plain, Some("access forbidden")),
+            ("<html>", "text/html", None),
+            ("two\nlines", plain, None),
+            ("{}", json, None),
+            ("", plain, None),
+        ];
+        for (body, content_type, expected) in cases {
+            assert_eq!(message(body.as_bytes(), content_type).as_deref(), expected, "{body}");
+        }
     }
 }

@@ -3,16 +3,17 @@
 //! Every path is resolved inside the directory by the kernel. What the archive could use to reach out of it, or
 //! to say one thing in a header and another in an extension, ends the unpacking with an error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
-use tar::{Archive, Entry, EntryType};
+use tar::EntryType;
 
+use super::tarball::{self, Entry, Reader};
 use crate::sys::path::Root;
 
 /// What a layer may not exceed.
@@ -65,27 +66,47 @@ const WHITEOUT: &[u8] = b".wh.";
 /// The name that hides all that lower layers have in its directory.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// How overlayfs marks such a directory.
-const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
-/// PAX records that carry extended attributes.
-const XATTR: &str = "SCHILY.xattr.";
-/// Sizes that a header's octal field cannot hold, so that only an extension can tell them.
-const HEADER_SIZE_MAX: u64 = 8 << 30;
+pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
 /// How many parent directories are kept open.
 const OPEN_PARENTS: usize = 64;
 
-/// Unpacks an uncompressed layer into `directory`, which must be empty; answers the bytes of its files.
-pub fn unpack(stream: impl Read, directory: &Path, limits: Limits) -> Result<u64, Error> {
+impl From<tarball::Error> for Error {
+    fn from(error: tarball::Error) -> Error {
+        match error {
+            tarball::Error::Refused { path, reason } => Error::Refused { path, reason },
+            tarball::Error::Read(source) => Error::Read(source),
+        }
+    }
+}
+
+/// What a layer turned out to hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Directories that it has no entry for, only things in them: they have no attributes of their own.
+    pub implied: BTreeSet<PathBuf>,
+}
+
+/// Unpacks an uncompressed layer into `directory`, which must be empty.
+pub fn unpack(stream: impl Read, directory: &Path, limits: Limits) -> Result<Contents, Error> {
     let root = Root::open(directory).map_err(|source| Error::Write {
         path: directory.display().to_string(),
         what: "open the target directory",
         source,
     })?;
-    let mut unpacker =
-        Unpacker { root, limits, entries: 0, bytes: 0, parents: HashMap::new(), times: Vec::new() };
-    let mut archive = Archive::new(stream);
-    archive.set_ignore_zeros(false);
-    for entry in archive.entries().map_err(Error::Read)? {
-        unpacker.entry(entry.map_err(Error::Read)?)?;
+    let mut unpacker = Unpacker {
+        root,
+        limits,
+        entries: 0,
+        bytes: 0,
+        parents: HashMap::new(),
+        times: Vec::new(),
+        implied: BTreeSet::new(),
+    };
+    let mut reader = Reader::new(stream);
+    while let Some(entry) = reader.entry()? {
+        unpacker.entry(entry, &mut reader)?;
     }
     unpacker.finish()
 }
@@ -97,22 +118,16 @@ struct Unpacker {
     bytes: u64,
     parents: HashMap<PathBuf, Root>,
     /// Directories' times, set last as filling a directory changes them.
-    times: Vec<(PathBuf, i64)>,
+    times: Vec<(PathBuf, Timestamps)>,
+    implied: BTreeSet<PathBuf>,
 }
 
-/// What an entry says, checked.
+/// An entry, its names checked.
 struct Item {
+    entry: Entry,
     path: PathBuf,
     shown: String,
-    kind: EntryType,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: i64,
-    size: u64,
     link: Option<PathBuf>,
-    xattrs: Vec<(String, Vec<u8>)>,
-    device: (u32, u32),
 }
 
 fn refused(path: &str, reason: impl Into<String>) -> Error {
@@ -143,73 +158,37 @@ fn relative(bytes: &[u8], limits: Limits) -> Result<PathBuf, String> {
 }
 
 impl Item {
-    fn read(entry: &mut Entry<'_, impl Read>, limits: Limits) -> Result<Item, Error> {
-        let raw = entry.path_bytes().into_owned();
-        let shown = String::from_utf8_lossy(&raw).into_owned();
+    fn check(entry: Entry, limits: Limits) -> Result<Item, Error> {
+        let shown = String::from_utf8_lossy(&entry.path).into_owned();
         let fail = |reason: String| refused(&shown, reason);
-        let header = entry.header().clone();
-        let number = |result: io::Result<u64>, what: &str| -> Result<u32, Error> {
-            let value = result.map_err(|error| fail(format!("{what}: {error}")))?;
-            u32::try_from(value).map_err(|_| fail(format!("{what} {value} is out of range")))
-        };
-        let mut xattrs = Vec::new();
-        let (mut pax_uid, mut pax_gid, mut pax_size, mut pax_mtime) = (None, None, None, None);
-        if let Some(records) = entry.pax_extensions().map_err(Error::Read)? {
-            for record in records {
-                let record = record.map_err(Error::Read)?;
-                let key =
-                    record.key().map_err(|_| fail("an extension has a name that is not UTF-8".into()))?;
-                let value = record.value_bytes();
-                let parsed = || std::str::from_utf8(value).ok().and_then(|t| t.parse::<u64>().ok());
-                match key {
-                    "uid" => pax_uid = parsed(),
-                    "gid" => pax_gid = parsed(),
-                    "size" => {
-                        pax_size = Some(parsed().ok_or_else(|| fail("extension size is no number".into()))?)
-                    }
-                    "mtime" => {
-                        pax_mtime = std::str::from_utf8(value)
-                            .ok()
-                            .and_then(|t| t.split('.').next()?.parse::<i64>().ok());
-                    }
-                    _ => {
-                        if let Some(name) = key.strip_prefix(XATTR) {
-                            xattrs.push((name.to_owned(), value.to_vec()));
-                        }
-                    }
-                }
+        let link = match &entry.link {
+            Some(bytes) if entry.kind == EntryType::Link => {
+                Some(relative(bytes, limits).map_err(|reason| {
+                    fail(format!("hard link to {:?}: {reason}", String::from_utf8_lossy(bytes)))
+                })?)
             }
-        }
-        let in_header = header.entry_size().map_err(|error| fail(format!("size: {error}")))?;
-        if let Some(size) = pax_size
-            && size != in_header
-            && (size < HEADER_SIZE_MAX || size != entry.size())
-        {
-            return Err(fail(format!("its header says {in_header} bytes, its extension {size}")));
-        }
-        let kind = header.entry_type();
-        let link = match entry.link_name_bytes() {
-            Some(bytes) if kind == EntryType::Link => Some(relative(&bytes, limits).map_err(|reason| {
-                fail(format!("hard link to {:?}: {reason}", String::from_utf8_lossy(&bytes)))
-            })?),
-            Some(bytes) => Some(PathBuf::from(OsStr::from_bytes(&bytes))),
+            Some(bytes) => Some(PathBuf::from(OsStr::from_bytes(bytes))),
             None => None,
         };
-        let from_header = |pax: Option<u64>, header: io::Result<u64>| pax.map_or(header, Ok);
-        let device = |result: io::Result<Option<u32>>| result.ok().flatten().unwrap_or(0);
-        Ok(Item {
-            path: relative(&raw, limits).map_err(fail)?,
-            kind,
-            mode: header.mode().map_err(|error| fail(format!("mode: {error}")))? & 0o7777,
-            uid: number(from_header(pax_uid, header.uid()), "uid")?,
-            gid: number(from_header(pax_gid, header.gid()), "gid")?,
-            mtime: pax_mtime.unwrap_or_else(|| header.mtime().map_or(0, |t| t.min(i64::MAX as u64) as i64)),
-            size: entry.size(),
-            link,
-            xattrs,
-            device: (device(header.device_major()), device(header.device_minor())),
-            shown,
-        })
+        let path = relative(&entry.path, limits).map_err(fail)?;
+        if path.as_os_str().is_empty() && entry.kind != EntryType::Directory {
+            return Err(refused(&shown, "it names the root, which must be a directory"));
+        }
+        Ok(Item { entry, path, shown, link })
+    }
+
+    fn times(&self) -> Timestamps {
+        let (seconds, nanos) = self.entry.mtime;
+        let at = Timespec { tv_sec: seconds, tv_nsec: nanos.into() };
+        Timestamps { last_access: at, last_modification: at }
+    }
+
+    fn owner(&self) -> (Option<Uid>, Option<Gid>) {
+        (Some(Uid::from_raw(self.entry.uid)), Some(Gid::from_raw(self.entry.gid)))
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::from_raw_mode(self.entry.mode)
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> Error + '_ {
@@ -222,11 +201,8 @@ fn kernel<T>(result: rustix::io::Result<T>) -> io::Result<T> {
 }
 
 impl Unpacker {
-    fn entry(&mut self, mut entry: Entry<'_, impl Read>) -> Result<(), Error> {
-        if entry.header().entry_type() == EntryType::XGlobalHeader {
-            return Ok(());
-        }
-        let item = Item::read(&mut entry, self.limits)?;
+    fn entry(&mut self, entry: Entry, content: &mut impl Read) -> Result<(), Error> {
+        let item = Item::check(entry, self.limits)?;
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(refused(
@@ -242,15 +218,12 @@ impl Unpacker {
         let parent_path = item.path.parent().unwrap_or(Path::new("")).to_owned();
         let parent = self.parent(&parent_path).map_err(item.failed("make its parent directory"))?;
         if name.as_bytes() == OPAQUE {
-            let flags = XattrFlags::empty();
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&parent.as_fd()));
-            return kernel(rustix::fs::setxattr(path, OPAQUE_XATTR, b"y", flags))
-                .map_err(item.failed("mark opaque"));
+            return mark_opaque(&parent).map_err(item.failed("mark opaque"));
         }
         if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
-            return self.whiteout(&item, &parent, hidden);
+            return whiteout(&item, &parent, hidden);
         }
-        self.make(&item, &parent, &name, &mut entry)
+        self.make(&item, &parent, &name, content)
     }
 
     /// A directory below the root, made when missing (as layers may leave parents out).
@@ -258,8 +231,11 @@ impl Unpacker {
         if let Some(known) = self.parents.get(path) {
             return known.try_clone();
         }
-        let made =
-            self.root.mkdir_all(if path.as_os_str().is_empty() { Path::new(".") } else { path }, 0o755)?;
+        let open = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let made = match self.root.open_dir(open) {
+            Ok(there) => there,
+            Err(_) => self.make_parents(path)?,
+        };
         if self.parents.len() >= OPEN_PARENTS {
             self.parents.clear();
         }
@@ -267,19 +243,25 @@ impl Unpacker {
         Ok(made)
     }
 
-    fn whiteout(&mut self, item: &Item, parent: &Root, hidden: &[u8]) -> Result<(), Error> {
-        // Names that begin with a second prefix are the bookkeeping of an old file system.
-        if hidden.starts_with(WHITEOUT) {
-            return Ok(());
+    fn make_parents(&mut self, path: &Path) -> io::Result<Root> {
+        let mut prefixes: Vec<&Path> = path.ancestors().filter(|p| !p.as_os_str().is_empty()).collect();
+        prefixes.reverse();
+        for prefix in prefixes {
+            match self.root.stat(prefix) {
+                Ok(stat) if is_whiteout(stat.st_mode, stat.st_rdev) => {
+                    // The layer hides what was below this name and puts a directory of its own there.
+                    let (parent, name) = self.root.parent(prefix)?;
+                    rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty())?;
+                    mark_opaque(&self.root.mkdir_all(prefix, 0o755)?)?;
+                    self.implied.insert(prefix.to_owned());
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.implied.insert(prefix.to_owned());
+                }
+                _ => {}
+            }
         }
-        if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return Err(refused(&item.shown, "it hides no name"));
-        }
-        let name = OsStr::from_bytes(hidden);
-        self.clear(item, parent, name, false)?;
-        let mode = Mode::from_raw_mode(0);
-        kernel(rustix::fs::mknodat(parent.as_fd(), name, FileType::CharacterDevice, mode, 0))
-            .map_err(item.failed("make a whiteout"))
+        self.root.mkdir_all(path, 0o755)
     }
 
     fn make(
@@ -287,16 +269,20 @@ impl Unpacker {
         item: &Item,
         parent: &Root,
         name: &OsStr,
-        content: &mut Entry<'_, impl Read>,
+        content: &mut impl Read,
     ) -> Result<(), Error> {
-        match item.kind {
+        match item.entry.kind {
             EntryType::Directory => {
-                self.clear(item, parent, name, true)?;
+                let hidden = self.clear(item, parent, name, true)?;
                 match rustix::fs::mkdirat(parent.as_fd(), name, Mode::from_raw_mode(0o755)) {
                     Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                     Err(error) => return Err(item.failed("make the directory")(error.into())),
                 }
                 let here = parent.open_dir(name).map_err(item.failed("open the directory"))?;
+                if hidden {
+                    // A whiteout or a file hid what lower layers have here; a directory must go on doing so.
+                    mark_opaque(&here).map_err(item.failed("mark opaque"))?;
+                }
                 self.directory_metadata(item, &here)
             }
             EntryType::Regular | EntryType::Continuous => self.file(item, parent, name, content),
@@ -314,12 +300,12 @@ impl Unpacker {
                 self.hard_link(item, parent, name, target)
             }
             EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                let kind = match item.kind {
+                let kind = match item.entry.kind {
                     EntryType::Char => FileType::CharacterDevice,
                     EntryType::Block => FileType::BlockDevice,
                     _ => FileType::Fifo,
                 };
-                if item.kind == EntryType::Char && item.device == (0, 0) {
+                if item.entry.kind == EntryType::Char && item.entry.device == (0, 0) {
                     return Err(refused(
                         &item.shown,
                         "a character device 0,0 would hide a file of a lower layer",
@@ -327,7 +313,7 @@ impl Unpacker {
                 }
                 self.clear(item, parent, name, false)?;
                 // Roots of containers are mounted without devices: the node stands there and opens nothing.
-                let device = rustix::fs::makedev(item.device.0, item.device.1);
+                let device = rustix::fs::makedev(item.entry.device.0, item.entry.device.1);
                 kernel(rustix::fs::mknodat(parent.as_fd(), name, kind, Mode::from_raw_mode(0o600), device))
                     .map_err(item.failed("make the node"))?;
                 self.metadata(item, parent, name, false)
@@ -340,24 +326,36 @@ impl Unpacker {
         }
     }
 
-    /// Makes room for a name: a later entry replaces an earlier one, but a directory stays for a directory.
-    fn clear(&mut self, item: &Item, parent: &Root, name: &OsStr, keep_directory: bool) -> Result<(), Error> {
+    /// Makes room for a name: a later entry replaces an earlier one, but a directory stays for a directory. Answers
+    /// whether anything was removed.
+    fn clear(
+        &mut self,
+        item: &Item,
+        parent: &Root,
+        name: &OsStr,
+        keep_directory: bool,
+    ) -> Result<bool, Error> {
         let found = match rustix::fs::statat(parent.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) => FileType::from_raw_mode(found.st_mode),
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Ok(found) => found,
+            Err(rustix::io::Errno::NOENT) => return Ok(false),
             Err(error) => return Err(item.failed("look at what is there")(error.into())),
         };
-        if found == FileType::Directory {
-            if keep_directory {
-                return Ok(());
-            }
-            self.parents.clear();
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&parent.as_fd()));
-            return std::fs::remove_dir_all(Path::new(&path).join(name))
-                .map_err(item.failed("replace the directory"));
+        let kind = FileType::from_raw_mode(found.st_mode);
+        if kind == FileType::Directory && keep_directory {
+            return Ok(false);
         }
-        kernel(rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty()))
-            .map_err(item.failed("replace what is there"))
+        if matches!(kind, FileType::Directory | FileType::Symlink) {
+            // Paths through this name lead somewhere else from here on.
+            self.parents.clear();
+        }
+        if kind == FileType::Directory {
+            std::fs::remove_dir_all(descriptor_path(parent).join(name))
+                .map_err(item.failed("replace the directory"))?;
+        } else {
+            kernel(rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty()))
+                .map_err(item.failed("replace what is there"))?;
+        }
+        Ok(true)
     }
 
     fn file(
@@ -365,9 +363,9 @@ impl Unpacker {
         item: &Item,
         parent: &Root,
         name: &OsStr,
-        content: &mut Entry<'_, impl Read>,
+        content: &mut impl Read,
     ) -> Result<(), Error> {
-        self.bytes = self.bytes.saturating_add(item.size);
+        self.bytes = self.bytes.saturating_add(item.entry.size);
         if self.bytes > self.limits.bytes {
             return Err(refused(
                 &item.shown,
@@ -386,16 +384,15 @@ impl Unpacker {
         let mut file = std::fs::File::from(opened.map_err(|e| item.failed("make the file")(e.into()))?);
         copy(content, &mut file, item)?;
         let fd = file.as_fd();
-        kernel(rustix::fs::fchown(fd, Some(Uid::from_raw(item.uid)), Some(Gid::from_raw(item.gid))))
-            .map_err(item.failed("set the owner"))?;
+        let (user, group) = item.owner();
+        kernel(rustix::fs::fchown(fd, user, group)).map_err(item.failed("set the owner"))?;
         // After the owner: changing that drops the set-user-id bits.
-        kernel(rustix::fs::fchmod(fd, Mode::from_raw_mode(item.mode)))
-            .map_err(item.failed("set the mode"))?;
-        for (key, value) in wanted(&item.xattrs) {
+        kernel(rustix::fs::fchmod(fd, item.mode())).map_err(item.failed("set the mode"))?;
+        for (key, value) in wanted(&item.entry.xattrs) {
             kernel(rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty()))
                 .map_err(item.failed("set an extended attribute"))?;
         }
-        kernel(rustix::fs::futimens(fd, &times(item.mtime))).map_err(item.failed("set the time"))
+        kernel(rustix::fs::futimens(fd, &item.times())).map_err(item.failed("set the time"))
     }
 
     fn hard_link(&mut self, item: &Item, parent: &Root, name: &OsStr, target: &Path) -> Result<(), Error> {
@@ -416,51 +413,86 @@ impl Unpacker {
 
     fn metadata(&self, item: &Item, parent: &Root, name: &OsStr, symlink: bool) -> Result<(), Error> {
         let at = AtFlags::SYMLINK_NOFOLLOW;
-        let owner = (Some(Uid::from_raw(item.uid)), Some(Gid::from_raw(item.gid)));
+        let owner = item.owner();
         kernel(rustix::fs::chownat(parent.as_fd(), name, owner.0, owner.1, at))
             .map_err(item.failed("set the owner"))?;
         if !symlink {
-            kernel(rustix::fs::chmodat(
-                parent.as_fd(),
-                name,
-                Mode::from_raw_mode(item.mode),
-                AtFlags::empty(),
-            ))
-            .map_err(item.failed("set the mode"))?;
+            kernel(rustix::fs::chmodat(parent.as_fd(), name, item.mode(), AtFlags::empty()))
+                .map_err(item.failed("set the mode"))?;
         }
-        kernel(rustix::fs::utimensat(parent.as_fd(), name, &times(item.mtime), at))
+        kernel(rustix::fs::utimensat(parent.as_fd(), name, &item.times(), at))
             .map_err(item.failed("set the time"))
     }
 
     fn directory_metadata(&mut self, item: &Item, here: &Root) -> Result<(), Error> {
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&here.as_fd()));
-        let owner = (Some(Uid::from_raw(item.uid)), Some(Gid::from_raw(item.gid)));
+        let path = descriptor_path(here);
+        let owner = item.owner();
         kernel(rustix::fs::chownat(CWD, &path, owner.0, owner.1, AtFlags::empty()))
             .map_err(item.failed("set the owner"))?;
-        kernel(rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(item.mode), AtFlags::empty()))
+        kernel(rustix::fs::chmodat(CWD, &path, item.mode(), AtFlags::empty()))
             .map_err(item.failed("set the mode"))?;
-        for (key, value) in wanted(&item.xattrs) {
+        for (key, value) in wanted(&item.entry.xattrs) {
             kernel(rustix::fs::setxattr(&path, key, value, XattrFlags::empty()))
                 .map_err(item.failed("set an extended attribute"))?;
         }
-        self.times.push((item.path.clone(), item.mtime));
+        self.times.push((item.path.clone(), item.times()));
+        self.implied.remove(&item.path);
         Ok(())
     }
 
-    fn finish(self) -> Result<u64, Error> {
-        for (path, mtime) in self.times.iter().rev() {
+    fn finish(self) -> Result<Contents, Error> {
+        for (path, times) in self.times.iter().rev() {
             let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             // A directory that a later entry replaced has no time of its own any more.
             let Ok(here) = self.root.open_dir(path) else { continue };
-            let fd = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&here.as_fd()));
-            let set = rustix::fs::utimensat(CWD, fd, &times(*mtime), AtFlags::empty());
+            let set = rustix::fs::utimensat(CWD, descriptor_path(&here), times, AtFlags::empty());
             kernel(set).map_err(|source| Error::Write {
                 path: path.display().to_string(),
                 what: "set the time",
                 source,
             })?;
         }
-        Ok(self.bytes)
+        Ok(Contents { bytes: self.bytes, implied: self.implied })
+    }
+}
+
+/// Whether overlayfs takes a node for a whiteout. Layers cannot bring such a device themselves.
+pub(super) fn is_whiteout(mode: u32, device: u64) -> bool {
+    FileType::from_raw_mode(mode) == FileType::CharacterDevice && device == 0
+}
+
+/// A path to an open directory, for calls that take no descriptor.
+fn descriptor_path(directory: &Root) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))
+}
+
+fn mark_opaque(directory: &Root) -> io::Result<()> {
+    let path = descriptor_path(directory);
+    kernel(rustix::fs::setxattr(path, OPAQUE_XATTR, b"y", XattrFlags::empty()))
+}
+
+/// Hides what lower layers have under a name. What this layer has there itself stays, in whichever order the two come:
+/// a file hides those below anyway, a directory is closed to them.
+fn whiteout(item: &Item, parent: &Root, hidden: &[u8]) -> Result<(), Error> {
+    // Names that begin with a second prefix are the bookkeeping of an old file system.
+    if hidden.starts_with(WHITEOUT) {
+        return Ok(());
+    }
+    if hidden.is_empty() || hidden == b"." || hidden == b".." {
+        return Err(refused(&item.shown, "it hides no name"));
+    }
+    let name = OsStr::from_bytes(hidden);
+    match rustix::fs::statat(parent.as_fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(own) if FileType::from_raw_mode(own.st_mode) == FileType::Directory => {
+            parent.open_dir(name).and_then(|here| mark_opaque(&here)).map_err(item.failed("mark opaque"))
+        }
+        Ok(_) => Ok(()),
+        Err(rustix::io::Errno::NOENT) => {
+            let mode = Mode::from_raw_mode(0);
+            kernel(rustix::fs::mknodat(parent.as_fd(), name, FileType::CharacterDevice, mode, 0))
+                .map_err(item.failed("make a whiteout"))
+        }
+        Err(error) => Err(item.failed("look at what is there")(error.into())),
     }
 }
 
@@ -473,15 +505,10 @@ fn wanted(xattrs: &[(String, Vec<u8>)]) -> impl Iterator<Item = (&str, &[u8])> {
         .map(|(key, value)| (key.as_str(), value.as_slice()))
 }
 
-fn times(mtime: i64) -> Timestamps {
-    let at = Timespec { tv_sec: mtime, tv_nsec: 0 };
-    Timestamps { last_access: at, last_modification: at }
-}
-
 /// Copies exactly the entry's bytes.
 fn copy(content: &mut impl Read, file: &mut std::fs::File, item: &Item) -> Result<(), Error> {
     let mut buffer = [0u8; 64 << 10];
-    let mut left = item.size;
+    let mut left = item.entry.size;
     while left > 0 {
         let want = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let got = content.read(&mut buffer[..want]).map_err(Error::Read)?;

@@ -57,7 +57,7 @@ impl Layer {
         self
     }
 
-    fn unpack_with(self, limits: Limits) -> (TempDir, Result<u64, Error>) {
+    fn unpack_with(self, limits: Limits) -> (TempDir, Result<Contents, Error>) {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         let result = unpack(self.0.into_inner().unwrap().as_slice(), &dir.path().join("root"), limits);
@@ -100,6 +100,9 @@ fn files_links_modes_and_times_are_kept() {
     assert_eq!((su.permissions().mode() & 0o7777, su.mtime(), su.nlink()), (0o4755, 1_000_000, 2));
     assert_eq!(fs::read_link(root.join("bin/abs")).unwrap(), Path::new("/bin/su"));
     assert_eq!(fs::metadata(root.join("bin")).unwrap().mtime(), 1_000_000);
+    let dir = Layer::new().pax(&[("mtime", b"7.123456789")]).file("a", "1").good();
+    let fine = fs::metadata(dir.path().join("root/a")).unwrap();
+    assert_eq!((fine.mtime(), fine.mtime_nsec()), (7, 123_456_789));
     assert_eq!(fs::read_to_string(root.join("deep/without/parents")).unwrap(), "y");
     assert!(root.join("dotted").is_file());
 }
@@ -130,10 +133,72 @@ fn whiteouts_and_opaque_directories_become_overlayfs_marks() {
     let root = dir.path().join("root");
     let gone = fs::symlink_metadata(root.join("d/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
-    let mut value = [0u8; 8];
-    let length = rustix::fs::getxattr(root.join("e"), OPAQUE_XATTR, &mut value).unwrap();
-    assert_eq!(&value[..length], b"y");
+    assert!(is_opaque(&root.join("e")));
     assert!(!root.join("e/.wh..wh..opq").exists());
+}
+
+fn is_opaque(directory: &Path) -> bool {
+    let mut value = [0u8; 8];
+    rustix::fs::getxattr(directory, OPAQUE_XATTR, &mut value).is_ok_and(|length| &value[..length] == b"y")
+}
+
+#[test]
+fn a_layers_whiteouts_hide_nothing_of_its_own() {
+    if !is_root() {
+        assert!(std::env::var("MINIK_REQUIRE_ROOT").is_err(), "needs root");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let dir = Layer::new()
+        .file("before", "1")
+        .file(".wh.before", "")
+        .file(".wh.after", "")
+        .file("after", "2")
+        .dir("dir-before")
+        .file("dir-before/x", "3")
+        .file(".wh.dir-before", "")
+        .file(".wh.dir-after", "")
+        .dir("dir-after")
+        .file("dir-after/x", "4")
+        .file(".wh.implied", "")
+        .file("implied/deep/x", "5")
+        .good();
+    let root = dir.path().join("root");
+    let paths = ["before", "after", "dir-before/x", "dir-after/x", "implied/deep/x"];
+    for (number, path) in paths.iter().enumerate() {
+        assert_eq!(fs::read_to_string(root.join(path)).unwrap(), (number + 1).to_string(), "{path}");
+    }
+    for opaque in ["dir-before", "dir-after", "implied"] {
+        assert!(is_opaque(&root.join(opaque)), "{opaque}");
+    }
+    assert!(!is_opaque(&root.join("implied/deep")));
+}
+
+#[test]
+fn directories_without_an_entry_are_told() {
+    let (_dir, contents) = Layer::new()
+        .file("a/b/x", "1")
+        .dir("a")
+        .file("c/x", "2")
+        .dir("d")
+        .file("d/x", "3")
+        .unpack_with(Limits::default());
+    let implied: Vec<_> = contents.unwrap().implied.into_iter().collect();
+    assert_eq!(implied, [Path::new("a/b"), Path::new("c")]);
+}
+
+#[test]
+fn paths_through_a_replaced_symlink_go_where_its_successor_is() {
+    let dir = Layer::new()
+        .dir("target")
+        .link("name", EntryType::Symlink, "target")
+        .file("name/through", "1")
+        .dir("name")
+        .file("name/own", "2")
+        .good();
+    let root = dir.path().join("root");
+    assert!(root.join("target/through").is_file() && root.join("name/own").is_file());
+    assert!(!root.join("target/own").exists());
 }
 
 #[test]
@@ -197,7 +262,7 @@ fn symlinks_do_not_lead_out_of_the_root() {
 #[test]
 fn disagreeing_sizes_and_bombs_are_refused() {
     Layer::new().pax(&[("size", b"1")]).file("a", "12").bad("its header says");
-    Layer::new().pax(&[("size", b"-5")]).file("a", "12").bad("no number");
+    Layer::new().pax(&[("size", b"-5")]).file("a", "12").bad("is no number");
     let small = Limits { entries: 2, bytes: 10, path: 20, depth: 3 };
     for (layer, reason) in [
         (Layer::new().file("a", "").file("b", "").file("c", ""), "more than 2 entries"),

@@ -51,6 +51,7 @@ use crate::stdio::Exit;
 use crate::sys::process::{self, SingleThreaded};
 use crate::sys::{device, seccomp, socket};
 
+pub use self::records::layers_in_use;
 pub use self::removal::remove_leftovers;
 
 /// The hidden subcommand that runs the supervisor.
@@ -180,7 +181,7 @@ impl Supervisor {
         poller.add(&signals, EpollFlags::EPOLLIN, Source::Signals)?;
         let mut supervisor = Supervisor {
             sandbox_records: Records::open(options.run_dir.join("sandboxes"))?,
-            container_records: Records::open(options.run_dir.join("containers"))?,
+            container_records: Records::open(options.run_dir.join(records::CONTAINERS))?,
             null: fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
             own_pids: crate::sys::namespace::open("/proc/self/ns/pid".as_ref())?,
             options,

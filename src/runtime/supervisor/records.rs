@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::runtime::{ContainerConfig, ContainerState, SandboxConfig};
 
+/// Where the records of containers are in the run directory.
+pub const CONTAINERS: &str = "containers";
+
 /// A sandbox on record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SandboxRecord {
@@ -23,6 +26,32 @@ pub struct ContainerRecord {
     pub config: ContainerConfig,
     /// As it stood; a new supervisor takes a running one for lost.
     pub state: ContainerState,
+}
+
+/// The layers that containers of a run directory stand on, whether they run or not; there need be no such directory. A
+/// record that cannot be read is an error here: nobody may take its layers for free.
+pub fn layers_in_use(run_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(run_dir.join(CONTAINERS)) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(error),
+    };
+    let mut layers = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        match parse::<ContainerRecord>(&path) {
+            Ok(record) => layers.extend(record.config.layers),
+            // Its container was removed just then.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+        }
+    }
+    Ok(layers)
 }
 
 /// A directory of records of one kind.

@@ -1,33 +1,29 @@
 //! Pulling: manifest, configuration, then all layers side by side, each fetched and unpacked in one pass.
 
+mod transfer;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use futures::{StreamExt, TryStreamExt};
 use oci_spec::image::ImageManifest;
-use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
-use super::layer::{self, Unpacked, digest_text};
-use super::manifest::{self, Document};
-use super::reference::Reference;
-use super::registry::Session;
-use super::store::{Record, Scratch};
-use super::{Credential, Error, Image, Images, Progress, Stage};
+use self::transfer::{ChannelReader, fetch};
+use crate::image::layer::{self, Unpacked, sha256};
+use crate::image::lock::Lock;
+use crate::image::manifest::{self, Document};
+use crate::image::reference::Reference;
+use crate::image::registry::{Endpoint, Session};
+use crate::image::store::{self, Record, Scratch};
+use crate::image::{Credential, Error, Image, Images, Progress, Stage};
 
 /// Layers of one image fetched at the same time (as Docker and containerd do).
 const PARALLEL: usize = 3;
 /// Chunks between the network and the unpacking thread.
 const IN_FLIGHT: usize = 32;
-/// How often a broken transfer is taken up again where it broke before a byte more has come.
-const RESUMES: u32 = 5;
-/// The wait before that; it doubles.
-const RESUME_WAIT: Duration = Duration::from_millis(200);
 
 /// Layers that some pull of this process is making, so that a second pull waits instead of fetching again.
 #[derive(Default)]
@@ -36,21 +32,15 @@ pub struct Flights {
 }
 
 impl Flights {
-    fn of(&self, digest: &str) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, diff_id: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         layers.retain(|_, flight| Arc::strong_count(flight) > 1);
-        layers.entry(digest.to_owned()).or_default().clone()
+        layers.entry(diff_id.to_owned()).or_default().clone()
     }
 }
 
 fn content(reference: &Reference, what: impl Into<String>) -> Error {
     Error::Content { reference: reference.to_string(), what: what.into() }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    let mut hash = Sha256::new();
-    hash.update(bytes);
-    digest_text(hash)
 }
 
 /// What a manifest leads to.
@@ -80,8 +70,10 @@ impl Images {
         let reference = Reference::parse(name)?;
         let mut failure: Option<Error> = None;
         for endpoint in self.registry.endpoints(&reference) {
-            let session = self.registry.session(&reference, endpoint, credentials);
-            match self.pull_from(&session, &reference, progress).await {
+            if endpoint.is_fallback() && !matches!(failure, Some(Error::Unreachable { .. })) {
+                continue;
+            }
+            match self.pull_as_any(&reference, &endpoint, credentials, progress).await {
                 Ok(image) => return Ok(image),
                 Err(error) => {
                     // What a registry said tells more than that another could not be reached.
@@ -96,18 +88,38 @@ impl Images {
         Err(failure.unwrap_or_else(|| content(&reference, "there is no registry to ask")))
     }
 
+    /// From one endpoint, with each credential that fits it until one is let in.
+    async fn pull_as_any(
+        &self,
+        reference: &Reference,
+        endpoint: &Endpoint,
+        credentials: &[Credential],
+        progress: &dyn Progress,
+    ) -> Result<Image, Error> {
+        let mut sessions = self.registry.sessions(reference, endpoint, credentials).await.into_iter();
+        let mut result = Err(content(reference, "there is no registry to ask"));
+        for session in &mut sessions {
+            result = self.pull_from(&session, reference, progress).await;
+            if !matches!(&result, Err(Error::Registry { status: 401 | 403 | 404, .. })) {
+                break;
+            }
+        }
+        result
+    }
+
     async fn pull_from(
         &self,
         session: &Session<'_>,
         reference: &Reference,
         progress: &dyn Progress,
     ) -> Result<Image, Error> {
+        // From here to the index's naming them, nobody removes what is here and what comes.
+        let held = self.hold().await?;
         let plan = self.plan(session, reference).await?;
-        if let Some((manifest, record)) = self.record_of(&plan.manifest_digest).await? {
+        if let Some(mut record) = self.record_of(&plan.manifest_digest).await? {
             // Same manifest as before: at most the name is new.
-            let mut record = record;
             record.digests = plan.digests.clone();
-            return self.finish(Some(reference.clone()), manifest, record).await;
+            return self.finish(Some(reference.clone()), plan.manifest_digest, record, held).await;
         }
         futures::stream::iter(plan.layers.clone())
             .map(|planned| async move { self.ensure_layer(session, reference, &planned, progress).await })
@@ -120,36 +132,48 @@ impl Images {
             layers: plan.layers.iter().map(|l| l.diff_id.clone()).collect(),
             size: plan.layers.iter().map(|l| l.size).sum(),
             digests: plan.digests,
+            attributes: None,
+            by_tag: false,
         };
-        self.finish(Some(reference.clone()), plan.manifest_digest, record).await
+        self.finish(Some(reference.clone()), plan.manifest_digest, record, held).await
     }
 
-    async fn record_of(&self, manifest: &str) -> Result<Option<(String, Record)>, Error> {
+    pub(super) async fn hold(&self) -> Result<Lock, Error> {
+        let store = self.store.clone();
+        self.blocking(move || store.hold()).await
+    }
+
+    async fn record_of(&self, manifest: &str) -> Result<Option<Record>, Error> {
         let (store, manifest) = (self.store.clone(), manifest.to_owned());
         self.blocking(move || {
             let Some((digest, record)) = store.record(&manifest)? else { return Ok(None) };
-            let whole = record
-                .layers
-                .iter()
-                .zip(&record.blobs)
-                .map(|(layer, blob)| store.has_layer(layer, blob))
-                .collect::<Result<Vec<bool>, Error>>()?;
-            Ok((digest == manifest && whole.into_iter().all(|there| there)).then_some((digest, record)))
+            Ok((digest == manifest && store.is_whole(&record)?).then_some(record))
         })
         .await
     }
 
-    /// Names a complete image and answers it.
+    /// Names a complete image and answers it, held.
     pub(super) async fn finish(
         &self,
         reference: Option<Reference>,
         manifest: String,
-        record: Record,
+        mut record: Record,
+        held: Lock,
     ) -> Result<Image, Error> {
         let store = self.store.clone();
         self.blocking(move || {
-            store.add(reference.as_ref(), &manifest, record)?;
-            store.find(&manifest)?.ok_or(Error::NoSuchImage(manifest))
+            record.attributes = store.attributes_layer(&record.layers)?;
+            let mut held = held;
+            if store.add(reference.as_ref(), &manifest, record)? {
+                // A tag has moved on: what it left may go, if nobody else holds anything.
+                drop(held);
+                if let Err(error) = store.collect() {
+                    tracing::warn!(%error, "cannot remove outdated images");
+                }
+                held = store.hold()?;
+            }
+            let image = store.find(&manifest)?.ok_or(Error::NoSuchImage(manifest))?;
+            Ok(Image { held: Some(Arc::new(held)), ..image })
         })
         .await
     }
@@ -188,6 +212,7 @@ impl Images {
         if sha256(&config) != config_digest {
             return Err(content(reference, format!("its configuration is not what {config_digest} names")));
         }
+        manifest::check_platform(&config).map_err(|what| content(reference, what))?;
         let (_, diff_ids) = manifest::config(&config).map_err(|what| content(reference, what))?;
         let descriptors = manifest.layers();
         if diff_ids.len() != descriptors.len() {
@@ -251,11 +276,7 @@ impl Images {
             progress.layer(&planned.digest, Stage::Exists, planned.size, planned.size);
             return Ok(());
         }
-        let flight = self.flights.of(&planned.digest);
-        let _alone = flight.lock().await;
-        let store = self.store.clone();
-        let name = format!("tmp/{}", planned.diff_id.trim_start_matches("sha256:"));
-        let _lock = self.blocking(move || store.lock(&name)).await?;
+        let _turn = self.turn(&planned.diff_id).await?;
         if self.store.has_layer(&planned.diff_id, &planned.digest)? {
             progress.layer(&planned.digest, Stage::Exists, planned.size, planned.size);
             return Ok(());
@@ -275,6 +296,14 @@ impl Images {
         }
     }
 
+    /// Waits for the turn to make a layer: in this process, then on this machine.
+    pub(super) async fn turn(&self, diff_id: &str) -> Result<Turn, Error> {
+        let flight = self.flights.of(diff_id).lock_owned().await;
+        let (store, diff_id) = (self.store.clone(), diff_id.to_owned());
+        let lock = self.blocking(move || store.layer_turn(&diff_id)).await?;
+        Ok(Turn { _lock: lock, _flight: flight })
+    }
+
     /// Unpacks a stream into a scratch directory and, when all digests are right, puts it in its place.
     pub(super) async fn make_layer(
         &self,
@@ -288,15 +317,16 @@ impl Images {
             let scratch = store.scratch()?;
             let made = unpack_into(&scratch, stream, limits, &expected)?;
             expected.check(&made, &reference)?;
-            store.put_layer(
-                &made.diff_id,
-                &scratch.path().join("fs"),
-                &made.digest,
-                &scratch.path().join("blob"),
-            )
+            store.put_layer(&scratch, &made.digest, &made.diff_id, &made.implied)
         })
         .await
     }
+}
+
+/// While it is kept, nobody else makes the layer.
+pub(super) struct Turn {
+    _lock: store::Turn,
+    _flight: OwnedMutexGuard<()>,
 }
 
 /// What a layer must turn out to be; `None` is whatever comes.
@@ -335,10 +365,10 @@ impl Expected {
 fn unpack_into(
     scratch: &Scratch,
     stream: impl Read,
-    limits: super::unpack::Limits,
+    limits: crate::image::unpack::Limits,
     expected: &Expected,
 ) -> Result<Unpacked, Error> {
-    let directory: PathBuf = scratch.path().join("fs");
+    let directory = scratch.path().join("fs");
     let blob = scratch.path().join("blob");
     let store = |what: &str, source| Error::Store { what: what.to_owned(), source };
     std::fs::create_dir(&directory).map_err(|e| store("cannot make a directory for a layer", e))?;
@@ -348,75 +378,4 @@ fn unpack_into(
     let mut file = File::create(&blob).map_err(|e| store("cannot keep a layer", e))?;
     layer::unpack(stream, Some(&mut file), &directory, limits)
         .map_err(|source| Error::Layer { digest: expected.diff_id.clone(), source })
-}
-
-/// Sends a blob's bytes into the channel, taking broken transfers up again. `Err(None)`: nobody listens any more.
-async fn fetch(
-    session: &Session<'_>,
-    planned: &PlannedLayer,
-    chunks: mpsc::Sender<Bytes>,
-    progress: &dyn Progress,
-) -> Result<(), Option<Error>> {
-    let mut done = 0;
-    let mut breaks = 0;
-    progress.layer(&planned.digest, Stage::Pulling, 0, planned.size);
-    loop {
-        let mut stream = session.blob(&planned.digest, done).await.map_err(Some)?;
-        let cause = loop {
-            match stream.chunk().await {
-                Ok(Some(chunk)) => {
-                    done += chunk.len() as u64;
-                    breaks = 0;
-                    if done > planned.size {
-                        let what =
-                            format!("layer {} has more than its {} bytes", planned.digest, planned.size);
-                        return Err(Some(Error::Content { reference: planned.digest.clone(), what }));
-                    }
-                    progress.layer(&planned.digest, Stage::Pulling, done, planned.size);
-                    chunks.send(chunk).await.map_err(|_| None)?;
-                }
-                Ok(None) if done == planned.size => return Ok(()),
-                Ok(None) => break None,
-                Err(error) => break Some(error),
-            }
-        };
-        breaks += 1;
-        if breaks > RESUMES {
-            return Err(Some(match cause {
-                Some(error) => session.broken(&error),
-                None => Error::Content {
-                    reference: planned.digest.clone(),
-                    what: format!("layer {} ended after {done} of {} bytes", planned.digest, planned.size),
-                },
-            }));
-        }
-        tokio::time::sleep(RESUME_WAIT * (1 << breaks)).await;
-    }
-}
-
-/// Reads what another task sends; the sender's end before the last byte shows as a short stream.
-struct ChannelReader {
-    chunks: mpsc::Receiver<Bytes>,
-    current: Bytes,
-}
-
-impl ChannelReader {
-    fn new(chunks: mpsc::Receiver<Bytes>) -> ChannelReader {
-        ChannelReader { chunks, current: Bytes::new() }
-    }
-}
-
-impl Read for ChannelReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.current.is_empty() {
-            match self.chunks.blocking_recv() {
-                Some(chunk) => self.current = chunk,
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.current.len());
-        buffer[..count].copy_from_slice(&self.current[..count]);
-        self.current.advance(count);
-        Ok(count)
-    }
 }
