@@ -1,6 +1,7 @@
 //! A container of a pod, with its image and volumes, as the runtime's configuration (pure).
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
@@ -8,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use sha2::{Digest, Sha256};
 
-use super::env::expand;
+use super::env::{Environment, expand};
 use super::observed::{fingerprint, label};
 use super::resources;
 use crate::image::{Image, User};
@@ -50,8 +51,8 @@ pub struct Parts<'a> {
     pub attempt: u32,
     /// Its image, unpacked.
     pub image: &'a Image,
-    /// `NAME=VALUE`, complete but for `PATH`, `HOME` and `TERM`.
-    pub env: Vec<String>,
+    /// Complete but for `PATH`, `HOME` and `TERM`.
+    pub env: Environment,
     /// Where each volume of the pod is on the host.
     pub volumes: &'a HashMap<String, PathBuf>,
     /// Files that the kubelet itself puts into each container (`/etc/hosts`, ...): source and target.
@@ -82,7 +83,8 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
     let context = container.security_context.as_ref().unwrap_or(&default_context);
     let uid = pod.metadata.uid.as_deref().unwrap_or("");
     let user = user(pod, container, parts.image, pod_context, context)?;
-    let env = environment(parts.env, &user, container);
+    let own = parts.env.own;
+    let env = environment(parts.env.all, &user, container);
     let mut security = security(pod_context, context, parts.seccomp_dir)?;
     security.oom_score_adj = resources::oom_score_adj(pod, container, parts.machine_memory);
     let groups = groups(pod_context, &user);
@@ -94,9 +96,9 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
         labels: labels(pod, container, parts.attempt, parts.image),
         layers: parts.image.layers.clone(),
         read_only_root: context.read_only_root_filesystem == Some(true),
-        mounts: mounts(container, parts.volumes, parts.files, &env)?,
+        mounts: mounts(container, parts.volumes, parts.files, &own)?,
         process: Process {
-            args: arguments(container, parts.image, &env)?,
+            args: arguments(container, parts.image, &own)?,
             cwd: PathBuf::from(
                 container
                     .working_dir
@@ -127,7 +129,9 @@ fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image) -> Labe
     let shown =
         image.references.first().cloned().unwrap_or_else(|| container.image.clone().unwrap_or_default());
     let image_id = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
-    let signal = image.config.stop_signal.as_deref().and_then(signal_number).unwrap_or(15);
+    let asked = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref());
+    let signal =
+        asked.or(image.config.stop_signal.as_deref()).and_then(signal_number).unwrap_or(libc::SIGTERM);
     [
         (label::UID, pod.metadata.uid.clone().unwrap_or_default()),
         (label::CONTAINER, container.name.clone()),
@@ -141,13 +145,26 @@ fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image) -> Labe
     .into()
 }
 
-/// `SIGQUIT`, `QUIT` or `3` as a number.
+/// The first and the last real-time signal, as images and pods count them.
+const RTMIN: i32 = 34;
+const RTMAX: i32 = 64;
+
+/// `SIGQUIT`, `QUIT`, `SIGRTMIN+3` or `3` as a number.
 fn signal_number(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse::<i32>() {
         return (1..=64).contains(&number).then_some(number);
     }
     let upper = name.to_uppercase();
     let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let offset = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<i32>().ok() };
+    let real_time = match (full.strip_prefix("SIGRTMIN"), full.strip_prefix("SIGRTMAX")) {
+        (Some(plus), _) => offset(plus).map(|n| RTMIN + n),
+        (_, Some(minus)) => offset(minus).map(|n| RTMAX + n),
+        _ => None,
+    };
+    if let Some(number) = real_time {
+        return (RTMIN..=RTMAX).contains(&number).then_some(number);
+    }
     full.parse::<nix::sys::signal::Signal>().ok().map(|s| s as i32)
 }
 
@@ -216,10 +233,12 @@ fn environment(mut env: Vec<String>, user: &User, container: &Container) -> Vec<
 }
 
 /// `command` replaces the image's entrypoint and drops its arguments; `args` replaces the arguments.
-fn arguments(container: &Container, image: &Image, env: &[String]) -> Result<Vec<String>, String> {
-    let value = |name: &str| {
-        env.iter().find_map(|e| e.strip_prefix(name).and_then(|r| r.strip_prefix('='))).map(str::to_owned)
-    };
+fn arguments(
+    container: &Container,
+    image: &Image,
+    own: &BTreeMap<String, String>,
+) -> Result<Vec<String>, String> {
+    let value = |name: &str| own.get(name).cloned();
     let expanded = |words: &[String]| words.iter().map(|w| expand(w, value)).collect::<Vec<_>>();
     let command = container.command.as_deref().filter(|c| !c.is_empty());
     let args = container.args.as_deref().filter(|a| !a.is_empty());
@@ -241,7 +260,7 @@ fn mounts(
     container: &Container,
     volumes: &HashMap<String, PathBuf>,
     files: &[(PathBuf, PathBuf)],
-    env: &[String],
+    own: &BTreeMap<String, String>,
 ) -> Result<Vec<Mount>, String> {
     let asked = container.volume_mounts.as_deref().unwrap_or(&[]);
     let mut mounts = Vec::new();
@@ -258,7 +277,7 @@ fn mounts(
         });
     }
     for mount in asked {
-        mounts.push(volume_mount(mount, volumes, env)?);
+        mounts.push(volume_mount(mount, volumes, own)?);
     }
     // A mount hides what was mounted below its target before it: outer ones first.
     mounts.sort_by_key(|m| m.target.components().count());
@@ -268,17 +287,14 @@ fn mounts(
 fn volume_mount(
     mount: &VolumeMount,
     volumes: &HashMap<String, PathBuf>,
-    env: &[String],
+    own: &BTreeMap<String, String>,
 ) -> Result<Mount, String> {
     let base = volumes.get(&mount.name).ok_or_else(|| {
         format!("volume {:?} of mount {:?} is not part of the pod", mount.name, mount.mount_path)
     })?;
-    let value = |name: &str| {
-        env.iter().find_map(|e| e.strip_prefix(name).and_then(|r| r.strip_prefix('='))).map(str::to_owned)
-    };
     let sub_path = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
         (Some(path), _) if !path.is_empty() => Some(path.to_owned()),
-        (_, Some(expr)) if !expr.is_empty() => Some(expand(expr, value)),
+        (_, Some(expr)) if !expr.is_empty() => Some(expand_path(expr, own)?),
         _ => None,
     };
     let source = match sub_path {
@@ -297,11 +313,34 @@ fn volume_mount(
     })
 }
 
+/// A `subPathExpr`; where a part of a path is missing, the rest would name something else.
+fn expand_path(expression: &str, own: &BTreeMap<String, String>) -> Result<String, String> {
+    let missing = RefCell::new(BTreeSet::new());
+    let path = expand(expression, |name| {
+        let value = own.get(name).filter(|value| !value.is_empty()).cloned();
+        if value.is_none() {
+            missing.borrow_mut().insert(name.to_owned());
+        }
+        value
+    });
+    match missing.into_inner() {
+        missing if missing.is_empty() => Ok(path),
+        missing => Err(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", "))),
+    }
+}
+
 fn security(
     pod_context: &PodSecurityContext,
     context: &SecurityContext,
     seccomp_dir: &Path,
 ) -> Result<Security, String> {
+    let armor = context.app_armor_profile.as_ref().or(pod_context.app_armor_profile.as_ref());
+    if let Some(profile) = armor.filter(|p| p.type_ == "Localhost") {
+        return Err(format!(
+            "appArmorProfile {:?} cannot be applied: this node does not use AppArmor",
+            profile.localhost_profile.as_deref().unwrap_or("")
+        ));
+    }
     let privileged = context.privileged == Some(true);
     let profile = context.seccomp_profile.as_ref().or(pod_context.seccomp_profile.as_ref());
     Ok(Security {
@@ -391,7 +430,10 @@ mod tests {
                 sandbox: "s",
                 attempt: 0,
                 image: &image(),
-                env: vec!["A=1".into()],
+                env: Environment {
+                    all: vec!["A=1".into(), "IMAGE=2".into()],
+                    own: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
+                },
                 volumes: &HashMap::from([("data".to_owned(), PathBuf::from("/vol/data"))]),
                 files: &[("/pod/hosts".into(), "/etc/hosts".into())],
                 message_file: "/pod/m".into(),
@@ -409,6 +451,7 @@ mod tests {
             (json!(["x"]), json!(null), vec!["x"]),
             (json!(["x"]), json!(["$(A)"]), vec!["x", "1"]),
             (json!(null), json!(["y", "$(B)"]), vec!["/entry", "y", "$(B)"]),
+            (json!(["$(IMAGE)"]), json!(["$(PATH)"]), vec!["$(IMAGE)", "$(PATH)"]),
         ] {
             let c = made(json!({}), json!({"name": "c", "command": command, "args": args})).unwrap();
             assert_eq!(c.process.args, expected);
@@ -417,11 +460,25 @@ mod tests {
 
     #[test]
     fn stop_signals_by_name_and_number() {
-        for (name, number) in
-            [("SIGQUIT", Some(3)), ("WINCH", Some(28)), ("9", Some(9)), ("0", None), ("SIGFOO", None)]
-        {
+        for (name, number) in [
+            ("SIGQUIT", Some(3)),
+            ("WINCH", Some(28)),
+            ("9", Some(9)),
+            ("0", None),
+            ("SIGFOO", None),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMIN", Some(34)),
+            ("SIGRTMAX-1", Some(63)),
+            ("SIGRTMIN+31", None),
+        ] {
             assert_eq!(signal_number(name), number, "{name}");
         }
+        let signal = |own: Value| {
+            let made = made(json!({}), json!({"name": "c", "lifecycle": own})).unwrap();
+            made.labels[label::STOP_SIGNAL].clone()
+        };
+        assert_eq!(signal(json!(null)), "3");
+        assert_eq!(signal(json!({"stopSignal": "SIGUSR1"})), "10");
     }
 
     #[test]
@@ -463,8 +520,19 @@ mod tests {
         let targets: Vec<_> = c.mounts.iter().map(|m| m.target.to_str().unwrap()).collect();
         assert_eq!(targets, ["/a", "/a/b", "/etc/hosts"]);
         assert_eq!(c.mounts[0].source, MountSource::SubPath { base: "/vol/data".into(), path: "x-1".into() });
+        let missing = json!([{"name": "data", "mountPath": "/a", "subPathExpr": "$(IMAGE)/$(B)"}]);
+        let err = made(json!({}), json!({"name": "c", "volumeMounts": missing}));
+        assert_eq!(err.unwrap_err(), "missing value for B, IMAGE");
         let err = made(json!({}), json!({"name": "c", "volumeMounts": [{"name": "no", "mountPath": "/a"}]}));
         assert!(err.unwrap_err().contains("\"no\""));
+    }
+
+    #[test]
+    fn what_cannot_be_applied_is_refused() {
+        let profile = json!({"type": "Localhost", "localhostProfile": "mine"});
+        let own = json!({"name": "c", "securityContext": {"appArmorProfile": profile}});
+        assert!(made(json!({}), own).unwrap_err().contains("AppArmor"));
+        assert!(made(json!({"appArmorProfile": {"type": "RuntimeDefault"}}), json!({"name": "c"})).is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, Secret, Service};
 
 use super::downward;
 use super::resources::NodeCapacity;
@@ -39,8 +39,17 @@ pub fn references(container: &Container) -> (Vec<String>, Vec<String>) {
     (maps, secrets)
 }
 
-/// The environment as `NAME=VALUE`, or why it cannot be made (a `CreateContainerConfigError`).
-pub fn build(container: &Container, sources: &Sources<'_>) -> Result<Vec<String>, String> {
+/// A container's environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// What the process gets, as `NAME=VALUE`.
+    pub all: Vec<String>,
+    /// What `$(NAME)` may name elsewhere in the spec: services and the container's own, but not the image's.
+    pub own: BTreeMap<String, String>,
+}
+
+/// The environment, or why it cannot be made (a `CreateContainerConfigError`).
+pub fn build(container: &Container, sources: &Sources<'_>) -> Result<Environment, String> {
     let spec = sources.pod.spec.as_ref();
     let links = spec.and_then(|s| s.enable_service_links).unwrap_or(true);
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -73,13 +82,14 @@ pub fn build(container: &Container, sources: &Sources<'_>) -> Result<Vec<String>
         }
     }
     for variable in container.env.iter().flatten() {
-        let value = match resolve(variable, container, sources)? {
-            Some(value) => value,
-            None => expand(variable.value.as_deref().unwrap_or(""), |name| {
+        let value = match &variable.value_from {
+            Some(from) => resolve(&variable.name, from, container, sources)?,
+            None => Some(expand(variable.value.as_deref().unwrap_or(""), |name| {
                 given.get(name).or_else(|| services.get(name)).cloned()
-            }),
+            })),
         };
-        given.insert(variable.name.clone(), value);
+        // An optional source that is not there leaves the name to envFrom and the image.
+        given.extend(value.map(|value| (variable.name.clone(), value)));
     }
     // Later sources win: image, then services, then what the pod says.
     let mut all: BTreeMap<String, String> = BTreeMap::new();
@@ -87,18 +97,19 @@ pub fn build(container: &Container, sources: &Sources<'_>) -> Result<Vec<String>
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         all.insert(name.to_owned(), value.to_owned());
     }
-    all.extend(services);
-    all.extend(given);
-    Ok(all.into_iter().map(|(name, value)| format!("{name}={value}")).collect())
+    let own: BTreeMap<String, String> = services.into_iter().chain(given).collect();
+    all.extend(own.clone());
+    let all = all.into_iter().map(|(name, value)| format!("{name}={value}")).collect();
+    Ok(Environment { all, own })
 }
 
-/// The value of a variable that refers to something; `None` for a plain one or an absent optional key.
+/// The value that a variable refers to; `None` for an absent optional one.
 fn resolve(
-    variable: &EnvVar,
+    variable: &str,
+    from: &EnvVarSource,
     container: &Container,
     sources: &Sources<'_>,
 ) -> Result<Option<String>, String> {
-    let Some(from) = &variable.value_from else { return Ok(None) };
     let namespace = sources.pod.metadata.namespace.as_deref().unwrap_or("default");
     if let Some(reference) = &from.config_map_key_ref {
         let optional = reference.optional == Some(true);
@@ -136,7 +147,7 @@ fn resolve(
     if let Some(reference) = &from.resource_field_ref {
         return downward::resource(sources.pod, reference, Some(container), sources.node).map(Some);
     }
-    Err(format!("variable {:?}: valueFrom names no source that this node knows", variable.name))
+    Err(format!("variable {variable:?}: valueFrom names no source that this node knows"))
 }
 
 /// Replaces `$(NAME)` by its value; an unknown name stays as it is, `$$` is a dollar sign.
@@ -231,7 +242,7 @@ mod tests {
         }
     }
 
-    fn environment(container: serde_json::Value) -> Result<Vec<String>, String> {
+    fn environment(container: serde_json::Value) -> Result<Environment, String> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "www", "namespace": "shop", "uid": "u", "labels": {"app": "web"}},
             "spec": {"containers": [], "nodeName": "node"},
@@ -275,8 +286,14 @@ mod tests {
             {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
             {"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}},
             {"name": "GONE", "valueFrom": {"configMapKeyRef": {"name": "x", "key": "y", "optional": true}}},
+            {"name": "M_k", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "y", "optional": true}}},
+            {"name": "PATH", "valueFrom": {"secretKeyRef": {"name": "s", "key": "y", "optional": true}}},
         ]}))
         .unwrap();
+        assert_eq!(env.own.get("B").map(String::as_str), Some("pod-10.96.0.9-v"));
+        assert_eq!(env.own.get("PATH"), None, "what only the image sets cannot be referred to");
+        let env = env.all;
+        assert!(!env.iter().any(|e| e.starts_with("GONE=")), "{env:?}");
         for line in [
             "A=pod",
             "B=pod-10.96.0.9-v",
@@ -284,6 +301,7 @@ mod tests {
             "APP=web",
             "P=s3cret",
             "p=s3cret",
+            "M_k=v",
             "M_K2=v2",
             "PATH=/bin",
             "KUBERNETES_SERVICE_PORT_HTTPS=443",

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::container::container_id;
 use super::context::Context;
 use super::observed::ObservedContainer;
-use super::start::container_log_link;
 use crate::runtime::ContainerState;
 use crate::stdio::Exit;
 
@@ -31,7 +32,7 @@ pub async fn last_words<R>(context: &Context<R>, pod: &Pod, ended: &ObservedCont
     let log = (failed && policy.as_deref() == Some("FallbackToLogsOnError"))
         .then(|| context.log_file(pod, &ended.name, ended.attempt));
     let read = move || {
-        let words = head(&file, MESSAGE_MAX).unwrap_or_default();
+        let words = end_of(&file, MESSAGE_MAX).unwrap_or_default();
         match log {
             Some(log) if words.is_empty() => log_end(&log).unwrap_or_default(),
             _ => words,
@@ -40,10 +41,15 @@ pub async fn last_words<R>(context: &Context<R>, pod: &Pod, ended: &ObservedCont
     tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
-fn head(path: &Path, most: u64) -> io::Result<String> {
+/// The last `most` bytes of a file, from a whole character on.
+fn end_of(path: &Path, most: u64) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(most)))?;
     let mut bytes = Vec::new();
-    fs::File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    file.take(most).read_to_end(&mut bytes)?;
+    let cut = if length > most { bytes.iter().take_while(|byte| **byte & 0xc0 == 0x80).count() } else { 0 };
+    Ok(String::from_utf8_lossy(&bytes[cut..]).into_owned())
 }
 
 /// The last lines of a log in CRI form, without times and streams.
@@ -85,28 +91,81 @@ fn remove_with_rotated(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The longest name of a file, in bytes.
+const NAME_MAX: usize = 255;
+
+/// The name of a log in `/var/log/containers`, where log shippers look: `POD_NAMESPACE_CONTAINER-ID.log`, cut
+/// to what a file name may be.
+fn link_name(pod: &Pod, container: &str, id: &str) -> String {
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    let mut name = format!("{}_{}_{container}-{id}", part(&meta.name), part(&meta.namespace));
+    name.truncate(name.floor_char_boundary(NAME_MAX - ".log".len()));
+    name + ".log"
+}
+
+/// Shows the log of an attempt in `/var/log/containers`, in place of the one before it.
+pub fn link_log(
+    directory: &Path,
+    log: &Path,
+    pod: &Pod,
+    container: &str,
+    attempt: u32,
+) -> impl FnOnce() + use<> {
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let (directory, log) = (directory.to_owned(), log.to_owned());
+    let name = |attempt| link_name(pod, container, &container_id(&uid, container, attempt));
+    let before = attempt.checked_sub(1).map(|before| directory.join(name(before)));
+    let link = directory.join(name(attempt));
+    // A container must not fail for want of a link that it does not need itself.
+    move || {
+        for old in before.iter().chain([&link]) {
+            let _ = fs::remove_file(old);
+        }
+        let made = fs::create_dir_all(&directory).and_then(|()| symlink(&log, &link));
+        if let Err(error) = made {
+            tracing::warn!(link = %link.display(), %error, "log not linked");
+        }
+    }
+}
+
 /// Removes all logs of a pod that is no more.
 pub async fn remove_logs<R>(context: &Context<R>, pod: &Pod) {
-    let directory = context.log_dir(pod);
-    let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    let links: Vec<PathBuf> = spec.into_iter().map(|c| container_log_link(context, pod, &c.name)).collect();
-    let work = move || {
-        for link in links {
-            let _ = fs::remove_file(link);
-        }
-        match fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
-    };
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
+    let (directory, links) = (context.log_dir(pod), context.config.container_logs.clone());
+    let removed = tokio::task::spawn_blocking(move || remove_log_dir(&directory, &links)).await;
+    if let Ok(Err(error)) = removed {
         tracing::warn!(%error, "logs not removed");
+    }
+}
+
+/// Removes the logs of a pod of which only the uid is known.
+pub fn remove_logs_of(uid: &str, logs: &Path, links: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(logs)? {
+        let entry = entry?;
+        // A uid is this cluster's own: directories of other clusters have others.
+        if entry.file_name().to_string_lossy().rsplit('_').next() == Some(uid) {
+            remove_log_dir(&entry.path(), links)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_log_dir(directory: &Path, links: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(links).into_iter().flatten().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(directory)) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn the_end_of_a_log_is_its_last_lines_bare() {
@@ -117,6 +176,59 @@ mod tests {
         let end = log_end(&path).unwrap();
         assert_eq!(end.lines().count(), 80);
         assert!(end.starts_with("line 120\n") && end.ends_with("line 199\n"));
+    }
+
+    #[test]
+    fn last_words_are_the_last_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        fs::write(&path, format!("{}the end", "ä".repeat(3000))).unwrap();
+        let words = end_of(&path, MESSAGE_MAX).unwrap();
+        assert!(
+            words.starts_with('ä') && words.ends_with("äthe end") && words.len() <= 4096,
+            "{}",
+            words.len()
+        );
+        fs::write(&path, "short").unwrap();
+        assert_eq!(end_of(&path, MESSAGE_MAX).unwrap(), "short");
+    }
+
+    #[test]
+    fn links_have_names_that_a_file_may_have() {
+        let long = "p".repeat(253);
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": long, "namespace": "n"}})).unwrap();
+        assert_eq!(link_name(&pod, "c", "0123").len(), 255);
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n"}})).unwrap();
+        assert_eq!(link_name(&pod, "c", "0123"), "p_n_c-0123.log");
+    }
+
+    #[test]
+    fn the_link_of_an_attempt_replaces_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}})).unwrap();
+        for attempt in [0, 1] {
+            link_log(dir.path(), Path::new("/log"), &pod, "c", attempt)();
+        }
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, [link_name(&pod, "c", &container_id("u", "c", 1)).as_str()]);
+        // Where none can be made, nothing else fails.
+        link_log(Path::new("/dev/null/x"), Path::new("/log"), &pod, "c", 0)();
+    }
+
+    #[test]
+    fn logs_and_links_of_one_pod_are_removed_by_its_uid() {
+        let dir = tempfile::tempdir().unwrap();
+        let (logs, links) = (dir.path().join("pods"), dir.path().join("containers"));
+        fs::create_dir(&links).unwrap();
+        for uid in ["u1", "u2"] {
+            let log = logs.join(format!("d_my_pod_{uid}"));
+            fs::create_dir_all(log.join("c")).unwrap();
+            symlink(log.join("c/0.log"), links.join(uid)).unwrap();
+        }
+        remove_logs_of("u1", &logs, &links).unwrap();
+        assert!(!logs.join("d_my_pod_u1").exists() && logs.join("d_my_pod_u2").exists());
+        assert!(fs::read_link(links.join("u1")).is_err() && fs::read_link(links.join("u2")).is_ok());
     }
 
     #[test]

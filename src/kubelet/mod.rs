@@ -6,6 +6,9 @@
 pub mod context;
 pub mod worker;
 
+pub mod references;
+pub mod sandbox;
+
 pub mod backoff;
 pub mod observed;
 pub mod plan;
@@ -27,10 +30,11 @@ pub mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
 use tokio::sync::{Notify, broadcast, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinSet};
 
 use self::context::{Addresses, Config, Context, ImageSource};
 use self::observed::label;
@@ -56,7 +60,11 @@ struct Handle {
     key: Key,
     desired: watch::Sender<Desired>,
     changed: Arc<Notify>,
+    task: Id,
 }
+
+/// How long a pod is left alone after its worker failed.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 /// Why the kubelet could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +150,15 @@ impl<R: Runtime> Kubelet<R> {
                     Ok(uid) => {
                         workers.remove(&uid);
                     }
-                    Err(error) => tracing::error!(%error, "a pod's worker failed"),
+                    Err(error) => {
+                        tracing::error!(%error, "a pod's worker failed");
+                        let failed = workers.iter_mut().find(|(_, handle)| handle.task == error.id());
+                        if let Some((uid, handle)) = failed {
+                            let wanted = handle.desired.subscribe();
+                            let worker = self.worker(uid, wanted, &handle.changed);
+                            handle.task = spawn(&mut running, worker, uid, AFTER_PANIC);
+                        }
+                    }
                 },
             }
         }
@@ -172,15 +188,16 @@ impl<R: Runtime> Kubelet<R> {
         }
         let (desired, wanted) = watch::channel(Desired::Pod(pod));
         let changed = Arc::new(Notify::new());
-        let worker = Worker::new(self.context.clone(), uid.clone(), wanted, changed.clone());
-        workers.insert(uid.clone(), Handle { key: key.clone(), desired, changed });
-        running.spawn(async move {
-            worker.run().await;
-            uid
-        });
+        let worker = self.worker(&uid, wanted, &changed);
+        let task = spawn(running, worker, &uid, Duration::ZERO);
+        workers.insert(uid, Handle { key: key.clone(), desired, changed, task });
     }
 
-    /// Ends what runs for pods that vanished while nobody was here.
+    fn worker(&self, uid: &str, wanted: watch::Receiver<Desired>, changed: &Arc<Notify>) -> Worker<R> {
+        Worker::new(self.context.clone(), uid.to_owned(), wanted, changed.clone())
+    }
+
+    /// Ends what runs, and removes what lies here, for pods that vanished while nobody was here.
     async fn remove_orphans(&self) {
         let observed = match self.context.runtime.observe().await {
             Ok(observed) => observed,
@@ -202,10 +219,94 @@ impl<R: Runtime> Kubelet<R> {
             if let Err(message) = self.context.network.detach(&uid).await {
                 tracing::warn!(sandbox = sandbox.id, message, "orphan's network not given back");
             }
-            let dirs = self.context.dirs(&uid);
-            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || dirs.remove()).await {
-                tracing::warn!(sandbox = sandbox.id, %error, "orphan's volumes not removed");
+        }
+        let config = self.context.config.clone();
+        let sweep = tokio::task::spawn_blocking(move || remove_orphaned_files(&config, &known)).await;
+        if let Ok(Err(error)) = sweep {
+            tracing::warn!(%error, "cannot look for orphans' files");
+        }
+    }
+}
+
+/// Removes directories and logs of pods other than the known ones. The names in the cluster's own directory say
+/// which logs are its own: other clusters of the host keep theirs beside them.
+fn remove_orphaned_files(config: &Config, known: &[String]) -> std::io::Result<()> {
+    for directory in [&config.pods, &config.memory] {
+        let Some(entries) = present(std::fs::read_dir(directory))? else { continue };
+        for entry in entries {
+            let uid = entry?.file_name().to_string_lossy().into_owned();
+            if known.contains(&uid) {
+                continue;
             }
+            let dirs = volumes::PodDirs::new(&config.pods, &config.memory, &uid);
+            let removed = present(messages::remove_logs_of(&uid, &config.logs, &config.container_logs))
+                .and_then(|_| dirs.remove());
+            if let Err(error) = removed {
+                tracing::warn!(uid, %error, "orphan's files not removed");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `None` for what is not there.
+fn present<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// Has a worker begin after a while.
+fn spawn<R: Runtime>(running: &mut JoinSet<String>, worker: Worker<R>, uid: &str, after: Duration) -> Id {
+    let uid = uid.to_owned();
+    let work = async move {
+        tokio::time::sleep(after).await;
+        worker.run().await;
+        uid
+    };
+    running.spawn(work).id()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubelet::resources::NodeCapacity;
+    use std::fs;
+
+    #[test]
+    fn only_files_of_this_clusters_vanished_pods_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        let config = Config {
+            node: "n".into(),
+            address: [127, 0, 0, 1].into(),
+            dns: [127, 0, 0, 1].into(),
+            domain: "d".into(),
+            pods: at("pods"),
+            memory: at("memory"),
+            logs: at("logs"),
+            container_logs: at("links"),
+            seccomp: at("seccomp"),
+            capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
+            share_processes: false,
+        };
+        remove_orphaned_files(&config, &[]).unwrap();
+        for path in
+            ["pods/gone", "pods/here", "memory/gone", "logs/d_p_gone/c", "logs/d_p_here/c", "logs/d_p_other"]
+        {
+            fs::create_dir_all(at(path)).unwrap();
+        }
+        remove_orphaned_files(&config, &["here".to_owned()]).unwrap();
+        for (path, stays) in [
+            ("pods/gone", false),
+            ("memory/gone", false),
+            ("logs/d_p_gone", false),
+            ("pods/here", true),
+            ("logs/d_p_here", true),
+            ("logs/d_p_other", true),
+        ] {
+            assert_eq!(at(path).exists(), stays, "{path}");
         }
     }
 }

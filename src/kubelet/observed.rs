@@ -72,6 +72,8 @@ pub struct ObservedContainer {
     pub image_id: String,
     /// What asks it to end.
     pub stop_signal: i32,
+    /// Why its process could not be started; it has ended then without having run.
+    pub start_error: Option<String>,
     /// Running or not.
     pub state: ContainerState,
 }
@@ -84,6 +86,33 @@ fn text(labels: &Labels, key: &str) -> String {
     labels.get(key).cloned().unwrap_or_default()
 }
 
+impl ObservedContainer {
+    /// A container by what the kubelet wrote on it.
+    pub fn of(id: &str, labels: &Labels, state: ContainerState) -> ObservedContainer {
+        ObservedContainer {
+            id: id.to_owned(),
+            name: text(labels, label::CONTAINER),
+            attempt: number(labels, label::ATTEMPT),
+            hash: text(labels, label::HASH),
+            image: text(labels, label::IMAGE),
+            image_id: text(labels, label::IMAGE_ID),
+            stop_signal: text(labels, label::STOP_SIGNAL).parse().unwrap_or(TERM),
+            start_error: None,
+            state,
+        }
+    }
+
+    /// One whose process could not be started: no runtime has it, yet it was an attempt that failed.
+    pub fn unstarted(id: &str, labels: &Labels, error: String, now: SystemTime) -> ObservedContainer {
+        let exit = Some(Exit::Code(START_ERROR));
+        let state = ContainerState::Exited { started: now, finished: now, exit, oom_killed: false };
+        ObservedContainer { start_error: Some(error), ..ObservedContainer::of(id, labels, state) }
+    }
+}
+
+/// The exit code of a process that could not be started, as containerd reports it.
+const START_ERROR: i32 = 128;
+
 impl ObservedPod {
     /// The part of the runtime's state that belongs to this pod.
     pub fn of(uid: &str, all: &Observed) -> ObservedPod {
@@ -95,16 +124,7 @@ impl ObservedPod {
             .containers
             .iter()
             .filter(|c| c.sandbox == newest.id)
-            .map(|c| ObservedContainer {
-                id: c.id.clone(),
-                name: text(&c.labels, label::CONTAINER),
-                attempt: number(&c.labels, label::ATTEMPT),
-                hash: text(&c.labels, label::HASH),
-                image: text(&c.labels, label::IMAGE),
-                image_id: text(&c.labels, label::IMAGE_ID),
-                stop_signal: text(&c.labels, label::STOP_SIGNAL).parse().unwrap_or(TERM),
-                state: c.state.clone(),
-            })
+            .map(|c| ObservedContainer::of(&c.id, &c.labels, c.state.clone()))
             .collect();
         containers.sort_by_key(|c| c.attempt);
         ObservedPod {
@@ -117,6 +137,12 @@ impl ObservedPod {
             containers,
             stale_sandboxes: sandboxes.iter().map(|s| s.id.clone()).collect(),
         }
+    }
+
+    /// Adds attempts in the present sandbox that only the worker knows of.
+    pub fn add(&mut self, unstarted: impl Iterator<Item = ObservedContainer>) {
+        self.containers.extend(unstarted);
+        self.containers.sort_by_key(|c| c.attempt);
     }
 
     /// The newest attempt of a container in the present sandbox.
@@ -144,8 +170,6 @@ pub enum History {
         attempt: u32,
         /// Whether it succeeded.
         success: bool,
-        /// When.
-        finished: SystemTime,
     },
     /// Only an earlier sandbox knew it: it ended then, or was lost with it.
     Before {
@@ -164,8 +188,8 @@ pub fn history(pod: &Pod, observed: &ObservedPod, name: &str) -> History {
         let attempt = container.attempt;
         return match &container.state {
             ContainerState::Running { .. } => History::Running { attempt },
-            ContainerState::Exited { finished, exit, .. } => {
-                History::Exited { attempt, success: *exit == Some(Exit::Code(0)), finished: *finished }
+            ContainerState::Exited { exit, .. } => {
+                History::Exited { attempt, success: *exit == Some(Exit::Code(0)) }
             }
         };
     }

@@ -2,27 +2,41 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
 use tokio::sync::Mutex;
 
 use super::context::Context;
+use super::observed::ObservedContainer;
 use super::status::Waiting;
-use super::{container, env, hosts, pull, volumes};
+use super::volumes::{Maker, Volumes};
+use super::{container, env, hosts, messages, pull};
 use crate::client::events::EventType;
-use crate::runtime::Runtime;
+use crate::runtime::{Error, Runtime};
 
-/// The volumes of a pod once they are made; the containers of a pod wait for one and the same making.
-pub type Volumes = Arc<Mutex<Option<HashMap<String, PathBuf>>>>;
+/// Why a container does not run after its start.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// Something is missing that may come: the same attempt is made again.
+    Waits(Waiting),
+    /// Its process could not be started: the attempt has ended.
+    Ended(Box<ObservedContainer>),
+}
+
+impl From<Waiting> for NotStarted {
+    fn from(waiting: Waiting) -> NotStarted {
+        NotStarted::Waits(waiting)
+    }
+}
 
 fn waiting(reason: &str, message: impl Into<String>) -> Waiting {
     Waiting { reason: reason.to_owned(), message: message.into() }
 }
 
-/// Starts a container; an error is what its status shows until the next try.
+/// Starts a container; the containers of a pod wait for one and the same making of its volumes.
 pub async fn container<R: Runtime>(
     context: &Context<R>,
     pod: &Pod,
@@ -30,8 +44,8 @@ pub async fn container<R: Runtime>(
     attempt: u32,
     sandbox: &str,
     address: Option<&str>,
-    volumes: &Volumes,
-) -> Result<(), Waiting> {
+    volumes: &Mutex<Volumes>,
+) -> Result<(), NotStarted> {
     let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     let Some(container) = spec.into_iter().find(|c| c.name == name) else { return Ok(()) };
     let image = pull::ensure(context, pod, container).await?;
@@ -79,32 +93,29 @@ pub async fn container<R: Runtime>(
             );
             Ok(())
         }
-        Err(error) => Err(failed("RunContainerError", error.to_string())),
+        Err(Error::Start(message)) => {
+            let Waiting { message, .. } = failed("StartError", message);
+            let ended = ObservedContainer::unstarted(&config.id, &config.labels, message, SystemTime::now());
+            Err(NotStarted::Ended(Box::new(ended)))
+        }
+        Err(error) => Err(failed("RunContainerError", error.to_string()).into()),
     }
 }
 
 async fn places<R>(
     context: &Context<R>,
     pod: &Pod,
-    volumes: &Volumes,
+    volumes: &Mutex<Volumes>,
 ) -> Result<HashMap<String, PathBuf>, Waiting> {
-    let mut made = volumes.lock().await;
-    if let Some(places) = &*made {
-        return Ok(places.clone());
-    }
+    let mut volumes = volumes.lock().await;
     let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
     dirs.create()
         .map_err(|error| waiting("ContainerCreating", format!("{}: {error}", dirs.disk.display())))?;
-    match volumes::set_up(&context.client, pod, &dirs, &context.config.capacity).await {
-        Ok(places) => {
-            *made = Some(places.clone());
-            Ok(places)
-        }
-        Err(error) => {
-            context.event(pod, None, EventType::Warning, "FailedMount", &error.to_string());
-            Err(waiting("ContainerCreating", ""))
-        }
-    }
+    let maker = Maker { client: &context.client, pod, dirs: &dirs, node: &context.config.capacity };
+    volumes.make(&maker).await.map_err(|error| {
+        context.event(pod, None, EventType::Warning, "FailedMount", &error.to_string());
+        waiting("ContainerCreating", "")
+    })
 }
 
 async fn environment<R>(
@@ -113,7 +124,7 @@ async fn environment<R>(
     container: &Container,
     address: Option<&str>,
     image: &[String],
-) -> Result<Vec<String>, String> {
+) -> Result<env::Environment, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let (maps, secrets) = env::references(container);
     let mut config_maps = HashMap::new();
@@ -185,7 +196,7 @@ async fn files<R>(
     }
     let name = container.name.clone();
     let log = context.log_file(pod, &name, attempt);
-    let link = container_log_link(context, pod, &name);
+    let link = messages::link_log(&config.container_logs, &log, pod, &name, attempt);
     let work = move || -> std::io::Result<Files> {
         dirs.create()?;
         let mut mounts = Vec::new();
@@ -193,28 +204,26 @@ async fn files<R>(
             let path = dirs.disk.join(file);
             // Another container of the pod may have it mounted and changed: what is there stays.
             if !path.exists() {
-                fs::write(&path, text)?;
+                write(&path, &text, 0o644)?;
             }
             mounts.push((path, PathBuf::from(target)));
         }
         let message = dirs.disk.join("containers").join(&name).join(attempt.to_string());
         fs::create_dir_all(message.parent().unwrap_or(Path::new("/")))?;
-        fs::write(&message, "")?;
-        open_to_all(&message)?;
+        // A process of any user may leave its last words.
+        write(&message, "", 0o666)?;
         fs::create_dir_all(log.parent().unwrap_or(Path::new("/")))?;
-        fs::create_dir_all(link.parent().unwrap_or(Path::new("/")))?;
-        let _ = fs::remove_file(&link);
-        symlink(&log, &link)?;
+        link();
         Ok(Files { mounts, message })
     };
     let made = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
     made.map_err(|error| format!("cannot prepare the files of container {:?}: {error}", container.name))
 }
 
-/// A process of any user may leave its last words.
-fn open_to_all(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o666))
+/// Writes a file whose mode is this whatever the umask.
+fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    fs::write(path, text)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// The host's own resolver configuration, past a stub on loopback that pods could not reach.
@@ -226,13 +235,4 @@ fn host_resolver() -> String {
         Ok(real) if stub => real,
         _ => direct,
     }
-}
-
-/// `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log`, where log shippers look.
-pub fn container_log_link<R>(context: &Context<R>, pod: &Pod, name: &str) -> PathBuf {
-    let meta = &pod.metadata;
-    let part = |text: &Option<String>| text.clone().unwrap_or_default();
-    let id = container::container_id(&part(&meta.uid), name, 0);
-    let file = format!("{}_{}_{name}-{id}.log", part(&meta.name), part(&meta.namespace));
-    context.config.container_logs.join(file)
 }

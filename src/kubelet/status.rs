@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::observed::{History, ObservedContainer, ObservedPod, history, written_status};
-use super::plan::{Outcome, RestartPolicy};
+use super::plan::{Outcome, is_sidecar};
 use crate::runtime::ContainerState;
 use crate::stdio::Exit;
 
@@ -49,8 +49,6 @@ pub fn time(at: SystemTime) -> Time {
 pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime) -> PodStatus {
     let old = pod.status.clone().unwrap_or_default();
     let Some(spec) = &pod.spec else { return old };
-    let stopping = pod.metadata.deletion_timestamp.is_some();
-    let policy = RestartPolicy::of(spec);
     let initialized = initialized(pod, spec.init_containers.as_deref().unwrap_or(&[]), observed);
     let containers: Vec<ContainerStatus> = spec
         .containers
@@ -71,13 +69,17 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         .flatten()
         .map(|c| {
             let mut status = container_status(pod, c, observed, notes, "PodInitializing");
-            status.ready = terminated(&status.state).is_some_and(|t| t.exit_code == 0);
+            if !is_sidecar(c) {
+                status.ready = terminated(&status.state).is_some_and(|t| t.exit_code == 0);
+            }
             status
         })
         .collect();
-    let phase = phase(pod, policy, observed, notes, &containers, initialized);
+    let phase = phase(pod, observed, notes, &containers, initialized);
     let finished = phase == "Succeeded" || phase == "Failed";
     let address = notes.address.clone().or_else(|| old.pod_ip.clone());
+    // A pod shows why it failed when it has: until then its containers run out their time.
+    let failure = notes.failure.as_ref().filter(|_| phase == "Failed");
     let mut status = PodStatus {
         phase: Some(phase.clone()),
         container_statuses: Some(containers),
@@ -88,21 +90,41 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         pod_ip: address,
         start_time: old.start_time.clone().or_else(|| Some(time(now))),
         observed_generation: pod.metadata.generation,
-        reason: notes.failure.as_ref().map(|f| f.reason.clone()).or(old.reason.clone()),
-        message: notes.failure.as_ref().map(|f| f.message.clone()).or(old.message.clone()),
+        reason: failure.map(|f| f.reason.clone()).or(old.reason.clone()),
+        message: failure.map(|f| f.message.clone()).or(old.message.clone()),
         ..old
     };
     let sandboxed = observed.sandbox.as_ref().is_some_and(|s| s.alive);
-    let conditions = conditions(&status, finished, initialized, sandboxed, stopping);
+    shorten_messages(&mut status);
+    let sidecars: Vec<&str> =
+        spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
+    let conditions = conditions(&status, &sidecars, finished, initialized, sandboxed);
     status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));
     status
 }
 
-/// Whether all init containers are behind.
+/// The most that a pod's termination messages may take together, in bytes (kubelet's
+/// `MaxPodTerminationMessageLogLength`).
+const MESSAGES_MAX: usize = 12 << 10;
+
+/// Cuts each termination message to its container's share.
+fn shorten_messages(status: &mut PodStatus) {
+    let lists = [&mut status.container_statuses, &mut status.init_container_statuses];
+    let mut containers: Vec<_> = lists.into_iter().flatten().flatten().collect();
+    let share = MESSAGES_MAX / containers.len().max(1);
+    let states = containers.iter_mut().flat_map(|c| [&mut c.state, &mut c.last_state]);
+    let messages = states.flatten().filter_map(|s| s.terminated.as_mut()?.message.as_mut());
+    for message in messages.filter(|m| m.len() > share) {
+        message.truncate(message.floor_char_boundary(share));
+    }
+}
+
+/// Whether all init containers are behind, and all sidecars beside the others.
 fn initialized(pod: &Pod, inits: &[Container], observed: &ObservedPod) -> bool {
     let succeeded = |c: &Container| match history(pod, observed, &c.name) {
-        History::Exited { success, .. } | History::Before { success, .. } => success,
-        _ => false,
+        History::Running { .. } => is_sidecar(c),
+        History::Exited { success, .. } | History::Before { success, .. } => success && !is_sidecar(c),
+        History::Never => false,
     };
     let containers = pod.spec.iter().flat_map(|s| &s.containers);
     inits.iter().all(succeeded) || containers.into_iter().any(|c| observed.newest(&c.name).is_some())
@@ -130,27 +152,23 @@ fn api_state(container: &ObservedContainer, notes: &Notes) -> ApiState {
             ..ApiState::default()
         },
         ContainerState::Exited { started, finished, exit, oom_killed } => {
-            let (code, signal) = match exit {
-                Some(Exit::Code(code)) => (*code, None),
-                Some(exit @ Exit::Signal(signal)) => (exit.shell_code(), Some(*signal)),
-                None => (137, None),
-            };
             let reason = match (exit, oom_killed) {
+                _ if container.start_error.is_some() => "StartError",
                 (_, true) => "OOMKilled",
                 (None, _) => "ContainerStatusUnknown",
                 (Some(Exit::Code(0)), _) => "Completed",
                 _ => "Error",
             };
-            let message = notes.messages.get(&container.id).cloned().or_else(|| {
+            let words = container.start_error.as_ref().or(notes.messages.get(&container.id)).cloned();
+            let message = words.or_else(|| {
                 exit.is_none()
                     .then(|| "The container could not be located when the pod was terminated".to_owned())
             });
-            // Kubernetes shows a signal as exit code 128+n; the signal field is for what has no code at all.
-            let _ = signal;
             ApiState {
                 terminated: Some(ContainerStateTerminated {
                     container_id: Some(format!("minik://{}", container.id)),
-                    exit_code: code,
+                    // A signal shows as 128+n; the signal field is for what has no code at all.
+                    exit_code: exit.map_or(137, Exit::shell_code),
                     finished_at: Some(time(*finished)),
                     message,
                     reason: Some(reason.to_owned()),
@@ -252,7 +270,6 @@ fn lost(old: &ContainerStatus) -> ApiState {
 
 fn phase(
     pod: &Pod,
-    policy: RestartPolicy,
     observed: &ObservedPod,
     notes: &Notes,
     containers: &[ContainerStatus],
@@ -265,19 +282,11 @@ fn phase(
     match notes.outcome {
         Some(Outcome::Succeeded) => return "Succeeded".to_owned(),
         Some(Outcome::Failed) => return "Failed".to_owned(),
-        // Stopped from outside: it failed unless every container had ended well.
+        // Stopped from outside: whatever the restart policy, it failed unless every container had ended well.
         Some(Outcome::Gone) => {
-            let ends: Vec<_> = containers.iter().filter_map(|c| terminated(&c.state)).collect();
-            return if policy != RestartPolicy::Always
-                && ends.len() == containers.len()
-                && ends.iter().all(|t| t.exit_code == 0)
-            {
-                "Succeeded".to_owned()
-            } else if old == "Pending" || policy == RestartPolicy::Always {
-                old.to_owned()
-            } else {
-                "Failed".to_owned()
-            };
+            let well = |c: &ContainerStatus| terminated(&c.state).is_some_and(|t| t.exit_code == 0);
+            let succeeded = notes.failure.is_none() && containers.iter().all(well);
+            return if succeeded { "Succeeded" } else { "Failed" }.to_owned();
         }
         None => {}
     }
@@ -294,13 +303,14 @@ type Condition = (&'static str, bool, Option<&'static str>, Option<String>);
 
 fn conditions(
     status: &PodStatus,
+    sidecars: &[&str],
     finished: bool,
     initialized: bool,
     sandboxed: bool,
-    stopping: bool,
 ) -> Vec<Condition> {
-    let containers = status.container_statuses.as_deref().unwrap_or(&[]);
-    let not_ready: Vec<&str> = containers.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
+    let beside = status.init_container_statuses.iter().flatten().filter(|c| sidecars.contains(&&*c.name));
+    let containers = beside.chain(status.container_statuses.iter().flatten());
+    let not_ready: Vec<&str> = containers.filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
     let unready = || {
         if finished {
             (Some(if status.phase.as_deref() == Some("Failed") { "PodFailed" } else { "PodCompleted" }), None)
@@ -324,7 +334,7 @@ fn conditions(
         ("Initialized", false, Some("ContainersNotInitialized"), Some(message))
     };
     vec![
-        ("PodReadyToStartContainers", sandboxed && !stopping, None, None),
+        ("PodReadyToStartContainers", sandboxed, None, None),
         initialized_condition,
         ("Ready", ready, reason, message.clone()),
         ("ContainersReady", ready, reason, message),
@@ -382,6 +392,7 @@ mod tests {
             image: "docker.io/library/nginx:latest".into(),
             image_id: "sha256:1".into(),
             stop_signal: 15,
+            start_error: None,
             state,
         }
     }
@@ -466,6 +477,92 @@ mod tests {
         assert_eq!(c["state"]["waiting"]["reason"], "CrashLoopBackOff");
         assert_eq!(c["lastState"]["terminated"]["exitCode"], 1);
         assert_eq!(s["phase"], "Running");
+    }
+
+    #[test]
+    fn a_process_that_could_not_be_started_has_ended() {
+        let failed = ObservedContainer {
+            start_error: Some("exec \"/nope\": no such file or directory".into()),
+            ..container(0, exited(Some(Exit::Code(128)), false))
+        };
+        let notes = Notes { outcome: Some(Outcome::Failed), ..Notes::default() };
+        let s = shown(&pod(json!({"phase": "Pending"})), &observed(vec![failed]), &notes);
+        let t = &s["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!(
+            (&s["phase"], &t["exitCode"], &t["reason"], &t["message"]),
+            (
+                &json!("Failed"),
+                &json!(128),
+                &json!("StartError"),
+                &json!("exec \"/nope\": no such file or directory")
+            )
+        );
+    }
+
+    #[test]
+    fn a_deleted_pod_ends_by_its_exit_codes_and_keeps_its_sandbox_in_sight() {
+        for (state, phase) in [
+            (exited(Some(Exit::Code(0)), false), "Succeeded"),
+            (exited(Some(Exit::Signal(15)), false), "Failed"),
+            (running(), "Failed"),
+        ] {
+            let notes = Notes { outcome: Some(Outcome::Gone), ..Notes::default() };
+            let mut pod = pod(json!({"phase": "Running"}));
+            pod.metadata.deletion_timestamp = Some(time(at(3)));
+            let s = shown(&pod, &observed(vec![container(0, state)]), &notes);
+            assert_eq!(s["phase"], phase);
+            assert_eq!(condition(&s, "PodReadyToStartContainers")["status"], "True");
+        }
+    }
+
+    #[test]
+    fn a_failure_shows_once_the_pod_has_ended() {
+        let failure = Waiting { reason: "DeadlineExceeded".into(), message: "late".into() };
+        let stopping = Notes { failure: Some(failure), ..Notes::default() };
+        let with = |notes: &Notes| {
+            shown(&pod(json!({"phase": "Running"})), &observed(vec![container(0, running())]), notes)
+        };
+        assert_eq!(
+            (&with(&stopping)["phase"], &with(&stopping)["reason"]),
+            (&json!("Running"), &Value::Null)
+        );
+        let s = with(&Notes { outcome: Some(Outcome::Failed), ..stopping });
+        assert_eq!(
+            (&s["phase"], &s["reason"], &s["message"]),
+            (&json!("Failed"), &json!("DeadlineExceeded"), &json!("late"))
+        );
+    }
+
+    #[test]
+    fn a_sidecar_counts_for_readiness_and_initialization() {
+        let mut pod = pod(json!({"phase": "Pending"}));
+        pod.spec.as_mut().unwrap().init_containers = Some(vec![Container {
+            name: "s".into(),
+            restart_policy: Some("Always".into()),
+            ..Container::default()
+        }]);
+        let sidecar = |state| ObservedContainer { id: "s0".into(), name: "s".into(), ..container(0, state) };
+        let s = shown(&pod, &observed(vec![sidecar(running())]), &Notes::default());
+        assert_eq!(s["initContainerStatuses"][0]["ready"], true);
+        assert_eq!(condition(&s, "Initialized")["status"], "True");
+        let both = vec![sidecar(exited(Some(Exit::Code(0)), false)), container(0, running())];
+        let s = shown(&pod, &observed(both), &Notes::default());
+        assert_eq!(condition(&s, "Initialized")["status"], "True");
+        assert_eq!(condition(&s, "Ready")["message"], "containers with unready status: [s]");
+    }
+
+    #[test]
+    fn messages_share_what_a_pod_may_say() {
+        let notes = Notes { messages: HashMap::from([("a0".into(), "ä".repeat(5000))]), ..Notes::default() };
+        let mut pod = pod(json!({}));
+        let spec = pod.spec.as_mut().unwrap();
+        spec.containers = vec!["a", "b", "c", "d"]
+            .into_iter()
+            .map(|name| Container { name: name.into(), ..Container::default() })
+            .collect();
+        let s = shown(&pod, &observed(vec![container(0, exited(Some(Exit::Code(1)), false))]), &notes);
+        let message = s["containerStatuses"][0]["state"]["terminated"]["message"].as_str().unwrap();
+        assert_eq!(message.len(), 3072);
     }
 
     #[test]

@@ -88,6 +88,7 @@ struct State {
     execs: HashMap<Vec<String>, SimExec>,
     listeners: HashMap<(String, u16), mpsc::UnboundedSender<DuplexStream>>,
     sandbox_failures: VecDeque<String>,
+    removal_failures: VecDeque<String>,
     calls: Vec<SimCall>,
     next_pid: i32,
 }
@@ -126,6 +127,11 @@ impl SimRuntime {
     /// Makes the next [`Runtime::ensure_sandbox`] fail.
     pub fn fail_sandbox(&self, message: &str) {
         self.lock().sandbox_failures.push_back(message.into());
+    }
+
+    /// Makes the next [`Runtime::remove_sandbox`] fail.
+    pub fn fail_removal(&self, message: &str) {
+        self.lock().removal_failures.push_back(message.into());
     }
 
     /// Accepts connections to a port in a sandbox: the other ends come out here.
@@ -311,6 +317,9 @@ impl Runtime for SimRuntime {
         let inside: Vec<String> = {
             let mut state = self.lock();
             state.calls.push(SimCall::RemoveSandbox(sandbox.into()));
+            if let Some(message) = state.removal_failures.pop_front() {
+                return Err(Error::Supervisor(message));
+            }
             let inside = state.containers.values().filter(|container| container.config.sandbox == sandbox);
             inside.map(|container| container.config.id.clone()).collect()
         };

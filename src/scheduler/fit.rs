@@ -1,6 +1,6 @@
 //! Which node a pod fits on, and in Kubernetes' words why it fits on none (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
@@ -149,9 +149,6 @@ fn ports_clash(spec: &PodSpec, bound: &[&Arc<Pod>]) -> bool {
     })
 }
 
-/// The resources that are counted, by name and unit.
-const RESOURCES: [(&str, bool); 3] = [("cpu", true), ("memory", false), ("ephemeral-storage", false)];
-
 fn amount(list: Option<&BTreeMap<String, Quantity>>, name: &str, milli: bool) -> i64 {
     let Some(parsed) = list.and_then(|l| l.get(name)).and_then(|q| quantity::parse(&q.0).ok()) else {
         return 0;
@@ -176,13 +173,21 @@ fn request(spec: &PodSpec, name: &str, milli: bool) -> i64 {
     most.max(beside + sum) + amount(spec.overhead.as_ref(), name, milli)
 }
 
+/// The names of all resources that a pod asks for, those that Kubernetes knows nothing of too.
+fn requested(spec: &PodSpec) -> BTreeSet<&str> {
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let lists = containers.filter_map(|c| c.resources.as_ref()?.requests.as_ref()).chain(&spec.overhead);
+    lists.flat_map(|list| list.keys().map(String::as_str)).collect()
+}
+
 fn short_of(spec: &PodSpec, node: &Node, bound: &[&Arc<Pod>]) -> Vec<String> {
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
     let mut short = Vec::new();
     if amount(allocatable, "pods", false) < bound.len() as i64 + 1 {
         short.push("Too many pods".to_owned());
     }
-    for (name, milli) in RESOURCES {
+    for name in requested(spec) {
+        let milli = name == "cpu";
         let asked = request(spec, name, milli);
         let used: i64 = bound.iter().filter_map(|p| p.spec.as_ref()).map(|s| request(s, name, milli)).sum();
         if asked > 0 && asked + used > amount(allocatable, name, milli) {
@@ -249,6 +254,14 @@ mod tests {
             choose(&pod(asking("600m", "2Gi")), &nodes, &bound).unwrap_err(),
             "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory."
         );
+        let gpu = |n: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"example.com/gpu": n}}}]});
+        assert_eq!(
+            choose(&pod(gpu("1")), &nodes, &[]).unwrap_err(),
+            "0/1 nodes are available: 1 Insufficient example.com/gpu."
+        );
+        let with_gpus = node(|n| n["status"]["allocatable"]["example.com/gpu"] = json!("2"));
+        assert!(choose(&pod(gpu("1")), &with_gpus, &[on_node(gpu("1"))]).is_ok());
+        assert!(choose(&pod(gpu("2")), &with_gpus, &[on_node(gpu("1"))]).is_err());
         let three: Vec<_> = (0..3).map(|_| on_node(json!({}))).collect();
         assert_eq!(
             choose(&pod(json!({})), &nodes, &three).unwrap_err(),

@@ -65,20 +65,35 @@ pub struct Sources {
     pub default_mode: u32,
 }
 
+/// A file as it is to be.
+#[derive(Debug, Clone, PartialEq)]
+struct File {
+    content: Vec<u8>,
+    mode: u32,
+    /// Root when absent.
+    owner: Option<u32>,
+}
+
+impl File {
+    fn new(content: Vec<u8>, mode: u32) -> File {
+        File { content, mode, owner: None }
+    }
+}
+
 fn mode(mode: Option<i32>) -> u32 {
     u32::try_from(mode.unwrap_or(DEFAULT_MODE)).unwrap_or(0o644)
 }
 
 impl Source {
-    /// The sources of a volume made of files; `None` for any other kind of volume.
-    pub fn of(volume: &Volume) -> Option<Sources> {
+    /// The sources of a volume made of files; an error says what cannot be made.
+    pub fn of(volume: &Volume) -> Result<Sources, String> {
         if let Some(map) = &volume.config_map {
             let part = Source::ConfigMap {
                 name: map.name.clone(),
                 optional: map.optional == Some(true),
                 items: map.items.clone().unwrap_or_default(),
             };
-            return Some(Sources { parts: vec![part], default_mode: mode(map.default_mode) });
+            return Ok(Sources { parts: vec![part], default_mode: mode(map.default_mode) });
         }
         if let Some(secret) = &volume.secret {
             let part = Source::Secret {
@@ -86,15 +101,23 @@ impl Source {
                 optional: secret.optional == Some(true),
                 items: secret.items.clone().unwrap_or_default(),
             };
-            return Some(Sources { parts: vec![part], default_mode: mode(secret.default_mode) });
+            return Ok(Sources { parts: vec![part], default_mode: mode(secret.default_mode) });
         }
         if let Some(source) = &volume.downward_api {
             let part = Source::Downward { items: source.items.clone().unwrap_or_default() };
-            return Some(Sources { parts: vec![part], default_mode: mode(source.default_mode) });
+            return Ok(Sources { parts: vec![part], default_mode: mode(source.default_mode) });
         }
-        let projected = volume.projected.as_ref()?;
+        let Some(projected) = &volume.projected else {
+            return Err("this kind of volume is not supported by minik".to_owned());
+        };
         let mut parts = Vec::new();
         for source in projected.sources.iter().flatten() {
+            if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
+                return Err(
+                    "projected clusterTrustBundle and podCertificate sources are not supported by minik"
+                        .to_owned(),
+                );
+            }
             if let Some(map) = &source.config_map {
                 parts.push(Source::ConfigMap {
                     name: map.name.clone(),
@@ -120,20 +143,26 @@ impl Source {
                 });
             }
         }
-        Some(Sources { parts, default_mode: mode(projected.default_mode) })
+        Ok(Sources { parts, default_mode: mode(projected.default_mode) })
     }
 }
 
 /// Files by relative path, with their modes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Files {
-    files: BTreeMap<PathBuf, (Vec<u8>, u32)>,
+    files: BTreeMap<PathBuf, File>,
 }
 
 impl Files {
     /// A single file.
     pub fn one(path: &str, content: Vec<u8>, mode: u32) -> Files {
-        Files { files: BTreeMap::from([(PathBuf::from(path), (content, mode))]) }
+        Files { files: BTreeMap::from([(PathBuf::from(path), File::new(content, mode))]) }
+    }
+
+    /// These, owned by a user.
+    pub fn owned_by(mut self, owner: Option<u32>) -> Files {
+        self.files.values_mut().for_each(|file| file.owner = owner);
+        self
     }
 
     /// Adds others over these.
@@ -153,14 +182,14 @@ fn pick<'a>(
     let mut files = Files::default();
     if items.is_empty() {
         for (key, bytes) in content {
-            files.files.insert(PathBuf::from(key), (bytes.to_vec(), default_mode));
+            files.files.insert(PathBuf::from(key), File::new(bytes.to_vec(), default_mode));
         }
     }
     for item in items {
         match content.get(item.key.as_str()) {
             Some(bytes) => {
                 let mode = item.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(default_mode);
-                files.files.insert(PathBuf::from(&item.path), (bytes.to_vec(), mode));
+                files.files.insert(PathBuf::from(&item.path), File::new(bytes.to_vec(), mode));
             }
             None if optional => {}
             None => return Err(format!("{kind} references non-existent {kind} key: {}", item.key)),
@@ -207,7 +236,7 @@ pub fn of_downward(
             (None, None) => return Err(format!("downwardAPI file {:?} names no field", item.path)),
         };
         let mode = item.mode.and_then(|m| u32::try_from(m).ok()).unwrap_or(default_mode);
-        files.files.insert(PathBuf::from(&item.path), (text.into_bytes(), mode));
+        files.files.insert(PathBuf::from(&item.path), File::new(text.into_bytes(), mode));
     }
     Ok(files)
 }
@@ -246,18 +275,21 @@ pub fn publish(place: &Path, files: &Files, group: Option<u32>) -> io::Result<()
 fn write(directory: &Path, files: &Files, group: Option<u32>) -> io::Result<()> {
     fs::create_dir(directory)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755))?;
-    for (path, (content, mode)) in &files.files {
+    for (path, File { content, mode, owner }) in &files.files {
         let target = directory.join(path);
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent)?;
+        // The process's umask must not take away what is asked for, neither of directories nor of files.
+        let mut parent = directory.to_owned();
+        for part in path.parent().into_iter().flat_map(Path::components) {
+            parent.push(part);
+            fs::create_dir_all(&parent)?;
+            fs::set_permissions(&parent, fs::Permissions::from_mode(0o755))?;
         }
         let mode = if group.is_some() { mode | 0o440 } else { *mode };
         let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(&target)?;
         file.write_all(content)?;
-        // The process's umask must not take away what was asked for.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
-        if group.is_some() {
-            chown(&target, None, group)?;
+        if owner.is_some() || group.is_some() {
+            chown(&target, *owner, group)?;
         }
     }
     Ok(())
@@ -266,8 +298,7 @@ fn write(directory: &Path, files: &Files, group: Option<u32>) -> io::Result<()> 
 /// Whether a directory holds exactly these contents.
 fn same(directory: &Path, files: &Files) -> bool {
     let there = |path: &PathBuf, content: &[u8]| fs::read(directory.join(path)).is_ok_and(|c| c == content);
-    count(directory) == files.files.len()
-        && files.files.iter().all(|(path, (content, _))| there(path, content))
+    count(directory) == files.files.len() && files.files.iter().all(|(path, file)| there(path, &file.content))
 }
 
 fn count(directory: &Path) -> usize {
@@ -311,6 +342,7 @@ mod tests {
         let mut files = Files::one("a", b"1".to_vec(), 0o600);
         files.merge(Files::one("sub/b", b"2".to_vec(), 0o644));
         publish(&place, &files, None).unwrap();
+        assert_eq!(fs::metadata(place.join("..data/sub")).unwrap().permissions().mode() & 0o777, 0o755);
         assert_eq!((read(&place, "a"), read(&place, "sub/b")), ("1".into(), "2".into()));
         assert_eq!(fs::metadata(place.join("a")).unwrap().permissions().mode() & 0o777, 0o600);
         let before = fs::read_link(place.join("..data")).unwrap();
@@ -330,6 +362,15 @@ mod tests {
                 "{path}"
             );
         }
+    }
+
+    #[test]
+    fn sources_that_cannot_be_made_are_named() {
+        let of = |volume: serde_json::Value| Source::of(&serde_json::from_value(volume).unwrap());
+        let bundle = json!({"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "ca"}}]}});
+        assert!(of(bundle).unwrap_err().contains("clusterTrustBundle"));
+        assert!(of(json!({"name": "v", "nfs": {"path": "/", "server": "s"}})).unwrap_err().contains("kind"));
+        assert_eq!(of(json!({"name": "v", "secret": {"secretName": "s"}})).unwrap().parts.len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! hostPath volumes: what must be there, and what is made when it is not.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 
 /// Checks a path of the host against its declared type, making what the type lets be made.
@@ -10,33 +10,30 @@ pub fn check(path: &Path, kind: &str) -> Result<(), String> {
     let fail = |what: &str| Err(format!("hostPath type check failed: {shown} is not {what}"));
     let found = fs::metadata(path);
     match kind {
-        "" => Ok(()),
-        "DirectoryOrCreate" if found.is_err() => fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(path)
+        // What is missing becomes a directory whatever the type leaves open (containerd makes it so).
+        "" if found.is_ok() => Ok(()),
+        "" | "DirectoryOrCreate" if found.is_err() => fs::create_dir_all(path)
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
             .map_err(|error| format!("cannot make directory {shown}: {error}")),
         "FileOrCreate" if found.is_err() => File::options()
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o644)
             .open(path)
-            .map(drop)
+            .and_then(|file| file.set_permissions(fs::Permissions::from_mode(0o644)))
             .map_err(|error| format!("cannot make file {shown}: {error}")),
         _ => {
-            let file_type =
-                found.map_err(|error| format!("hostPath type check failed: {shown}: {error}"))?.file_type();
+            let is = |test: fn(&fs::FileType) -> bool| found.as_ref().is_ok_and(|m| test(&m.file_type()));
             match kind {
-                "Directory" | "DirectoryOrCreate" if file_type.is_dir() => Ok(()),
+                "Directory" | "DirectoryOrCreate" if is(fs::FileType::is_dir) => Ok(()),
                 "Directory" | "DirectoryOrCreate" => fail("a directory"),
-                "File" | "FileOrCreate" if file_type.is_file() => Ok(()),
+                "File" | "FileOrCreate" if is(fs::FileType::is_file) => Ok(()),
                 "File" | "FileOrCreate" => fail("a file"),
-                "Socket" if file_type.is_socket() => Ok(()),
+                "Socket" if is(FileTypeExt::is_socket) => Ok(()),
                 "Socket" => fail("a socket file"),
-                "CharDevice" if file_type.is_char_device() => Ok(()),
+                "CharDevice" if is(FileTypeExt::is_char_device) => Ok(()),
                 "CharDevice" => fail("a character device"),
-                "BlockDevice" if file_type.is_block_device() => Ok(()),
+                "BlockDevice" if is(FileTypeExt::is_block_device) => Ok(()),
                 "BlockDevice" => fail("a block device"),
                 other => Err(format!("hostPath type {other:?} is unknown")),
             }
@@ -65,14 +62,19 @@ mod tests {
             (socket.as_path(), "Socket", true),
             (null, "CharDevice", true),
             (null, "BlockDevice", false),
-            (missing.as_path(), "", true),
             (missing.as_path(), "File", false),
             (missing.as_path(), "Nonsense", false),
         ] {
             assert_eq!(check(path, kind).is_ok(), good, "{} as {kind}", path.display());
         }
-        check(&dir.path().join("a/b"), "DirectoryOrCreate").unwrap();
-        assert!(dir.path().join("a/b").is_dir());
+        assert_eq!(
+            check(&missing, "File").unwrap_err(),
+            format!("hostPath type check failed: {} is not a file", missing.display())
+        );
+        for (path, kind) in [("a/b", "DirectoryOrCreate"), ("c/d", "")] {
+            check(&dir.path().join(path), kind).unwrap();
+            assert!(dir.path().join(path).is_dir());
+        }
         check(&dir.path().join("made"), "FileOrCreate").unwrap();
         assert!(dir.path().join("made").is_file());
     }

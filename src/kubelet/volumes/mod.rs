@@ -1,22 +1,23 @@
 //! The volumes of a pod on the host: made before its containers start, removed when it has ended.
 
+pub mod empty_dir;
 pub mod files;
 pub mod host_path;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
-use k8s_openapi::api::core::v1::{ConfigMap, EmptyDirVolumeSource, Pod, Secret, ServiceAccount, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
 use serde_json::json;
+use tokio::time::Instant;
 
-use self::files::{Files, Source};
+use self::files::{Files, Source, Sources};
 use super::resources::NodeCapacity;
-use crate::api::quantity;
 use crate::api::request::WriteOptions;
 use crate::client::Client;
 use crate::sys::mount;
@@ -57,6 +58,12 @@ impl PodDirs {
         }
         Ok(())
     }
+
+    /// Removes everything but the mark that something of the pod, its logs, is still there.
+    pub fn empty(&self) -> io::Result<()> {
+        self.remove()?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.disk)
+    }
 }
 
 /// A volume that could not be made (`FailedMount`).
@@ -67,56 +74,207 @@ pub struct Error {
     reason: String,
 }
 
-/// Makes every volume that a container of the pod mounts; answers where each is.
-pub async fn set_up(
-    client: &Client,
-    pod: &Pod,
-    dirs: &PodDirs,
-    node: &NodeCapacity,
-) -> Result<HashMap<String, PathBuf>, Error> {
-    let mut places = HashMap::new();
-    let Some(spec) = &pod.spec else { return Ok(places) };
+/// What making the volumes of a pod needs.
+pub struct Maker<'a> {
+    /// For the objects that volumes show.
+    pub client: &'a Client,
+    /// The pod, with its newest labels and annotations.
+    pub pod: &'a Pod,
+    /// Where.
+    pub dirs: &'a PodDirs,
+    /// For `resourceFieldRef`, and what memory there is.
+    pub node: &'a NodeCapacity,
+}
+
+/// The volumes of a pod.
+#[derive(Default)]
+pub struct Volumes {
+    /// Where each is, once all are made.
+    places: Option<HashMap<String, PathBuf>>,
+    /// By volume and path.
+    tokens: HashMap<(String, String), Token>,
+}
+
+/// A token that a volume shows.
+struct Token {
+    text: String,
+    /// When it is to be replaced.
+    renew: Instant,
+}
+
+impl Volumes {
+    /// Makes every volume that a container of the pod mounts, the first time; answers where each is.
+    pub async fn make(&mut self, maker: &Maker<'_>) -> Result<HashMap<String, PathBuf>, Error> {
+        if let Some(places) = &self.places {
+            return Ok(places.clone());
+        }
+        let mut places = HashMap::new();
+        for volume in mounted(maker.pod) {
+            let place = self
+                .make_one(maker, volume)
+                .await
+                .map_err(|reason| Error { volume: volume.name.clone(), reason })?;
+            places.insert(volume.name.clone(), place);
+        }
+        self.places = Some(places.clone());
+        Ok(places)
+    }
+
+    /// Brings volumes made of files up to date; one that fails keeps what it shows.
+    pub async fn refresh(&mut self, maker: &Maker<'_>) -> Vec<Error> {
+        let mut errors = Vec::new();
+        for volume in mounted(maker.pod) {
+            let Ok(sources) = Source::of(volume) else { continue };
+            if let Err(reason) = self.publish(maker, volume, &sources).await {
+                errors.push(Error { volume: volume.name.clone(), reason });
+            }
+        }
+        errors
+    }
+
+    /// When the first token must be replaced.
+    pub fn renew(&self) -> Option<Instant> {
+        self.tokens.values().map(|token| token.renew).min()
+    }
+
+    async fn make_one(&mut self, maker: &Maker<'_>, volume: &Volume) -> Result<PathBuf, String> {
+        if let Some(source) = &volume.host_path {
+            let (path, kind) = (PathBuf::from(&source.path), source.type_.clone().unwrap_or_default());
+            return blocking(move || host_path::check(&path, &kind).map(|()| path)).await;
+        }
+        if let Some(source) = &volume.empty_dir {
+            let place = empty_dir::place(maker.dirs, &volume.name);
+            let (source, group) = (source.clone(), fs_group(maker.pod));
+            let most = empty_dir::memory(&source, maker.pod, maker.node);
+            return blocking(move || empty_dir::make(&source, &place, group, most).map(|()| place)).await;
+        }
+        self.publish(maker, volume, &Source::of(volume)?).await
+    }
+
+    async fn publish(
+        &mut self,
+        maker: &Maker<'_>,
+        volume: &Volume,
+        sources: &Sources,
+    ) -> Result<PathBuf, String> {
+        let mut files = Files::default();
+        for source in &sources.parts {
+            files.merge(self.fetch(maker, volume, source, sources.default_mode).await?);
+        }
+        let place = maker.dirs.memory.join("volumes").join(&volume.name);
+        let (target, group) = (place.clone(), fs_group(maker.pod));
+        blocking(move || files::publish(&target, &files, group).map_err(|e| e.to_string())).await?;
+        Ok(place)
+    }
+
+    /// The files of one source of a volume.
+    async fn fetch(
+        &mut self,
+        maker: &Maker<'_>,
+        volume: &Volume,
+        source: &Source,
+        default_mode: u32,
+    ) -> Result<Files, String> {
+        let Maker { client, pod, node, .. } = maker;
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        match source {
+            Source::ConfigMap { name, optional, items } => {
+                match client.namespaced::<ConfigMap>(namespace).get(name).await {
+                    Ok(map) => files::of_config_map(&map, items, *optional, default_mode),
+                    Err(status) if status.is("NotFound") && *optional => Ok(Files::default()),
+                    Err(status) => Err(status.to_string()),
+                }
+            }
+            Source::Secret { name, optional, items } => {
+                match client.namespaced::<Secret>(namespace).get(name).await {
+                    Ok(secret) => files::of_secret(&secret, items, *optional, default_mode),
+                    Err(status) if status.is("NotFound") && *optional => Ok(Files::default()),
+                    Err(status) => Err(status.to_string()),
+                }
+            }
+            Source::Downward { items } => files::of_downward(pod, items, node, default_mode),
+            Source::Token { path, audience, seconds } => {
+                let key = (volume.name.clone(), path.clone());
+                let known = self.tokens.get(&key).filter(|token| token.renew > Instant::now());
+                let text = match known {
+                    Some(token) => token.text.clone(),
+                    None => {
+                        let token = request_token(client, pod, audience.as_deref(), *seconds).await?;
+                        let text = token.text.clone();
+                        self.tokens.insert(key, token);
+                        text
+                    }
+                };
+                let owner = fs_user(pod);
+                // Nobody else need read a token when it is known who must.
+                let mode = if owner.is_some() || fs_group(pod).is_some() { 0o600 } else { default_mode };
+                Ok(Files::one(path, text.into_bytes(), mode).owned_by(owner))
+            }
+        }
+    }
+}
+
+/// The volumes that some container of the pod mounts.
+fn mounted(pod: &Pod) -> Vec<&Volume> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let used: BTreeSet<&str> =
         containers.flat_map(|c| c.volume_mounts.iter().flatten()).map(|m| m.name.as_str()).collect();
-    let group = spec.security_context.as_ref().and_then(|c| c.fs_group).and_then(|g| u32::try_from(g).ok());
-    for volume in spec.volumes.iter().flatten().filter(|v| used.contains(v.name.as_str())) {
-        let place = set_up_one(client, pod, volume, dirs, node, group)
-            .await
-            .map_err(|reason| Error { volume: volume.name.clone(), reason })?;
-        places.insert(volume.name.clone(), place);
-    }
-    Ok(places)
+    spec.volumes.iter().flatten().filter(|v| used.contains(v.name.as_str())).collect()
 }
 
-async fn set_up_one(
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let context = pod.spec.as_ref()?.security_context.as_ref()?;
+    u32::try_from(context.fs_group?).ok()
+}
+
+/// The user that all containers of a pod are said to run as.
+fn fs_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let common = spec.security_context.as_ref().and_then(|c| c.run_as_user);
+    let mut users = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(common));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
+}
+
+async fn request_token(
     client: &Client,
     pod: &Pod,
-    volume: &Volume,
-    dirs: &PodDirs,
-    node: &NodeCapacity,
-    group: Option<u32>,
-) -> Result<PathBuf, String> {
-    if let Some(source) = &volume.host_path {
-        let (path, kind) = (PathBuf::from(&source.path), source.type_.clone().unwrap_or_default());
-        return blocking(move || host_path::check(&path, &kind).map(|()| path)).await;
-    }
-    if let Some(source) = &volume.empty_dir {
-        let (source, dirs, name) = (source.clone(), dirs.clone(), volume.name.clone());
-        return blocking(move || empty_dir(&source, &dirs, &name, group)).await;
-    }
-    let Some(sources) = Source::of(volume) else {
-        return Err("this kind of volume is not supported by minik yet".to_owned());
-    };
-    let mut files = Files::default();
-    for source in &sources.parts {
-        let part = fetch(client, pod, source, node, sources.default_mode).await?;
-        files.merge(part);
-    }
-    let place = dirs.memory.join("volumes").join(&volume.name);
-    let target = place.clone();
-    blocking(move || files::publish(&target, &files, group).map_err(|e| e.to_string())).await?;
-    Ok(place)
+    audience: Option<&str>,
+    seconds: i64,
+) -> Result<Token, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
+    let body = json!({
+        "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
+        "spec": {
+            "audiences": audience.iter().collect::<Vec<_>>(), "expirationSeconds": seconds,
+            "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod.metadata.name, "uid": pod.metadata.uid},
+        },
+    });
+    let answer = client
+        .namespaced::<ServiceAccount>(namespace)
+        .create_subresource(account, "token", body, WriteOptions::default())
+        .await
+        .map_err(|status| format!("failed to fetch token: {status}"))?;
+    let answer: TokenRequest = serde_json::from_value(answer).map_err(|e| e.to_string())?;
+    let status = answer.status.unwrap_or_default();
+    let text = status.token.ok_or("the token that was fetched is empty")?;
+    let life = status
+        .expiration_timestamp
+        .and_then(|expires| SystemTime::from(expires.0).duration_since(SystemTime::now()).ok())
+        .unwrap_or_default();
+    Ok(Token { text, renew: Instant::now() + renewal(life) })
+}
+
+/// How long a token of this lifetime is shown: four fifths of it, a day at most (as kubelet's token manager).
+fn renewal(life: Duration) -> Duration {
+    // A clock that jumped must not have the API server asked without end.
+    (life * 4 / 5).clamp(Duration::from_secs(10), Duration::from_secs(24 * 3600))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -125,87 +283,43 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
-/// The files of one source of a volume.
-async fn fetch(
-    client: &Client,
-    pod: &Pod,
-    source: &Source,
-    node: &NodeCapacity,
-    default_mode: u32,
-) -> Result<Files, String> {
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    match source {
-        Source::ConfigMap { name, optional, items } => {
-            match client.namespaced::<ConfigMap>(namespace).get(name).await {
-                Ok(map) => files::of_config_map(&map, items, *optional, default_mode),
-                Err(status) if status.is("NotFound") && *optional => Ok(Files::default()),
-                Err(status) => Err(status.to_string()),
-            }
-        }
-        Source::Secret { name, optional, items } => {
-            match client.namespaced::<Secret>(namespace).get(name).await {
-                Ok(secret) => files::of_secret(&secret, items, *optional, default_mode),
-                Err(status) if status.is("NotFound") && *optional => Ok(Files::default()),
-                Err(status) => Err(status.to_string()),
-            }
-        }
-        Source::Downward { items } => files::of_downward(pod, items, node, default_mode),
-        Source::Token { path, audience, seconds } => {
-            let account =
-                pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).unwrap_or("default");
-            let body = json!({
-                "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest",
-                "spec": {
-                    "audiences": audience.iter().collect::<Vec<_>>(), "expirationSeconds": seconds,
-                    "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": pod.metadata.name, "uid": pod.metadata.uid},
-                },
-            });
-            let answer = client
-                .namespaced::<ServiceAccount>(namespace)
-                .create_subresource(account, "token", body, WriteOptions::default())
-                .await
-                .map_err(|status| format!("failed to fetch token: {status}"))?;
-            let answer: TokenRequest = serde_json::from_value(answer).map_err(|e| e.to_string())?;
-            let token = answer.status.and_then(|s| s.token).unwrap_or_default();
-            // Readable by others only when the group of the volume is not the pod's own.
-            Ok(Files::one(path, token.into_bytes(), 0o644))
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A directory that lives as long as the pod.
-fn empty_dir(
-    source: &EmptyDirVolumeSource,
-    dirs: &PodDirs,
-    name: &str,
-    group: Option<u32>,
-) -> Result<PathBuf, String> {
-    let place = dirs.disk.join("volumes").join(name);
-    let fail = |error: io::Error| format!("{}: {error}", place.display());
-    fs::create_dir_all(&place).map_err(fail)?;
-    if source.medium.as_deref() == Some("Memory") && !mount::below(&place).map_err(fail)?.contains(&place) {
-        let size = match &source.size_limit {
-            Some(limit) => {
-                Some(quantity::parse(&limit.0).map_err(|_| format!("bad sizeLimit {:?}", limit.0))?.value())
-            }
-            None => None,
-        };
-        let size = size.filter(|s| *s > 0).map(|s| s.to_string());
-        let mut options = vec![("mode", "0777")];
-        options.extend(size.as_deref().map(|s| ("size", s)));
-        let attributes =
-            mount::Attributes { no_devices: true, no_suid: true, ..mount::Attributes::default() };
-        let tree = mount::filesystem("tmpfs", &options, attributes).map_err(fail)?;
-        let at = fs::File::open(&place).map_err(fail)?;
-        mount::attach(tree.as_fd(), at.as_fd()).map_err(fail)?;
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
     }
-    let mode = match group {
-        Some(group) => {
-            chown(&place, None, Some(group)).map_err(fail)?;
-            0o2777
+
+    #[test]
+    fn tokens_are_renewed_in_time() {
+        for (life, expected) in [(3600, 2880), (600, 480), (0, 10), (10 * 24 * 3600, 24 * 3600)] {
+            assert_eq!(renewal(Duration::from_secs(life)), Duration::from_secs(expected));
         }
-        None => 0o777,
-    };
-    fs::set_permissions(&place, fs::Permissions::from_mode(mode)).map_err(fail)?;
-    Ok(place)
+    }
+
+    #[test]
+    fn a_user_is_known_when_all_containers_have_the_same() {
+        let as_user = |user: Option<i64>| json!({"name": "c", "securityContext": {"runAsUser": user}});
+        for (common, own, expected) in [
+            (None, vec![None], None),
+            (Some(7), vec![None, None], Some(7)),
+            (None, vec![Some(7), Some(7)], Some(7)),
+            (None, vec![Some(7), None], None),
+            (Some(7), vec![Some(8), None], None),
+        ] {
+            let containers: Vec<_> = own.iter().copied().map(as_user).collect();
+            let pod = pod(json!({"containers": containers, "securityContext": {"runAsUser": common}}));
+            assert_eq!(fs_user(&pod), expected, "{common:?} {own:?}");
+        }
+    }
+
+    #[test]
+    fn only_mounted_volumes_are_made() {
+        let pod = pod(json!({
+            "containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}]}],
+            "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}],
+        }));
+        assert_eq!(mounted(&pod).iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    }
 }

@@ -118,7 +118,7 @@ impl Supervisor {
                 return Ok(());
             }
             Some(Life::Starting { .. } | Life::Failed) => {
-                return Err(Failure::Start(format!("container {} is being started already", config.id)));
+                return Err(Failure::Protocol(format!("container {} is being started already", config.id)));
             }
         }
         if self.sandboxes.get(&config.sandbox).and_then(|sandbox| sandbox.namespaces()).is_none() {

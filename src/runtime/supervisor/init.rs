@@ -126,7 +126,7 @@ fn reap_for_ever() -> i32 {
 }
 
 /// The file of a sysctl, when the sandbox may set it: namespaced, in a namespace of its own (CVE-2022-0811).
-fn sysctl_file(config: &SandboxConfig, name: &str) -> Result<String, String> {
+pub fn sysctl_file(config: &SandboxConfig, name: &str) -> Result<String, String> {
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'));
     let dotted = name.replace('/', ".");
     let known =

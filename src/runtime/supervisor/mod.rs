@@ -51,6 +51,7 @@ use crate::stdio::Exit;
 use crate::sys::process::{self, SingleThreaded};
 use crate::sys::{device, seccomp, socket};
 
+pub use self::init::sysctl_file;
 pub use self::records::layers_in_use;
 pub use self::removal::remove_leftovers;
 

@@ -1,0 +1,137 @@
+//! A pod's sandbox: whether the node takes the pod, and what the sandbox is made from.
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+use super::context::Context;
+use super::hosts;
+use super::observed::label;
+use super::status::Waiting;
+use crate::runtime::supervisor::sysctl_file;
+use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig};
+
+/// Makes the sandbox with the pod's network.
+pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -> Result<(), Waiting> {
+    let fail = |message: String| Waiting { reason: "CreatePodSandboxError".into(), message };
+    let spec = pod.spec.clone().unwrap_or_default();
+    if spec.host_users == Some(false) {
+        return Err(fail("hostUsers: false needs user namespaces, which this node does not have".into()));
+    }
+    let uid = pod.metadata.uid.clone().unwrap_or_default();
+    let mut config = config(pod, &spec, attempt, context.config.share_processes);
+    if spec.host_network != Some(true) {
+        let attachment = context.network.attach(&uid).await.map_err(fail)?;
+        config.labels.insert(label::ADDRESS.to_owned(), attachment.address.to_string());
+        config.network = NetworkMode::Namespace(attachment.namespace);
+    }
+    context.runtime.ensure_sandbox(&config).await.map_err(|error| fail(error.to_string()))
+}
+
+/// The sandbox's configuration, but for the namespace of a network of its own (pure).
+fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> SandboxConfig {
+    let meta = &pod.metadata;
+    let uid = meta.uid.clone().unwrap_or_default();
+    let labels: Labels = [
+        (label::UID, uid.clone()),
+        (label::NAMESPACE, meta.namespace.clone().unwrap_or_default()),
+        (label::POD, meta.name.clone().unwrap_or_default()),
+        (label::ATTEMPT, attempt.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    let on_host = spec.host_network == Some(true);
+    let sysctls = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
+    SandboxConfig {
+        id: format!("{uid}-{attempt}"),
+        labels,
+        hostname: (!on_host).then(|| hosts::hostname(pod)),
+        pid: match (spec.host_pid, spec.share_process_namespace) {
+            (Some(true), _) => PidMode::Host,
+            (_, Some(true)) => PidMode::Shared,
+            (_, Some(false)) => PidMode::PerContainer,
+            (_, None) if share_processes => PidMode::Shared,
+            (_, None) => PidMode::PerContainer,
+        },
+        network: if on_host { NetworkMode::Host } else { NetworkMode::Namespace("".into()) },
+        host_ipc: spec.host_ipc == Some(true),
+        sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
+        resources: super::resources::of_pod(spec),
+    }
+}
+
+/// Why the node does not take a pod at all; such a pod has failed before it began (pure).
+pub fn rejection(pod: &Pod) -> Option<Waiting> {
+    let spec = pod.spec.as_ref()?;
+    let config = config(pod, spec, 0, false);
+    let error = config.sysctls.keys().find_map(|name| sysctl_file(&config, name).err())?;
+    Some(Waiting {
+        reason: "SysctlForbidden".into(),
+        message: format!("Pod was rejected: forbidden sysctl: {error}"),
+    })
+}
+
+/// What a pod asks of the kubelet that this one does not do, as container and message (pure).
+pub fn unobserved(spec: &PodSpec) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let lifecycle = container.lifecycle.as_ref();
+        let asked = [
+            ("startupProbe", container.startup_probe.is_some()),
+            ("readinessProbe", container.readiness_probe.is_some()),
+            ("livenessProbe", container.liveness_probe.is_some()),
+            ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
+            ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
+        ];
+        let fields: Vec<&str> =
+            asked.into_iter().filter(|(_, asked)| *asked).map(|(field, _)| field).collect();
+        if !fields.is_empty() {
+            let message = format!(
+                "Container {} asks for {}, which minik does not observe yet",
+                container.name,
+                fields.join(", ")
+            );
+            found.push((container.name.clone(), message));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": spec})).unwrap()
+    }
+
+    #[test]
+    fn sysctls_of_the_host_are_rejected() {
+        let with = |name: &str, on_host: bool| {
+            let sysctls = json!([{"name": name, "value": "1"}]);
+            pod(json!({"containers": [], "hostNetwork": on_host, "securityContext": {"sysctls": sysctls}}))
+        };
+        assert_eq!(rejection(&with("net.core.somaxconn", false)), None);
+        for (name, on_host) in [("net.core.somaxconn", true), ("vm.overcommit_memory", false)] {
+            let rejected = rejection(&with(name, on_host)).unwrap();
+            assert_eq!(rejected.reason, "SysctlForbidden");
+            assert!(rejected.message.contains(name), "{rejected:?}");
+        }
+        assert_eq!(rejection(&pod(json!({"containers": []}))), None);
+    }
+
+    #[test]
+    fn what_is_not_observed_is_said() {
+        let probe = json!({"exec": {"command": ["true"]}});
+        let spec = pod(json!({"containers": [
+            {"name": "a", "livenessProbe": probe, "lifecycle": {"preStop": probe}}, {"name": "b"}]}));
+        let found = unobserved(&spec.spec.unwrap());
+        assert_eq!(
+            found,
+            [(
+                "a".to_owned(),
+                "Container a asks for livenessProbe, lifecycle.preStop, which minik does not observe yet"
+                    .to_owned()
+            )]
+        );
+    }
+}

@@ -1,0 +1,391 @@
+//! One pod's life: observe, plan, act, write the status; again whenever something changes.
+
+mod act;
+mod holds;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+mod words;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use tokio::sync::{Mutex, Notify, watch};
+use tokio::time::Instant;
+
+use self::holds::Holds;
+use self::upkeep::Upkeep;
+use self::words::{back_off_event, crash_loop, image_of, name_of};
+use super::context::Context;
+use super::observed::{ObservedContainer, ObservedPod};
+use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
+use super::status::{Notes, Waiting, status};
+use super::volumes::Volumes;
+use super::{messages, pull, sandbox};
+use crate::api::request::DeleteOptions;
+use crate::api::status::Status;
+use crate::client::events::EventType;
+use crate::runtime::{ContainerState, Runtime};
+
+/// What the API server wants of the pod.
+#[derive(Debug, Clone)]
+pub enum Desired {
+    /// As this object says, which may also say that it is being deleted.
+    Pod(Arc<Pod>),
+    /// Nothing: the object is gone.
+    Gone(Arc<Pod>),
+}
+
+impl Desired {
+    fn pod(&self) -> &Arc<Pod> {
+        match self {
+            Desired::Pod(pod) | Desired::Gone(pod) => pod,
+        }
+    }
+
+    fn stops(&self) -> bool {
+        match self {
+            Desired::Pod(pod) => pod.metadata.deletion_timestamp.is_some(),
+            Desired::Gone(_) => true,
+        }
+    }
+}
+
+/// The least time that processes get when the object vanished without saying.
+const GONE_GRACE_MIN: Duration = Duration::from_secs(1);
+/// How long the processes of an evicted pod get.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
+/// How long to wait after something outside the pod failed (runtime, API server).
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The worker of one pod.
+pub struct Worker<R> {
+    context: Arc<Context<R>>,
+    uid: String,
+    desired: watch::Receiver<Desired>,
+    /// The runtime saw something change in this pod.
+    changed: Arc<Notify>,
+    memory: Memory,
+    notes: Notes,
+    holds: Holds,
+    /// Why containers could not be started, by name.
+    failures: HashMap<String, Waiting>,
+    /// Attempts whose process could not be started, with the sandbox that they were for.
+    unstarted: Vec<(String, ObservedContainer)>,
+    volumes: Arc<Mutex<Volumes>>,
+    upkeep: Upkeep,
+    /// How long processes get once the pod has failed as a whole.
+    failed_grace: Option<Duration>,
+    /// When the grace period of a pod that stops is over.
+    kill_at: Option<Instant>,
+    /// The newest status written, with the resourceVersion that it got.
+    written: Option<(u64, PodStatus)>,
+}
+
+/// What follows a round.
+enum Next {
+    Again,
+    Wait(Option<Duration>),
+    Finished,
+}
+
+impl<R: Runtime> Worker<R> {
+    /// A worker for the pod with this uid.
+    pub fn new(
+        context: Arc<Context<R>>,
+        uid: String,
+        desired: watch::Receiver<Desired>,
+        changed: Arc<Notify>,
+    ) -> Worker<R> {
+        let notes = Notes { host_address: context.config.address.to_string(), ..Notes::default() };
+        Worker {
+            context,
+            uid,
+            desired,
+            changed,
+            memory: Memory::default(),
+            notes,
+            holds: Holds::default(),
+            failures: HashMap::new(),
+            unstarted: Vec::new(),
+            volumes: Arc::default(),
+            upkeep: Upkeep::default(),
+            failed_grace: None,
+            kill_at: None,
+            written: None,
+        }
+    }
+
+    /// Works until nothing of the pod is left.
+    pub async fn run(mut self) {
+        let referenced = self.upkeep.referenced();
+        loop {
+            let wait = match self.round().await {
+                Next::Finished => return,
+                Next::Again => continue,
+                Next::Wait(wait) => wait,
+            };
+            let timer = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = referenced.notified() => {
+                    self.upkeep.reference_changed();
+                    self.holds.release();
+                }
+                changed = self.desired.changed() => if changed.is_err() { return },
+                () = timer => {}
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Next {
+        let desired = self.desired.borrow_and_update().clone();
+        let pod = self.with_newest_status(desired.pod());
+        let observed = match self.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                tracing::warn!(pod = name_of(&pod), %error, "cannot observe the pod");
+                return Next::Wait(Some(RETRY));
+            }
+        };
+        let now = Instant::now();
+        self.remember(&observed, now);
+        let deadline = self.judge(&desired, &pod, &observed);
+        let goal = self.goal(&desired, now);
+        let mut plan = plan(&pod, goal, &observed, &self.memory, now);
+        let held = self.holds.apply(&mut plan, now);
+        self.take_notes(&pod, &observed, &plan, &held).await;
+        if matches!(desired, Desired::Pod(_)) && !self.write_status(&pod, &observed).await {
+            return Next::Wait(Some(RETRY));
+        }
+        if plan.outcome.is_some() && plan.actions.is_empty() && held.is_empty() {
+            return self.end(&desired, &pod, plan.outcome == Some(Outcome::Gone)).await;
+        }
+        if goal == Goal::Run {
+            let next = self.keep_up(&pod, &observed).await;
+            next.into_iter().chain(deadline).for_each(|left| sooner(&mut plan.wake, left));
+        }
+        if plan.actions.is_empty() {
+            return Next::Wait(plan.wake);
+        }
+        self.act(&pod, &observed, plan.actions, goal, deadline).await;
+        Next::Again
+    }
+
+    /// The pod with the status that this worker last wrote, when the object at hand is older.
+    fn with_newest_status(&self, pod: &Arc<Pod>) -> Pod {
+        let mut pod = Pod::clone(pod);
+        if let Some((revision, status)) = &self.written
+            && *revision > revision_of(&pod)
+        {
+            pod.status = Some(status.clone());
+        }
+        pod
+    }
+
+    async fn observe(&self) -> Result<ObservedPod, crate::runtime::Error> {
+        let mut observed = ObservedPod::of(&self.uid, &self.context.runtime.observe().await?);
+        if let Some(id) = observed.sandbox.as_ref().map(|s| s.id.clone()) {
+            let here = self.unstarted.iter().filter(|(sandbox, _)| *sandbox == id);
+            observed.add(here.map(|(_, container)| container.clone()));
+        }
+        Ok(observed)
+    }
+
+    /// Notes when containers were first seen to have ended, and forgets those that are no more.
+    fn remember(&mut self, observed: &ObservedPod, now: Instant) {
+        for container in &observed.containers {
+            if matches!(container.state, ContainerState::Exited { .. }) {
+                self.memory.ended.entry(container.id.clone()).or_insert(now);
+            }
+        }
+        let here = |id: &String| observed.containers.iter().any(|c| &c.id == id);
+        self.memory.ended.retain(|id, _| here(id));
+        self.memory.signalled.retain(|id, _| here(id));
+        self.notes.messages.retain(|id, _| here(id));
+        let sandbox = observed.sandbox.as_ref().map(|s| s.id.as_str());
+        self.unstarted.retain(|(of, _)| Some(of.as_str()) == sandbox);
+    }
+
+    /// Sees whether the pod has failed as a whole; answers what is left of its deadline.
+    fn judge(&mut self, desired: &Desired, pod: &Pod, observed: &ObservedPod) -> Option<Duration> {
+        let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
+        if desired.stops() || self.failed_grace.is_some() || phase == "Succeeded" || phase == "Failed" {
+            return None;
+        }
+        if observed.sandbox.is_none()
+            && phase != "Running"
+            && let Some(rejection) = sandbox::rejection(pod)
+        {
+            self.fail(pod, EventType::Warning, rejection, Duration::ZERO);
+            return None;
+        }
+        let left = deadline(pod, SystemTime::now())?;
+        if left.is_zero() {
+            let failure = Waiting {
+                reason: "DeadlineExceeded".into(),
+                message: "Pod was active on the node longer than the specified deadline".into(),
+            };
+            let grace = pod.spec.as_ref().map(grace_of).unwrap_or_default();
+            self.fail(pod, EventType::Normal, failure, grace);
+            return None;
+        }
+        Some(left)
+    }
+
+    /// The pod has failed as a whole: its containers end, and do not come back.
+    fn fail(&mut self, pod: &Pod, kind: EventType, failure: Waiting, grace: Duration) {
+        self.context.event(pod, None, kind, &failure.reason, &failure.message);
+        self.notes.failure = Some(failure);
+        self.failed_grace = Some(grace);
+    }
+
+    fn goal(&mut self, desired: &Desired, now: Instant) -> Goal {
+        let (grace, then) = match (desired, self.failed_grace) {
+            (Desired::Gone(pod), _) => {
+                let grace = pod.spec.as_ref().map(grace_of).unwrap_or_default();
+                (grace.max(GONE_GRACE_MIN), Outcome::Gone)
+            }
+            (Desired::Pod(pod), _) if pod.metadata.deletion_timestamp.is_some() => {
+                let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+                (Duration::from_secs(u64::try_from(seconds).unwrap_or(0)), Outcome::Gone)
+            }
+            (_, Some(grace)) => (grace, Outcome::Failed),
+            (_, None) => return Goal::Run,
+        };
+        // Processes get their time in full from when this worker first knew; a second word can only shorten it.
+        let until = *self.kill_at.insert(self.kill_at.map_or(now + grace, |at| at.min(now + grace)));
+        Goal::Stop { grace, left: until.saturating_duration_since(now), then }
+    }
+
+    /// Learns what the status is to say: addresses, last words, back-offs, the outcome.
+    async fn take_notes(&mut self, pod: &Pod, observed: &ObservedPod, plan: &Plan, held: &[Action]) {
+        if let Some(sandbox) = &observed.sandbox {
+            let host = self.context.config.address.to_string();
+            self.notes.address = Some(sandbox.address.clone().unwrap_or(host));
+        }
+        self.notes.outcome = plan.outcome;
+        let start = |action: &Action| match action {
+            Action::Start { container, .. } => Some(container.clone()),
+            _ => None,
+        };
+        let starting: Vec<String> = plan.actions.iter().filter_map(start).collect();
+        let mut waiting: HashMap<String, Waiting> = HashMap::new();
+        for name in held.iter().filter_map(start) {
+            if let Some(failure) = self.failures.get(&name) {
+                waiting.insert(name.clone(), pull::backed_off(failure, image_of(pod, &name)));
+            }
+        }
+        for (name, delay) in &plan.backing_off {
+            waiting.insert(name.clone(), crash_loop(pod, name, *delay));
+        }
+        for (name, waiting) in &waiting {
+            if self.notes.waiting.get(name) != Some(waiting) {
+                self.tell_back_off(pod, name, waiting);
+            }
+        }
+        let before = std::mem::take(&mut self.notes.waiting);
+        self.notes.waiting = before.into_iter().filter(|(name, _)| starting.contains(name)).collect();
+        self.notes.waiting.extend(waiting);
+        for container in &observed.containers {
+            let ended = matches!(container.state, ContainerState::Exited { .. });
+            if ended && container.start_error.is_none() && !self.notes.messages.contains_key(&container.id) {
+                let words = messages::last_words(&self.context, pod, container).await;
+                self.notes.messages.insert(container.id.clone(), words);
+            }
+        }
+    }
+
+    fn tell_back_off(&self, pod: &Pod, name: &str, waiting: &Waiting) {
+        if let Some((kind, message)) = back_off_event(pod, name, waiting) {
+            self.context.event(pod, Some(name), kind, "BackOff", &message);
+        }
+    }
+
+    /// Writes the status when it changed; `false` when that failed for a passing reason.
+    async fn write_status(&mut self, pod: &Pod, observed: &ObservedPod) -> bool {
+        let new = status(pod, observed, &self.notes, SystemTime::now());
+        if pod.status.as_ref() == Some(&new) {
+            return true;
+        }
+        let mut object = pod.clone();
+        object.metadata.resource_version = None;
+        object.metadata.managed_fields = None;
+        object.status = Some(new);
+        match self.context.client.all::<Pod>().update_status(&object).await {
+            Ok(written) => {
+                let revision = revision_of(&written);
+                self.written = written.status.map(|status| (revision, status));
+                true
+            }
+            // Gone or another pod by that name: the next desired state will say so.
+            Err(error) if error.is("NotFound") || error.is("Conflict") => true,
+            Err(error) => {
+                tracing::warn!(pod = name_of(pod), %error, "status not written");
+                false
+            }
+        }
+    }
+
+    /// Nothing runs any more: give back what the pod held; forget the pod itself when it is deleted.
+    async fn end(&mut self, desired: &Desired, pod: &Pod, gone: bool) -> Next {
+        self.upkeep.stop();
+        if let Err(message) = self.context.network.detach(&self.uid).await {
+            tracing::warn!(pod = name_of(pod), message, "network not given back");
+        }
+        if gone {
+            // While the object is there, somebody knows whose logs these are.
+            messages::remove_logs(&self.context, pod).await;
+        }
+        let dirs = self.context.dirs(&self.uid);
+        let remove = move || if gone { dirs.remove() } else { dirs.empty() };
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(remove).await {
+            tracing::warn!(pod = name_of(pod), %error, "volumes not removed");
+            return Next::Wait(Some(RETRY));
+        }
+        self.volumes = Arc::default();
+        if !gone {
+            return Next::Wait(None);
+        }
+        if let Desired::Pod(_) = desired
+            && let Err(error) = self.delete_object(pod).await
+        {
+            tracing::warn!(pod = name_of(pod), %error, "pod not deleted");
+            return Next::Wait(Some(RETRY));
+        }
+        Next::Finished
+    }
+
+    async fn delete_object(&self, pod: &Pod) -> Result<(), Status> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            precondition_uid: Some(self.uid.clone()),
+            ..DeleteOptions::default()
+        };
+        let name = pod.metadata.name.as_deref().unwrap_or("");
+        match self.context.client.namespaced::<Pod>(namespace).delete(name, options).await {
+            Err(error) if !error.is("NotFound") && !error.is("Conflict") => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn revision_of(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// What is left of a pod's `activeDeadlineSeconds`; nothing when it is over (pure).
+fn deadline(pod: &Pod, now: SystemTime) -> Option<Duration> {
+    let seconds = u64::try_from(pod.spec.as_ref()?.active_deadline_seconds?).ok()?;
+    let started = SystemTime::from(pod.status.as_ref()?.start_time.as_ref()?.0);
+    let active = now.duration_since(started).unwrap_or_default();
+    Some(Duration::from_secs(seconds).saturating_sub(active))
+}

@@ -1,0 +1,53 @@
+//! What waiting containers show and events say (pure).
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::client::events::EventType;
+use crate::kubelet::status::Waiting;
+
+/// `NAMESPACE/NAME`, for the daemon's log.
+pub fn name_of(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    format!("{}/{}", meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
+}
+
+/// `NAME_NAMESPACE(UID)`, as Kubernetes names a pod to its user.
+fn full_name(pod: &Pod) -> String {
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
+}
+
+/// The image of a container as the spec names it.
+pub fn image_of<'a>(pod: &'a Pod, container: &str) -> &'a str {
+    let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    spec.into_iter().find(|c| c.name == container).and_then(|c| c.image.as_deref()).unwrap_or("")
+}
+
+/// How a container shows itself that keeps ending.
+pub fn crash_loop(pod: &Pod, name: &str, delay: Duration) -> Waiting {
+    let delay = match delay.as_secs() {
+        s if s >= 60 => format!("{}m{}s", s / 60, s % 60),
+        s => format!("{s}s"),
+    };
+    Waiting {
+        reason: "CrashLoopBackOff".into(),
+        message: format!("back-off {delay} restarting failed container={name} pod={}", full_name(pod)),
+    }
+}
+
+/// The `BackOff` event of a container that begins to wait, where there is one.
+pub fn back_off_event(pod: &Pod, name: &str, waiting: &Waiting) -> Option<(EventType, String)> {
+    match waiting.reason.as_str() {
+        "CrashLoopBackOff" => {
+            let message = format!("Back-off restarting failed container {name} in pod {}", full_name(pod));
+            Some((EventType::Warning, message))
+        }
+        "ImagePullBackOff" => {
+            Some((EventType::Normal, format!("Back-off pulling image {:?}", image_of(pod, name))))
+        }
+        _ => None,
+    }
+}
