@@ -13,7 +13,8 @@ use super::failure::{Failure, Kind};
 use super::kubeconfig::Person;
 use super::{Global, output};
 use crate::api::yaml;
-use crate::daemon::config::{Cluster, layers_in_use};
+use crate::daemon::cluster::{Cluster, layers_in_use};
+use crate::daemon::settings::Settings;
 use crate::image::{self, Images, Progress, Stage};
 
 /// What to do with images.
@@ -62,12 +63,17 @@ pub async fn run(verb: Verb, global: &Global) -> Result<(), Failure> {
     let places = global.places()?;
     let settings = match Cluster::read(&places).map_err(Failure::general)? {
         Some(cluster) => cluster.images(&places),
-        None => image::Settings {
-            dir: places.images(),
-            docker_config: Some(Person::invoking().docker_config()),
-            in_use: layers_in_use(&global.data_dir),
-            ..image::Settings::default()
-        },
+        None => {
+            let machine = Settings::of_machine().map_err(|error| Failure::new(Kind::Usage, error))?;
+            image::Settings {
+                dir: places.images(),
+                mirrors: machine.registry_mirrors.unwrap_or_default(),
+                insecure: machine.insecure_registries.unwrap_or_default(),
+                docker_config: Some(Person::invoking().docker_config()),
+                in_use: layers_in_use(&places.data_dir),
+                ..image::Settings::default()
+            }
+        }
     };
     let images = Images::open(settings).map_err(Failure::general)?;
     match verb {

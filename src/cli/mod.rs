@@ -1,25 +1,32 @@
 //! The command line: one file per verb, output, exit codes and hints.
 
+pub mod delete;
 pub mod image;
-pub mod lifecycle;
+pub mod logs;
 pub mod start;
+pub mod status;
+pub mod stop;
+pub mod version;
 
 pub mod failure;
 pub mod host;
 pub mod kubeconfig;
 pub mod output;
 mod settle;
+mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use self::failure::{Failure, Kind};
 use crate::daemon;
-use crate::daemon::config::{self, Cluster, DEFAULT_DATA_DIR, DEFAULT_PROFILE, Places};
-use crate::kubelet::node::KUBERNETES_VERSION;
+use crate::daemon::cluster::Cluster;
+use crate::daemon::places::{DEFAULT_DATA_DIR, DEFAULT_PROFILE, Places};
+use crate::daemon::settings;
 use crate::runtime::supervisor;
 
 /// A single-node Kubernetes in one program.
@@ -46,8 +53,10 @@ pub struct Global {
 impl Global {
     /// Where the cluster's files are.
     pub fn places(&self) -> Result<Places, Failure> {
-        config::check_profile(&self.profile).map_err(|error| Failure::new(Kind::Usage, error))?;
-        Ok(Places::new(&self.profile, &self.data_dir))
+        settings::check_profile(&self.profile).map_err(|error| Failure::new(Kind::Usage, error))?;
+        Places::find(&self.profile, &self.data_dir).map_err(|error| {
+            Failure::new(Kind::Usage, format!("--data-dir {}: {error}", self.data_dir.display()))
+        })
     }
 }
 
@@ -58,16 +67,16 @@ enum Verb {
     /// Stop a cluster: all pods and the daemon end, everything is kept
     Stop,
     /// Delete a cluster and all that it made
-    Delete(lifecycle::DeleteArgs),
+    Delete(delete::Args),
     /// Show how a cluster is
-    Status(lifecycle::StatusArgs),
+    Status(status::Args),
     /// Show the daemon's log
-    Logs(lifecycle::LogsArgs),
+    Logs(logs::Args),
     /// Work with images
     #[command(subcommand)]
     Image(image::Verb),
     /// Show versions
-    Version(VersionArgs),
+    Version(version::Args),
     /// Run the daemon in the foreground (started by `minik start`)
     #[command(hide = true)]
     Daemon {
@@ -75,16 +84,6 @@ enum Verb {
         #[arg(long)]
         notify: Option<PathBuf>,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct VersionArgs {
-    /// The number alone
-    #[arg(long)]
-    short: bool,
-    /// text or json
-    #[arg(short, long, default_value = "text", value_parser = ["text", "json"])]
-    output: String,
 }
 
 /// `90s`, `5m`, `1h30m` or a bare number of seconds.
@@ -117,9 +116,13 @@ fn require_root(what: &str) -> Result<(), Failure> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
     }
+    Err(Failure::new(Kind::Permission, format!("only root may {what}")).hint(with_sudo()))
+}
+
+/// This command, as root.
+fn with_sudo() -> String {
     let command: Vec<String> = std::env::args().collect();
-    Err(Failure::new(Kind::Permission, format!("only root may {what}"))
-        .hint(format!("sudo {}", command.join(" "))))
+    format!("sudo {}", command.join(" "))
 }
 
 /// Runs the verb on the command line and says how it went.
@@ -129,7 +132,15 @@ pub fn main() -> ExitCode {
         // Before anything that starts a thread: the supervisor has one only.
         return supervisor::main(&args[2..]);
     }
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and versions are asked for, and no failures.
+            let code = if error.use_stderr() { Kind::Usage as u8 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -155,36 +166,24 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
     let global = &cli.global;
     match cli.verb {
         Verb::Start(args) => start::run(args, global).await?,
-        Verb::Stop => lifecycle::stop(global).await?,
-        Verb::Delete(args) => lifecycle::delete(&args, global).await?,
-        Verb::Status(args) => return lifecycle::status(&args, global).await,
-        Verb::Logs(args) => lifecycle::logs(&args, global).await?,
+        Verb::Stop => stop::run(global).await?,
+        Verb::Delete(args) => delete::run(&args, global).await?,
+        Verb::Status(args) => return status::run(&args, global).await,
+        Verb::Logs(args) => logs::run(&args, global).await?,
         Verb::Image(verb) => image::run(verb, global).await?,
-        Verb::Version(args) => version(&args),
+        Verb::Version(args) => version::run(&args),
         Verb::Daemon { notify } => run_daemon(global, notify).await?,
     }
     Ok(0)
 }
 
-fn version(args: &VersionArgs) {
-    let own = env!("CARGO_PKG_VERSION");
-    if args.output == "json" {
-        output::line(
-            serde_json::json!({"minikVersion": own, "kubernetesVersion": KUBERNETES_VERSION}).to_string(),
-        );
-    } else if args.short {
-        output::line(own);
-    } else {
-        output::line(format!("minik version: v{own}\nkubernetes version: {KUBERNETES_VERSION}"));
-    }
-}
-
 async fn run_daemon(global: &Global, notify: Option<PathBuf>) -> Result<(), Failure> {
     use tracing_subscriber::EnvFilter;
     require_root("run the daemon")?;
-    let filter = EnvFilter::try_from_env("MINIK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let places = global.places()?;
+    let filter = EnvFilter::try_from_env("MINIK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = Mutex::new(daemon::log::Log::new(places.log()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(log).with_ansi(false).init();
     let cluster = Cluster::read(&places)
         .map_err(Failure::general)?
         .ok_or_else(|| Failure::new(Kind::NoCluster, format!("there is no cluster {:?}", places.profile)))?;

@@ -1,9 +1,11 @@
-//! What a new cluster is made with, and what an existing one keeps: flags, settings file, and what the host uses already.
+//! What a new cluster is made with, and what an existing one keeps: flags, settings files, and what the host uses already.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Kind};
-use crate::daemon::config::{self, Cluster, DEFAULT_PORT, Settings};
+use crate::daemon::cluster::{Cluster, DEFAULT_PORT};
+use crate::daemon::places::Places;
+use crate::daemon::settings::{self, MACHINE_FILE, Settings};
 use crate::network::{self, Cidr};
 
 /// How many ports from the usual one on are tried when nobody chose one.
@@ -17,16 +19,20 @@ pub struct Host {
     pub occupied: Vec<Cidr>,
     /// The other clusters of this data directory, running or not.
     pub others: Vec<(String, Cluster)>,
+    /// The names of all other clusters of the machine, in other data directories and unreadable ones too.
+    pub names: Vec<String>,
     /// Docker's configuration of the user, for its credentials.
     pub docker_config: PathBuf,
 }
 
 /// Decides everything that was left open, and keeps what an existing cluster cannot change.
 ///
+/// `machine` are wishes for new clusters, which give way where the host or another cluster has what they name.
 /// `is_free` tells whether a port can be listened on.
 pub fn settle(
     profile: &str,
     asked: Settings,
+    machine: Settings,
     before: Option<Cluster>,
     host: &Host,
     is_free: &dyn Fn(u16) -> bool,
@@ -34,55 +40,93 @@ pub fn settle(
     if let Some(before) = &before {
         refuse_changes(profile, &asked, before)?;
     }
+    refuse_name(profile, host)?;
     let is_new = before.is_none();
-    let services = match asked.service_cidr.or(before.as_ref().map(|b| b.service_cidr.clone())) {
+    let kept = before.map(Cluster::into_settings).unwrap_or_default();
+    let services = match asked.service_cidr.or(kept.service_cidr) {
         Some(text) => range(host, "--service-cidr", &text, is_new)?,
-        None => choose(host, "--service-cidr", &network::SERVICE_RANGES, None)?,
+        None => choose(host, "--service-cidr", machine.service_cidr, &network::SERVICE_RANGES, None)?,
     };
-    let pods = match asked.pod_cidr.or(before.as_ref().map(|b| b.pod_cidr.clone())) {
+    let pods = match asked.pod_cidr.or(kept.pod_cidr) {
         Some(text) => range(host, "--pod-cidr", &text, is_new)?,
-        None => choose(host, "--pod-cidr", &network::POD_RANGES, Some(services))?,
+        None => choose(host, "--pod-cidr", machine.pod_cidr, &network::POD_RANGES, Some(services))?,
     };
     if pods.overlaps(&services) {
         let message = format!("--pod-cidr {pods} and --service-cidr {services} overlap");
         return Err(Failure::new(Kind::Usage, message));
     }
-    let chosen = asked.apiserver_port.or(before.as_ref().map(|b| b.apiserver_port));
-    let apiserver_port = port(host, chosen, is_free)?;
-    let name = asked.node_name.or(before.as_ref().map(|b| b.node_name.clone()));
-    let older = before.map(|b| Settings {
-        registry_mirrors: b.registry_mirrors,
-        insecure_registries: b.insecure_registries,
-        share_process_namespace: Some(b.share_process_namespace),
-        ..Settings::default()
-    });
-    let lists = Settings {
-        registry_mirrors: asked.registry_mirrors,
-        insecure_registries: asked.insecure_registries,
-        share_process_namespace: asked.share_process_namespace,
-        ..Settings::default()
-    }
-    .over(older.unwrap_or_default());
+    let apiserver_port =
+        port(host, asked.apiserver_port.or(kept.apiserver_port), machine.apiserver_port, is_free)?;
+    let name = asked.node_name.or(kept.node_name).or(machine.node_name);
     Ok(Cluster {
         apiserver_port,
         pod_cidr: pods.to_string(),
         service_cidr: services.to_string(),
         node_name: node_name(name.unwrap_or_else(|| host.name.to_lowercase()))?,
-        registry_mirrors: lists.registry_mirrors,
-        insecure_registries: lists.insecure_registries,
-        share_process_namespace: lists.share_process_namespace.unwrap_or(true),
+        registry_mirrors: asked
+            .registry_mirrors
+            .or(kept.registry_mirrors)
+            .or(machine.registry_mirrors)
+            .unwrap_or_default(),
+        insecure_registries: asked
+            .insecure_registries
+            .or(kept.insecure_registries)
+            .or(machine.insecure_registries)
+            .unwrap_or_default(),
+        share_process_namespace: asked
+            .share_process_namespace
+            .or(kept.share_process_namespace)
+            .or(machine.share_process_namespace)
+            .unwrap_or(true),
         docker_config: Some(host.docker_config.clone()),
     })
 }
 
+/// The flags that ask for something else than what a running cluster has, of those that a start can change.
+pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
+    let differs = [
+        ("--apiserver-port", asked.apiserver_port.is_some_and(|port| port != running.apiserver_port)),
+        (
+            "--registry-mirror",
+            asked.registry_mirrors.as_ref().is_some_and(|m| *m != running.registry_mirrors),
+        ),
+        (
+            "--insecure-registry",
+            asked.insecure_registries.as_ref().is_some_and(|i| *i != running.insecure_registries),
+        ),
+        (
+            "shareProcessNamespace",
+            asked.share_process_namespace.is_some_and(|s| s != running.share_process_namespace),
+        ),
+    ];
+    differs.into_iter().filter_map(|(flag, differs)| differs.then_some(flag)).collect()
+}
+
+/// The names of links begin by a short form of the cluster's name, which two names may share.
+fn refuse_name(profile: &str, host: &Host) -> Result<(), Failure> {
+    let prefix = |name: &str| Places::new(name, Path::new("")).link_prefix();
+    match host.names.iter().find(|other| prefix(other) == prefix(profile)) {
+        Some(other) => Err(Failure::new(
+            Kind::Usage,
+            format!("the network links of clusters {profile:?} and {other:?} would have the same names"),
+        )
+        .hint("choose another name: minik start -p NAME")),
+        None => Ok(()),
+    }
+}
+
 /// Addresses and names are in stored objects and running pods.
-fn refuse_changes(profile: &str, asked: &Settings, before: &Cluster) -> Result<(), Failure> {
+pub fn refuse_changes(profile: &str, asked: &Settings, before: &Cluster) -> Result<(), Failure> {
     for (flag, asked, kept) in [
         ("--pod-cidr", &asked.pod_cidr, &before.pod_cidr),
         ("--service-cidr", &asked.service_cidr, &before.service_cidr),
         ("--node-name", &asked.node_name, &before.node_name),
     ] {
-        if asked.as_ref().is_some_and(|asked| asked != kept) {
+        // 10.244.1.0/16 is the same range as 10.244.0.0/16.
+        let same = |asked: &String| {
+            asked == kept || asked.parse::<Cidr>().is_ok_and(|range| Ok(range) == kept.parse::<Cidr>())
+        };
+        if asked.as_ref().is_some_and(|asked| !same(asked)) {
             let message = format!("{flag} of the existing cluster {profile:?} is {kept} and cannot change");
             return Err(Failure::new(Kind::Usage, message).hint(format!(
                 "make another cluster (-p NAME), or delete this one first: minik delete -p {profile}"
@@ -95,7 +139,7 @@ fn refuse_changes(profile: &str, asked: &Settings, before: &Cluster) -> Result<(
 /// A range that was named. Of a new cluster it must be free; an existing one may have left its own routes behind, when
 /// its daemon was killed.
 fn range(host: &Host, flag: &'static str, text: &str, is_new: bool) -> Result<Cidr, Failure> {
-    let range = config::parse_cidr(flag, text).map_err(|error| Failure::new(Kind::Usage, error))?;
+    let range = settings::parse_cidr(flag, text).map_err(|error| Failure::new(Kind::Usage, error))?;
     let user = taken(host, &range).filter(|_| is_new);
     match user {
         None => Ok(range),
@@ -122,17 +166,34 @@ fn ranges_of_others(host: &Host) -> impl Iterator<Item = (&str, Cidr)> {
     })
 }
 
-/// The first range that nobody uses.
-fn choose(host: &Host, flag: &str, preferred: &[Cidr], also: Option<Cidr>) -> Result<Cidr, Failure> {
+/// The range that the machine wishes for or, when somebody uses that, the first one that nobody uses.
+fn choose(
+    host: &Host,
+    flag: &str,
+    wish: Option<String>,
+    preferred: &[Cidr],
+    also: Option<Cidr>,
+) -> Result<Cidr, Failure> {
     let mut occupied = host.occupied.clone();
     occupied.extend(ranges_of_others(host).map(|(_, range)| range));
     occupied.extend(also);
+    if let Some(text) = wish {
+        let wish = settings::parse_cidr(MACHINE_FILE, &text).map_err(|e| Failure::new(Kind::Usage, e))?;
+        if !occupied.iter().any(|other| other.overlaps(&wish)) {
+            return Ok(wish);
+        }
+    }
     network::choose_range(&occupied, preferred).map_err(|error| {
         Failure::new(Kind::Host, error).hint(format!("name a free range: minik start {flag} A.B.0.0/16"))
     })
 }
 
-fn port(host: &Host, chosen: Option<u16>, is_free: &dyn Fn(u16) -> bool) -> Result<u16, Failure> {
+fn port(
+    host: &Host,
+    chosen: Option<u16>,
+    wish: Option<u16>,
+    is_free: &dyn Fn(u16) -> bool,
+) -> Result<u16, Failure> {
     if let Some(port) = chosen {
         return if is_free(port) {
             Ok(port)
@@ -141,7 +202,8 @@ fn port(host: &Host, chosen: Option<u16>, is_free: &dyn Fn(u16) -> bool) -> Resu
         };
     }
     let kept = |port: u16| host.others.iter().any(|(_, cluster)| cluster.apiserver_port == port);
-    (DEFAULT_PORT..DEFAULT_PORT + PORTS).find(|port| !kept(*port) && is_free(*port)).ok_or_else(|| {
+    let mut candidates = wish.into_iter().chain(DEFAULT_PORT..DEFAULT_PORT + PORTS);
+    candidates.find(|port| *port != 0 && !kept(*port) && is_free(*port)).ok_or_else(|| {
         no_port(format!("no port from {DEFAULT_PORT} to {} is free", DEFAULT_PORT + PORTS - 1))
     })
 }
@@ -177,12 +239,13 @@ mod tests {
             name: "Laptop".into(),
             occupied: occupied.iter().map(|range| range.parse().unwrap()).collect(),
             others: Vec::new(),
+            names: Vec::new(),
             docker_config: "/root/.docker/config.json".into(),
         }
     }
 
     fn new(host: &Host, asked: Settings) -> Result<Cluster, Failure> {
-        settle("x", asked, None, host, &|_| true)
+        settle("x", asked, Settings::default(), None, host, &|_| true)
     }
 
     #[test]
@@ -227,9 +290,10 @@ mod tests {
         let name = Settings { node_name: Some("My_Node".into()), ..Settings::default() };
         assert!(refused(name, &[]).message.contains("My_Node"));
         let port = Settings { apiserver_port: Some(80), ..Settings::default() };
-        let taken = settle("x", port, None, &host(&[]), &|port| port != 80).unwrap_err();
+        let taken = settle("x", port, Settings::default(), None, &host(&[]), &|port| port != 80).unwrap_err();
         assert!(taken.message.contains("port 80"), "{taken}");
-        let passed = settle("x", Settings::default(), None, &host(&[]), &|port| port > 8445).unwrap();
+        let none = Settings::default;
+        let passed = settle("x", none(), none(), None, &host(&[]), &|port| port > 8445).unwrap();
         assert_eq!(passed.apiserver_port, 8446);
     }
 
@@ -238,11 +302,69 @@ mod tests {
         let before = new(&host(&[]), Settings::default()).unwrap();
         // Its own routes may still be there.
         let host = host(&["10.244.0.0/16"]);
-        let again = |asked| settle("x", asked, Some(before.clone()), &host, &|_| true);
+        let again = |asked| settle("x", asked, Settings::default(), Some(before.clone()), &host, &|_| true);
         assert_eq!(again(Settings::default()).unwrap(), before);
         let other = Settings { pod_cidr: Some("10.250.0.0/16".into()), ..Settings::default() };
         assert!(again(other).unwrap_err().message.contains("cannot change"));
+        let same = Settings { pod_cidr: Some("10.244.9.9/16".into()), ..Settings::default() };
+        assert_eq!(again(same).unwrap(), before);
         let moved = Settings { apiserver_port: Some(9443), ..Settings::default() };
         assert_eq!(again(moved).unwrap().apiserver_port, 9443);
+    }
+
+    #[test]
+    fn lists_are_kept_until_others_are_given() {
+        let mirrors = |url: &str| Some([("docker.io".to_owned(), vec![url.to_owned()])].into());
+        let asked = Settings { registry_mirrors: mirrors("http://a"), ..Settings::default() };
+        let before = new(&host(&[]), asked.clone()).unwrap();
+        let again =
+            |asked| settle("x", asked, Settings::default(), Some(before.clone()), &host(&[]), &|_| true);
+        assert_eq!(Some(again(Settings::default()).unwrap().registry_mirrors), mirrors("http://a"));
+        let other = Settings { registry_mirrors: mirrors("http://b"), ..Settings::default() };
+        assert_eq!(Some(again(other.clone()).unwrap().registry_mirrors), mirrors("http://b"));
+        let none = Settings { registry_mirrors: Some([].into()), ..Settings::default() };
+        assert_eq!(again(none.clone()).unwrap().registry_mirrors, [].into());
+        assert_eq!(differing(&asked, &before), Vec::<&str>::new());
+        assert_eq!(differing(&none, &before), ["--registry-mirror"]);
+        let port = Settings { apiserver_port: Some(1), insecure_registries: Some(vec!["x".into()]), ..other };
+        assert_eq!(
+            differing(&port, &before),
+            ["--apiserver-port", "--registry-mirror", "--insecure-registry"]
+        );
+    }
+
+    #[test]
+    fn the_machines_wishes_give_way() {
+        let wishes = || Settings {
+            apiserver_port: Some(9443),
+            pod_cidr: Some("10.50.0.0/16".into()),
+            service_cidr: Some("10.60.0.0/16".into()),
+            node_name: Some("wished".into()),
+            insecure_registries: Some(vec!["r".into()]),
+            ..Settings::default()
+        };
+        let mut host = host(&[]);
+        let settle =
+            |host: &Host, before| settle("x", Settings::default(), wishes(), before, host, &|_| true);
+        let first = settle(&host, None).unwrap();
+        assert_eq!((&*first.pod_cidr, &*first.service_cidr), ("10.50.0.0/16", "10.60.0.0/16"));
+        assert_eq!((&*first.node_name, first.apiserver_port), ("wished", 9443));
+        assert_eq!(first.insecure_registries, ["r"]);
+        host.others.push(("a".into(), first));
+        let second = settle(&host, None).unwrap();
+        assert_eq!((&*second.pod_cidr, &*second.service_cidr), ("10.244.0.0/16", "10.96.0.0/12"));
+        assert_eq!(second.apiserver_port, 8443);
+        let existing = new(&self::host(&[]), Settings::default()).unwrap();
+        assert_eq!(settle(&self::host(&[]), Some(existing.clone())).unwrap(), existing);
+    }
+
+    #[test]
+    fn names_whose_links_would_be_confused_are_refused() {
+        // Two names of one short form, by search.
+        let prefix = |name: &str| Places::new(name, Path::new("")).link_prefix();
+        let twin = (0..).map(|n| format!("c{n}")).find(|name| prefix(name) == prefix("x")).unwrap();
+        let host = Host { names: vec!["y".into(), twin.clone()], ..host(&[]) };
+        let refused = new(&host, Settings::default()).unwrap_err();
+        assert!(refused.kind == Kind::Usage && refused.message.contains(&twin), "{refused}");
     }
 }

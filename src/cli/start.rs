@@ -3,40 +3,40 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 
 use super::failure::{Failure, Kind};
 use super::kubeconfig::{self, Entries, Person};
-use super::settle::{Host, settle};
-use super::{Global, host, output};
-use crate::daemon::config::{self, Cluster, Places, Settings};
-use crate::daemon::{control, unit};
+use super::settle::{self, Host, settle};
+use super::{Global, host, output, stop, target};
+use crate::daemon::cluster::Cluster;
+use crate::daemon::configs::Ranges;
+use crate::daemon::control::{self, State};
+use crate::daemon::places::Places;
+use crate::daemon::settings::{self, Settings};
+use crate::daemon::{cleanup, lock, unit};
 use crate::network;
 use crate::sys::program;
 
-/// A settings file that is read when it is there and none is named.
-const CONFIG_FILE: &str = "/etc/minik/config.yaml";
-/// Above this size the daemon's log begins anew at a start, in bytes; one older one is kept.
-const LOG_MAX: u64 = 10 << 20;
 /// Lines of the log shown when a start fails.
 const LOG_TAIL: usize = 5;
 
 /// Flags of `minik start`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Ask this mirror first, as HOST=URL (repeatable)
+    /// Ask this mirror first, as HOST=URL (repeatable); "" takes away those of an existing cluster
     #[arg(long, value_name = "HOST=URL")]
     registry_mirror: Vec<String>,
-    /// Speak to this registry without TLS (repeatable)
+    /// Speak to this registry without TLS (repeatable); "" takes away those of an existing cluster
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
     /// Port of the API server
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     apiserver_port: Option<u16>,
     /// Where pods get their addresses; by default a range that the host does not use
     #[arg(long, value_name = "CIDR")]
@@ -64,27 +64,42 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let places = global.places()?;
     let began = Instant::now();
     let person = Person::invoking();
-    if let Some(state) = control::status(&places.control()).await.map_err(Failure::general)? {
-        output::note(format!(
-            "minik: cluster {:?} is running already (pid {}); nothing to do",
-            places.profile, state.pid
-        ));
-        return write_kubeconfig(&places, &person, state.apiserver_port).map(drop);
+    let asked = asked(&args)?;
+    let machine = Settings::of_machine().map_err(usage)?;
+    target::check_data_dir(&places)?;
+    let _lock = target::lock(&places, "start", stop::LOCK_LIMIT.max(args.timeout)).await?;
+    match control::status(&places.control()).await {
+        Ok(None) => {}
+        Ok(Some(state)) => return be_content(&args, &asked, &places, &person, &state).await,
+        Err(error) => {
+            return Err(Failure::new(
+                Kind::Start,
+                format!("cluster {:?} cannot be used: {error}", places.profile),
+            )
+            .hint(format!("end it: minik stop -p {}", places.profile)));
+        }
     }
-    let problems = host::check();
-    if !problems.is_empty() {
-        let lines: Vec<String> = problems.iter().map(|p| format!("- {}: {}", p.what, p.remedy)).collect();
+    if let Some(pid) = cleanup::daemons(&places).first() {
         return Err(Failure::new(
-            Kind::Host,
-            format!("this host cannot run a cluster:\n{}", lines.join("\n")),
-        ));
+            Kind::Start,
+            format!("the daemon of cluster {:?} runs (pid {pid}), but cannot be reached", places.profile),
+        )
+        .hint(format!("end it: minik stop -p {}", places.profile)));
     }
-    let before = Cluster::read(&places).map_err(Failure::general)?;
-    let surroundings = look_around(&places, &person).await?;
-    let cluster = settle(&places.profile, asked(&args)?, before, &surroundings, &host::is_free)?;
-    cluster.write(&places).map_err(Failure::general)?;
-    launch(&args, global, &places).await?;
-    let path = write_kubeconfig(&places, &person, cluster.apiserver_port)?;
+    let adopts = cleanup::something_runs(&places);
+    refuse(host::check(&places).await)?;
+    let cluster = decide(asked, machine, &places, &person).await?;
+    let ranges = Ranges::of(&cluster).map_err(Failure::general)?;
+    refuse(host::check_dns_port(ranges.gateway()).into_iter().collect())?;
+    if let Err(failure) = launch(&args, &places).await {
+        // Pods that ran before wait for the next start, and what merely takes long may still become ready.
+        if !adopts && failure.kind != Kind::Timeout {
+            let failures = cleanup::end_without_daemon(&places, Duration::ZERO).await;
+            failures.iter().for_each(|failure| output::note(format!("minik: not undone: {failure}")));
+        }
+        return Err(failure);
+    }
+    let path = write_kubeconfig(&places, &person, cluster.apiserver_port, true).await?;
     output::note(format!(
         "minik: cluster {:?} is {} after {:.2} s; kubectl uses it by {}",
         places.profile,
@@ -95,16 +110,62 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the flags and the file say.
+/// What is to be done when the cluster runs: nothing, but to see that it is ready and that kubectl finds it.
+async fn be_content(
+    args: &Args,
+    asked: &Settings,
+    places: &Places,
+    person: &Person,
+    state: &State,
+) -> Result<(), Failure> {
+    if let Some(cluster) = Cluster::read(places).map_err(Failure::general)? {
+        settle::refuse_changes(&places.profile, asked, &cluster)?;
+        let differing = settle::differing(asked, &cluster);
+        if !differing.is_empty() {
+            output::note(format!(
+                "minik: the running cluster has other values for {}; they change when it is stopped and started",
+                differing.join(", ")
+            ));
+        }
+    }
+    if args.wait && !state.ready {
+        let ready =
+            control::ready(&places.control(), args.timeout).await.map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => not_ready(args, places),
+                _ => Failure::new(Kind::Start, error),
+            })?;
+        if ready.is_none() {
+            return Err(died(places));
+        }
+    }
+    write_kubeconfig(places, person, state.apiserver_port, false).await?;
+    output::note(format!(
+        "minik: cluster {:?} is running already (pid {}); nothing to do",
+        places.profile, state.pid
+    ));
+    Ok(())
+}
+
+fn refuse(problems: Vec<host::Problem>) -> Result<(), Failure> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = problems.iter().map(|p| format!("- {}\n  {}", p.what, p.remedy)).collect();
+    Err(Failure::new(Kind::Host, format!("this host cannot run the cluster:\n{}", lines.join("\n"))))
+}
+
+fn usage(error: settings::Error) -> Failure {
+    Failure::new(Kind::Usage, error)
+}
+
+/// What the flags and the file that they name say.
 fn asked(args: &Args) -> Result<Settings, Failure> {
-    let usage = |error: config::Error| Failure::new(Kind::Usage, error);
     let file = match &args.config {
         Some(path) => Settings::read(path).map_err(usage)?,
-        None if Path::new(CONFIG_FILE).exists() => Settings::read(Path::new(CONFIG_FILE)).map_err(usage)?,
         None => Settings::default(),
     };
     let mut mirrors: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for text in &args.registry_mirror {
+    for text in args.registry_mirror.iter().filter(|text| !text.is_empty()) {
         let (host, url) = text
             .split_once('=')
             .filter(|(host, url)| !host.is_empty() && !url.is_empty())
@@ -114,16 +175,41 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
             })?;
         mirrors.entry(host.to_owned()).or_default().push(url.to_owned());
     }
+    let insecure = args.insecure_registry.iter().filter(|registry| !registry.is_empty()).cloned();
     let flags = Settings {
         apiserver_port: args.apiserver_port,
         pod_cidr: args.pod_cidr.clone(),
         service_cidr: args.service_cidr.clone(),
         node_name: args.node_name.clone(),
-        registry_mirrors: mirrors,
-        insecure_registries: args.insecure_registry.clone(),
+        registry_mirrors: (!args.registry_mirror.is_empty()).then_some(mirrors),
+        insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
     };
-    Ok(flags.over(file))
+    let asked = flags.over(file);
+    if asked.apiserver_port == Some(0) {
+        return Err(Failure::new(Kind::Usage, "apiserverPort must be 1 to 65535"));
+    }
+    Ok(asked)
+}
+
+/// Decides the cluster's settings and keeps them, one command at a time on the whole machine: two that decided at once
+/// would both find the same ranges and ports free.
+async fn decide(
+    asked: Settings,
+    machine: Settings,
+    places: &Places,
+    person: &Person,
+) -> Result<Cluster, Failure> {
+    let lock = lock::of_machine();
+    let _lock = tokio::time::timeout(stop::LOCK_LIMIT, lock)
+        .await
+        .map_err(|_| Failure::new(Kind::Timeout, "another minik start decides on its settings for too long"))?
+        .map_err(Failure::general)?;
+    let before = Cluster::read(places).map_err(Failure::general)?;
+    let surroundings = look_around(places, person).await?;
+    let cluster = settle(&places.profile, asked, machine, before, &surroundings, &host::is_free)?;
+    cluster.write(places).map_err(Failure::general)?;
+    Ok(cluster)
 }
 
 /// What this host leaves open for the cluster.
@@ -131,97 +217,111 @@ async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> 
     let name = nix::unistd::gethostname().map_err(Failure::general)?;
     let mut others = Cluster::all(&places.data_dir);
     others.retain(|(profile, _)| *profile != places.profile);
+    let directories = [places.data_dir.as_path(), Places::all_runs()];
+    let entries = directories.iter().flat_map(|d| fs::read_dir(d).into_iter().flatten().flatten());
+    let names = entries.filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok());
     Ok(Host {
         name: name.to_string_lossy().into_owned(),
         occupied: network::occupied_ranges().await.map_err(Failure::general)?,
         others,
+        names: names.filter(|name| *name != places.profile && name != "images").collect(),
         docker_config: person.docker_config(),
     })
 }
 
 /// Starts the daemon and waits for its word.
-async fn launch(args: &Args, global: &Global, places: &Places) -> Result<(), Failure> {
-    let run = places.run();
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&run);
-    made.map_err(|error| Failure::general(format!("cannot make {}: {error}", run.display())))?;
-    let _alone = alone(&run.join("start.lock"), places)?;
-    let socket = run.join("start.sock");
+async fn launch(args: &Args, places: &Places) -> Result<(), Failure> {
+    let socket = places.run().join("start.sock");
     let _ = fs::remove_file(&socket);
     let listener = UnixListener::bind(&socket)
         .map_err(|error| Failure::general(format!("cannot listen on {}: {error}", socket.display())))?;
-    let result = launch_and_wait(args, global, places, &socket, &listener).await;
+    let result = launch_and_wait(args, places, &socket, &listener).await;
     let _ = fs::remove_file(&socket);
     result
 }
 
-/// Two that start the same cluster at once would take each other's daemon for their own.
-fn alone(path: &Path, places: &Places) -> Result<File, Failure> {
-    let lock = File::create(path)
-        .map_err(|error| Failure::general(format!("cannot make {}: {error}", path.display())))?;
-    lock.try_lock().map_err(|_| {
-        Failure::general(format!("another minik start of cluster {:?} is under way", places.profile))
-            .hint("wait for it")
-    })?;
-    Ok(lock)
-}
-
 async fn launch_and_wait(
     args: &Args,
-    global: &Global,
     places: &Places,
     socket: &Path,
     listener: &UnixListener,
 ) -> Result<(), Failure> {
+    let ended = launch_daemon(places, socket)?;
+    let answer = async {
+        let (stream, _) = listener.accept().await?;
+        follow(stream, args.wait).await
+    };
+    tokio::select! {
+        answer = answer => match answer.map_err(Failure::general)? {
+            Word::Well => Ok(()),
+            Word::Failed(why) => {
+                // There is no point in trying the same again.
+                let _ = unit::stop(places);
+                Err(Failure::new(Kind::Start, format!("the cluster did not start: {why}")).hint(
+                    format!("the daemon's log has more: minik logs -p {}", places.profile),
+                ))
+            }
+            Word::None => Err(died(places)),
+        },
+        () = ended => Err(died(places)),
+        () = tokio::time::sleep(args.timeout) => Err(not_ready(args, places)),
+    }
+}
+
+/// Starts the daemon; the answer resolves when it has ended, as far as that is known.
+fn launch_daemon(
+    places: &Places,
+    socket: &Path,
+) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, Failure> {
     let executable = std::env::current_exe().map_err(Failure::general)?;
     let mut words: Vec<String> = vec!["daemon".into(), "--profile".into(), places.profile.clone()];
-    words.extend(["--data-dir".into(), global.data_dir.display().to_string()]);
+    words.extend(["--data-dir".into(), places.data_dir.display().to_string()]);
     words.extend(["--notify".into(), socket.display().to_string()]);
     let log = open_log(&places.log()).map_err(Failure::general)?;
-    let ended: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = if unit::available() {
+    if unit::available() {
         unit::start(places, &executable, &words).map_err(|error| {
             Failure::new(Kind::Start, format!("cannot start unit {}: {error}", places.unit()))
         })?;
         // The service manager says nothing by itself; the time limit has the last word.
-        Box::pin(std::future::pending())
-    } else {
-        let mut child = program::spawn_detached(&executable, &words, log)
-            .map_err(|error| Failure::new(Kind::Start, format!("cannot start the daemon: {error}")))?;
-        Box::pin(async move {
-            // The thread ends with the daemon, or with this process.
-            let _ = tokio::task::spawn_blocking(move || child.wait()).await;
-        })
-    };
-    if !args.wait {
-        return Ok(());
+        return Ok(Box::pin(std::future::pending()));
     }
-    let answer = async {
-        let (stream, _) = listener.accept().await?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).await?;
-        Ok::<_, io::Error>(line)
-    };
-    tokio::select! {
-        answer = answer => {
-            let line = answer.map_err(Failure::general)?;
-            match line.trim_end().split_once(' ') {
-                None if line.trim_end() == "ready" => Ok(()),
-                Some(("failed", why)) => {
-                    // There is no point in trying the same again.
-                    let _ = unit::stop(places);
-                    Err(Failure::new(Kind::Start, format!("the cluster did not start: {why}")).hint(
-                        format!("the daemon's log has more: minik logs -p {}", places.profile),
-                    ))
-                }
-                _ => Err(died(places)),
-            }
+    let mut child = program::spawn_detached(&executable, &words, log)
+        .map_err(|error| Failure::new(Kind::Start, format!("cannot start the daemon: {error}")))?;
+    Ok(Box::pin(async move {
+        // The thread ends with the daemon, or with this process.
+        let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+    }))
+}
+
+/// The daemon's last word on its start.
+enum Word {
+    /// It is as far as was waited for.
+    Well,
+    /// It gave up.
+    Failed(String),
+    /// It fell silent.
+    None,
+}
+
+/// Listens until the cluster is ready or, when that is not waited for, can be reached.
+async fn follow(stream: UnixStream, wait: bool) -> io::Result<Word> {
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(line) = lines.next_line().await? {
+        match line.split_once(' ') {
+            None if line == "ready" || (line == "credentials" && !wait) => return Ok(Word::Well),
+            Some(("failed", why)) => return Ok(Word::Failed(why.to_owned())),
+            _ => {}
         }
-        () = ended => Err(died(places)),
-        () = tokio::time::sleep(args.timeout) => Err(Failure::new(
-            Kind::Timeout,
-            format!("cluster {:?} is not ready after {} s", places.profile, args.timeout.as_secs()),
-        )
-        .hint(format!("it may still become so: minik status -p {0}; its log: minik logs -p {0}", places.profile))),
     }
+    Ok(Word::None)
+}
+
+fn not_ready(args: &Args, places: &Places) -> Failure {
+    Failure::new(
+        Kind::Timeout,
+        format!("cluster {:?} is not ready after {} s", places.profile, args.timeout.as_secs()),
+    )
+    .hint(format!("it may still become so: minik status -p {0}; its log: minik logs -p {0}", places.profile))
 }
 
 fn died(places: &Places) -> Failure {
@@ -234,31 +334,45 @@ fn died(places: &Places) -> Failure {
 
 fn open_log(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    if fs::metadata(path).is_ok_and(|m| m.len() > LOG_MAX) {
-        fs::rename(path, path.with_extension("log.1"))?;
-    }
     File::options().append(true).create(true).mode(0o600).open(path)
 }
 
-fn write_kubeconfig(places: &Places, person: &Person, port: u16) -> Result<PathBuf, Failure> {
+async fn write_kubeconfig(
+    places: &Places,
+    person: &Person,
+    port: u16,
+    switch: bool,
+) -> Result<PathBuf, Failure> {
     let fail = |what: String| {
         Failure::general(format!("the cluster runs, but the kubeconfig was not written: {what}"))
     };
-    let bytes =
-        fs::read(places.admin()).map_err(|error| fail(format!("{}: {error}", places.admin().display())))?;
-    let admin: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| fail(error.to_string()))?;
-    let text = |field: &str| admin[field].as_str().unwrap_or("").to_owned();
-    let entries = Entries {
-        name: places.profile.clone(),
-        server: server(port),
-        ca: text("ca"),
-        certificate: text("certificate"),
-        key: text("key"),
-    };
-    kubeconfig::add(person, &entries).map_err(|error| fail(error.to_string()))
+    let entries = Entries::read(places, port).map_err(fail)?;
+    kubeconfig::add(person, places, &entries, switch).await.map_err(|error| fail(error.to_string()))
 }
 
-/// Where this machine's clients reach the API server.
-pub fn server(port: u16) -> String {
-    format!("https://127.0.0.1:{port}")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    #[tokio::test]
+    async fn the_daemon_is_listened_to_as_far_as_asked() {
+        for (said, wait, is) in [
+            ("credentials\nready\n", true, Some(None)),
+            ("credentials\n", false, Some(None)),
+            ("credentials\n", true, None),
+            ("credentials\nfailed no room\n", true, Some(Some("no room"))),
+            ("", false, None),
+        ] {
+            let (mut daemon, own) = UnixStream::pair().unwrap();
+            daemon.write_all(said.as_bytes()).await.unwrap();
+            drop(daemon);
+            let word = match follow(own, wait).await.unwrap() {
+                Word::Well => Some(None),
+                Word::Failed(why) => Some(Some(why)),
+                Word::None => None,
+            };
+            assert_eq!(word, is.map(|why| why.map(str::to_owned)), "{said:?}");
+        }
+    }
 }

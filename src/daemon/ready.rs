@@ -16,25 +16,9 @@ use crate::client::reflector::Reflector;
 /// Between two questions to a DNS server that has not answered.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What must be so before a cluster is ready.
-#[derive(Clone)]
-pub struct Ready {
-    client: Client,
-    node: String,
-    dns: Ipv4Addr,
-    domain: String,
-}
-
-impl Ready {
-    /// Ready is: this node Ready, and this DNS server knowing the API server's name.
-    pub fn new(client: Client, node: &str, dns: Ipv4Addr, domain: &str) -> Ready {
-        Ready { client, node: node.to_owned(), dns, domain: domain.to_owned() }
-    }
-
-    /// Waits until it is so.
-    pub async fn wait_until_ready(&self) {
-        tokio::join!(node_is_ready(&self.client, &self.node), answers(self.dns, &self.domain));
-    }
+/// Waits until this node is Ready, and DNS at the address that pods use knows the API server's name.
+pub async fn wait(client: &Client, node: &str, dns: Ipv4Addr, domain: &str) {
+    tokio::join!(node_is_ready(client, node), answers(dns, domain));
 }
 
 async fn node_is_ready(client: &Client, node: &str) {
@@ -91,16 +75,42 @@ fn question(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// Tells the one who listens at `socket` how the start went.
-pub async fn tell(socket: &Path, result: Result<(), &Error>) {
-    let line = match result {
-        Ok(()) => "ready\n".to_owned(),
-        Err(error) => format!("failed {error}\n"),
-    };
-    if let Ok(mut stream) = UnixStream::connect(socket).await {
-        // Who no longer listens need not know.
-        let _ = stream.write_all(line.as_bytes()).await;
-        let _ = stream.shutdown().await;
+/// The connection to whoever started the daemon, which is told how the start goes, a line each: `credentials` when those
+/// of the administrator are written, then `ready` or `failed WHY`.
+#[derive(Default)]
+pub struct Notice(Option<UnixStream>);
+
+impl Notice {
+    /// Connects to the one who listens there; if nobody does, nobody is told.
+    pub async fn to(socket: Option<&Path>) -> Notice {
+        match socket {
+            Some(socket) => Notice(UnixStream::connect(socket).await.ok()),
+            None => Notice(None),
+        }
+    }
+
+    /// The administrator's certificate and key can be read.
+    pub async fn credentials(&mut self) {
+        self.say("credentials\n").await;
+    }
+
+    /// The cluster is ready.
+    pub async fn ready(&mut self) {
+        self.say("ready\n").await;
+    }
+
+    /// The cluster does not start.
+    pub async fn failed(&mut self, error: &Error) {
+        self.say(&format!("failed {}\n", error.to_string().replace('\n', "; "))).await;
+    }
+
+    async fn say(&mut self, line: &str) {
+        if let Some(stream) = &mut self.0
+            && stream.write_all(line.as_bytes()).await.is_err()
+        {
+            // Who no longer listens need not know.
+            self.0 = None;
+        }
     }
 }
 

@@ -8,19 +8,22 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::config::Places;
+use super::cluster::write_private;
+use super::places::Places;
 use crate::runtime::cgroups::Layout;
 use crate::sys::program::{self, Helper};
 
 /// Where units live until the next boot; there exactly when systemd is the first process (`sd_booted(3)`).
 const DIRECTORY: &str = "/run/systemd/system";
 /// What the daemon gets of the environment of who starts it: how it reaches registries, and what it logs.
-const ENVIRONMENT: [&str; 9] = [
+const ENVIRONMENT: [&str; 11] = [
     "HTTP_PROXY",
     "HTTPS_PROXY",
+    "ALL_PROXY",
     "NO_PROXY",
     "http_proxy",
     "https_proxy",
+    "all_proxy",
     "no_proxy",
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -44,7 +47,10 @@ fn systemctl(args: &[&str]) -> Result<(), program::Error> {
 pub fn start(places: &Places, executable: &Path, words: &[String]) -> Result<(), String> {
     let environment: Vec<(&str, String)> =
         ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect();
-    let text = text(places, executable, words, &environment);
+    // Not in the unit, which everybody may read: proxies have passwords.
+    write_private(&environment_file(places), environment_text(&environment).as_bytes())
+        .map_err(|error| error.to_string())?;
+    let text = text(places, executable, words);
     let (unit, path) = (places.unit(), path(places));
     let before = fs::read_to_string(&path).ok();
     let told = |error: program::Error| error.to_string();
@@ -127,15 +133,24 @@ pub fn machine_is_stopping() -> bool {
     state.is_some_and(|state| state.is_ok_and(|output| output.stdout.starts_with(b"stopping")))
 }
 
+fn environment_file(places: &Places) -> PathBuf {
+    places.run().join("environment")
+}
+
+/// An environment file (`systemd.exec(5)`): in double quotes, four characters mean something.
+fn environment_text(environment: &[(&str, String)]) -> String {
+    let escape = |value: &str| {
+        let special = |c| matches!(c, '"' | '\\' | '`' | '$');
+        value.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect::<String>()
+    };
+    environment.iter().map(|(name, value)| format!("{name}=\"{}\"\n", escape(value))).collect()
+}
+
 /// The unit's file (`systemd.service(5)`).
-fn text(places: &Places, executable: &Path, words: &[String], environment: &[(&str, String)]) -> String {
+fn text(places: &Places, executable: &Path, words: &[String]) -> String {
     let command: Vec<String> = std::iter::once(executable.display().to_string())
         .chain(words.iter().cloned())
         .map(|word| quoted(&word))
-        .collect();
-    let environment: String = environment
-        .iter()
-        .map(|(name, value)| format!("Environment={}\n", quoted(&format!("{name}={value}"))))
         .collect();
     format!(
         "[Unit]\n\
@@ -147,7 +162,7 @@ fn text(places: &Places, executable: &Path, words: &[String], environment: &[(&s
          [Service]\n\
          Type=exec\n\
          ExecStart={command}\n\
-         {environment}\
+         EnvironmentFile=-{environment}\n\
          Restart=on-failure\n\
          RestartSec=200ms\n\
          KillMode=process\n\
@@ -157,11 +172,12 @@ fn text(places: &Places, executable: &Path, words: &[String], environment: &[(&s
          StandardError=append:{log}\n",
         profile = places.profile,
         command = command.join(" "),
+        environment = environment_file(places).display(),
         log = places.log().display().to_string().replace('%', "%%"),
     )
 }
 
-/// A word as unit files have it: specifiers, variables and quotes mean nothing (`systemd.syntax(7)`).
+/// A word of a command as unit files have it: specifiers, variables and quotes mean nothing (`systemd.syntax(7)`).
 fn quoted(word: &str) -> String {
     let escaped = word.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
     format!("\"{escaped}\"")
@@ -175,10 +191,14 @@ mod tests {
     fn the_unit_leaves_containers_alone_and_words_as_they_are() {
         let places = Places { data_dir: "/data %1".into(), profile: "demo".into() };
         let words = ["daemon".to_owned(), "--profile".to_owned(), "demo".to_owned()];
-        let environment = [("HTTPS_PROXY", "http://u:p%40ss$@proxy:3128".to_owned())];
-        let text = text(&places, Path::new("/opt/my minik"), &words, &environment);
-        assert!(text.contains("\nExecStart=\"/opt/my minik\" \"daemon\" \"--profile\" \"demo\"\n"), "{text}");
-        assert!(text.contains("\nEnvironment=\"HTTPS_PROXY=http://u:p%%40ss$$@proxy:3128\"\n"), "{text}");
+        let text = text(&places, Path::new("/opt/my $minik"), &words);
+        assert!(
+            text.contains("\nExecStart=\"/opt/my $$minik\" \"daemon\" \"--profile\" \"demo\"\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nEnvironmentFile=-/run/minik/demo/environment\n"), "{text}");
+        let environment = environment_text(&[("HTTPS_PROXY", "http://u:p%40s$\"@proxy:3128".to_owned())]);
+        assert_eq!(environment, "HTTPS_PROXY=\"http://u:p%40s\\$\\\"@proxy:3128\"\n");
         assert!(text.contains("\nStandardError=append:/data %%1/"), "{text}");
         for line in ["KillMode=process", "Restart=on-failure"] {
             assert!(text.lines().any(|l| l == line), "{text}");

@@ -15,10 +15,12 @@ mod addresses;
 mod forwarding;
 mod links;
 mod pods;
+mod probe;
 mod range;
 
 pub use links::route_through;
 pub use pods::PodNetwork;
+pub use probe::probe;
 pub use range::{POD_RANGES, SERVICE_RANGES, choose_range, occupied_ranges};
 
 /// An IPv4 range such as `10.244.0.0/16`.

@@ -281,7 +281,7 @@ async fn add_to_pool(shared: Arc<Shared>) -> Result<(), Error> {
 }
 
 /// A namespace bound at `path` and a connection to its links.
-async fn create_namespace(path: PathBuf) -> Result<(OwnedFd, Links), Error> {
+pub(super) async fn create_namespace(path: PathBuf) -> Result<(OwnedFd, Links), Error> {
     let runtime = tokio::runtime::Handle::current();
     let tried = format!("making namespace {}", path.display());
     let work = move || {

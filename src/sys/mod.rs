@@ -11,5 +11,6 @@ pub mod path;
 pub mod process;
 pub mod program;
 pub mod pty;
+pub mod removal;
 pub mod seccomp;
 pub mod socket;

@@ -220,11 +220,17 @@ pub fn detach(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Where the mounts at and below `directory` are, deepest last (`proc_pid_mountinfo(5)`).
+/// Where the mounts at and below `directory` are, deepest last (`proc_pid_mountinfo(5)`); none below a missing one.
 pub fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    // The kernel lists real paths, so that a path through a symlink would find nothing.
+    let directory = match std::fs::canonicalize(directory) {
+        Ok(directory) => directory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     Ok(mount_points(&std::fs::read_to_string("/proc/self/mountinfo")?)
         .into_iter()
-        .filter(|point| point.starts_with(directory))
+        .filter(|point| point.starts_with(&directory))
         .collect())
 }
 

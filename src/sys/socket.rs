@@ -1,9 +1,13 @@
-//! Unix sockets that carry file descriptors and know their peer.
+//! Unix sockets that carry file descriptors and know their peer; sockets on addresses that are still to come.
 
 use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
+    UnixAddr, bind, getsockopt, listen, recvmsg, sendmsg, setsockopt, sockopt,
+};
 
 /// The most descriptors in one message.
 pub const MAX_FDS: usize = 8;
@@ -50,12 +54,55 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8], fds: &mut Vec<OwnedFd>
     Ok(message.bytes)
 }
 
+/// A UDP socket on an address that this host may get only later (`IP_FREEBIND`); needs no root for ports above 1023.
+pub fn udp_ahead(address: SocketAddrV4) -> io::Result<UdpSocket> {
+    Ok(UdpSocket::from(ahead(SockType::Datagram, address)?))
+}
+
+/// A TCP listener on an address that this host may get only later.
+pub fn tcp_ahead(address: SocketAddrV4) -> io::Result<TcpListener> {
+    let socket = ahead(SockType::Stream, address)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// A non-blocking socket, bound.
+fn ahead(kind: SockType, address: SocketAddrV4) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(AddressFamily::Inet, kind, flags, None)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if kind == SockType::Stream {
+        // As the standard library does: connections of an earlier process may still be ending.
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+    Ok(socket)
+}
+
 /// The user id of the process at the other end.
 pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
-    Ok(nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)?.uid())
+    Ok(getsockopt(&socket, sockopt::PeerCredentials)?.uid())
 }
 
 /// The process at the other end, as it was when it connected or listened.
 pub fn peer_pid(socket: impl AsFd) -> io::Result<i32> {
-    Ok(nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)?.pid())
+    Ok(getsockopt(&socket, sockopt::PeerCredentials)?.pid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_come_can_be_had_and_taken_ports_not() {
+        // TEST-NET-1 (RFC 5737): no host has it.
+        let tcp = tcp_ahead("192.0.2.7:0".parse().unwrap()).unwrap();
+        let std::net::SocketAddr::V4(address) = tcp.local_addr().unwrap() else { panic!("IPv4") };
+        let taken = tcp_ahead(address).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let all = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let port = all.local_addr().unwrap().port();
+        let taken = udp_ahead(SocketAddrV4::new([192, 0, 2, 7].into(), port)).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
 }

@@ -20,7 +20,7 @@ use self::files::{Files, Source, Sources};
 use super::resources::NodeCapacity;
 use crate::api::request::WriteOptions;
 use crate::client::Client;
-use crate::sys::mount;
+use crate::sys::{mount, removal};
 
 /// Where what the kubelet makes for one pod lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +48,7 @@ impl PodDirs {
     /// Removes them with everything in and mounted on them; none there is success.
     pub fn remove(&self) -> io::Result<()> {
         for directory in [&self.disk, &self.memory] {
-            for point in mount::below(directory)?.iter().rev() {
-                mount::detach(point)?;
-            }
-            match fs::remove_dir_all(directory) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            removal::tree_with_mounts(directory)?;
         }
         Ok(())
     }

@@ -1,0 +1,78 @@
+//! `minik delete`: the machine as it was before.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::failure::Failure;
+use super::kubeconfig::{self, Person};
+use super::{Global, output, stop, target};
+use crate::daemon::cleanup;
+use crate::daemon::places::Places;
+use crate::sys::removal;
+
+/// Flags of the verb.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Keep the images, which the last cluster otherwise takes with it
+    #[arg(long)]
+    keep_images: bool,
+}
+
+/// Runs the verb.
+pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
+    super::require_root("delete a cluster")?;
+    let places = global.places()?;
+    target::check_data_dir(&places)?;
+    let existed = places.data().exists();
+    let known = existed || places.run().exists() || cleanup::something_runs(&places);
+    let lock = target::lock(&places, "delete", stop::LOCK_LIMIT).await?;
+    // Nothing of a deleted cluster is kept, so nothing is waited for.
+    let mut failures = stop::halt(&places, Duration::ZERO).await;
+    // The list of them is among the files.
+    failures.extend(kubeconfig::remove_all(&Person::invoking(), &places).await);
+    failures.extend(cleanup::remove_files(&places));
+    drop(lock);
+    if existed && !args.keep_images && !other_clusters(&places.data_dir) {
+        let removed = removal::tree_with_mounts(&places.images());
+        failures.extend(removed.err().map(|error| format!("images: {error}")));
+        let _ = fs::remove_dir(&places.data_dir);
+    }
+    if !failures.is_empty() {
+        return Err(Failure::general(format!(
+            "not everything of {:?} could be removed:\n- {}",
+            places.profile,
+            failures.join("\n- ")
+        ))
+        .hint("run minik delete once more when the cause is gone"));
+    }
+    output::note(if known {
+        format!("minik: cluster {:?} is deleted", places.profile)
+    } else {
+        format!("minik: there is no cluster {:?}; nothing to delete", places.profile)
+    });
+    Ok(())
+}
+
+/// Whether there are directories of other clusters, with settings that can be read or without.
+fn other_clusters(data_dir: &Path) -> bool {
+    let images = Places::new("", data_dir).images();
+    let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| path.is_dir() && path != images)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_that_cannot_be_read_count_too() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!other_clusters(dir.path()));
+        fs::create_dir(dir.path().join("images")).unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        assert!(!other_clusters(dir.path()));
+        fs::create_dir(dir.path().join("broken")).unwrap();
+        assert!(other_clusters(dir.path()));
+    }
+}

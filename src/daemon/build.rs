@@ -1,0 +1,323 @@
+//! Makes every component of a cluster and starts it: sockets first, then the kernel's side, then the loops.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{self, JoinSet};
+
+use super::cluster::{Cluster, Record, write_private};
+use super::configs::{self, DOMAIN, Ranges};
+use super::control::{self, State, Stop};
+use super::lock::{self, Attempt, Lock};
+use super::log;
+use super::places::Places;
+use super::ready::{self, Notice};
+use super::running::Running;
+use super::{Error, Tried};
+use crate::api::request::User;
+use crate::apiserver::allocate::ServiceRange;
+use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use crate::apiserver::{self, ApiServer, http};
+use crate::client::Client;
+use crate::controllers::{self, Controllers};
+use crate::dns::{self, Dns};
+use crate::image::Images;
+use crate::kubelet::{Kubelet, node::Machine};
+use crate::network::PodNetwork;
+use crate::proxy::Proxy;
+use crate::runtime::linux::LinuxRuntime;
+use crate::scheduler::Scheduler;
+use crate::store::Store;
+use crate::sys::socket;
+
+/// The port of DNS.
+pub const DNS_PORT: u16 = 53;
+
+/// What a daemon has before it touches anything that others see: nobody else is this cluster's daemon, and nobody else
+/// has its ports.
+pub struct Prepared {
+    _lock: Lock,
+    ranges: Ranges,
+    api: TcpListener,
+    udp: UdpSocket,
+    tcp: TcpListener,
+    node_address: Ipv4Addr,
+    pki: Arc<Pki>,
+    state: watch::Sender<State>,
+    stops: mpsc::Receiver<Stop>,
+    components: Components,
+}
+
+/// The loops of a cluster, by name.
+#[derive(Default)]
+pub struct Components {
+    tasks: JoinSet<()>,
+    names: HashMap<task::Id, &'static str>,
+}
+
+impl Components {
+    /// Starts one that goes on for as long as the cluster runs.
+    pub fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let id = self.tasks.spawn(work).id();
+        self.names.insert(id, name);
+    }
+
+    /// Waits until one has ended, and says which and why. They never all end by themselves.
+    pub async fn ended(&mut self) -> Error {
+        let (id, cause) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, "it ended by itself".to_owned()),
+            Some(Err(error)) => (error.id(), error.to_string()),
+            None => return std::future::pending().await,
+        };
+        Error { what: format!("the {} failed", self.names.get(&id).unwrap_or(&"component")), cause }
+    }
+
+    /// Ends all.
+    pub fn abort(&mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+/// Resolves when the channel says so.
+async fn told(mut shutdown: watch::Receiver<bool>) {
+    // A dropped sender is the daemon's own end.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Becomes the cluster's one daemon, takes its ports, makes the administrator's credentials, and can be asked from then
+/// on. Of a failure, files alone are left.
+pub async fn prepare(places: &Places, cluster: &Cluster, notice: &mut Notice) -> Result<Prepared, Error> {
+    let ranges = Ranges::of(cluster)?;
+    for directory in [places.data(), places.run()] {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
+        made.tried(format!("cannot make {}", directory.display()))?;
+    }
+    let lock = match lock::attempt(&places.daemon_lock(), "minik daemon").tried("cannot lock the cluster")? {
+        Attempt::Taken(lock) => lock,
+        Attempt::Held(holder) => return Err(holder).tried("the cluster runs already"),
+    };
+    let record = Record {
+        data_dir: places.data_dir.clone(),
+        pod_cidr: cluster.pod_cidr.clone(),
+        service_cidr: cluster.service_cidr.clone(),
+    };
+    record.write(places).tried("cannot note where the cluster is")?;
+    let port = cluster.apiserver_port;
+    let api = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.tried(format!(
+        "cannot listen on port {port} for the API server (choose another by --apiserver-port)"
+    ))?;
+    let (udp, tcp) = dns_sockets(ranges.gateway())?;
+    let pki = Arc::new(Pki::open(&places.data().join("pki")).tried("cannot open the cluster's keys")?);
+    write_credentials(places, &pki)?;
+    let node_address = node_address(ranges.gateway()).await;
+    let mut components = Components::default();
+    let (state, stops) = serve_control(places, cluster, node_address, &mut components)?;
+    notice.credentials().await;
+    Ok(Prepared { _lock: lock, ranges, api, udp, tcp, node_address, pki, state, stops, components })
+}
+
+/// The sockets of DNS, on an address that the host gets later: so a program that has the port shows in time.
+fn dns_sockets(gateway: Ipv4Addr) -> Result<(UdpSocket, TcpListener), Error> {
+    let address = SocketAddrV4::new(gateway, DNS_PORT);
+    let what = |protocol: &str| format!("cannot listen on {address}/{protocol} for DNS");
+    let udp = socket::udp_ahead(address).and_then(UdpSocket::from_std).tried(what("udp"))?;
+    let tcp = socket::tcp_ahead(address).and_then(TcpListener::from_std).tried(what("tcp"))?;
+    Ok((udp, tcp))
+}
+
+/// Starts everything.
+pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Result<Running, Error> {
+    let Prepared { _lock, ranges, api: listener, udp, tcp, node_address, pki, state, stops, mut components } =
+        prepared;
+    let parent = configs::cgroup_parent(places);
+    let scope = configs::cgroups(places, &parent)?;
+    let store = Store::open(&places.data().join("store")).tried("cannot open the store")?;
+    let runtime = configs::runtime(places, parent)?;
+    log::shorten_others(&runtime.run_dir.join("supervisor.log"))
+        .tried("cannot shorten the supervisor's log")?;
+    let runtime = LinuxRuntime::connect(runtime);
+    let network = PodNetwork::open(configs::network(places, ranges.pods));
+    let (runtime, network) = tokio::join!(runtime, network);
+    let (runtime, network) = (
+        runtime.tried("cannot start the container runtime")?,
+        network.tried("cannot set up the pod network")?,
+    );
+    // The supervisor is in it now.
+    drop(scope);
+    let images = Images::open(cluster.images(places)).tried("cannot open the image store")?;
+    if let Err(error) = images.collect() {
+        tracing::warn!(%error, "cannot remove what no image needs");
+    }
+    let gateway = ranges.gateway();
+    let machine = Machine::read(&places.data());
+
+    let (api, tls) = api_server(cluster, &store, ranges, node_address, pki)?;
+    let port = cluster.apiserver_port;
+    api.bootstrap(IpAddr::V4(gateway), port).await.tried("cannot make the cluster's first objects")?;
+
+    let client = |name: &str| Client::new(api.clone(), User::component(name));
+    let node_user = format!("system:node:{}", cluster.node_name);
+    let kubelet = Kubelet::new(
+        configs::kubelet(places, cluster, ranges, node_address, &machine),
+        client(&node_user),
+        runtime.clone(),
+        Arc::new(images),
+        Arc::new(network.clone()),
+        machine,
+        ranges.pods.to_string(),
+    );
+    let server = http::Server::new(api.clone(), Arc::new(kubelet.server()));
+    let controllers = Controllers::new(
+        client("system:kube-controller-manager"),
+        controllers::Config {
+            ca_pem: tls.ca_pem.clone(),
+            dns_service: ranges.dns(),
+            dns_server: (gateway, DNS_PORT),
+        },
+    );
+    let dns = Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp });
+    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges));
+
+    let (shutdown, told_by) = watch::channel(false);
+    let end = || told(told_by.clone());
+    let tls_config = tls.tls.config.clone();
+    components.spawn("API server", server.serve(listener, tls_config, end()));
+    components.spawn("renewal of certificates", async move { tls.tls.renew().await });
+    let keeper = api.clone();
+    components
+        .spawn("keeper of the first objects", async move { keeper.keep(IpAddr::V4(gateway), port).await });
+    components.spawn("controllers", controllers.run(end()));
+    components.spawn("scheduler", Scheduler::new(client("system:kube-scheduler")).run(end()));
+    components.spawn("DNS server", dns.run(end()));
+    let until = end();
+    components.spawn("service proxy", async move {
+        if let Err(error) = proxy.run(until).await {
+            tracing::error!(%error, "the service proxy ended");
+        }
+    });
+    let until = end();
+    let kubelet = tokio::spawn(async move { kubelet.run(until).await.map_err(|error| error.to_string()) });
+    state.send_modify(|state| state.kubelet = true);
+    let observer = client("system:minik");
+    let node = cluster.node_name.clone();
+    let shown = state.subscribe();
+    components.spawn("watch on readiness", async move {
+        ready::wait(&observer, &node, ranges.dns(), DOMAIN).await;
+        state.send_modify(|state| state.ready = true);
+        std::future::pending().await
+    });
+    Ok(Running {
+        _lock,
+        places: places.clone(),
+        state: shown,
+        runtime,
+        network,
+        store,
+        stops,
+        shutdown,
+        kubelet,
+        components,
+    })
+}
+
+/// TLS settings with the authority's certificate beside them.
+struct Secured {
+    tls: Tls,
+    ca_pem: String,
+}
+
+/// Keeps the administrator's certificate and key where the command line finds them.
+fn write_credentials(places: &Places, pki: &Pki) -> Result<(), Error> {
+    let admin = pki
+        .client("minik-admin", &["system:masters"], LEAF_LIFETIME)
+        .tried("cannot make the administrator's certificate")?;
+    let admin = serde_json::json!({
+        "ca": pki.ca_pem(), "certificate": admin.certificate, "key": admin.key,
+    });
+    write_private(&places.admin(), admin.to_string().as_bytes())
+        .tried("cannot keep the administrator's certificate")
+}
+
+fn api_server(
+    cluster: &Cluster,
+    store: &Store,
+    ranges: Ranges,
+    node_address: Ipv4Addr,
+    pki: Arc<Pki>,
+) -> Result<(Arc<ApiServer>, Secured), Error> {
+    let names = ServerNames {
+        node: cluster.node_name.clone(),
+        addresses: [node_address, ranges.gateway(), ranges.services.nth(1)].map(IpAddr::V4).into(),
+    };
+    let service_range = ServiceRange::parse(&cluster.service_cidr)
+        .ok_or_else(|| cluster.service_cidr.clone())
+        .tried("not a service range")?;
+    let api = ApiServer::new(apiserver::Config {
+        store: store.clone(),
+        service_range,
+        token_key: pki.token_key().to_owned(),
+    })
+    .tried("cannot make the API server")?;
+    let ca_pem = pki.ca_pem().to_owned();
+    let tls = Tls::new(pki, names, LEAF_LIFETIME).tried("cannot make the server's certificate")?;
+    Ok((api, Secured { tls, ca_pem }))
+}
+
+/// The address by which the node is known: the one that packets to the outside would carry, or the gateway's
+/// on a host without a way out.
+async fn node_address(gateway: Ipv4Addr) -> Ipv4Addr {
+    // Connecting a datagram socket sends nothing: it only asks the routing table.
+    let probe = async {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).await.ok()?;
+        match socket.local_addr().ok()?.ip() {
+            IpAddr::V4(address) if !address.is_loopback() && !address.is_unspecified() => Some(address),
+            _ => None,
+        }
+    };
+    probe.await.unwrap_or(gateway)
+}
+
+fn serve_control(
+    places: &Places,
+    cluster: &Cluster,
+    node_address: Ipv4Addr,
+    components: &mut Components,
+) -> Result<(watch::Sender<State>, mpsc::Receiver<Stop>), Error> {
+    let socket = places.control();
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).tried(format!("cannot listen on {}", socket.display()))?;
+    let (stop, stops) = mpsc::channel(1);
+    let (state, shown) = watch::channel(State {
+        pid: std::process::id(),
+        apiserver_port: cluster.apiserver_port,
+        node_address: node_address.to_string(),
+        node_name: cluster.node_name.clone(),
+        kubelet: false,
+        ready: false,
+    });
+    components.spawn("control socket", control::serve(listener, shown, stop));
+    Ok((state, stops))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_component_is_noticed_by_name() {
+        let mut components = Components::default();
+        components.spawn("patient", std::future::pending());
+        components.spawn("short", async {});
+        assert_eq!(components.ended().await.to_string(), "the short failed: it ended by itself");
+        components.spawn("clumsy", async { panic!("oops") });
+        let error = components.ended().await.to_string();
+        assert!(error.starts_with("the clumsy failed: ") && error.contains("oops"), "{error}");
+        components.abort();
+    }
+}

@@ -1,0 +1,164 @@
+//! A cluster as it is kept: its settings, complete, and what is noted of it while it may run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::places::Places;
+use super::settings::{Error, Settings};
+use crate::image::{self, LayersInUse};
+use crate::runtime::supervisor;
+
+/// The port of the API server, when it is free (minikube's).
+pub const DEFAULT_PORT: u16 = 8443;
+
+/// A cluster's settings, complete: as decided at its first start and kept from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    /// The port of the API server.
+    pub apiserver_port: u16,
+    /// Where pods get their addresses.
+    pub pod_cidr: String,
+    /// Where services get their addresses.
+    pub service_cidr: String,
+    /// The node's name.
+    pub node_name: String,
+    /// Mirrors by registry.
+    pub registry_mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries without TLS.
+    pub insecure_registries: Vec<String>,
+    /// Whether containers of a pod share processes when the pod does not say.
+    pub share_process_namespace: bool,
+    /// Docker's configuration of the user who started the cluster, for its credentials.
+    pub docker_config: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// Reads a cluster's settings; `None` when there is no such cluster.
+    pub fn read(places: &Places) -> Result<Option<Cluster>, Error> {
+        read_json(places.settings())
+    }
+
+    /// The clusters of a data directory by name; those whose settings cannot be read are left out.
+    pub fn all(data_dir: &Path) -> Vec<(String, Cluster)> {
+        let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
+        let mut all: Vec<_> = entries
+            .filter_map(|entry| {
+                let profile = entry.file_name().into_string().ok()?;
+                let cluster = Cluster::read(&Places::new(&profile, data_dir)).ok()??;
+                Some((profile, cluster))
+            })
+            .collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
+    /// Keeps them.
+    pub fn write(&self, places: &Places) -> Result<(), Error> {
+        write_json(places.settings(), self)
+    }
+
+    /// The same as settings that say everything.
+    pub fn into_settings(self) -> Settings {
+        Settings {
+            apiserver_port: Some(self.apiserver_port),
+            pod_cidr: Some(self.pod_cidr),
+            service_cidr: Some(self.service_cidr),
+            node_name: Some(self.node_name),
+            registry_mirrors: Some(self.registry_mirrors),
+            insecure_registries: Some(self.insecure_registries),
+            share_process_namespace: Some(self.share_process_namespace),
+        }
+    }
+
+    /// What the images of this machine are fetched with.
+    pub fn images(&self, places: &Places) -> image::Settings {
+        image::Settings {
+            dir: places.images(),
+            mirrors: self.registry_mirrors.clone(),
+            insecure: self.insecure_registries.clone(),
+            docker_config: self.docker_config.clone(),
+            limits: image::unpack::Limits::default(),
+            in_use: layers_in_use(&places.data_dir),
+        }
+    }
+}
+
+/// Who knows the layers that containers stand on: the records of every cluster that shares the data directory.
+pub fn layers_in_use(data_dir: &Path) -> LayersInUse {
+    let data_dir = data_dir.to_owned();
+    LayersInUse::new(move || {
+        let mut layers = Vec::new();
+        for entry in fs::read_dir(&data_dir)? {
+            // What is not called as a cluster can be is none's.
+            if let Ok(profile) = entry?.file_name().into_string() {
+                layers.extend(supervisor::layers_in_use(&Places::new(&profile, &data_dir).runtime())?);
+            }
+        }
+        Ok(layers)
+    })
+}
+
+/// What is noted outside the data directory of a cluster that may run, so that it can be found and cleaned up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Where the cluster's data is.
+    pub data_dir: PathBuf,
+    /// Where its pods get their addresses.
+    pub pod_cidr: String,
+    /// Where its services get theirs.
+    pub service_cidr: String,
+}
+
+impl Record {
+    /// Reads what is noted; `None` when nothing is, as after a reboot.
+    pub fn read(places: &Places) -> Result<Option<Record>, Error> {
+        read_json(places.record())
+    }
+
+    /// Notes it.
+    pub fn write(&self, places: &Places) -> Result<(), Error> {
+        write_json(places.record(), self)
+    }
+}
+
+/// Reads a file of JSON; `None` when there is none.
+pub fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<Option<T>, Error> {
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::File { path, source }),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::Content { path, message: error.to_string() })
+}
+
+/// Writes a file of JSON as [`write_private`] does.
+pub fn write_json<T: Serialize>(path: PathBuf, value: &T) -> Result<(), Error> {
+    let bytes = serde_json::to_vec_pretty(value)
+        .map_err(|error| Error::Content { path: path.clone(), message: error.to_string() })?;
+    write_private(&path, &bytes)
+}
+
+/// Writes a file that only root may read, whole or not at all; its directory is made.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let fail = |source| Error::File { path: path.to_owned(), source };
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
+    }
+    let next = path.with_extension(format!("next-{}", std::process::id()));
+    // Left by a process that had this number before.
+    let _ = fs::remove_file(&next);
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&next).map_err(fail)?;
+    io::Write::write_all(&mut file, bytes).map_err(fail)?;
+    file.sync_all().map_err(fail)?;
+    fs::rename(&next, path).map_err(fail)
+}

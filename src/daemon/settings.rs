@@ -1,0 +1,185 @@
+//! What a user may set for a cluster, by flags and files, and what such values must look like.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::network::Cidr;
+
+/// The longest profile name: it becomes part of cgroup, table and unit names.
+const PROFILE_MAX: usize = 40;
+/// Settings for new clusters of this machine.
+pub const MACHINE_FILE: &str = "/etc/minik/config.yaml";
+
+/// What a user may set; absent fields are the defaults or what the cluster had before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    /// The port of the API server.
+    pub apiserver_port: Option<u16>,
+    /// Where pods get their addresses.
+    pub pod_cidr: Option<String>,
+    /// Where services get their addresses.
+    pub service_cidr: Option<String>,
+    /// The node's name.
+    pub node_name: Option<String>,
+    /// Mirrors by registry; empty is none at all.
+    pub registry_mirrors: Option<BTreeMap<String, Vec<String>>>,
+    /// Registries without TLS; empty is none at all.
+    pub insecure_registries: Option<Vec<String>>,
+    /// Whether containers of a pod share processes when the pod does not say (default: true).
+    pub share_process_namespace: Option<bool>,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {message}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong where.
+        message: String,
+    },
+    /// A value makes no sense.
+    #[error("{field}: {message}")]
+    Value {
+        /// As the flag is called.
+        field: &'static str,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+}
+
+impl Settings {
+    /// Reads a settings file in YAML.
+    pub fn read(path: &Path) -> Result<Settings, Error> {
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        if text.trim().is_empty() {
+            return Ok(Settings::default());
+        }
+        serde_yaml::from_str(&text)
+            .map_err(|error| Error::Content { path: path.to_owned(), message: error.to_string() })
+    }
+
+    /// The settings of the machine, for clusters that are made on it; none when there is no such file.
+    pub fn of_machine() -> Result<Settings, Error> {
+        let path = Path::new(MACHINE_FILE);
+        if path.exists() { Settings::read(path) } else { Ok(Settings::default()) }
+    }
+
+    /// These settings where they say something, `below` where they do not; lists add up unless they are empty.
+    pub fn over(self, below: Settings) -> Settings {
+        let registry_mirrors = match (self.registry_mirrors, below.registry_mirrors) {
+            (Some(own), Some(mut all)) if !own.is_empty() => {
+                all.extend(own);
+                Some(all)
+            }
+            (own, below) => own.or(below),
+        };
+        let insecure_registries = match (self.insecure_registries, below.insecure_registries) {
+            (Some(own), Some(mut all)) if !own.is_empty() => {
+                all.extend(own);
+                all.sort();
+                all.dedup();
+                Some(all)
+            }
+            (own, below) => own.or(below),
+        };
+        Settings {
+            apiserver_port: self.apiserver_port.or(below.apiserver_port),
+            pod_cidr: self.pod_cidr.or(below.pod_cidr),
+            service_cidr: self.service_cidr.or(below.service_cidr),
+            node_name: self.node_name.or(below.node_name),
+            registry_mirrors,
+            insecure_registries,
+            share_process_namespace: self.share_process_namespace.or(below.share_process_namespace),
+        }
+    }
+}
+
+/// Checks a profile's name: it becomes part of paths, units, tables and cgroups.
+pub fn check_profile(name: &str) -> Result<(), Error> {
+    let good = !name.is_empty()
+        && name.len() <= PROFILE_MAX
+        && name != "images"
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if good {
+        return Ok(());
+    }
+    Err(Error::Value {
+        field: "--profile",
+        message: format!(
+            "{name:?} must be up to {PROFILE_MAX} lower-case letters, digits or '-', and not \"images\""
+        ),
+    })
+}
+
+/// A range given by a user.
+pub fn parse_cidr(field: &'static str, text: &str) -> Result<Cidr, Error> {
+    let cidr: Cidr = text.parse().map_err(|_| Error::Value {
+        field,
+        message: format!("{text:?} is not an IPv4 range such as 10.244.0.0/16"),
+    })?;
+    if !(8..=24).contains(&cidr.prefix) {
+        return Err(Error::Value { field, message: format!("{text} must have a prefix of /8 to /24") });
+    }
+    Ok(cidr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_settings_win_and_lists_add_up() {
+        let file: Settings = serde_yaml::from_str(
+            "apiserverPort: 9443\nregistryMirrors: {docker.io: [http://a]}\ninsecureRegistries: [x]\n",
+        )
+        .unwrap();
+        let flags = Settings {
+            apiserver_port: Some(1234),
+            registry_mirrors: Some([("quay.io".to_owned(), vec!["b".to_owned()])].into()),
+            insecure_registries: Some(vec!["x".into(), "y".into()]),
+            ..Settings::default()
+        };
+        let both = flags.over(file.clone());
+        assert_eq!((both.apiserver_port, both.registry_mirrors.unwrap().len()), (Some(1234), 2));
+        assert_eq!(both.insecure_registries.unwrap(), ["x", "y"]);
+        let none = Settings {
+            registry_mirrors: Some(BTreeMap::new()),
+            insecure_registries: Some(Vec::new()),
+            ..Settings::default()
+        };
+        let cleared = none.over(file.clone());
+        assert_eq!((cleared.registry_mirrors, cleared.insecure_registries), (Some([].into()), Some(vec![])));
+        assert_eq!(Settings::default().over(file.clone()), file);
+        assert!(serde_yaml::from_str::<Settings>("apiserverPotr: 1").is_err());
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for bad in ["", "A", "a/b", "..", "-a", "images", &"a".repeat(41)] {
+            assert!(check_profile(bad).is_err(), "{bad}");
+        }
+        assert!(check_profile("exercise-1").is_ok());
+        assert!(
+            parse_cidr("--pod-cidr", "10.244.0.0/16").is_ok()
+                && parse_cidr("--pod-cidr", "10.0.0.0/30").is_err()
+        );
+    }
+}
