@@ -3,6 +3,9 @@
 
 mod server;
 
+mod deletion;
 mod documents;
 mod objects;
+mod pages;
 mod watches;
+mod writes;
