@@ -3,6 +3,7 @@
 
 mod server;
 
+mod collector;
 mod deletion;
 mod documents;
 mod objects;
