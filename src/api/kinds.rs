@@ -223,6 +223,12 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> 
     KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
+/// The kinds that are stored, each once, however many groups serve its objects.
+pub fn stored() -> impl Iterator<Item = &'static Kind> {
+    let first = |kind: &Kind| KINDS.iter().find(|other| other.storage == kind.storage);
+    KINDS.iter().filter(move |kind| first(kind).is_some_and(|first| std::ptr::eq(first, *kind)))
+}
+
 impl Kind {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
@@ -263,6 +269,13 @@ mod tests {
             assert!(kind.subresources.iter().map(|s| s.name).is_sorted(), "{}", kind.kind);
             assert!(KINDS[i + 1..].iter().all(|k| (k.group, k.plural) != (kind.group, kind.plural)));
         }
+    }
+
+    #[test]
+    fn what_two_groups_serve_is_stored_once() {
+        let events: Vec<&Kind> = stored().filter(|kind| kind.storage == "events").collect();
+        assert_eq!((events.len(), events[0].group), (1, ""));
+        assert_eq!(stored().count(), KINDS.len() - 1);
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct ListOptions {
     pub resource_version: String,
     /// `Exact` or `NotOlderThan` or empty.
     pub resource_version_match: String,
+    /// Whether `sendInitialEvents` is given, which only a watch knows.
+    pub send_initial_events: bool,
 }
 
 /// How a watch behaves beyond its selection.

@@ -53,34 +53,31 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Does the same again whenever somebody has changed or deleted the `kubernetes` service or where it leads,
-    /// until dropped.
+    /// Does the same again whenever somebody has changed or deleted one of the first objects, until dropped.
     pub async fn keep(&self, address: IpAddr, port: u16) {
         loop {
             let seen = self.registry.store().revision();
             match self.bootstrap(address, port).await {
                 Ok(()) => self.touched(seen).await,
                 Err(status) => {
-                    tracing::warn!(%status, "the kubernetes service is not as it must be");
+                    tracing::warn!(%status, "the cluster's first objects are not as they must be");
                     tokio::time::sleep(RETRY).await;
                 }
             }
         }
     }
 
-    /// Waits for a change of the `kubernetes` service or of where it leads after a revision.
+    /// Waits for a change of one of the first objects after a revision.
     async fn touched(&self, after: Revision) {
-        let next = |key: &str| {
-            let mut watch = self.registry.store().watch(key, after);
-            async move { watch.next().await }.boxed()
+        let next = |key: String| {
+            let mut watch = self.registry.store().watch(&key, after);
+            // An error means that the log does not reach back that far: time to look.
+            async move { while watch.next().await.is_ok_and(|event| event.entry.key != key) {} }.boxed()
         };
-        // An error means that the log does not reach back that far: time to look.
-        let keys = [
-            "services/default/kubernetes",
-            "endpoints/default/kubernetes",
-            "endpointslices/default/kubernetes",
-        ];
-        let _ = select_all(keys.map(next)).await;
+        let service = ["services", "endpoints", "endpointslices"];
+        let keys = service.map(|plural| format!("{plural}/default/kubernetes")).into_iter();
+        let keys = keys.chain(NAMESPACES.iter().map(|name| format!("namespaces/{name}")));
+        select_all(keys.map(next)).await;
     }
 
     /// Makes the object, or brings the fields that are given here back to what they must be.

@@ -1,11 +1,15 @@
 //! Calls on kinds known only by their row in the table: for work that is the same for every kind.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
+use super::follow::{Follower, follow};
 use super::{Client, unexpected};
 use crate::api::kinds::Kind;
-use crate::api::request::{Action, DeleteOptions, ListOptions, Response, Target, WriteOptions};
+use crate::api::request::{Action, DeleteOptions, ListOptions, PatchKind, Response, Target, WriteOptions};
 use crate::api::status::Status;
+use crate::store::Entry;
 
 fn target(kind: &Kind, namespace: Option<&str>, name: Option<&str>, subresource: Option<&str>) -> Target {
     Target {
@@ -27,13 +31,55 @@ impl Client {
 
     /// How many objects of a kind a namespace holds.
     pub async fn count(&self, kind: &Kind, namespace: &str) -> Result<usize, Status> {
-        match self
-            .call(target(kind, Some(namespace), None, None), Action::List(ListOptions::default()))
-            .await?
-        {
-            Response::List { snapshot, .. } => Ok(snapshot.entries.len()),
-            _ => Err(unexpected("a list")),
+        Ok(self.objects(kind, Some(namespace)).await?.len())
+    }
+
+    /// The objects of a kind in one namespace or in all, as they are stored.
+    pub async fn objects(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
+        let listed = self.snapshot(target(kind, namespace, None, None), ListOptions::default());
+        Ok(listed.await?.entries)
+    }
+
+    /// One object, as it is stored.
+    pub async fn object(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Arc<Entry>, Status> {
+        let action = Action::Get { resource_version: String::new() };
+        match self.call(target(kind, namespace, Some(name), None), action).await? {
+            Response::Object { entry, .. } => Ok(entry),
+            _ => Err(unexpected("an object")),
         }
+    }
+
+    /// Changes an object by a merge patch.
+    pub async fn merge(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        patch: Value,
+    ) -> Result<(), Status> {
+        let action = Action::Patch(PatchKind::Merge, patch, WriteOptions::default());
+        self.call(target(kind, namespace, Some(name), None), action).await.map(drop)
+    }
+
+    /// Removes an object, or begins to.
+    pub async fn remove(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        options: DeleteOptions,
+    ) -> Result<(), Status> {
+        self.call(target(kind, namespace, Some(name), None), Action::Delete(options)).await.map(drop)
+    }
+
+    /// Tells `follower` of all objects of a kind until dropped.
+    pub fn follow<F: Follower>(&self, kind: &Kind, follower: F) -> impl Future<Output = ()> + Send + use<F> {
+        follow(self.clone(), target(kind, None, None, None), ListOptions::default(), follower)
     }
 
     /// Replaces a subresource of an object, such as a namespace's `finalize`.

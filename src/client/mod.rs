@@ -19,6 +19,7 @@ use crate::store::{Entry, Snapshot};
 
 pub mod dynamic;
 pub mod events;
+pub mod follow;
 pub mod queue;
 pub mod reflector;
 mod resources;
@@ -56,6 +57,22 @@ impl Client {
     /// Carries out one request as this client's user.
     pub async fn call(&self, target: Target, action: Action) -> Result<Response, Status> {
         self.transport.call(Request { user: self.user.clone(), target, action }).await
+    }
+
+    /// The selected objects of a collection as they are stored, and the revision that they show.
+    pub async fn snapshot(&self, target: Target, options: ListOptions) -> Result<Snapshot, Status> {
+        match self.call(target, Action::List(options)).await? {
+            Response::List { snapshot, .. } => Ok(snapshot),
+            _ => Err(unexpected("a list")),
+        }
+    }
+
+    /// Follows the selected objects of a collection.
+    pub async fn watch(&self, target: Target, options: WatchOptions) -> Result<Box<dyn Changes>, Status> {
+        match self.call(target, Action::Watch(options)).await? {
+            Response::Watch(changes) => Ok(changes),
+            _ => Err(unexpected("a watch")),
+        }
     }
 
     /// The objects of a kind in one namespace.
@@ -125,23 +142,13 @@ impl<K: Resource> Api<K> {
 
     /// Reads the selected objects.
     pub async fn list(&self, options: ListOptions) -> Result<Vec<K>, Status> {
-        self.snapshot(options).await?.entries.iter().map(|entry| decode(entry)).collect()
-    }
-
-    /// The selected objects as they are stored, and the revision that they show.
-    async fn snapshot(&self, options: ListOptions) -> Result<Snapshot, Status> {
-        match self.client.call(self.target(None, None), Action::List(options)).await? {
-            Response::List { snapshot, .. } => Ok(snapshot),
-            _ => Err(unexpected("a list")),
-        }
+        let snapshot = self.client.snapshot(self.target(None, None), options).await?;
+        snapshot.entries.iter().map(|entry| decode(entry)).collect()
     }
 
     /// Follows the selected objects.
     pub async fn watch(&self, options: WatchOptions) -> Result<Box<dyn Changes>, Status> {
-        match self.client.call(self.target(None, None), Action::Watch(options)).await? {
-            Response::Watch(changes) => Ok(changes),
-            _ => Err(unexpected("a watch")),
-        }
+        self.client.watch(self.target(None, None), options).await
     }
 
     /// Makes an object.

@@ -1,19 +1,17 @@
 //! A local, always current copy of the objects of one kind.
 //!
-//! The protocol is one state machine: list, then watch from the list's revision; 410 or a broken watch lists
-//! again. Readers get `Arc`s out of a map and wake when a key changes; a writer that must read its own writes
+//! It [`follow`]s the collection. Readers get `Arc`s out of a map and wake when a key changes; a writer that must read its own writes
 //! waits until the copy has [`reached`](Reflector::reached) them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
+use super::follow::{Follower, follow};
 use super::{Api, Resource, decode};
 use crate::api::meta;
-use crate::api::request::{Change, Changes, ListOptions, WatchOptions};
-use crate::api::status::Status;
+use crate::api::request::{Change, ListOptions};
 use crate::store::{Entry, Revision};
 
 /// `NAMESPACE/NAME`, or `NAME` for cluster-scoped kinds.
@@ -121,8 +119,9 @@ impl<K: Resource> Reflector<K> {
         let shared = Arc::new(Shared { cache: Mutex::new(cache) });
         let (synced_sender, synced) = watch::channel(false);
         let (show, shown) = watch::channel(0);
-        let feeder = Feeder { api, options, shared: shared.clone(), synced: synced_sender, show };
-        (Reflector { shared, synced, shown }, feeder.run())
+        let feeder = Feeder::<K> { shared: shared.clone(), synced: synced_sender, show };
+        let target = api.target(None, None);
+        (Reflector { shared, synced, shown }, follow(api.client, target, options, feeder))
     }
 
     /// Waits until the first list has arrived (or the feeding task is gone).
@@ -171,88 +170,27 @@ impl<K: Resource> Reflector<K> {
     }
 }
 
-/// Where the conversation with the API server stands.
-enum State {
-    /// Nothing is known.
-    Empty,
-    /// Everything up to a revision is known.
-    Listed { resource_version: String },
-    /// Changes come in.
-    Watching { resource_version: String, changes: Box<dyn Changes> },
-    /// The last step failed; try again from the start after a while.
-    Failed { tries: u32 },
-}
-
-/// The first wait after a failure.
-const BACKOFF: Duration = Duration::from_millis(100);
-/// The longest.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
 struct Feeder<K> {
-    api: Api<K>,
-    options: ListOptions,
     shared: Arc<Shared<K>>,
     synced: watch::Sender<bool>,
     show: watch::Sender<Revision>,
 }
 
+impl<K: Resource> Follower for Feeder<K> {
+    fn listed(&mut self, entries: &[Arc<Entry>], revision: Revision) {
+        self.replace(entries);
+        self.show.send_replace(revision);
+        self.synced.send_replace(true);
+    }
+
+    fn changed(&mut self, change: &Change, revision: Revision) {
+        self.take(change);
+        self.show.send_replace(revision);
+    }
+}
+
 impl<K: Resource> Feeder<K> {
-    async fn run(self) {
-        let mut state = State::Empty;
-        let mut tries = 0;
-        loop {
-            state = match self.step(state, &mut tries).await {
-                Ok(next) => next,
-                Err(status) => {
-                    // A watch that fell behind lists again at once; anything else waits a little.
-                    if status.is("Expired") {
-                        State::Empty
-                    } else {
-                        tracing::warn!(kind = K::KIND, %status, "list or watch failed");
-                        tries += 1;
-                        State::Failed { tries }
-                    }
-                }
-            };
-        }
-    }
-
-    async fn step(&self, state: State, tries: &mut u32) -> Result<State, Status> {
-        match state {
-            State::Failed { tries } => {
-                let wait = BACKOFF.saturating_mul(1 << tries.min(7)).min(BACKOFF_MAX);
-                tokio::time::sleep(wait.mul_f64(0.8 + 0.4 * super::random_fraction())).await;
-                Ok(State::Empty)
-            }
-            State::Empty => {
-                let listed = self.api.snapshot(self.options.clone()).await?;
-                self.replace(&listed.entries);
-                self.show.send_replace(listed.revision);
-                self.synced.send_replace(true);
-                Ok(State::Listed { resource_version: listed.revision.to_string() })
-            }
-            State::Listed { resource_version } => {
-                let list = ListOptions { resource_version: resource_version.clone(), ..self.options.clone() };
-                let options = WatchOptions { list, bookmarks: true, ..WatchOptions::default() };
-                let changes = self.api.watch(options).await?;
-                Ok(State::Watching { resource_version, changes })
-            }
-            State::Watching { mut resource_version, mut changes } => match changes.next().await {
-                Some(Ok(change)) => {
-                    let revision = self.take(&change);
-                    self.show.send_replace(revision);
-                    *tries = 0;
-                    resource_version = revision.to_string();
-                    Ok(State::Watching { resource_version, changes })
-                }
-                Some(Err(status)) => Err(status),
-                None => Ok(State::Listed { resource_version }),
-            },
-        }
-    }
-
-    /// Takes a change over; answers the revision that the copy shows then.
-    fn take(&self, change: &Change) -> Revision {
+    fn take(&self, change: &Change) {
         match change {
             Change::Added(entry) | Change::Modified(entry) => {
                 // What cannot be read stays as it was last understood.
@@ -262,16 +200,14 @@ impl<K: Resource> Feeder<K> {
                     cache.objects.insert(key.clone(), Arc::new(object));
                     cache.tell(&key);
                 }
-                entry.revision
             }
             Change::Deleted(entry) => {
                 let key = key_of_entry(entry);
                 let mut cache = lock(&self.shared.cache);
                 cache.objects.remove(&key);
                 cache.tell(&key);
-                entry.revision
             }
-            Change::Bookmark { revision, .. } => *revision,
+            Change::Bookmark { .. } => {}
         }
     }
 
@@ -321,6 +257,8 @@ impl<K> Cache<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::client::testing::FakeApi;
     use k8s_openapi::api::core::v1::ConfigMap;

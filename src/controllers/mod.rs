@@ -1,4 +1,4 @@
-//! The controllers: each a pure `plan()` and a thin reconcile loop in one file.
+//! The controllers: each a pure `plan()` and a thin reconcile loop, mostly in one file.
 //!
 //! A controller's loop takes keys from a queue that reflectors fill, looks at the present state, and acts on
 //! the difference; dropping every cache and starting again loses nothing.
@@ -6,6 +6,7 @@
 pub mod cluster_dns;
 pub mod endpoints;
 pub mod events;
+pub mod garbage_collector;
 pub mod namespaces;
 pub mod root_ca;
 pub mod service_accounts;
@@ -62,6 +63,7 @@ impl Controllers {
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
+        tasks.spawn(garbage_collector::run(client.clone()));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));
         tokio::select! {
             () = shutdown => {}

@@ -1,13 +1,12 @@
 //! Deleted namespaces: everything in them goes, then they do.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde_json::json;
 
 use super::{Next, enqueue, queue, work};
-use crate::api::kinds::{KINDS, Kind};
+use crate::api::kinds::{self, Kind};
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::reflector::{Reflector, split_key};
@@ -46,10 +45,9 @@ fn is_leaving(namespace: &Namespace) -> bool {
     namespace.metadata.deletion_timestamp.is_some()
 }
 
-/// The kinds whose objects live in namespaces, each stored form once (pure).
-fn contents() -> Vec<&'static Kind> {
-    let mut seen = BTreeSet::new();
-    KINDS.iter().filter(|kind| kind.namespaced && seen.insert(kind.storage)).collect()
+/// The kinds whose objects live in namespaces (pure).
+fn contents() -> impl Iterator<Item = &'static Kind> {
+    kinds::stored().filter(|kind| kind.namespaced)
 }
 
 async fn empty(client: &Client, namespace: &Namespace) -> Result<Next, Status> {
@@ -69,7 +67,7 @@ async fn empty(client: &Client, namespace: &Namespace) -> Result<Next, Status> {
     if rest.len() == finalizers.len() {
         return Ok(Next::Await);
     }
-    let Some(kind) = KINDS.iter().find(|kind| kind.kind == "Namespace") else { return Ok(Next::Await) };
+    let Some(kind) = kinds::by_kind("", "v1", "Namespace") else { return Ok(Next::Await) };
     let body = json!({
         "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "uid": namespace.metadata.uid},
         "spec": {"finalizers": rest},
@@ -86,8 +84,7 @@ mod tests {
 
     #[test]
     fn shared_storage_is_emptied_once_and_cluster_kinds_stay() {
-        let kinds = contents();
-        assert_eq!(kinds.iter().filter(|k| k.storage == "events").count(), 1);
-        assert!(kinds.iter().any(|k| k.kind == "Pod") && kinds.iter().all(|k| k.kind != "Node"));
+        assert_eq!(contents().filter(|k| k.storage == "events").count(), 1);
+        assert!(contents().any(|k| k.kind == "Pod") && contents().all(|k| k.kind != "Node"));
     }
 }

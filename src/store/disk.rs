@@ -1,147 +1,239 @@
-//! The store file: documents and log in redb tables, each row with a checksum of its own.
+//! The store file: documents and log in redb tables, written in one transaction for each group of changes.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use redb::{
     Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 use super::memory::State;
+use super::rows::{self, FORMAT, Span, UNPLACED};
 use super::{Entry, Error, Event, Revision};
 
 const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+const HEAD: TableDefinition<&str, &[u8]> = TableDefinition::new("head");
+/// The one row of [`HEAD`].
+const SPAN: &str = "span";
+/// Holds the format, which code of any format must be able to read.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
-/// The format that this code reads and writes; a file of a newer one is refused.
-const FORMAT: u64 = 1;
 /// How long to wait for a process that was just killed to let go of the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// Between two tries for the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
-/// The open file; the writer's alone.
+/// Opens the engine on a file, which it makes when it is missing or empty.
+pub type Opener = Box<dyn Fn(&Path) -> Result<Database, DatabaseError> + Send>;
+
+/// The engine on an ordinary file.
+pub fn engine(path: &Path) -> Result<Database, DatabaseError> {
+    Database::create(path)
+}
+
+/// The file; the writer's alone.
 pub struct Disk {
-    database: Database,
+    opener: Opener,
     path: PathBuf,
+    /// None after a failure, which the engine does not get over by itself.
+    database: Option<Database>,
+}
+
+/// What one transaction makes durable.
+pub struct Change<'a> {
+    /// The changes, in order.
+    pub events: &'a [Event],
+    /// How far the log reaches before it.
+    pub span: Span,
+    /// Up to where the log is forgotten.
+    pub compact: Option<Revision>,
+}
+
+impl Change<'_> {
+    /// How far the log reaches after it.
+    pub fn reached(&self) -> Span {
+        Span {
+            compacted: self.compact.unwrap_or(self.span.compacted),
+            newest: self.events.last().map_or(self.span.newest, |event| event.revision),
+        }
+    }
 }
 
 impl Disk {
     /// Opens or creates the file and reads all of it.
-    pub fn open(path: &Path) -> Result<(Disk, State), Error> {
-        // The engine answers most damage with an error and some with a panic; neither may end the daemon.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
-            let database = open_locked(path)?;
-            let disk = Disk { database, path: path.to_owned() };
-            let state = disk.load()?;
-            Ok((disk, state))
+    pub fn open(path: &Path, opener: Opener) -> Result<(Disk, State), Error> {
+        let mut disk = Disk { opener, path: path.to_owned(), database: None };
+        let state = disk.guarded(Disk::load)?;
+        Ok((disk, state))
+    }
+
+    /// Opens the file with whatever is then done with it. The engine answers most damage with an error and some
+    /// with a panic; neither may end the daemon.
+    fn guarded<T>(&mut self, work: impl FnOnce(&Disk) -> Result<T, Error>) -> Result<T, Error> {
+        let marker = Marker::of(&self.path);
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            marker.check(&self.path)?;
+            self.database = Some(open_locked(&self.path, &self.opener)?);
+            let done = work(self)?;
+            marker.set(&self.path).map_err(|e| self.fail("mark the file as in use", e))?;
+            Ok(done)
         }));
-        opened.unwrap_or_else(|_| Err(damaged(path, "its structure cannot be read")))
+        let done = done.unwrap_or_else(|_| Err(damaged(&self.path, "its structure cannot be read")));
+        if done.is_err() {
+            self.database = None;
+        }
+        done
     }
 
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> Error {
         Error::Disk { path: self.path.display().to_string(), message: format!("cannot {what}: {error}") }
     }
 
-    /// Writes changes and forgets the log up to `compact` in one transaction that survives power loss.
-    pub fn commit(
-        &self,
-        events: &[Event],
-        compacted: Revision,
-        compact: Option<Revision>,
-    ) -> Result<(), Error> {
-        self.try_commit(events, compacted, compact).map_err(|e| self.fail("write", e))
+    fn database(&self) -> Result<&Database, redb::Error> {
+        self.database.as_ref().ok_or(redb::Error::DatabaseClosed)
     }
 
-    fn try_commit(
-        &self,
-        events: &[Event],
-        compacted: Revision,
-        compact: Option<Revision>,
-    ) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+    /// Whether the file can be written, as far as is known.
+    pub fn is_open(&self) -> bool {
+        self.database.is_some()
+    }
+
+    /// Makes a change that survives power loss. A failure leaves open whether it did; [`reopen`](Self::reopen)
+    /// finds out.
+    pub fn commit(&mut self, change: &Change<'_>) -> Result<(), Error> {
+        self.try_commit(change).map_err(|error| {
+            let error = self.fail("write", error);
+            self.database = None;
+            error
+        })
+    }
+
+    fn try_commit(&self, change: &Change<'_>) -> Result<(), redb::Error> {
+        let mut transaction = self.database()?.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         // Costs a little at each commit and makes opening after a crash independent of the file's size.
         transaction.set_quick_repair(true);
-        {
-            let mut documents = transaction.open_table(DOCUMENTS)?;
-            let mut log = transaction.open_table(LOG)?;
-            for event in events {
-                let entry = &event.entry;
-                if event.deleted {
-                    documents.remove(entry.key.as_str())?;
-                } else {
-                    documents.insert(entry.key.as_str(), encode_document(entry).as_slice())?;
-                }
-                log.insert(event.revision, encode_event(event).as_slice())?;
-            }
-            if let Some(until) = compact {
-                for revision in compacted + 1..=until {
-                    log.remove(revision)?;
-                }
-                transaction.open_table(META)?.insert("compacted", until)?;
-            }
-        }
+        write(&transaction, change)?;
         transaction.commit()?;
         Ok(())
     }
 
-    fn load(&self) -> Result<State, Error> {
-        match self.format().map_err(|e| self.fail("read the format", e))? {
-            Some(FORMAT) => {}
-            None => self.prepare().map_err(|e| self.fail("make the tables", e))?,
-            Some(other) => return Err(self.foreign(other)),
-        }
-        let transaction = self.database.begin_read().map_err(|e| self.fail("read", e))?;
-        let tables = || -> Result<_, redb::Error> {
-            Ok((
-                transaction.open_table(DOCUMENTS)?,
-                transaction.open_table(LOG)?,
-                transaction.open_table(META)?.get("compacted")?.map_or(0, |guard| guard.value()),
-            ))
+    /// Opens the file again after a failure; answers the changes on it after `known`, and how far its log reaches.
+    pub fn reopen(&mut self, known: Revision) -> Result<(Vec<Event>, Span), Error> {
+        self.guarded(|disk| {
+            let found = disk.after(known).map_err(|e| disk.fail("read", e))?;
+            found.ok_or_else(|| damaged(&disk.path, "its newest changes cannot be read"))
+        })
+    }
+
+    /// None when what is there is no continuation of what is known.
+    fn after(&self, known: Revision) -> Result<Option<(Vec<Event>, Span)>, redb::Error> {
+        let transaction = self.database()?.begin_read()?;
+        let head = transaction.open_table(HEAD)?;
+        let Some(span) = head.get(SPAN)?.and_then(|row| rows::decode_span(SPAN, row.value())) else {
+            return Ok(None);
         };
-        let (documents, log, compacted) = tables().map_err(|e| self.fail("read", e))?;
+        let log = transaction.open_table(LOG)?;
+        let mut events = Vec::new();
+        for revision in known + 1..=span.newest {
+            let row = log.get(revision)?;
+            let Some(event) = row.and_then(|row| rows::decode_event(FORMAT, revision, row.value())) else {
+                return Ok(None);
+            };
+            events.push(event);
+        }
+        Ok((span.newest >= known).then_some((events, span)))
+    }
+
+    fn load(&self) -> Result<State, Error> {
+        let format = match self.format().map_err(|e| self.fail("read the format", e))? {
+            Some(format @ (UNPLACED | FORMAT)) => format,
+            None => {
+                self.rewrite(&[], &[], Span { compacted: 0, newest: 0 })
+                    .map_err(|e| self.fail("make the tables", e))?;
+                FORMAT
+            }
+            Some(other) => return Err(self.foreign(other)),
+        };
+        let transaction =
+            self.database().and_then(|d| Ok(d.begin_read()?)).map_err(|e| self.fail("read", e))?;
+        let tables = || -> Result<_, redb::Error> {
+            Ok((transaction.open_table(DOCUMENTS)?, transaction.open_table(LOG)?))
+        };
+        let (documents, log) = tables().map_err(|e| self.fail("read", e))?;
         let mut present: BTreeMap<String, Arc<Entry>> = BTreeMap::new();
         for row in documents.iter().map_err(|e| self.fail("read documents", e))? {
             let (key, value) = row.map_err(|e| self.fail("read documents", e))?;
             let key = key.value().to_owned();
-            let entry = decode_document(&key, value.value())
+            let entry = rows::decode_document(format, &key, value.value())
                 .ok_or_else(|| damaged(&self.path, &format!("the document {key} fails its checksum")))?;
             present.insert(key, entry);
         }
         let mut events = VecDeque::new();
-        let rows = log.iter().map_err(|e| self.fail("read the log", e))?;
-        for (expected, row) in (compacted + 1..).zip(rows) {
+        for row in log.iter().map_err(|e| self.fail("read the log", e))? {
             let (revision, value) = row.map_err(|e| self.fail("read the log", e))?;
             let revision = revision.value();
-            let event = decode_event(revision, value.value(), &present)
-                .filter(|_| revision == expected)
+            let event = rows::decode_event(format, revision, value.value())
                 .ok_or_else(|| damaged(&self.path, &format!("revision {revision} of the log is broken")))?;
             events.push_back(event);
         }
-        Ok(State::restored(present, events, compacted))
+        let newest = events.back().map(|event| event.revision);
+        let span = self.span(format, newest).map_err(|e| self.fail("read", e))?;
+        let span = span.ok_or_else(|| damaged(&self.path, "how far the log reaches fails its checksum"))?;
+        rows::joined(&present, &mut events, span).map_err(|what| damaged(&self.path, &what))?;
+        if format != FORMAT {
+            drop((documents, log, transaction));
+            let documents: Vec<&Entry> = present.values().map(AsRef::as_ref).collect();
+            self.rewrite(&documents, events.make_contiguous(), span)
+                .map_err(|e| self.fail(&format!("bring it to format {FORMAT}"), e))?;
+        }
+        Ok(State::restored(present, events, span.compacted))
+    }
+
+    /// How far the log reaches; the older format tells only where it begins.
+    fn span(&self, format: u64, newest: Option<Revision>) -> Result<Option<Span>, redb::Error> {
+        let transaction = self.database()?.begin_read()?;
+        if format == UNPLACED {
+            let compacted = transaction.open_table(META)?.get("compacted")?.map_or(0, |guard| guard.value());
+            return Ok(Some(Span { compacted, newest: newest.unwrap_or(compacted) }));
+        }
+        let head = transaction.open_table(HEAD)?;
+        Ok(head.get(SPAN)?.and_then(|row| rows::decode_span(SPAN, row.value())))
     }
 
     /// The format of the file's rows; `None` for a new file. Looked at before anything is written.
     fn format(&self) -> Result<Option<u64>, redb::Error> {
-        match self.database.begin_read()?.open_table(META) {
+        match self.database()?.begin_read()?.open_table(META) {
             Ok(meta) => Ok(meta.get("format")?.map(|guard| guard.value())),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Makes the tables of a new file.
-    fn prepare(&self) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(DOCUMENTS)?;
-        transaction.open_table(LOG)?;
-        transaction.open_table(META)?.insert("format", FORMAT)?;
+    /// Writes the whole content in this code's format: of a new file, or of one of an older format.
+    fn rewrite(&self, documents: &[&Entry], events: &[Event], span: Span) -> Result<(), redb::Error> {
+        let transaction = self.database()?.begin_write()?;
+        {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert("format", FORMAT)?;
+            meta.remove("compacted")?;
+            let mut table = transaction.open_table(DOCUMENTS)?;
+            for entry in documents {
+                table.insert(entry.key.as_str(), rows::encode_document(entry).as_slice())?;
+            }
+            let mut log = transaction.open_table(LOG)?;
+            for event in events {
+                log.insert(event.revision, rows::encode_event(event).as_slice())?;
+            }
+            transaction.open_table(HEAD)?.insert(SPAN, rows::encode_span(SPAN, span).as_slice())?;
+        }
         transaction.commit()?;
         Ok(())
     }
@@ -156,6 +248,72 @@ impl Disk {
     }
 }
 
+fn write(transaction: &WriteTransaction, change: &Change<'_>) -> Result<(), redb::Error> {
+    let mut documents = transaction.open_table(DOCUMENTS)?;
+    let mut log = transaction.open_table(LOG)?;
+    for event in change.events {
+        let entry = &event.entry;
+        if event.deleted {
+            documents.remove(entry.key.as_str())?;
+        } else {
+            documents.insert(entry.key.as_str(), rows::encode_document(entry).as_slice())?;
+        }
+        log.insert(event.revision, rows::encode_event(event).as_slice())?;
+    }
+    let reached = change.reached();
+    for revision in change.span.compacted + 1..=reached.compacted {
+        log.remove(revision)?;
+    }
+    transaction.open_table(HEAD)?.insert(SPAN, rows::encode_span(SPAN, reached).as_slice())?;
+    Ok(())
+}
+
+/// A file beside the store that says that the store exists, so that one that was lost or emptied is not taken
+/// for one that is yet to be made.
+struct Marker(PathBuf);
+
+impl Marker {
+    fn of(store: &Path) -> Marker {
+        let mut name = store.file_name().unwrap_or_default().to_owned();
+        name.push(".made");
+        Marker(store.with_file_name(name))
+    }
+
+    /// Refuses a store that was there and is not.
+    fn check(&self, store: &Path) -> Result<(), Error> {
+        let length = fs::metadata(store).map(|found| found.len());
+        let lost = match &length {
+            Ok(length) => *length == 0,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if !lost || !self.0.exists() {
+            return Ok(());
+        }
+        let state = if length.is_ok() { "is empty" } else { "is missing" };
+        Err(Error::Disk {
+            path: store.display().to_string(),
+            message: format!(
+                "the file {state} although this cluster has written it ({} says so): put back a copy, or delete \
+                 the cluster",
+                self.0.display()
+            ),
+        })
+    }
+
+    /// Sets the mark once the store is safely there.
+    fn set(&self, store: &Path) -> io::Result<()> {
+        if self.0.exists() {
+            return Ok(());
+        }
+        let directory = store.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory = File::open(directory)?;
+        // The store's name must be on the disk before the mark that it must be there.
+        directory.sync_all()?;
+        File::create(&self.0)?.sync_all()?;
+        directory.sync_all()
+    }
+}
+
 fn damaged(path: &Path, what: &str) -> Error {
     Error::Disk {
         path: path.display().to_string(),
@@ -165,10 +323,10 @@ fn damaged(path: &Path, what: &str) -> Error {
     }
 }
 
-fn open_locked(path: &Path) -> Result<Database, Error> {
+fn open_locked(path: &Path, opener: &Opener) -> Result<Database, Error> {
     let until = Instant::now() + LOCK_PATIENCE;
     loop {
-        match Database::create(path) {
+        match opener(path) {
             Ok(database) => return Ok(database),
             Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => {
                 // There is nothing to await: the kernel drops a dead process's lock when it has taken the
@@ -182,7 +340,7 @@ fn open_locked(path: &Path) -> Result<Database, Error> {
                 });
             }
             Err(DatabaseError::Storage(redb::StorageError::Io(error)))
-                if error.kind() != std::io::ErrorKind::InvalidData =>
+                if error.kind() != io::ErrorKind::InvalidData =>
             {
                 return Err(Error::Disk {
                     path: path.display().to_string(),
@@ -192,92 +350,4 @@ fn open_locked(path: &Path) -> Result<Database, Error> {
             Err(error) => return Err(damaged(path, &error.to_string())),
         }
     }
-}
-
-fn checksum(bytes: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
-    crc.update(bytes);
-    crc.sum()
-}
-
-/// Puts the checksum before what it covers.
-fn sealed(body: Vec<u8>) -> Vec<u8> {
-    let mut row = checksum(&body).to_le_bytes().to_vec();
-    row.extend(body);
-    row
-}
-
-fn unsealed(row: &[u8]) -> Option<&[u8]> {
-    let (sum, body) = row.split_first_chunk::<4>()?;
-    (u32::from_le_bytes(*sum) == checksum(body)).then_some(body)
-}
-
-fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
-    let (head, tail) = bytes.split_first_chunk::<8>()?;
-    *bytes = tail;
-    Some(u64::from_le_bytes(*head))
-}
-
-fn take_slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(take_u64(bytes)?).ok()?;
-    let (head, tail) = bytes.split_at_checked(length)?;
-    *bytes = tail;
-    Some(head)
-}
-
-fn put_slice(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend((bytes.len() as u64).to_le_bytes());
-    out.extend(bytes);
-}
-
-/// `created revision bytes`.
-fn encode_document(entry: &Entry) -> Vec<u8> {
-    let mut body = Vec::with_capacity(entry.bytes.len() + 16);
-    body.extend(entry.created.to_le_bytes());
-    body.extend(entry.revision.to_le_bytes());
-    body.extend(&entry.bytes[..]);
-    sealed(body)
-}
-
-fn decode_document(key: &str, row: &[u8]) -> Option<Arc<Entry>> {
-    let mut body = unsealed(row)?;
-    let created = take_u64(&mut body)?;
-    let revision = take_u64(&mut body)?;
-    Some(Entry::new(key.to_owned(), Bytes::copy_from_slice(body), created, revision))
-}
-
-/// `deleted created key bytes [previous-created previous-revision previous-bytes]`.
-fn encode_event(event: &Event) -> Vec<u8> {
-    let mut body = Vec::new();
-    body.extend(u64::from(event.deleted).to_le_bytes());
-    body.extend(event.entry.created.to_le_bytes());
-    put_slice(&mut body, event.entry.key.as_bytes());
-    put_slice(&mut body, &event.entry.bytes);
-    if let Some(previous) = &event.previous {
-        body.extend(previous.created.to_le_bytes());
-        body.extend(previous.revision.to_le_bytes());
-        put_slice(&mut body, &previous.bytes);
-    }
-    sealed(body)
-}
-
-fn decode_event(revision: Revision, row: &[u8], present: &BTreeMap<String, Arc<Entry>>) -> Option<Event> {
-    let mut body = unsealed(row)?;
-    let deleted = take_u64(&mut body)? == 1;
-    let created = take_u64(&mut body)?;
-    let key = std::str::from_utf8(take_slice(&mut body)?).ok()?.to_owned();
-    let bytes = take_slice(&mut body)?;
-    let previous = if body.is_empty() {
-        None
-    } else {
-        let created = take_u64(&mut body)?;
-        let revision = take_u64(&mut body)?;
-        Some(Entry::new(key.clone(), Bytes::copy_from_slice(take_slice(&mut body)?), created, revision))
-    };
-    // The newest event of a key and its document are one and the same in memory.
-    let entry = match present.get(&key).filter(|entry| entry.revision == revision) {
-        Some(entry) => entry.clone(),
-        None => Entry::new(key, Bytes::copy_from_slice(bytes), created, revision),
-    };
-    Some(Event { revision, entry, previous, deleted })
 }

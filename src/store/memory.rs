@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::rows::Span;
 use super::{Entry, Error, Event, Revision, Snapshot};
 
 /// The state shared by readers and the writer.
@@ -39,8 +40,14 @@ pub struct State {
     compacted: Revision,
 }
 
+/// How many of the newest changes keep what was parsed of their documents, which the watchers that follow
+/// closely share; of the older ones only the bytes are kept.
+const FRESH: usize = 64;
+
+/// An upper bound of the bytes held for a change: what was there before is often shared with an older one.
 fn weight(event: &Event) -> usize {
-    event.entry.bytes.len() + event.previous.as_ref().map_or(0, |p| p.bytes.len())
+    let held = |entry: &Entry| size_of::<Entry>() + entry.key.len() + entry.bytes.len();
+    size_of::<Event>() + held(&event.entry) + event.previous.as_deref().map_or(0, held)
 }
 
 impl State {
@@ -54,6 +61,11 @@ impl State {
         State { documents, log, log_bytes, compacted }
     }
 
+    /// How far the log reaches.
+    pub fn span(&self) -> Span {
+        Span { compacted: self.compacted, newest: self.newest() }
+    }
+
     /// The newest revision.
     pub fn newest(&self) -> Revision {
         self.log.back().map_or(self.compacted, |event| event.revision)
@@ -64,9 +76,15 @@ impl State {
         self.compacted
     }
 
-    /// Changes in the log, and the bytes that they hold.
+    /// Changes in the log, and the bytes that they hold at most.
     pub fn log_size(&self) -> (usize, usize) {
         (self.log.len(), self.log_bytes)
+    }
+
+    /// The log, for tests of what it holds.
+    #[cfg(test)]
+    pub fn log(&self) -> impl Iterator<Item = &Event> {
+        self.log.iter()
     }
 
     /// How many of the oldest changes must go so that the log keeps to these limits.
@@ -107,15 +125,15 @@ impl State {
                 changed.insert(&event.entry.key, event.previous.as_ref());
             }
         }
-        let mut view: BTreeMap<&str, &Arc<Entry>> =
-            self.range(prefix, after).map(|(key, entry)| (key.as_str(), entry)).collect();
+        let mut view: BTreeMap<&str, Arc<Entry>> =
+            self.range(prefix, after).map(|(key, entry)| (key.as_str(), entry.clone())).collect();
         for (key, before) in changed {
             match before {
-                Some(entry) if after.is_none_or(|a| key > a) => view.insert(key, entry),
+                Some(entry) if after.is_none_or(|a| key > a) => view.insert(key, entry.apart()),
                 _ => view.remove(key),
             };
         }
-        Ok(page(at, view.into_values().cloned(), limit))
+        Ok(page(at, view.into_values(), limit))
     }
 
     /// Whether the log can tell what came after this revision.
@@ -138,13 +156,39 @@ impl State {
         self.check_from(position)?;
         let skip = usize::try_from(position - self.compacted).unwrap_or(usize::MAX);
         let mut reached = position;
-        for event in self.log.iter().skip(skip).take(most) {
+        for (index, event) in self.log.iter().enumerate().skip(skip).take(most) {
             reached = event.revision;
             if event.entry.key.starts_with(prefix) {
-                out.push_back(event.clone());
+                out.push_back(if self.is_fresh(index) { event.clone() } else { self.apart(event) });
             }
         }
         Ok(reached)
+    }
+
+    fn is_fresh(&self, index: usize) -> bool {
+        index + FRESH >= self.log.len()
+    }
+
+    /// The change with nothing parsed of any document but a present one.
+    fn apart(&self, event: &Event) -> Event {
+        let present = self.documents.get(&event.entry.key);
+        let is_present = present.is_some_and(|present| Arc::ptr_eq(present, &event.entry));
+        Event {
+            entry: if is_present { event.entry.clone() } else { event.entry.apart() },
+            previous: event.previous.as_ref().map(|previous| previous.apart()),
+            ..*event
+        }
+    }
+
+    /// Forgets what was parsed of a change of the log that is no longer fresh.
+    fn settle(&mut self, index: usize) {
+        if self.is_fresh(index) {
+            return;
+        }
+        if let Some(event) = self.log.get(index) {
+            let apart = self.apart(event);
+            self.log[index] = apart;
+        }
     }
 
     /// Makes durable changes visible.
@@ -155,8 +199,17 @@ impl State {
             } else {
                 self.documents.insert(event.entry.key.clone(), event.entry.clone());
             }
+            let replaced = event.previous.as_ref().map(|previous| previous.revision);
             self.log_bytes += weight(&event);
             self.log.push_back(event);
+            if let Some(aged) = self.log.len().checked_sub(FRESH + 1) {
+                self.settle(aged);
+            }
+            // The change that made what is now replaced held it as a present document.
+            let index = replaced.and_then(|revision| revision.checked_sub(self.compacted + 1));
+            if let Some(index) = index.and_then(|index| usize::try_from(index).ok()) {
+                self.settle(index);
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use self::writer::{Encode, Operation, Write, Writer};
 
 mod disk;
 mod memory;
+mod rows;
 mod writer;
 
 /// The position of a change in the one log; the first change has revision 1.
@@ -44,6 +45,11 @@ impl Entry {
     /// The same document of the same revision in another form, such as another version of its kind.
     pub fn in_form(&self, bytes: Bytes) -> Arc<Entry> {
         Entry::new(self.key.clone(), bytes, self.created, self.revision)
+    }
+
+    /// The same document with nothing parsed: a reader of this one leaves nothing behind in the other.
+    fn apart(&self) -> Arc<Entry> {
+        self.in_form(self.bytes.clone())
     }
 
     /// The document parsed, at most once for all readers.
@@ -131,20 +137,20 @@ pub struct Store {
 /// How many changes the log keeps for watchers and paged lists that lag or come back: some minutes of a busy
 /// cluster, a day of a quiet one.
 const LOG_EVENTS: usize = 20_000;
-/// How many bytes of documents the log may hold beside the present ones.
+/// How many bytes the log may hold beside the present documents.
 const LOG_BYTES: usize = 64 << 20;
 
 impl Store {
     /// Opens or creates the store file; refuses a damaged one or one of a newer format.
     pub fn open(path: &Path) -> Result<Store, Error> {
-        Store::open_with(path, LOG_EVENTS, LOG_BYTES)
+        let limits = writer::Limits { events: LOG_EVENTS, bytes: LOG_BYTES };
+        Store::open_with(path, Box::new(disk::engine), limits)
     }
 
-    fn open_with(path: &Path, log_events: usize, log_bytes: usize) -> Result<Store, Error> {
-        let (disk, state) = disk::Disk::open(path)?;
+    fn open_with(path: &Path, engine: disk::Opener, limits: writer::Limits) -> Result<Store, Error> {
+        let (disk, state) = disk::Disk::open(path, engine)?;
         let (publish, newest) = watch::channel(state.newest());
         let memory = Arc::new(Memory::new(state));
-        let limits = writer::Limits { events: log_events, bytes: log_bytes };
         let writer = Arc::new(Writer::start(disk, memory.clone(), publish, limits)?);
         Ok(Store { memory, newest, writer })
     }
@@ -287,5 +293,7 @@ impl Watch {
     }
 }
 
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tests;

@@ -7,8 +7,9 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use super::disk::Disk;
+use super::disk::{Change, Disk};
 use super::memory::Memory;
+use super::rows::Span;
 use super::{Entry, Error, Event, Revision};
 
 /// Makes a document's bytes once its revision is known.
@@ -71,7 +72,7 @@ pub enum Message {
 pub struct Limits {
     /// Changes.
     pub events: usize,
-    /// Bytes of documents.
+    /// Bytes.
     pub bytes: usize,
 }
 
@@ -112,11 +113,20 @@ struct Work {
     limits: Limits,
 }
 
-/// A write that will be acknowledged once its transaction is durable.
-type Accepted = (oneshot::Sender<Result<Arc<Entry>, Error>>, Arc<Entry>);
+type Done = oneshot::Sender<Result<Arc<Entry>, Error>>;
+
+/// A group of writes, decided: what becomes of each once the transaction has ended.
+#[derive(Default)]
+struct Group {
+    events: Vec<Event>,
+    /// Acknowledged once their transaction is durable.
+    accepted: Vec<(Done, Arc<Entry>)>,
+    /// Refused because of a write of the same group, which must be visible before they hear of it.
+    beaten: Vec<(Done, Error)>,
+}
 
 impl Work {
-    fn run(self, messages: &mpsc::Receiver<Message>) {
+    fn run(mut self, messages: &mpsc::Receiver<Message>) {
         let mut closing = None;
         // How the newest transaction ended.
         let mut last = Ok(());
@@ -154,43 +164,52 @@ impl Work {
 
     /// How the transaction ended; `None` when there was nothing to make durable.
     fn commit(
-        &self,
+        &mut self,
         writes: Vec<Write>,
         compactions: Vec<(Revision, oneshot::Sender<Result<(), Error>>)>,
     ) -> Option<Result<(), Error>> {
-        let (events, accepted) = self.decide(writes);
+        if writes.is_empty() && compactions.is_empty() {
+            return None;
+        }
+        if let Err(error) = self.settle() {
+            for write in writes {
+                let _ = write.done.send(Err(again(&error)));
+            }
+            for (_, done) in compactions {
+                let _ = done.send(Err(again(&error)));
+            }
+            return Some(Err(error));
+        }
+        let Group { events, accepted, beaten } = self.decide(writes);
         let asked = compactions.iter().map(|(revision, _)| *revision).max();
-        let (compacted, newest, compact) = self.memory.read(|state| {
+        let (span, compact) = self.memory.read(|state| {
             // Trimmed a tenth at a time, so that not every commit has to.
             let excess = state.excess(self.limits.events, self.limits.bytes);
             let trim = (excess > 0).then(|| {
                 let count = excess.max(state.log_size().0 / 10);
                 state.compacted() + count as Revision
             });
-            let until = trim.max(asked).map(|until| until.min(state.newest()));
-            (state.compacted(), state.newest(), until.filter(|until| *until > state.compacted()))
+            let span = state.span();
+            let until = trim.max(asked).map(|until| until.min(span.newest));
+            (span, until.filter(|until| *until > span.compacted))
         });
-        let reached = events.last().map_or(newest, |event| event.revision);
         let idle = events.is_empty() && compact.is_none();
-        let result = if idle { Ok(()) } else { self.disk.commit(&events, compacted, compact) };
+        let result = if idle { Ok(()) } else { self.transact(events, span, compact) };
         match &result {
             Ok(()) => {
-                self.memory.write(|state| {
-                    state.apply(events);
-                    if let Some(until) = compact {
-                        state.compact(until);
-                    }
-                });
-                self.publish.send_if_modified(|shown| std::mem::replace(shown, reached) != reached);
                 for (done, entry) in accepted {
                     let _ = done.send(Ok(entry));
+                }
+                for (done, error) in beaten {
+                    let _ = done.send(Err(error));
                 }
                 for (_, done) in compactions {
                     let _ = done.send(Ok(()));
                 }
             }
             Err(error) => {
-                for (done, _) in accepted {
+                let beaten = beaten.into_iter().map(|(done, _)| done);
+                for done in accepted.into_iter().map(|(done, _)| done).chain(beaten) {
                     let _ = done.send(Err(again(error)));
                 }
                 for (_, done) in compactions {
@@ -201,20 +220,61 @@ impl Work {
         (!idle).then_some(result)
     }
 
-    /// Checks each write against what is there and what this group wrote before it; refuses at once what
-    /// cannot be.
-    fn decide(&self, writes: Vec<Write>) -> (Vec<Event>, Vec<Accepted>) {
-        let mut events: Vec<Event> = Vec::new();
-        let mut accepted = Vec::new();
+    /// Makes the changes durable, then visible. A failure leaves open whether they reached the disk: the file,
+    /// opened anew, says so.
+    fn transact(&mut self, events: Vec<Event>, span: Span, compact: Option<Revision>) -> Result<(), Error> {
+        let change = Change { events: &events, span, compact };
+        let reached = change.reached();
+        match self.disk.commit(&change) {
+            Ok(()) => {
+                self.show(events, reached);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a transaction failed; the store file is opened anew");
+                let settled = self.settle();
+                let there = self.memory.read(super::memory::State::span) == reached;
+                if settled.is_ok() && there { Ok(()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// After a failure, opens the file again and shows what turns out to be on it.
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.disk.is_open() {
+            return Ok(());
+        }
+        let (events, span) = self.disk.reopen(self.memory.read(super::memory::State::span).newest)?;
+        self.show(events, span);
+        Ok(())
+    }
+
+    fn show(&self, events: Vec<Event>, reached: Span) {
+        self.memory.write(|state| {
+            state.apply(events);
+            state.compact(reached.compacted);
+        });
+        self.publish.send_if_modified(|shown| std::mem::replace(shown, reached.newest) != reached.newest);
+    }
+
+    /// Checks each write against what is there and what this group wrote before it. Only a refusal by what is
+    /// there is said at once.
+    fn decide(&self, writes: Vec<Write>) -> Group {
+        let mut group = Group::default();
         let mut overlay: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
-        let mut revision = self.memory.read(super::memory::State::newest);
+        let mut revision = self.memory.read(super::memory::State::span).newest;
         for write in writes {
-            let present = match overlay.get(&write.key) {
+            let written = overlay.get(&write.key);
+            let present = match written {
                 Some(present) => present.clone(),
                 None => self.memory.read(|state| state.get(&write.key)),
             };
             if let Err(error) = check(&write, present.as_deref()) {
-                let _ = write.done.send(Err(error));
+                if written.is_some() {
+                    group.beaten.push((write.done, error));
+                } else {
+                    let _ = write.done.send(Err(error));
+                }
                 continue;
             }
             revision += 1;
@@ -222,10 +282,10 @@ impl Work {
             let deleted = matches!(write.operation, Operation::Delete { .. });
             let entry = Entry::new(write.key.clone(), (write.encode)(revision), created, revision);
             overlay.insert(write.key, (!deleted).then(|| entry.clone()));
-            events.push(Event { revision, entry: entry.clone(), previous: present, deleted });
-            accepted.push((write.done, entry));
+            group.events.push(Event { revision, entry: entry.clone(), previous: present, deleted });
+            group.accepted.push((write.done, entry));
         }
-        (events, accepted)
+        group
     }
 }
 

@@ -3,6 +3,10 @@
 
 mod server;
 
+mod collector;
+mod deletion;
 mod documents;
 mod objects;
+mod pages;
 mod watches;
+mod writes;

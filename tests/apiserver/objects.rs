@@ -88,7 +88,7 @@ async fn a_requested_token_is_somebody_for_as_long_as_its_pod_lives() {
 }
 
 #[tokio::test]
-async fn the_kubernetes_service_comes_back() {
+async fn the_first_objects_come_back() {
     let f = Fixture::start().await;
     let api = f.api.clone();
     let keeper = tokio::spawn(async move { api.keep([192, 0, 2, 1].into(), 6443).await });
@@ -110,5 +110,14 @@ async fn the_kubernetes_service_comes_back() {
     f.patch(slice, json!({"endpoints": []})).await.expect(200);
     assert_eq!(watch.next().await["object"]["endpoints"].as_array().map_or(0, Vec::len), 0);
     assert_eq!(watch.next().await["object"]["endpoints"][0]["addresses"], json!(["192.0.2.1"]));
+    // So does the one of the standing namespaces that may be deleted.
+    let namespace = "/api/v1/namespaces/kube-node-lease";
+    let mut watch = f.watch(&format!("{namespace}?watch=1")).await;
+    let mut leaving = watch.next().await["object"].clone();
+    f.delete(namespace).await.expect(200);
+    leaving["metadata"]["resourceVersion"] = json!("");
+    leaving["spec"]["finalizers"] = json!([]);
+    f.put(&format!("{namespace}/finalize"), leaving).await.expect(200);
+    while watch.next().await["type"] != "ADDED" {}
     keeper.abort();
 }

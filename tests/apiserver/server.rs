@@ -45,6 +45,8 @@ pub struct Fixture {
     pub base: String,
     /// The administrator's client.
     pub admin: reqwest::Client,
+    /// Another one, with connections of its own.
+    pub second: reqwest::Client,
     /// A client that nobody knows.
     pub stranger: reqwest::Client,
     _stop: oneshot::Sender<()>,
@@ -115,7 +117,8 @@ impl Fixture {
         Fixture {
             api,
             base,
-            admin: builder().identity(identity).build().unwrap(),
+            admin: builder().identity(identity.clone()).build().unwrap(),
+            second: builder().identity(identity).build().unwrap(),
             stranger: builder().build().unwrap(),
             _stop: stop,
             _directory: directory,

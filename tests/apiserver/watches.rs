@@ -77,3 +77,35 @@ async fn a_watch_from_what_is_forgotten_is_gone() {
     let timed = sent(f.request("GET", &format!("{MAPS}?watch=true&timeoutSeconds=1"))).await;
     assert_eq!(timed.code, 200);
 }
+
+#[tokio::test]
+async fn a_watcher_that_does_not_read_holds_nobody_up_and_is_left_behind() {
+    const CHANGES: usize = 40;
+    let f = Fixture::start().await;
+    f.config("one").await;
+    let path = format!("{MAPS}?watch=true");
+    // What shares no connection with it is not held up by it.
+    let mut slow = Fixture::events(f.second.get(format!("{}{path}", f.base))).await;
+    let mut fast = f.watch(&path).await;
+    for watch in [&mut slow, &mut fast] {
+        watch.next().await;
+    }
+    let store = f.api.registry().store();
+    for n in 0..CHANGES {
+        let data = json!({"data": {"k": format!("{n}{}", "x".repeat(300_000))}});
+        f.patch(&format!("{MAPS}/one"), data).await.expect(200);
+        let seen = fast.next().await;
+        assert!(seen["object"]["data"]["k"].as_str().unwrap().starts_with(&format!("{n}x")));
+    }
+    store.compact(store.revision()).await.unwrap();
+    let mut seen = 0;
+    loop {
+        let event = slow.next().await;
+        if event["type"] == "ERROR" {
+            assert_eq!(event["object"]["code"], 410);
+            break;
+        }
+        seen += 1;
+    }
+    assert!(seen < CHANGES, "{seen} changes were kept for it");
+}

@@ -93,6 +93,7 @@ impl Query {
             continue_token: self.text("continue").to_owned(),
             resource_version: self.text("resourceVersion").to_owned(),
             resource_version_match: self.text("resourceVersionMatch").to_owned(),
+            send_initial_events: !self.text("sendInitialEvents").is_empty(),
         })
     }
 
@@ -139,6 +140,17 @@ impl Query {
             given => given,
         };
         let orphan = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
+        let policy = text(&body["propagationPolicy"]).or_else(|| query("propagationPolicy"));
+        if let (Some(policy), Some(_)) = (&policy, &orphan) {
+            return Err(Status::failure(
+                422,
+                "Invalid",
+                format!(
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: {policy:?}: \
+                     orphanDependents and deletionPropagation cannot be both set"
+                ),
+            ));
+        }
         Ok(DeleteOptions {
             grace_period_seconds: match body["gracePeriodSeconds"].as_i64() {
                 None => self.number("gracePeriodSeconds")?,
@@ -146,9 +158,7 @@ impl Query {
             },
             precondition_uid: text(&body["preconditions"]["uid"]),
             precondition_resource_version: text(&body["preconditions"]["resourceVersion"]),
-            propagation_policy: text(&body["propagationPolicy"])
-                .or_else(|| query("propagationPolicy"))
-                .or(orphan),
+            propagation_policy: policy.or(orphan),
             dry_run: self.dry_run()? || body["dryRun"].as_array().is_some_and(|d| !d.is_empty()),
         })
     }
@@ -179,5 +189,6 @@ mod tests {
         assert_eq!(options.precondition_uid.as_deref(), Some("u"));
         assert_eq!(options.propagation_policy.as_deref(), Some("Foreground"));
         assert_eq!(query.delete(&json!(null)).unwrap().grace_period_seconds, Some(0));
+        assert_eq!(query.delete(&json!({"orphanDependents": true})).unwrap_err().code, 422);
     }
 }

@@ -4,7 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Place, Registry, as_served, as_stored, encode_at, internal, metadata, stored_kind, value_as_served,
+    Place, Registry, as_served, as_stored, encode_at, internal, metadata, stored_kind, to_the_end,
+    value_as_served,
 };
 use crate::api::kinds::Kind;
 use crate::api::meta;
@@ -25,16 +26,14 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, mut warnings) = structure::read(kind, body, options.field_validation)?;
+        let (body, warnings) = structure::read(kind, body, options.field_validation)?;
         structure::check_namespace(namespace, &body)?;
-        let generated = meta::name(&body).is_empty();
-        for attempt in 1.. {
-            match self.create_once(kind, namespace, body.clone(), options, &mut warnings).await {
-                Err(status) if generated && status.is("AlreadyExists") && attempt < NAME_ATTEMPTS => {}
-                other => return other,
-            }
-        }
-        Err(Status::internal("no free name was found"))
+        let base = meta::generate_name(&body);
+        let generated = meta::name(&body).is_empty() && !base.is_empty();
+        let made = with_free_name(generated, || {
+            self.create_once(kind, namespace, body.clone(), options, warnings.clone())
+        });
+        made.await.map_err(|status| if base.is_empty() { status } else { no_free_name(status) })
     }
 
     async fn create_once(
@@ -43,7 +42,7 @@ impl Registry {
         namespace: Option<&str>,
         body: Value,
         options: &WriteOptions,
-        warnings: &mut Vec<String>,
+        mut warnings: Vec<String>,
     ) -> Result<Response, Status> {
         let stored = stored_kind(kind);
         let strategy = strategy::of(stored);
@@ -70,15 +69,77 @@ impl Registry {
             return Err(exists());
         }
         let reservation = self.reserve(place, &mut object, None)?;
-        let warnings = std::mem::take(warnings);
         if options.dry_run {
             return Ok(Response::Transient { value: value_as_served(kind, object), created: true, warnings });
         }
-        let entry = self.store.create(&key, encode_at(object)).await.map_err(|e| match e {
+        let store = self.store.clone();
+        let written = to_the_end(async move {
+            let written = store.create(&key, encode_at(object)).await;
+            if written.is_ok() {
+                reservation.commit();
+            }
+            written
+        });
+        let entry = written.await?.map_err(|e| match e {
             store::Error::Exists { .. } => exists(),
             other => internal(other),
         })?;
-        reservation.commit();
         Ok(Response::Object { entry: as_served(kind, entry), created: true, warnings })
+    }
+}
+
+/// Makes the attempt again, under another name, when the name that was generated for it is taken.
+async fn with_free_name<T, F>(generated: bool, attempt: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let mut tries = 1;
+    loop {
+        match attempt().await {
+            Err(status) if generated && status.is("AlreadyExists") && tries < NAME_ATTEMPTS => tries += 1,
+            other => return other,
+        }
+    }
+}
+
+/// What is said of a taken name to a client that left its choice to the server (`NewGenerateNameConflict`).
+fn no_free_name(mut status: Status) -> Status {
+    if status.is("AlreadyExists") {
+        status.message.push_str(", the server was not able to generate a unique name for the object");
+        status.details.get_or_insert_default().retry_after_seconds = 1;
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test]
+    async fn a_generated_name_is_chosen_again_some_times() {
+        let tries = Cell::new(0);
+        let attempt = |free_at: usize| {
+            tries.set(tries.get() + 1);
+            let free = tries.get() >= free_at;
+            async move { if free { Ok(()) } else { Err(Status::already_exists("", "configmaps", "x-b")) } }
+        };
+        with_free_name(true, || attempt(3)).await.unwrap();
+        assert_eq!(tries.take(), 3);
+        with_free_name(true, || attempt(99)).await.unwrap_err();
+        assert_eq!(tries.take(), NAME_ATTEMPTS);
+        let status = with_free_name(false, || attempt(2)).await.unwrap_err();
+        assert_eq!(tries.take(), 1);
+        let told = no_free_name(status);
+        assert_eq!(
+            (told.code, told.reason.as_str(), told.message.as_str()),
+            (
+                409,
+                "AlreadyExists",
+                "configmaps \"x-b\" already exists, the server was not able to generate a unique name for the \
+                 object"
+            )
+        );
+        assert_eq!(told.details.unwrap().retry_after_seconds, 1);
     }
 }

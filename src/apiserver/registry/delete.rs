@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Place, Registry, as_served, encode_at, internal, value_as_served};
+use super::{Place, Registry, as_served, encode_at, internal, to_the_end, value_as_served};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response};
@@ -39,15 +40,21 @@ pub(super) fn nothing_pending(object: &Value) -> bool {
     !namespace_held && !held(&object["metadata"]["finalizers"])
 }
 
-fn decide(object: &Value, grace: Option<i64>, options: &DeleteOptions, now: Timestamp) -> Decision {
+fn decide(
+    object: &Value,
+    grace: Option<i64>,
+    options: &DeleteOptions,
+    collected: bool,
+    now: Timestamp,
+) -> Decision {
     let mut new = object.clone();
     let mut graceful = false;
-    let left = object["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    let left = object["metadata"]["deletionGracePeriodSeconds"].as_i64().filter(|left| *left > 0);
     match (meta::is_deleting(object), left, grace) {
         (true, Some(left), Some(_)) => {
-            // Of a deletion under way only the grace period can be shortened.
+            // Of a graceful deletion under way only the grace period can be shortened.
             let Some(asked) = options.grace_period_seconds.filter(|asked| *asked < left) else {
-                return pending(new, object, options);
+                return Decision::Nothing;
             };
             let begun = meta::field(object, "deletionTimestamp").parse::<Timestamp>().unwrap_or(now);
             mark(&mut new, begun, asked - left, asked);
@@ -59,7 +66,7 @@ fn decide(object: &Value, grace: Option<i64>, options: &DeleteOptions, now: Time
         }
         _ => {}
     }
-    set_propagation(&mut new, options);
+    set_propagation(&mut new, options, collected);
     if nothing_pending(&new) && !graceful {
         return Decision::Remove(new);
     }
@@ -69,15 +76,6 @@ fn decide(object: &Value, grace: Option<i64>, options: &DeleteOptions, now: Time
     if new["kind"] == "Namespace" {
         new["status"]["phase"] = json!("Terminating");
     }
-    if new == *object { Decision::Nothing } else { Decision::Mark(new) }
-}
-
-/// A deletion that goes on as it is; it may still change who holds the object.
-fn pending(mut new: Value, object: &Value, options: &DeleteOptions) -> Decision {
-    if object["metadata"]["deletionGracePeriodSeconds"] == 0 && nothing_pending(object) {
-        return Decision::Remove(new);
-    }
-    set_propagation(&mut new, options);
     if new == *object { Decision::Nothing } else { Decision::Mark(new) }
 }
 
@@ -96,8 +94,11 @@ fn mark(object: &mut Value, from: Timestamp, plus: i64, grace: i64) {
     meta::set(object, "deletionGracePeriodSeconds", json!(grace));
 }
 
-fn set_propagation(object: &mut Value, options: &DeleteOptions) {
+/// Whom a deletion waits for beside the object's own finalizers. Without a policy the object's own choice stays.
+fn set_propagation(object: &mut Value, options: &DeleteOptions, collected: bool) {
     let wanted = match options.propagation_policy.as_deref() {
+        // What the collector never looks at must not wait for it.
+        _ if !collected => None,
         Some("Orphan") => Some(ORPHAN),
         Some("Foreground") => Some(FOREGROUND),
         Some("Background") => None,
@@ -117,72 +118,87 @@ fn set_propagation(object: &mut Value, options: &DeleteOptions) {
 }
 
 fn check_preconditions(place: Place<'_>, entry: &Entry, options: &DeleteOptions) -> Result<(), Status> {
+    // Kubernetes names the kind here, not the plural.
+    let conflict = |why: String| Err(Status::conflict(place.kind.group, place.kind.kind, place.name, &why));
     let uid = meta::uid(entry.json());
     if let Some(asked) = options.precondition_uid.as_deref().filter(|asked| *asked != uid) {
-        return Err(place.conflict(&format!(
-            "Precondition failed: UID in precondition: {asked}, UID in object meta: {uid}"
-        )));
+        return conflict(format!(
+            "the UID in the precondition ({asked}) does not match the UID in record ({uid}). The object might have \
+             been deleted and then recreated"
+        ));
     }
     let version = entry.revision.to_string();
     match options.precondition_resource_version.as_deref() {
-        Some(asked) if asked != version => Err(place.conflict(&format!(
+        Some(asked) if asked != version => conflict(format!(
             "the ResourceVersion in the precondition ({asked}) does not match the ResourceVersion in record \
              ({version}). The object might have been modified"
-        ))),
+        )),
         _ => Ok(()),
     }
 }
 
-fn check_options(options: &DeleteOptions) -> Result<(), Status> {
-    if options.grace_period_seconds.is_some_and(|s| s < 0) {
-        return Err(Status::failure(
-            422,
-            "Invalid",
-            "DeleteOptions.meta.k8s.io \"\" is invalid: gracePeriodSeconds: Invalid value: must be greater than \
-             or equal to 0",
-        ));
-    }
+/// The options as they are meant, when they make sense.
+fn checked(options: &DeleteOptions) -> Result<DeleteOptions, Status> {
     match options.propagation_policy.as_deref() {
-        None | Some("Orphan" | "Background" | "Foreground") => Ok(()),
-        Some(other) => Err(Status::failure(
-            422,
-            "Invalid",
-            format!(
-                "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: \
-                 supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
-            ),
-        )),
+        None | Some("Orphan" | "Background" | "Foreground") => {}
+        Some(other) => {
+            return Err(Status::failure(
+                422,
+                "Invalid",
+                format!(
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {other:?}: \
+                     supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+                ),
+            ));
+        }
     }
+    let mut options = options.clone();
+    // Kubernetes takes a negative period for the shortest one.
+    options.grace_period_seconds =
+        options.grace_period_seconds.map(|asked| if asked < 0 { 1 } else { asked });
+    Ok(options)
 }
+
+/// Kinds whose last state answers a delete that removes at once (`ReturnDeletedObject` of Kubernetes'
+/// registries); of others a status says enough.
+const SHOWN_WHEN_REMOVED: &[&str] = &["pods", "serviceaccounts", "services"];
+/// Kinds that the garbage collector does not look at.
+const NOT_COLLECTED: &[&str] = &["events"];
+/// How many objects of a collection are being deleted at a time, so that they share transactions.
+const COLLECTION_WORKERS: usize = 64;
 
 /// What a delete led to.
 enum Outcome {
     Removed(Arc<Entry>),
     Marked(Arc<Entry>),
-    DryRun(Value),
+    /// What it would have led to: the state, and whether the object would be gone.
+    DryRun(Value, bool),
+}
+
+fn removed(place: Place<'_>, last: &Value) -> Response {
+    Response::Status(Status::success(Details {
+        name: place.name.to_owned(),
+        group: place.kind.group.to_owned(),
+        kind: place.kind.plural.to_owned(),
+        uid: meta::uid(last).to_owned(),
+        ..Details::default()
+    }))
 }
 
 impl Registry {
     /// Removes an object, or begins to.
     pub async fn delete(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Response, Status> {
-        check_options(options)?;
+        let options = checked(options)?;
         admission::delete(place)?;
-        match self.delete_once(place, options).await? {
-            // The status says enough of a removed object; a pod's last state is shown as Kubernetes shows it.
-            Outcome::Removed(entry) if place.kind.plural != "pods" => {
-                Ok(Response::Status(Status::success(Details {
-                    name: place.name.to_owned(),
-                    group: place.kind.group.to_owned(),
-                    kind: place.kind.plural.to_owned(),
-                    uid: meta::uid(entry.json()).to_owned(),
-                    ..Details::default()
-                })))
-            }
+        let shown = SHOWN_WHEN_REMOVED.contains(&place.kind.plural);
+        match self.delete_once(place, &options).await? {
+            Outcome::Removed(entry) if !shown => Ok(removed(place, entry.json())),
+            Outcome::DryRun(value, true) if !shown => Ok(removed(place, &value)),
             Outcome::Removed(entry) | Outcome::Marked(entry) => {
                 let entry = as_served(place.kind, entry);
                 Ok(Response::Object { entry, created: false, warnings: Vec::new() })
             }
-            Outcome::DryRun(value) => {
+            Outcome::DryRun(value, _) => {
                 let value = value_as_served(place.kind, value);
                 Ok(Response::Transient { value, created: false, warnings: Vec::new() })
             }
@@ -190,26 +206,19 @@ impl Registry {
     }
 
     async fn delete_once(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Outcome, Status> {
-        let key = place.key();
+        let collected = !NOT_COLLECTED.contains(&place.kind.plural);
         for _ in 0..ATTEMPTS {
             let entry = self.find(place)?;
             check_preconditions(place, &entry, options)?;
             let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
-            let decision = decide(entry.json(), grace, options, Timestamp::now());
-            let written = match decision {
+            let written = match decide(entry.json(), grace, options, collected, Timestamp::now()) {
                 Decision::Nothing => return Ok(Outcome::Marked(entry)),
-                Decision::Remove(value) | Decision::Mark(value) if options.dry_run => {
-                    return Ok(Outcome::DryRun(value));
-                }
-                Decision::Remove(last) => {
-                    let removed = self.store.delete(&key, entry.revision, encode_at(last)).await;
-                    if removed.is_ok() {
-                        self.allocator.release(place.kind, entry.json());
-                    }
-                    removed.map(Outcome::Removed)
-                }
+                Decision::Remove(value) if options.dry_run => return Ok(Outcome::DryRun(value, true)),
+                Decision::Mark(value) if options.dry_run => return Ok(Outcome::DryRun(value, false)),
+                Decision::Remove(last) => self.remove(place, entry, last).await?.map(Outcome::Removed),
                 Decision::Mark(new) => {
-                    self.store.update(&key, entry.revision, encode_at(new)).await.map(Outcome::Marked)
+                    let marked = self.store.update(&place.key(), entry.revision, encode_at(new)).await;
+                    marked.map(Outcome::Marked)
                 }
             };
             match written {
@@ -220,6 +229,25 @@ impl Registry {
         Err(place.modified())
     }
 
+    /// Removes an object, and frees what it had.
+    pub(super) async fn remove(
+        &self,
+        place: Place<'_>,
+        entry: Arc<Entry>,
+        last: Value,
+    ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
+        let (store, allocator, kind, key) =
+            (self.store.clone(), self.allocator.clone(), place.kind, place.key());
+        to_the_end(async move {
+            let removed = store.delete(&key, entry.revision, encode_at(last)).await;
+            if removed.is_ok() {
+                allocator.release(kind, entry.json());
+            }
+            removed
+        })
+        .await
+    }
+
     /// Removes every selected object, or begins to; the answer is the list of them.
     pub async fn delete_collection(
         &self,
@@ -228,25 +256,35 @@ impl Registry {
         list: &ListOptions,
         options: &DeleteOptions,
     ) -> Result<Response, Status> {
-        check_options(options)?;
+        let options = checked(options)?;
         let Response::List { snapshot, continue_token } = self.list(kind, namespace, list)? else {
             return Err(Status::internal("a list gave no list"));
         };
-        let mut entries = Vec::with_capacity(snapshot.entries.len());
-        for entry in snapshot.entries {
-            let object = entry.json();
-            let namespace = kind.namespaced.then(|| meta::namespace(object));
-            let place = Place { kind, namespace, name: meta::name(object) };
-            admission::delete(place)?;
-            match self.delete_once(place, options).await {
-                Ok(Outcome::Removed(last) | Outcome::Marked(last)) => entries.push(as_served(kind, last)),
-                Ok(Outcome::DryRun(_)) => entries.push(entry),
-                Err(status) if status.is("NotFound") => {}
-                Err(status) => return Err(status),
-            }
-        }
+        let deletions = snapshot.entries.into_iter().map(|entry| self.delete_listed(kind, entry, &options));
+        let deleted: Vec<Option<Arc<Entry>>> =
+            stream::iter(deletions).buffered(COLLECTION_WORKERS).try_collect().await?;
+        let entries = deleted.into_iter().flatten().collect();
         let snapshot = Snapshot { revision: self.store.revision(), entries, remaining: 0 };
         Ok(Response::List { snapshot, continue_token })
+    }
+
+    /// Deletes one object of a list, as served; None when it was gone already.
+    async fn delete_listed(
+        &self,
+        kind: &'static Kind,
+        entry: Arc<Entry>,
+        options: &DeleteOptions,
+    ) -> Result<Option<Arc<Entry>>, Status> {
+        let object = entry.json();
+        let namespace = kind.namespaced.then(|| meta::namespace(object));
+        let place = Place { kind, namespace, name: meta::name(object) };
+        admission::delete(place)?;
+        match self.delete_once(place, options).await {
+            Ok(Outcome::Removed(last) | Outcome::Marked(last)) => Ok(Some(as_served(kind, last))),
+            Ok(Outcome::DryRun(..)) => Ok(Some(entry)),
+            Err(status) if status.is("NotFound") => Ok(None),
+            Err(status) => Err(status),
+        }
     }
 }
 
@@ -265,50 +303,77 @@ mod tests {
     #[test]
     fn plain_objects_go_at_once() {
         let object = json!({"kind": "ConfigMap", "metadata": {"name": "a"}});
-        assert_eq!(decide(&object, None, &DeleteOptions::default(), now()), Decision::Remove(object.clone()));
+        assert_eq!(
+            decide(&object, None, &DeleteOptions::default(), true, now()),
+            Decision::Remove(object.clone())
+        );
     }
 
     #[test]
     fn pods_wait_for_their_grace_period_and_zero_ends_it() {
         let pod = json!({"kind": "Pod", "metadata": {"name": "a", "generation": 1}});
-        let Decision::Mark(marked) = decide(&pod, Some(30), &DeleteOptions::default(), now()) else {
+        let Decision::Mark(marked) = decide(&pod, Some(30), &DeleteOptions::default(), true, now()) else {
             panic!("a running pod stays");
         };
         assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 30);
         assert_eq!(marked["metadata"]["deletionTimestamp"], "1970-01-01T00:17:10Z");
         assert_eq!(marked["metadata"]["generation"], 2);
-        assert_eq!(decide(&marked, Some(30), &DeleteOptions::default(), now()), Decision::Nothing);
-        assert_eq!(decide(&marked, Some(60), &asked(60), now()), Decision::Nothing);
-        let Decision::Mark(shorter) = decide(&marked, Some(5), &asked(5), now()) else {
+        assert_eq!(decide(&marked, Some(30), &DeleteOptions::default(), true, now()), Decision::Nothing);
+        assert_eq!(decide(&marked, Some(60), &asked(60), true, now()), Decision::Nothing);
+        let Decision::Mark(shorter) = decide(&marked, Some(5), &asked(5), true, now()) else {
             panic!("a shorter period is written");
         };
         assert_eq!(shorter["metadata"]["deletionTimestamp"], "1970-01-01T00:16:45Z");
-        assert!(matches!(decide(&marked, Some(0), &asked(0), now()), Decision::Remove(_)));
-        assert!(matches!(decide(&pod, Some(0), &asked(0), now()), Decision::Remove(_)));
+        assert!(matches!(decide(&marked, Some(0), &asked(0), true, now()), Decision::Remove(_)));
+        assert!(matches!(decide(&pod, Some(0), &asked(0), true, now()), Decision::Remove(_)));
     }
 
     #[test]
     fn finalizers_hold_an_object() {
         let held = json!({"kind": "ConfigMap", "metadata": {"name": "a", "finalizers": ["x/y"]}});
-        let Decision::Mark(marked) = decide(&held, None, &DeleteOptions::default(), now()) else {
+        let Decision::Mark(marked) = decide(&held, None, &DeleteOptions::default(), true, now()) else {
             panic!("a held object stays");
         };
         assert_eq!(marked["metadata"]["deletionGracePeriodSeconds"], 0);
-        assert_eq!(decide(&marked, None, &DeleteOptions::default(), now()), Decision::Nothing);
+        assert_eq!(decide(&marked, None, &DeleteOptions::default(), true, now()), Decision::Nothing);
         let foreground =
             DeleteOptions { propagation_policy: Some("Foreground".into()), ..Default::default() };
         let plain = json!({"kind": "ConfigMap", "metadata": {"name": "a"}});
-        let Decision::Mark(marked) = decide(&plain, None, &foreground, now()) else {
+        let Decision::Mark(marked) = decide(&plain, None, &foreground, true, now()) else {
             panic!("the collector holds it");
         };
         assert_eq!(marked["metadata"]["finalizers"], json!([FOREGROUND]));
+        // Who thinks better of it lets the object go at once.
+        let background =
+            DeleteOptions { propagation_policy: Some("Background".into()), ..Default::default() };
+        assert!(matches!(decide(&marked, None, &background, true, now()), Decision::Remove(_)));
+        assert!(matches!(decide(&plain, None, &foreground, false, now()), Decision::Remove(_)));
+    }
+
+    #[test]
+    fn a_graceful_deletion_under_way_keeps_its_finalizers() {
+        let pod = json!({"kind": "Pod", "metadata": {"name": "a", "finalizers": ["orphan"],
+            "deletionTimestamp": "1970-01-01T00:17:10Z", "deletionGracePeriodSeconds": 30}});
+        let background =
+            DeleteOptions { propagation_policy: Some("Background".into()), ..Default::default() };
+        assert_eq!(decide(&pod, Some(30), &background, true, now()), Decision::Nothing);
+    }
+
+    #[test]
+    fn options_are_checked() {
+        let policy =
+            |policy: &str| DeleteOptions { propagation_policy: Some(policy.into()), ..Default::default() };
+        assert_eq!(checked(&policy("Sometimes")).unwrap_err().code, 422);
+        assert!(checked(&policy("Foreground")).is_ok());
+        assert_eq!(checked(&asked(-7)).unwrap().grace_period_seconds, Some(1));
+        assert_eq!(checked(&asked(0)).unwrap().grace_period_seconds, Some(0));
     }
 
     #[test]
     fn namespaces_terminate() {
         let namespace = json!({"kind": "Namespace", "metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes"]},
             "status": {"phase": "Active"}});
-        let Decision::Mark(marked) = decide(&namespace, None, &DeleteOptions::default(), now()) else {
+        let Decision::Mark(marked) = decide(&namespace, None, &DeleteOptions::default(), true, now()) else {
             panic!("a namespace is emptied first");
         };
         assert_eq!(marked["status"]["phase"], "Terminating");

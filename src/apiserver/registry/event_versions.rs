@@ -34,6 +34,22 @@ pub fn to_core_group(event: &Value) -> Value {
     core
 }
 
+/// The name in events.k8s.io/v1 of a field by which events of the core group are selected; not all have one.
+pub fn field_label(core: &'static str) -> Option<&'static str> {
+    Some(match core {
+        "involvedObject.kind" => "regarding.kind",
+        "involvedObject.namespace" => "regarding.namespace",
+        "involvedObject.name" => "regarding.name",
+        "involvedObject.uid" => "regarding.uid",
+        "involvedObject.apiVersion" => "regarding.apiVersion",
+        "involvedObject.resourceVersion" => "regarding.resourceVersion",
+        "involvedObject.fieldPath" => "regarding.fieldPath",
+        "reportingComponent" => "reportingController",
+        "reason" | "type" => core,
+        _ => return None,
+    })
+}
+
 fn renamed(event: &Value, api_version: &str, name_of: impl Fn(&str) -> Option<&'static str>) -> Value {
     let Value::Object(fields) = event else { return event.clone() };
     let mut new: Map<String, Value> = fields

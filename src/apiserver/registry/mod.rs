@@ -121,9 +121,9 @@ pub fn as_stored(kind: &'static Kind, value: Value) -> Value {
     if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_core_group(&value) }
 }
 
-/// JSON bytes of a value; a `Value` always encodes.
+/// JSON bytes of a value, which always encodes; they hold no more memory than they need.
 pub fn encode(value: &Value) -> Bytes {
-    serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
+    serde_json::to_vec(value).map(|bytes| Bytes::from(bytes.into_boxed_slice())).unwrap_or_default()
 }
 
 /// What the store calls at the moment of the write: the object with the revision of that write in it.
@@ -132,6 +132,12 @@ fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'stati
         meta::set(&mut value, "resourceVersion", json!(revision.to_string()));
         encode(&value)
     }
+}
+
+/// Carries a write, and what must follow it, to the end, even when nobody waits for the request any more: a write
+/// that is queued is carried out whether or not its caller is still there.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Status> {
+    tokio::spawn(work).await.map_err(|error| Status::internal(format!("a write was cut off: {error}")))
 }
 
 /// A store failure that no rule of the API explains.

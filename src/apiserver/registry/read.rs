@@ -69,19 +69,20 @@ pub(super) fn revision(text: &str) -> Result<Option<Revision>, Status> {
 
 /// The rules of k8s.io/apiserver `ValidateListOptions`.
 fn view(options: &ListOptions) -> Result<View, Status> {
-    let forbidden = |detail: &str| {
-        Err(Status::failure(
-            422,
-            "Invalid",
-            format!("ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Forbidden: {detail}"),
-        ))
+    let refused = |what: &str| {
+        Err(Status::failure(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {what}")))
     };
+    let forbidden = |detail: &str| refused(&format!("resourceVersionMatch: Forbidden: {detail}"));
+    if options.send_initial_events {
+        return refused("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list");
+    }
     let asked = revision(&options.resource_version)?;
     match (options.resource_version_match.as_str(), asked) {
         ("", None | Some(0)) => Ok(View::Newest),
-        ("", Some(revision)) if options.limit > 0 && options.continue_token.is_empty() => {
-            Ok(View::Exactly(revision))
+        ("", Some(_)) if !options.continue_token.is_empty() => {
+            Err(Status::bad_request("specifying resource version is not allowed when using continue"))
         }
+        ("", Some(revision)) if options.limit > 0 => Ok(View::Exactly(revision)),
         ("", Some(revision)) => Ok(View::NotOlderThan(revision)),
         (_, _) if !options.continue_token.is_empty() => {
             forbidden("resourceVersionMatch is forbidden when continue is provided")
@@ -93,13 +94,8 @@ fn view(options: &ListOptions) -> Result<View, Status> {
             forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
         }
         ("Exact", Some(revision)) => Ok(View::Exactly(revision)),
-        (other, _) => Err(Status::failure(
-            422,
-            "Invalid",
-            format!(
-                "ListOptions.meta.k8s.io \"\" is invalid: resourceVersionMatch: Unsupported value: {other:?}: \
-                 supported values: \"Exact\", \"NotOlderThan\""
-            ),
+        (other, _) => refused(&format!(
+            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
         )),
     }
 }
@@ -257,6 +253,10 @@ mod tests {
         assert_eq!(list("7", "Newer", 0, ""), Err(422));
         assert_eq!(list("7", "Exact", 0, "token"), Err(422));
         assert_eq!(list("x", "", 0, ""), Err(400));
+        assert_eq!(list("7", "", 5, "token"), Err(400));
+        assert_eq!(list("0", "", 5, "token"), Ok(View::Newest));
+        let streamed = ListOptions { send_initial_events: true, ..ListOptions::default() };
+        assert_eq!(view(&streamed).unwrap_err().code, 422);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::stored_kind;
+use super::{event_versions, stored_kind};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::ListOptions;
@@ -29,14 +29,13 @@ impl Selection {
         name: Option<&str>,
         options: &ListOptions,
     ) -> Result<Selection, Status> {
-        let labels = LabelSelector::parse(&options.label_selector)
-            .map_err(|e| Status::bad_request(format!("unable to parse requirement: {e}")))?;
+        let labels = LabelSelector::parse(&options.label_selector).map_err(Status::bad_request)?;
         let fields = FieldSelector::parse(&options.field_selector).map_err(Status::bad_request)?;
-        let known = strategy::of(stored_kind(kind)).fields(&Value::Null);
+        let known = fields_of(kind, &Value::Null);
         for term in &fields.terms {
             let common = matches!(term.key.as_str(), "metadata.name" | "metadata.namespace");
             if !common && !known.iter().any(|(key, _)| *key == term.key) {
-                return Err(Status::bad_request(format!("field label not supported: {}", term.key)));
+                return Err(Status::bad_request(unknown_field(&term.key, known.is_empty())));
             }
         }
         let namespace = namespace.or(fields.required("metadata.namespace").filter(|_| kind.namespaced));
@@ -71,13 +70,99 @@ impl Selection {
         }
         let object = entry.json();
         self.labels.matches(&object["metadata"]["labels"])
-            && (self.fields.is_everything() || self.fields.matches(&self.fields_of(object)))
+            && (self.fields.is_everything() || self.fields.matches(&self.all_fields_of(object)))
     }
 
-    fn fields_of(&self, object: &Value) -> Vec<(&'static str, String)> {
-        let mut fields = strategy::of(stored_kind(self.kind)).fields(object);
+    fn all_fields_of(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let mut fields = fields_of(self.kind, object);
         fields.push(("metadata.name", meta::name(object).to_owned()));
         fields.push(("metadata.namespace", meta::namespace(object).to_owned()));
         fields
+    }
+}
+
+/// What can be selected of objects of this kind beside name and namespace, by its names in the group that is
+/// served.
+fn fields_of(kind: &'static Kind, stored: &Value) -> Vec<(&'static str, String)> {
+    let fields = strategy::of(stored_kind(kind)).fields(stored);
+    if kind.group != event_versions::GROUP {
+        return fields;
+    }
+    let named = |(name, value)| Some((event_versions::field_label(name)?, value));
+    fields.into_iter().filter_map(named).collect()
+}
+
+/// Kubernetes says it in one way for kinds with fields of their own and in another for those without.
+fn unknown_field(name: &str, plain: bool) -> String {
+    if plain {
+        format!("{name:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    } else {
+        format!("field label not supported: {name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    fn select(group: &str, plural: &str, labels: &str, fields: &str) -> Result<Selection, String> {
+        let options = ListOptions {
+            label_selector: labels.into(),
+            field_selector: fields.into(),
+            ..ListOptions::default()
+        };
+        let kind = kinds::by_resource(group, "v1", plural).unwrap();
+        Selection::new(kind, None, None, &options).map_err(|status| status.message)
+    }
+
+    #[test]
+    fn each_kind_and_group_knows_its_own_fields() {
+        for (group, plural, fields, refused) in [
+            ("", "pods", "status.phase=Running,metadata.name!=a", None),
+            ("", "pods", "foo=a", Some("field label not supported: foo")),
+            (
+                "",
+                "configmaps",
+                "foo=a",
+                Some("\"foo\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+            ),
+            ("", "events", "involvedObject.name=a,source=kubelet,reportingComponent=k", None),
+            ("", "events", "regarding.name=a", Some("field label not supported: regarding.name")),
+            ("events.k8s.io", "events", "regarding.name=a,reportingController=k,type=Normal", None),
+            (
+                "events.k8s.io",
+                "events",
+                "involvedObject.name=a",
+                Some("field label not supported: involvedObject.name"),
+            ),
+            ("events.k8s.io", "events", "source=a", Some("field label not supported: source")),
+        ] {
+            assert_eq!(
+                select(group, plural, "", fields).err().as_deref(),
+                refused,
+                "{group} {plural} {fields}"
+            );
+        }
+    }
+
+    #[test]
+    fn both_groups_select_the_same_events() {
+        let event = serde_json::json!({"metadata": {"name": "e", "namespace": "d"},
+            "involvedObject": {"name": "www"}, "reportingComponent": "kubelet"});
+        let entry = Entry::new("events/d/e".into(), super::super::encode(&event), 1, 1);
+        for (group, right, wrong) in [
+            ("", "involvedObject.name=www", "involvedObject.name=vote"),
+            ("events.k8s.io", "regarding.name=www,reportingController=kubelet", "regarding.name=vote"),
+        ] {
+            assert!(select(group, "events", "", right).unwrap().matches(&entry), "{right}");
+            assert!(!select(group, "events", "", wrong).unwrap().matches(&entry), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_label_selector_is_told_once() {
+        let told = select("", "pods", "a in b", "").err().unwrap();
+        assert_eq!(told.matches("unable to parse requirement").count(), 1, "{told}");
     }
 }

@@ -273,3 +273,91 @@ async fn only_pods_and_slices_have_a_generation() {
     let marked = f.registry.delete(place, &DeleteOptions::default()).await.unwrap();
     assert_eq!(meta::generation(&object(marked)), 4);
 }
+
+#[tokio::test]
+async fn a_watch_whose_changes_are_always_ready_ends_in_time() {
+    let f = fixture().await;
+    let first = f.config("one", json!({})).await;
+    f.config("two", json!({})).await;
+    let options = WatchOptions {
+        list: ListOptions {
+            resource_version: meta::resource_version(&first).to_owned(),
+            ..ListOptions::default()
+        },
+        timeout_seconds: Some(1),
+        ..WatchOptions::default()
+    };
+    tokio::time::pause();
+    let mut changes = f.registry.watch(kind("configmaps"), Some("a"), None, &options).unwrap();
+    tokio::time::advance(std::time::Duration::from_secs(2)).await;
+    assert!(changes.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_quiet_watch_tells_how_far_it_is() {
+    let f = fixture().await;
+    f.config("one", json!({})).await;
+    let options = WatchOptions { bookmarks: true, ..WatchOptions::default() };
+    let mut changes = f.registry.watch(kind("secrets"), Some("a"), None, &options).unwrap();
+    f.config("two", json!({})).await;
+    tokio::time::pause();
+    match changes.next().await.unwrap().unwrap() {
+        crate::api::request::Change::Bookmark { revision, initial_events_end } => {
+            assert_eq!((revision, initial_events_end), (f.registry.store().revision(), false));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits for what the store is asked to write next, holding it up meanwhile.
+async fn held_up<T>(f: &Fixture, meanwhile: impl Future<Output = T>) -> T {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let store = f.registry.store().clone();
+    let key = format!("held/{}", store.revision());
+    let held = tokio::spawn(async move {
+        let encode = move |_| {
+            wait.recv().unwrap();
+            Bytes::from_static(b"{}")
+        };
+        store.create(&key, encode).await.map(drop)
+    });
+    tokio::task::yield_now().await;
+    let answer = meanwhile.await;
+    go.send(()).unwrap();
+    held.await.unwrap().unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_write_whose_client_went_keeps_what_it_took() {
+    let f = fixture().await;
+    let service = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"type": "NodePort", "clusterIP": "10.96.0.50",
+            "ports": [{"port": 80, "nodePort": 31000}]}})
+    };
+    let place = |name| Place { kind: kind("services"), namespace: Some("a"), name };
+    held_up(&f, async {
+        let mut create = Box::pin(f.create("services", Some("a"), service("one")));
+        assert!(futures::poll!(create.as_mut()).is_pending());
+        drop(create);
+        tokio::task::yield_now().await;
+    })
+    .await;
+    let mut watch = f.registry.store().watch("services/a/", 0);
+    watch.next().await.unwrap();
+    let refused = f.create("services", Some("a"), service("two")).await.unwrap_err();
+    assert!(refused.message.contains("provided IP is already allocated"), "{refused}");
+    // A delete that nobody waits for frees what the service had.
+    held_up(&f, async {
+        let options = DeleteOptions::default();
+        let mut delete = Box::pin(f.registry.delete(place("one"), &options));
+        assert!(futures::poll!(delete.as_mut()).is_pending());
+        drop(delete);
+        tokio::task::yield_now().await;
+    })
+    .await;
+    watch.next().await.unwrap();
+    while f.create("services", Some("a"), service("two")).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::{Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
+use super::{
+    Place, Registry, as_served, as_stored, encode_at, internal, metadata, to_the_end, value_as_served,
+};
 use crate::api::meta;
 use crate::api::request::{PatchKind, Response, WriteOptions};
 use crate::api::status::{FieldError, Status};
-use crate::apiserver::{allocate, patching, structure};
+use crate::apiserver::allocate::{self, Reservation};
+use crate::apiserver::{patching, structure};
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
@@ -103,10 +106,8 @@ impl Registry {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });
             }
-            let written = self.write(place, &current, new).await;
-            match written {
+            match self.write(place, current, new, reservation).await? {
                 Ok(entry) => {
-                    reservation.commit();
                     let entry = as_served(place.kind, entry);
                     return Ok(Response::Object { entry, created: false, warnings });
                 }
@@ -156,6 +157,9 @@ impl Registry {
             errors.extend(strategy.validate(&new));
             errors.extend(strategy.validate_update(&new, old));
         }
+        if part == Part::Status {
+            errors.extend(strategy.validate_status_update(&new, old));
+        }
         if !errors.is_empty() {
             return Err(Status::invalid(place.kind.group, place.kind.kind, place.name, &errors));
         }
@@ -166,25 +170,29 @@ impl Registry {
     async fn write(
         &self,
         place: Place<'_>,
-        current: &Arc<Entry>,
+        current: Arc<Entry>,
         new: Value,
-    ) -> Result<Arc<Entry>, store::Error> {
-        let key = place.key();
+        reservation: Reservation,
+    ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
         let old = current.json();
         let ends = meta::is_deleting(&new)
             && old["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0) == 0
             && super::delete::nothing_pending(&new);
+        if !ends && new == *old {
+            return Ok(Ok(current));
+        }
         if ends {
-            let removed = self.store.delete(&key, current.revision, encode_at(new)).await;
-            if removed.is_ok() {
-                self.allocator.release(place.kind, old);
+            return self.remove(place, current, new).await;
+        }
+        let (store, key) = (self.store.clone(), place.key());
+        to_the_end(async move {
+            let written = store.update(&key, current.revision, encode_at(new)).await;
+            if written.is_ok() {
+                reservation.commit();
             }
-            return removed;
-        }
-        if new == *old {
-            return Ok(current.clone());
-        }
-        self.store.update(&key, current.revision, encode_at(new)).await
+            written
+        })
+        .await
     }
 }
 

@@ -131,15 +131,8 @@ impl Watch {
         }
         loop {
             tokio::select! {
+                // The clocks first: a watch whose changes are always ready has an end, too.
                 biased;
-                event = self.events.next() => match event {
-                    Ok(event) => if let Some(change) = seen(&self.selection, &event) {
-                        self.told = event.revision;
-                        return Some(Ok(self.served(change)));
-                    },
-                    Err(store::Error::Closed) => return None,
-                    Err(error) => return Some(Err(expired(error))),
-                },
                 () = until(self.deadline) => return None,
                 () = until(self.next_bookmark) => {
                     self.next_bookmark = Some(Instant::now() + BOOKMARK_INTERVAL);
@@ -149,6 +142,14 @@ impl Watch {
                         return Some(Ok(Change::Bookmark { revision, initial_events_end: false }));
                     }
                 }
+                event = self.events.next() => match event {
+                    Ok(event) => if let Some(change) = seen(&self.selection, &event) {
+                        self.told = event.revision;
+                        return Some(Ok(self.served(change)));
+                    },
+                    Err(store::Error::Closed) => return None,
+                    Err(error) => return Some(Err(expired(error))),
+                },
             }
         }
     }

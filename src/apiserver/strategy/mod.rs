@@ -67,6 +67,11 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// What is wrong with the change of the status from `old` to `new`.
+    fn validate_status_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
     /// What the user should know though the object is accepted.
     fn warnings(&self, _object: &Value) -> Vec<String> {
         Vec::new()
@@ -153,6 +158,7 @@ mod tests {
                 assert_eq!(cells.len(), strategy.columns().len(), "{}", kind.kind);
                 strategy.validate(&new);
                 strategy.validate_update(&new, &object);
+                strategy.validate_status_update(&new, &object);
                 strategy.fields(&object);
                 strategy.warnings(&object);
                 strategy.grace_period(&object, None);

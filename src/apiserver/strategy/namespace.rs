@@ -55,6 +55,20 @@ impl Strategy for Namespace {
         errors
     }
 
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
+        let (phase, detail) = if meta::is_deleting(new) {
+            ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
+        } else {
+            ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
+        };
+        let given = match text(&new["status"], "phase") {
+            "" => "Active",
+            given => given,
+        };
+        let wrong = given != phase;
+        wrong.then(|| FieldError::invalid("status.Phase", &given.into(), detail)).into_iter().collect()
+    }
+
     fn fields(&self, namespace: &Value) -> Vec<(&'static str, String)> {
         vec![("status.phase", text(&namespace["status"], "phase").to_owned())]
     }
@@ -73,6 +87,21 @@ impl Strategy for Namespace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_phase_says_whether_a_namespace_is_leaving() {
+        let namespace = |phase: &str, at: Value| json!({"metadata": {"deletionTimestamp": at}, "status": {"phase": phase}});
+        for (phase, at, right) in [
+            ("Active", Value::Null, true),
+            ("", Value::Null, true),
+            ("Terminating", Value::Null, false),
+            ("Terminating", json!("t"), true),
+            ("Active", json!("t"), false),
+        ] {
+            let errors = Namespace.validate_status_update(&namespace(phase, at), &Value::Null);
+            assert_eq!(errors.is_empty(), right, "{phase}");
+        }
+    }
 
     #[test]
     fn a_new_namespace_is_active_and_held() {

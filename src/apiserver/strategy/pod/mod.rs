@@ -6,6 +6,7 @@ mod containers;
 mod defaults;
 mod handlers;
 mod qos;
+mod status;
 mod update;
 mod validate;
 mod volumes;
@@ -46,6 +47,10 @@ impl Strategy for Pod {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         update::pod(new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        status::update(new, old)
     }
 
     fn has_generation(&self) -> bool {

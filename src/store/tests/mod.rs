@@ -6,7 +6,10 @@ use std::process::Stdio;
 use bytes::Bytes;
 use tempfile::TempDir;
 
+use super::writer::Limits;
 use super::*;
+
+mod disk_failures;
 
 fn encode(text: &str) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
     let text = text.to_owned();
@@ -136,7 +139,8 @@ async fn reopening_keeps_documents_revisions_and_the_log() {
 async fn the_log_is_trimmed_and_late_watchers_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let store = Store::open_with(&path, 100, usize::MAX).unwrap();
+    let limits = Limits { events: 100, bytes: usize::MAX };
+    let store = Store::open_with(&path, Box::new(disk::engine), limits).unwrap();
     let mut slow = store.watch("", 0);
     let mut revision = store.create("a", encode("0")).await.unwrap().revision;
     for n in 1..400 {
@@ -151,59 +155,6 @@ async fn the_log_is_trimmed_and_late_watchers_are_told() {
     let store = Store::open(&path).unwrap();
     assert_eq!((store.revision(), store.get("a").unwrap().revision), (400, 400));
     assert!(matches!(store.watch("", 401).next().await, Err(Error::Compacted { .. })));
-}
-
-#[tokio::test]
-async fn damaged_files_are_refused() {
-    let (dir, store) = fresh();
-    let path = dir.path().join("store");
-    for n in 0..50 {
-        store.create(&format!("k{n}"), encode("some text to be damaged")).await.unwrap();
-    }
-    store.close().await;
-    let good = std::fs::read(&path).unwrap();
-    let refused = |bytes: &[u8]| {
-        let path = dir.path().join("copy");
-        std::fs::write(&path, bytes).unwrap();
-        Store::open(&path).err().map(|e| e.to_string())
-    };
-    assert!(refused(b"not a store at all, but long enough").unwrap().contains("damaged"));
-    let mut flipped = good.clone();
-    let mut hits = 0;
-    let needle = b"some text to be damaged";
-    for at in 0..flipped.len() - needle.len() {
-        if &good[at..at + needle.len()] == needle {
-            flipped[at] ^= 0x20;
-            hits += 1;
-        }
-    }
-    assert!(hits > 0);
-    assert!(refused(&flipped).unwrap().contains("damaged"));
-    assert!(refused(&good[..good.len() / 2]).is_some());
-    assert!(refused(&good).is_none());
-}
-
-#[tokio::test]
-async fn files_of_a_newer_format_and_of_a_running_daemon_are_refused() {
-    let (dir, store) = fresh();
-    let path = dir.path().join("store");
-    store.create("k", encode("v")).await.unwrap();
-    let locked = Store::open(&path).err().unwrap().to_string();
-    assert!(locked.contains("another process has it open: is this cluster's daemon running"), "{locked}");
-    store.close().await;
-
-    let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    let set = |format: u64| {
-        let file = redb::Database::open(&path).unwrap();
-        let change = file.begin_write().unwrap();
-        change.open_table(meta).unwrap().insert("format", format).unwrap();
-        change.commit().unwrap();
-    };
-    set(2);
-    let newer = Store::open(&path).err().unwrap().to_string();
-    assert!(newer.contains("format 2, this version of minik knows format 1"), "{newer}");
-    set(1);
-    assert_eq!(Store::open(&path).unwrap().get("k").unwrap().revision, 1);
 }
 
 /// How many tasks of the child write at once, so that their writes share transactions.
@@ -275,4 +226,48 @@ async fn a_check_asks_the_writer() {
     store.check().await.unwrap();
     store.close().await;
     assert!(matches!(store.check().await, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn the_log_keeps_bytes_and_nothing_parsed() {
+    let (_dir, store) = fresh();
+    let mut revision = store.create("a", encode("0")).await.unwrap().revision;
+    let mut watch = store.watch("", 0);
+    let mut late = Vec::new();
+    for n in 0..300 {
+        let entry = store.update("a", revision, encode(&n.to_string())).await.unwrap();
+        entry.json();
+        revision = entry.revision;
+        let event = watch.next().await.unwrap();
+        event.previous.iter().for_each(|previous| drop(previous.json().clone()));
+        event.entry.json();
+        if n == 200 {
+            // One that comes late, and one that looks back, leave nothing behind either.
+            let mut behind = store.watch("", 0);
+            for _ in 0..50 {
+                late.push(behind.next().await.unwrap());
+            }
+            late.iter().for_each(|event| drop(event.entry.json().clone()));
+            store.list("", None, 0, Some(20)).unwrap().entries[0].json();
+        }
+    }
+    let parsed = store.memory.read(|state| {
+        let entries = state.log().flat_map(|event| [Some(&event.entry), event.previous.as_ref()]).flatten();
+        entries.filter(|entry| entry.parsed.get().is_some()).count()
+    });
+    assert!(parsed <= 2 * 64 + 1, "{parsed}");
+    assert_eq!(late.len(), 50);
+}
+
+#[tokio::test]
+async fn the_log_keeps_to_its_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { events: 10_000, bytes: 200_000 };
+    let store = Store::open_with(&dir.path().join("store"), Box::new(disk::engine), limits).unwrap();
+    let mut revision = store.create("a", encode("0")).await.unwrap().revision;
+    for _ in 0..300 {
+        revision = store.update("a", revision, encode(&"x".repeat(1000))).await.unwrap().revision;
+    }
+    let (events, bytes) = store.memory.read(memory::State::log_size);
+    assert!(bytes <= 200_000 + 3_000 && events * 2_000 < bytes && events > 50, "{events} {bytes}");
 }

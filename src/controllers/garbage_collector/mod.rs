@@ -1,0 +1,301 @@
+//! Objects whose owners are gone go, too; owners that are deleted with a propagation policy wait as it says.
+//!
+//! The watches fill a [`Graph`] that only tells which objects to look at. What is then decided, in [`plan`],
+//! rests on the live objects alone: an owner is gone when there is none of its name with its uid.
+
+mod graph;
+mod plan;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::{join_all, try_join_all};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use self::graph::Graph;
+use self::plan::{Action, Hold, Owner, hold, plan};
+use super::{Next, queue, work};
+use crate::api::kinds::{self, Kind};
+use crate::api::meta;
+use crate::api::request::{Change, DeleteOptions};
+use crate::api::status::Status;
+use crate::client::Client;
+use crate::client::follow::{Entry, Follower, Revision};
+use crate::client::queue::Queue;
+
+/// How many objects are looked at at a time: what they write shares the disk's transactions.
+const WORKERS: usize = 16;
+
+/// Runs until dropped.
+pub async fn run(client: Client) {
+    let (graph, queue) = (Arc::new(Mutex::new(Graph::default())), queue());
+    let mut tasks = JoinSet::new();
+    for kind in collected() {
+        let feed = Feed { kind, graph: graph.clone(), queue: queue.clone() };
+        tasks.spawn(client.follow(kind, feed));
+    }
+    let collector = Collector { client, graph };
+    let reconcile = |key: String| collector.reconcile(key);
+    join_all((0..WORKERS).map(|_| work("garbage-collector", &queue, reconcile))).await;
+}
+
+/// The kinds that are looked at: all but events, as in Kubernetes (pure).
+fn collected() -> impl Iterator<Item = &'static Kind> {
+    kinds::stored().filter(|kind| kind.storage != "events")
+}
+
+/// All that is read of an object.
+#[derive(Deserialize)]
+struct Partial {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+/// The metadata, read past everything else. What cannot be read is nobody's and owns nothing.
+fn metadata(entry: &Entry) -> ObjectMeta {
+    let read: Result<Partial, _> = serde_json::from_slice(&entry.bytes);
+    read.map(|partial| partial.metadata).unwrap_or_default()
+}
+
+/// An object's place: its kind, its namespace and its name.
+#[derive(Debug, Clone)]
+struct Place {
+    kind: &'static Kind,
+    namespace: Option<String>,
+    name: String,
+}
+
+impl Place {
+    fn of(kind: &'static Kind, meta: &ObjectMeta) -> Place {
+        Place { kind, namespace: meta.namespace.clone(), name: meta.name.clone().unwrap_or_default() }
+    }
+
+    fn key(&self) -> String {
+        self.kind.key(self.namespace.as_deref(), &self.name)
+    }
+
+    fn parse(key: &str) -> Option<Place> {
+        let (storage, rest) = key.split_once('/')?;
+        let kind = collected().find(|kind| kind.storage == storage)?;
+        let (namespace, name) = match rest.split_once('/') {
+            Some((namespace, name)) => (Some(namespace.to_owned()), name),
+            None => (None, rest),
+        };
+        Some(Place { kind, namespace, name: name.to_owned() })
+    }
+}
+
+fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
+    graph.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Brings what the watch of one kind tells into the graph, and what must be looked at into the queue.
+struct Feed {
+    kind: &'static Kind,
+    graph: Arc<Mutex<Graph>>,
+    queue: Queue,
+}
+
+impl Feed {
+    fn touch(&self, keys: Vec<String>) {
+        for key in keys {
+            self.queue.add(&key);
+        }
+    }
+}
+
+impl Follower for Feed {
+    fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
+        let objects: Vec<ObjectMeta> = entries.iter().map(|entry| metadata(entry)).collect();
+        let objects = objects.iter().map(|meta| (Place::of(self.kind, meta).key(), meta));
+        let touched = lock(&self.graph).listed(&self.kind.prefix(None), objects);
+        self.touch(touched);
+    }
+
+    fn changed(&mut self, change: &Change, _: Revision) {
+        let (entry, gone) = match change {
+            Change::Added(entry) | Change::Modified(entry) => (entry, false),
+            Change::Deleted(entry) => (entry, true),
+            Change::Bookmark { .. } => return,
+        };
+        let meta = metadata(entry);
+        let key = Place::of(self.kind, &meta).key();
+        let mut graph = lock(&self.graph);
+        let touched = if gone { graph.gone(&key, &meta) } else { graph.present(&key, &meta) };
+        drop(graph);
+        self.touch(touched);
+    }
+}
+
+struct Collector {
+    client: Client,
+    graph: Arc<Mutex<Graph>>,
+}
+
+impl Collector {
+    async fn reconcile(&self, key: String) -> Result<Next, Status> {
+        let Some(place) = Place::parse(&key) else { return Ok(Next::Await) };
+        let Some(meta) = self.live(&place).await? else { return Ok(Next::Await) };
+        let done = match hold(&meta) {
+            Some(Hold::Orphan) => self.orphan(&place, &meta).await,
+            Some(Hold::Foreground) => self.finish(&place, &meta).await,
+            // It is on its way; what belongs to it is looked at when it is gone.
+            None if meta.deletion_timestamp.is_some() => Ok(()),
+            None => self.collect(&place, &meta).await,
+        };
+        match done {
+            Err(status) if status.is("NotFound") => Ok(Next::Await),
+            other => other.map(|()| Next::Await),
+        }
+    }
+
+    /// The object's metadata now.
+    async fn live(&self, place: &Place) -> Result<Option<ObjectMeta>, Status> {
+        match self.client.object(place.kind, place.namespace.as_deref(), &place.name).await {
+            Ok(entry) => Ok(Some(metadata(&entry))),
+            Err(status) if status.is("NotFound") => Ok(None),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// What belongs to an object now. What belongs to one in a namespace is in that namespace.
+    async fn dependents(&self, place: &Place, uid: &str) -> Result<Vec<(Place, ObjectMeta)>, Status> {
+        let mut found = Vec::new();
+        for kind in collected().filter(|kind| kind.namespaced || place.namespace.is_none()) {
+            for entry in self.client.objects(kind, place.namespace.as_deref()).await? {
+                let meta = metadata(&entry);
+                if meta.owner_references.iter().flatten().any(|owner| owner.uid == uid) {
+                    found.push((Place::of(kind, &meta), meta));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Frees what belongs to a deleted object, then lets the object go.
+    async fn orphan(&self, place: &Place, meta: &ObjectMeta) -> Result<(), Status> {
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let freed = self.dependents(place, uid).await?.into_iter().map(|(place, meta)| async move {
+            let left = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned();
+            match self.set_owners(&place, &meta, left.collect()).await {
+                Err(status) if !status.is("NotFound") => Err(status),
+                _ => Ok(()),
+            }
+        });
+        try_join_all(freed).await?;
+        self.let_go(place, meta, Hold::Orphan).await
+    }
+
+    /// Lets a deleted object go when nothing is left that it waits for.
+    async fn finish(&self, place: &Place, meta: &ObjectMeta) -> Result<(), Status> {
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        // Whatever is known to block it names it again when it goes.
+        if lock(&self.graph).is_blocked(uid) {
+            return Ok(());
+        }
+        // What the watches have not told yet blocks as well, and names it when they do.
+        let blocks = |owner: &OwnerReference| owner.uid == uid && owner.block_owner_deletion == Some(true);
+        let dependents = self.dependents(place, uid).await?;
+        if dependents.iter().any(|(_, meta)| meta.owner_references.iter().flatten().any(blocks)) {
+            return Ok(());
+        }
+        self.let_go(place, meta, Hold::Foreground).await
+    }
+
+    /// Decides about an object by its owners.
+    async fn collect(&self, place: &Place, meta: &ObjectMeta) -> Result<(), Status> {
+        let references = meta.owner_references.as_deref().unwrap_or_default();
+        let mut owners = Vec::with_capacity(references.len());
+        for reference in references {
+            let Some(owner) = self.owner(place, reference).await? else {
+                // Nobody can say whether such an owner is there, so the object stays.
+                return Ok(());
+            };
+            owners.push((reference, owner));
+        }
+        let mut dependents = Vec::new();
+        if owners.iter().any(|(_, owner)| *owner == Owner::Waiting) {
+            let found = self.dependents(place, meta.uid.as_deref().unwrap_or_default()).await?;
+            dependents.extend(found.into_iter().map(|(_, meta)| meta));
+        }
+        match plan(meta, &owners, &dependents) {
+            Action::Keep => Ok(()),
+            Action::SetOwners(owners) => self.set_owners(place, meta, owners).await,
+            Action::Delete(policy) => {
+                let options = DeleteOptions {
+                    precondition_uid: meta.uid.clone(),
+                    precondition_resource_version: meta.resource_version.clone(),
+                    propagation_policy: Some(policy.to_owned()),
+                    ..DeleteOptions::default()
+                };
+                self.client.remove(place.kind, place.namespace.as_deref(), &place.name, options).await
+            }
+        }
+    }
+
+    /// How an owner that an object names is; None for a kind that is not served, and for an owner in a namespace
+    /// of an object outside of all.
+    async fn owner(&self, object: &Place, reference: &OwnerReference) -> Result<Option<Owner>, Status> {
+        let (group, version) = meta::group_version(&reference.api_version);
+        let Some(kind) = kinds::by_kind(group, version, &reference.kind) else { return Ok(None) };
+        if kind.namespaced && object.namespace.is_none() {
+            return Ok(None);
+        }
+        let namespace = object.namespace.clone().filter(|_| kind.namespaced);
+        let found = self.live(&Place { kind, namespace, name: reference.name.clone() }).await?;
+        let found = found.filter(|meta| meta.uid.as_ref() == Some(&reference.uid));
+        Ok(Some(match found.map(|meta| hold(&meta)) {
+            None => Owner::Gone,
+            Some(Some(Hold::Foreground)) => Owner::Waiting,
+            Some(_) => Owner::There,
+        }))
+    }
+
+    async fn set_owners(
+        &self,
+        place: &Place,
+        meta: &ObjectMeta,
+        owners: Vec<OwnerReference>,
+    ) -> Result<(), Status> {
+        let owners = if owners.is_empty() { Value::Null } else { json!(owners) };
+        self.set(place, meta, "ownerReferences", owners).await
+    }
+
+    async fn let_go(&self, place: &Place, meta: &ObjectMeta, hold: Hold) -> Result<(), Status> {
+        let left = meta.finalizers.iter().flatten().filter(|f| *f != hold.finalizer());
+        let left: Vec<&String> = left.collect();
+        let left = if left.is_empty() { Value::Null } else { json!(left) };
+        self.set(place, meta, "finalizers", left).await
+    }
+
+    /// Writes a field of the metadata of the very state that was decided on.
+    async fn set(&self, place: &Place, meta: &ObjectMeta, field: &str, value: Value) -> Result<(), Status> {
+        let patch =
+            json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, field: value}});
+        self.client.merge(place.kind, place.namespace.as_deref(), &place.name, patch).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_places() {
+        for key in ["pods/d/www", "nodes/minik", "endpointslices/d/www-x"] {
+            assert_eq!(Place::parse(key).unwrap().key(), key);
+        }
+        assert!(Place::parse("events/d/e").is_none() && Place::parse("nothing").is_none());
+    }
+
+    #[test]
+    fn metadata_is_read_past_everything_else() {
+        let bytes = br#"{"spec": {"a": [1, {}]}, "metadata": {"name": "www", "uid": "u"}}"#;
+        let entry = Entry::new("pods/d/www".into(), bytes.as_slice().into(), 1, 1);
+        assert_eq!(metadata(&entry).uid.as_deref(), Some("u"));
+        let odd = Entry::new("pods/d/odd".into(), b"[]".as_slice().into(), 1, 1);
+        assert_eq!(metadata(&odd), ObjectMeta::default());
+    }
+}

@@ -1,0 +1,253 @@
+//! The rows of the store file: each begins with a checksum over where it lies and what it says, so that a row
+//! that was damaged, or that is some other row, is not taken for a good one.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Entry, Event, Revision};
+
+/// The format of the rows that this code writes.
+pub const FORMAT: u64 = 2;
+/// The format whose checksums do not cover the keys, which is still read.
+pub const UNPLACED: u64 = 1;
+
+/// How far the log reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The newest revision that it no longer holds.
+    pub compacted: Revision,
+    /// The newest revision.
+    pub newest: Revision,
+}
+
+/// What the checksum of a row covers beside the row.
+fn place(format: u64, key: &[u8]) -> &[u8] {
+    if format == UNPLACED { &[] } else { key }
+}
+
+fn checksum(place: &[u8], body: &[u8]) -> u32 {
+    let mut crc = flate2::Crc::new();
+    crc.update(place);
+    crc.update(body);
+    crc.sum()
+}
+
+/// Puts the checksum before what it covers.
+fn sealed(place: &[u8], body: Vec<u8>) -> Vec<u8> {
+    let mut row = checksum(place, &body).to_le_bytes().to_vec();
+    row.extend(body);
+    row
+}
+
+fn unsealed<'a>(place: &[u8], row: &'a [u8]) -> Option<&'a [u8]> {
+    let (sum, body) = row.split_first_chunk::<4>()?;
+    (u32::from_le_bytes(*sum) == checksum(place, body)).then_some(body)
+}
+
+fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    let (head, tail) = bytes.split_first_chunk::<8>()?;
+    *bytes = tail;
+    Some(u64::from_le_bytes(*head))
+}
+
+fn take_slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = usize::try_from(take_u64(bytes)?).ok()?;
+    let (head, tail) = bytes.split_at_checked(length)?;
+    *bytes = tail;
+    Some(head)
+}
+
+fn put_slice(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend((bytes.len() as u64).to_le_bytes());
+    out.extend(bytes);
+}
+
+/// `compacted newest`.
+pub fn encode_span(key: &str, span: Span) -> Vec<u8> {
+    let body = [span.compacted.to_le_bytes(), span.newest.to_le_bytes()].concat();
+    sealed(key.as_bytes(), body)
+}
+
+/// What [`encode_span`] wrote.
+pub fn decode_span(key: &str, row: &[u8]) -> Option<Span> {
+    let mut body = unsealed(key.as_bytes(), row)?;
+    Some(Span { compacted: take_u64(&mut body)?, newest: take_u64(&mut body)? })
+}
+
+/// `created revision bytes`.
+pub fn encode_document(entry: &Entry) -> Vec<u8> {
+    let mut body = Vec::with_capacity(entry.bytes.len() + 16);
+    body.extend(entry.created.to_le_bytes());
+    body.extend(entry.revision.to_le_bytes());
+    body.extend(&entry.bytes[..]);
+    sealed(entry.key.as_bytes(), body)
+}
+
+/// What [`encode_document`] wrote, or the code of an older format.
+pub fn decode_document(format: u64, key: &str, row: &[u8]) -> Option<Arc<Entry>> {
+    let mut body = unsealed(place(format, key.as_bytes()), row)?;
+    let created = take_u64(&mut body)?;
+    let revision = take_u64(&mut body)?;
+    Some(Entry::new(key.to_owned(), Bytes::copy_from_slice(body), created, revision))
+}
+
+/// `deleted created key bytes [previous-created previous-revision previous-bytes]`.
+pub fn encode_event(event: &Event) -> Vec<u8> {
+    let mut body = Vec::new();
+    body.extend(u64::from(event.deleted).to_le_bytes());
+    body.extend(event.entry.created.to_le_bytes());
+    put_slice(&mut body, event.entry.key.as_bytes());
+    put_slice(&mut body, &event.entry.bytes);
+    if let Some(previous) = &event.previous {
+        body.extend(previous.created.to_le_bytes());
+        body.extend(previous.revision.to_le_bytes());
+        put_slice(&mut body, &previous.bytes);
+    }
+    sealed(&event.revision.to_le_bytes(), body)
+}
+
+/// What [`encode_event`] wrote, or the code of an older format.
+pub fn decode_event(format: u64, revision: Revision, row: &[u8]) -> Option<Event> {
+    let mut body = unsealed(place(format, &revision.to_le_bytes()), row)?;
+    let deleted = take_u64(&mut body)? == 1;
+    let created = take_u64(&mut body)?;
+    let key = std::str::from_utf8(take_slice(&mut body)?).ok()?.to_owned();
+    let bytes = Bytes::copy_from_slice(take_slice(&mut body)?);
+    let previous = if body.is_empty() {
+        None
+    } else {
+        let created = take_u64(&mut body)?;
+        let revision = take_u64(&mut body)?;
+        Some(Entry::new(key.clone(), Bytes::copy_from_slice(take_slice(&mut body)?), created, revision))
+    };
+    Some(Event { revision, entry: Entry::new(key, bytes, created, revision), previous, deleted })
+}
+
+/// Joins the two ways in which documents lie in the file: the newest event of a key and its document become
+/// one entry, and so do an event and what the next one of the key says was there before. Says what is wrong
+/// when the two do not tell the same.
+pub fn joined(
+    documents: &BTreeMap<String, Arc<Entry>>,
+    log: &mut VecDeque<Event>,
+    span: Span,
+) -> Result<(), String> {
+    let broken = |revision: Revision| format!("revision {revision} of the log is broken");
+    let contiguous = (span.compacted + 1..=span.newest).eq(log.iter().map(|event| event.revision));
+    if !contiguous {
+        let reached = log.back().map_or(span.compacted, |event| event.revision);
+        return Err(format!("the log does not reach from {} to {}: {reached}", span.compacted, span.newest));
+    }
+    let mut last: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
+    for event in log {
+        let known = match last.get(&event.entry.key) {
+            Some(known) => known.clone(),
+            // What the log no longer tells of a key is taken from its next event.
+            None => event.previous.clone(),
+        };
+        match (&known, &event.previous) {
+            (None, None) => {}
+            (Some(known), Some(previous)) if same(known, previous) => event.previous = Some(known.clone()),
+            _ => return Err(broken(event.revision)),
+        }
+        let document = documents.get(&event.entry.key).filter(|d| d.revision == event.revision);
+        if let Some(document) = document {
+            if !same(document, &event.entry) || event.deleted {
+                return Err(broken(event.revision));
+            }
+            event.entry = document.clone();
+        }
+        last.insert(event.entry.key.clone(), (!event.deleted).then(|| event.entry.clone()));
+    }
+    for (key, document) in documents {
+        let right = match last.remove(key) {
+            Some(newest) => newest.is_some_and(|newest| newest.revision == document.revision),
+            None => document.revision <= span.compacted,
+        };
+        if !right {
+            return Err(format!("the document {key} is not what the log made of it"));
+        }
+    }
+    match last.into_iter().find(|(_, newest)| newest.is_some()) {
+        Some((key, _)) => Err(format!("the document {key} is missing")),
+        None => Ok(()),
+    }
+}
+
+fn same(one: &Entry, other: &Entry) -> bool {
+    (one.revision, one.created, &one.bytes) == (other.revision, other.created, &other.bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, created: Revision, revision: Revision) -> Arc<Entry> {
+        Entry::new(key.into(), Bytes::from(format!("{key}{revision}")), created, revision)
+    }
+
+    fn event(entry: Arc<Entry>, previous: Option<Arc<Entry>>, deleted: bool) -> Event {
+        Event { revision: entry.revision, entry, previous, deleted }
+    }
+
+    #[test]
+    fn rows_come_back_from_their_own_place_only() {
+        let document = entry("a", 3, 7);
+        let row = encode_document(&document);
+        assert!(same(&decode_document(FORMAT, "a", &row).unwrap(), &document));
+        assert!(decode_document(FORMAT, "b", &row).is_none());
+        let change = event(document, Some(entry("a", 3, 5)), false);
+        let row = encode_event(&change);
+        assert_eq!(decode_event(FORMAT, 7, &row).unwrap().previous.unwrap().revision, 5);
+        assert!(decode_event(FORMAT, 8, &row).is_none());
+        let span = Span { compacted: 4, newest: 7 };
+        let mut row = encode_span("span", span);
+        assert_eq!(decode_span("span", &row), Some(span));
+        row[5] ^= 1;
+        assert_eq!(decode_span("span", &row), None);
+    }
+
+    #[test]
+    fn documents_and_log_must_tell_the_same() {
+        let span = Span { compacted: 2, newest: 6 };
+        // `a` was made before the log begins, changed, and is there; `b` came and went; `old` lies still.
+        let log = || {
+            VecDeque::from([
+                event(entry("a", 1, 3), Some(entry("a", 1, 1)), false),
+                event(entry("b", 4, 4), None, false),
+                event(entry("a", 1, 5), Some(entry("a", 1, 3)), false),
+                event(entry("b", 4, 6), Some(entry("b", 4, 4)), true),
+            ])
+        };
+        let documents = |entries: &[Arc<Entry>]| -> BTreeMap<String, Arc<Entry>> {
+            entries.iter().map(|e| (e.key.clone(), e.clone())).collect()
+        };
+        let (a, old) = (entry("a", 1, 5), entry("old", 2, 2));
+        let mut whole = log();
+        joined(&documents(&[a.clone(), old.clone()]), &mut whole, span).unwrap();
+        assert!(
+            Arc::ptr_eq(&whole[2].entry, &whole[2].entry)
+                && Arc::ptr_eq(&whole[0].entry, whole[2].previous.as_ref().unwrap())
+        );
+        for (documents, wrong) in [
+            (documents(&[old.clone()]), "the document a is missing"),
+            (documents(&[a.clone(), entry("new", 9, 9)]), "the document new is not what the log made of it"),
+            (documents(&[a.clone(), entry("b", 4, 4)]), "the document b is not what the log made of it"),
+            (documents(&[entry("a", 1, 3)]), "the document a is not what the log made of it"),
+            (documents(&[entry("a", 2, 5)]), "revision 5 of the log is broken"),
+        ] {
+            assert_eq!(joined(&documents, &mut log(), span).unwrap_err(), wrong);
+        }
+        let all = documents(&[a, old]);
+        let mut short = log();
+        short.pop_back();
+        assert!(joined(&all, &mut short, span).unwrap_err().contains("does not reach from 2 to 6: 5"));
+        let mut gap = log();
+        gap.remove(1);
+        assert!(joined(&all, &mut gap, span).is_err());
+        let mut forged = log();
+        forged[2].previous = Some(entry("a", 1, 4));
+        assert_eq!(joined(&all, &mut forged, span).unwrap_err(), "revision 5 of the log is broken");
+    }
+}
