@@ -242,7 +242,7 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
     let controllers = Controllers::new(
         client("system:kube-controller-manager"),
         controllers::Config {
-            ca_pem: tls.ca_pem.clone(),
+            ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, 53),
         },
@@ -255,7 +255,15 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
     let end = || told(told_by.clone());
     let tls_config = tls.tls.config.clone();
     components.spawn(server.serve(listener, tls_config, end()));
-    components.spawn(async move { tls.tls.renew().await });
+    let admin = places.admin();
+    components.spawn(async move {
+        let also = || {
+            if let Err(error) = keep_admin(&tls.pki, &admin) {
+                tracing::error!(%error, "could not renew the administrator's certificate");
+            }
+        };
+        tls.tls.renew(also).await;
+    });
     let keeper = api.clone();
     components.spawn(async move { keeper.keep(IpAddr::V4(gateway), port).await });
     components.spawn(controllers.run(end()));
@@ -290,10 +298,22 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
     })
 }
 
-/// TLS settings with the authority's certificate beside them.
+/// TLS settings with the authority beside them.
 struct Secured {
     tls: Tls,
-    ca_pem: String,
+    pki: Arc<Pki>,
+}
+
+/// Issues the administrator's certificate and keeps it where the command line finds it.
+fn keep_admin(pki: &Pki, path: &Path) -> Result<(), Error> {
+    let admin = pki
+        .client("minik-admin", &["system:masters"], LEAF_LIFETIME)
+        .tried("cannot make the administrator's certificate")?;
+    let admin = serde_json::json!({
+        "ca": pki.ca_pem(), "certificate": admin.certificate, "key": admin.key,
+    });
+    config::write_private(path, admin.to_string().as_bytes())
+        .tried("cannot keep the administrator's certificate")
 }
 
 fn api_server(
@@ -308,14 +328,7 @@ fn api_server(
         node: cluster.node_name.clone(),
         addresses: [node_address, ranges.gateway(), ranges.services.nth(1)].map(IpAddr::V4).into(),
     };
-    let admin = pki
-        .client("minik-admin", &["system:masters"], LEAF_LIFETIME)
-        .tried("cannot make the administrator's certificate")?;
-    let admin = serde_json::json!({
-        "ca": pki.ca_pem(), "certificate": admin.certificate, "key": admin.key,
-    });
-    config::write_private(&places.admin(), admin.to_string().as_bytes())
-        .tried("cannot keep the administrator's certificate")?;
+    keep_admin(&pki, &places.admin())?;
     let service_range = ServiceRange::parse(&cluster.service_cidr)
         .ok_or_else(|| cluster.service_cidr.clone())
         .tried("not a service range")?;
@@ -325,9 +338,8 @@ fn api_server(
         token_key: pki.token_key().to_owned(),
     })
     .tried("cannot make the API server")?;
-    let ca_pem = pki.ca_pem().to_owned();
-    let tls = Tls::new(pki, names, LEAF_LIFETIME).tried("cannot make the server's certificate")?;
-    Ok((api, Secured { tls, ca_pem }))
+    let tls = Tls::new(pki.clone(), names, LEAF_LIFETIME).tried("cannot make the server's certificate")?;
+    Ok((api, Secured { tls, pki }))
 }
 
 fn kubelet_config(

@@ -3,6 +3,10 @@
 
 mod server;
 
+mod bodies;
+mod discovery;
 mod documents;
+mod events;
+mod identity;
 mod objects;
 mod watches;

@@ -3,9 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{
-    Place, Registry, as_served, as_stored, encode_at, internal, metadata, stored_kind, value_as_served,
-};
+use super::{Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{Response, WriteOptions};
@@ -25,7 +23,7 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, mut warnings) = structure::read(kind, body, options.field_validation)?;
+        let (body, mut warnings) = structure::read(kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
         let generated = meta::name(&body).is_empty();
         for attempt in 1.. {
@@ -45,8 +43,7 @@ impl Registry {
         options: &WriteOptions,
         warnings: &mut Vec<String>,
     ) -> Result<Response, Status> {
-        let stored = stored_kind(kind);
-        let strategy = strategy::of(stored);
+        let strategy = strategy::of(kind);
         let mut object = as_stored(kind, body);
         strategy.default(&mut object);
         metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
@@ -59,6 +56,7 @@ impl Registry {
         let name = meta::name(&object).to_owned();
         let mut errors = metadata::validate(&object, kind);
         errors.extend(strategy.validate(&object));
+        errors.extend(strategy.validate_create(&object));
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
         }
