@@ -145,3 +145,38 @@ print([pod.metadata.name for pod in api.list_namespaced_pod("default").items])
     assert_eq!(seen, "got hello err 4\nwhole\n['debug']\n");
     bed.ok(&[testbed::MINIK, "delete"]);
 }
+
+/// Writes a line in each of its lives, of which the first is short.
+const TWICE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: twice}
+spec:
+  containers:
+  - name: c
+    image: busybox
+    command: [sh, -c, "if [ -e /m/seen ]; then echo second; exec sleep 1000; fi; touch /m/seen; echo first; exit 1"]
+    volumeMounts: [{name: m, mountPath: /m}]
+  volumes: [{name: m, emptyDir: {}}]
+"#;
+
+#[test]
+fn logs_of_other_times() {
+    let bed = Testbed::up("logs");
+    bed.start();
+    bed.apply(TWICE);
+    bed.wait("the second life", MINUTE, || bed.run(&["kubectl", "logs", "twice"]).stdout.contains("second"));
+    let logs = |how: &str| bed.kubectl(&format!("logs twice {how}"));
+    assert_eq!(logs("--previous"), "first\n");
+    let stamped = logs("--timestamps");
+    let (time, text) = stamped.trim_end().split_once(' ').unwrap();
+    let written: jiff::Timestamp = time.parse().unwrap();
+    assert_eq!(text, "second");
+    assert_eq!(logs("--limit-bytes=3"), "sec");
+    assert_eq!(logs("--since=1h"), "second\n");
+    let moment = |seconds: i64| (written + jiff::SignedDuration::from_secs(seconds)).to_string();
+    assert_eq!(logs(&format!("--since-time={}", moment(-2))), "second\n");
+    assert_eq!(logs(&format!("--since-time={}", moment(2))), "");
+    bed.wait("the line to be older than a second", MINUTE, || logs("--since=1s").is_empty());
+    bed.ok(&[testbed::MINIK, "delete"]);
+}

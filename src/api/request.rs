@@ -110,6 +110,9 @@ pub struct WriteOptions {
     pub dry_run: bool,
     /// `fieldValidation`.
     pub field_validation: FieldValidation,
+    /// What the reader of the body's bytes found given twice (`duplicate field "spec.x"`): the value that is left of them
+    /// no longer shows it.
+    pub duplicates: Vec<String>,
     /// `fieldManager`.
     pub field_manager: Option<String>,
     /// `force`, for server-side apply.

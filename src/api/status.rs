@@ -148,6 +148,15 @@ impl FieldError {
         }
     }
 
+    /// A list of more items than allowed.
+    pub fn too_many(field: impl Into<String>, count: usize, most: usize) -> FieldError {
+        FieldError {
+            field: field.into(),
+            reason: "FieldValueTooMany",
+            message: format!("Too many: {count}: must have at most {most} items"),
+        }
+    }
+
     /// A value that is longer than allowed.
     pub fn too_long(field: impl Into<String>, max: usize) -> FieldError {
         FieldError {

@@ -4,40 +4,110 @@ use serde_json::{Value, json};
 
 use crate::api::kinds::Kind;
 use crate::api::meta;
-use crate::api::request::FieldValidation;
+use crate::api::request::{DeleteOptions, FieldValidation, WriteOptions};
 use crate::api::schema;
-use crate::api::status::Status;
+use crate::api::status::{FieldError, Status};
+
+/// The most complaints about unknown and repeated fields that are told (as Kubernetes' decoder does).
+const MOST_COMPLAINTS: usize = 100;
+/// The schema of the options that a delete may bring in its body.
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+/// What a body is read as.
+#[derive(Debug, Clone, Copy)]
+pub struct Type {
+    /// Empty for the core group.
+    pub group: &'static str,
+    /// `v1`.
+    pub version: &'static str,
+    /// `Binding`.
+    pub kind: &'static str,
+    /// Its name in the schema document.
+    pub schema: &'static str,
+}
+
+impl From<&'static Kind> for Type {
+    fn from(kind: &'static Kind) -> Type {
+        Type { group: kind.group, version: kind.version, kind: kind.kind, schema: kind.schema }
+    }
+}
+
+impl Type {
+    fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+}
 
 /// A client's object with its kind set and its fields checked against the schema, and what to warn about.
 pub fn read(
-    kind: &'static Kind,
+    of: impl Into<Type>,
     mut body: Value,
-    validation: FieldValidation,
+    options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
-    check_kind(kind, &mut body)?;
-    let checked = schema::check(kind.schema, &mut body);
-    if let Some(refusal) = checked.refusal(kind.version, kind.kind) {
+    let of = of.into();
+    check_kind(&of, &mut body)?;
+    let checked = schema::check(of.schema, &mut body);
+    if let Some(refusal) = checked.refusal(of.version, of.kind) {
         return Err(Status::bad_request(refusal));
     }
-    match validation {
-        FieldValidation::Strict if !checked.unknown.is_empty() => Err(Status::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
-            kind.kind,
-            kind.version,
-            kind.kind,
-            checked.unknown.join(", ")
+    let complaints = complaints(checked.unknown, options);
+    match options.field_validation {
+        FieldValidation::Strict if !complaints.is_empty() => Err(Status::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {}",
+            of.kind,
+            of.version,
+            of.kind,
+            strict(&complaints)
         ))),
-        FieldValidation::Warn => Ok((body, checked.unknown)),
+        FieldValidation::Warn => Ok((body, complaints)),
         FieldValidation::Strict | FieldValidation::Ignore => Ok((body, Vec::new())),
     }
 }
 
+/// The same for what a patch has made of an object: what is wrong with it is wrong with the patch, and told so.
+pub fn read_patched(
+    kind: &'static Kind,
+    mut patched: Value,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), Status> {
+    let given = patched.to_string();
+    let refused = |why: &str| {
+        let error = FieldError::invalid("patch", &json!(given), why);
+        Err(Status::invalid("", "", "", &[error]))
+    };
+    check_kind(&kind.into(), &mut patched)?;
+    let checked = schema::check(kind.schema, &mut patched);
+    if let Some(why) = checked.errors.first() {
+        return refused(why);
+    }
+    let complaints = complaints(checked.unknown, options);
+    match options.field_validation {
+        FieldValidation::Strict if !complaints.is_empty() => refused(&strict(&complaints)),
+        FieldValidation::Warn => Ok((patched, complaints)),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok((patched, Vec::new())),
+    }
+}
+
+fn complaints(mut unknown: Vec<String>, options: &WriteOptions) -> Vec<String> {
+    unknown.extend(options.duplicates.iter().cloned());
+    unknown.truncate(MOST_COMPLAINTS);
+    unknown
+}
+
+fn strict(complaints: &[String]) -> String {
+    format!("strict decoding error: {}", complaints.join(", "))
+}
+
 /// Fills in a missing kind, as Kubernetes' decoder does, and refuses another one.
-fn check_kind(kind: &Kind, body: &mut Value) -> Result<(), Status> {
+fn check_kind(of: &Type, body: &mut Value) -> Result<(), Status> {
     let Some(fields) = body.as_object_mut() else {
         return Err(Status::bad_request("the body of the request must be a JSON object"));
     };
-    let version = kind.api_version();
+    let version = of.api_version();
     let given = |fields: &serde_json::Map<String, Value>, name: &str| {
         fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
@@ -47,14 +117,14 @@ fn check_kind(kind: &Kind, body: &mut Value) -> Result<(), Status> {
             "the API version in the data ({given_version}) does not match the expected API version ({version})"
         )));
     }
-    if !given_kind.is_empty() && given_kind != kind.kind {
+    if !given_kind.is_empty() && given_kind != of.kind {
         return Err(Status::bad_request(format!(
             "{given_kind} in version {:?} cannot be handled as a {}: the kind in the data does not match the \
              expected kind",
-            kind.version, kind.kind
+            of.version, of.kind
         )));
     }
-    fields.insert("kind".into(), json!(kind.kind));
+    fields.insert("kind".into(), json!(of.kind));
     fields.insert("apiVersion".into(), json!(version));
     Ok(())
 }
@@ -65,20 +135,158 @@ pub fn check_namespace(namespace: Option<&str>, body: &Value) -> Result<(), Stat
     if given.is_empty() || namespace.is_none() || namespace == Some(given) {
         return Ok(());
     }
-    Err(Status::bad_request(format!(
-        "the namespace of the provided object does not match the namespace sent on the request ({given} does not \
-         equal {})",
-        namespace.unwrap_or_default()
-    )))
+    Err(Status::bad_request(
+        "the namespace of the provided object does not match the namespace sent on the request",
+    ))
 }
 
-/// The name in the body, when there is one, is that of the path.
+/// The name in the body is that of the path.
 pub fn check_name(name: &str, body: &Value) -> Result<(), Status> {
-    let given = meta::name(body);
-    if given.is_empty() || given == name {
-        return Ok(());
+    match meta::name(body) {
+        given if given == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        given => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({name})"
+        ))),
     }
-    Err(Status::bad_request(format!(
-        "the name of the object ({given}) does not match the name on the URL ({name})"
-    )))
+}
+
+/// The options that a delete or an eviction brings in a body; none are the defaults.
+pub fn delete_options(mut body: Value) -> Result<DeleteOptions, Status> {
+    if body.is_null() {
+        return Ok(DeleteOptions::default());
+    }
+    let checked = schema::check(DELETE_OPTIONS, &mut body);
+    if let Some(refusal) = checked.refusal("v1", "DeleteOptions") {
+        return Err(Status::bad_request(refusal));
+    }
+    let text = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+    let (policy, orphan) = (&body["propagationPolicy"], body["orphanDependents"].as_bool());
+    let mut errors = Vec::new();
+    if orphan.is_some() && !policy.is_null() {
+        errors.push(both_set(policy));
+    }
+    errors.extend(wrong_dry_run(&body["dryRun"]));
+    if !errors.is_empty() {
+        return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &errors));
+    }
+    Ok(DeleteOptions {
+        grace_period_seconds: body["gracePeriodSeconds"].as_i64(),
+        precondition_uid: text(&body["preconditions"]["uid"]),
+        precondition_resource_version: text(&body["preconditions"]["resourceVersion"]),
+        propagation_policy: text(policy)
+            .or_else(|| orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned())),
+        dry_run: is_dry_run(&body["dryRun"]),
+    })
+}
+
+/// What is wrong when a delete says in both its ways what becomes of dependents.
+pub fn both_set(policy: &Value) -> FieldError {
+    FieldError::invalid(
+        "propagationPolicy",
+        policy,
+        "orphanDependents and deletionPropagation cannot be both set",
+    )
+}
+
+/// Whether a list of stages that are only tried names any.
+pub fn is_dry_run(stages: &Value) -> bool {
+    stages.as_array().is_some_and(|stages| !stages.is_empty())
+}
+
+/// `All` is the only stage that can be tried.
+pub fn wrong_dry_run(stages: &Value) -> Option<FieldError> {
+    let known = stages.as_array().into_iter().flatten().all(|stage| stage == "All");
+    (!known).then(|| FieldError::not_supported("dryRun", stages, &["All"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    fn options(field_validation: FieldValidation) -> WriteOptions {
+        let duplicates = vec!["duplicate field \"data\"".to_owned()];
+        WriteOptions { field_validation, duplicates, ..WriteOptions::default() }
+    }
+
+    #[test]
+    fn unknown_and_repeated_fields_are_told_together() {
+        let kind = kinds::by_resource("", "v1", "configmaps").unwrap();
+        let body = json!({"metadata": {"name": "a"}, "foo": 1});
+        let complaints = ["unknown field \"foo\"", "duplicate field \"data\""];
+        let strict = options(FieldValidation::Strict);
+        let refused = read(kind, body.clone(), &strict).unwrap_err();
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (
+                400,
+                "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: \
+                 unknown field \"foo\", duplicate field \"data\""
+            )
+        );
+        assert_eq!(read(kind, body.clone(), &options(FieldValidation::Warn)).unwrap().1, complaints);
+        let (object, silent) = read(kind, body.clone(), &options(FieldValidation::Ignore)).unwrap();
+        assert!(silent.is_empty() && object.get("foo").is_none());
+        let refused = read_patched(kind, body.clone(), &strict).unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(
+            refused.message.starts_with(" \"\" is invalid: patch: Invalid value: \"{"),
+            "{}",
+            refused.message
+        );
+        assert!(refused.message.ends_with(&format!(": strict decoding error: {}", complaints.join(", "))));
+        assert_eq!(read_patched(kind, body, &options(FieldValidation::Warn)).unwrap().1, complaints);
+        let wrong = read_patched(kind, json!({"data": "x"}), &WriteOptions::default()).unwrap_err();
+        assert_eq!(wrong.code, 422);
+    }
+
+    #[test]
+    fn names_and_namespaces_are_those_of_the_path() {
+        let at = |name: &str, namespace: &str| json!({"metadata": {"name": name, "namespace": namespace}});
+        for (body, error) in [
+            (at("a", "n"), None),
+            (at("a", ""), None),
+            (
+                at("", "n"),
+                Some("the name of the object (a based on URL) was undeterminable: name must be provided"),
+            ),
+            (at("b", "n"), Some("the name of the object (b) does not match the name on the URL (a)")),
+            (
+                at("a", "m"),
+                Some("the namespace of the provided object does not match the namespace sent on the request"),
+            ),
+        ] {
+            let checked = check_namespace(Some("n"), &body).and_then(|()| check_name("a", &body));
+            assert_eq!(checked.err().map(|s| s.message).as_deref(), error, "{body}");
+        }
+        assert!(check_namespace(None, &at("a", "n")).is_ok());
+    }
+
+    #[test]
+    fn delete_options_are_checked() {
+        for (body, code) in [
+            (json!([]), 400),
+            (json!("x"), 400),
+            (json!({"gracePeriodSeconds": "5"}), 400),
+            (json!({"preconditions": []}), 400),
+            (json!({"dryRun": ["x"]}), 422),
+            (json!({"dryRun": ["All", "x"]}), 422),
+            (json!({"orphanDependents": true, "propagationPolicy": "Orphan"}), 422),
+        ] {
+            assert_eq!(delete_options(body.clone()).unwrap_err().code, code, "{body}");
+        }
+        let given = json!({"kind": "DeleteOptions", "apiVersion": "policy/v1", "gracePeriodSeconds": 0,
+            "preconditions": {"uid": "u"}, "orphanDependents": false, "dryRun": ["All"]});
+        let options = delete_options(given).unwrap();
+        assert_eq!((options.grace_period_seconds, options.dry_run), (Some(0), true));
+        assert_eq!(options.propagation_policy.as_deref(), Some("Background"));
+        assert_eq!(options.precondition_uid.as_deref(), Some("u"));
+        assert_eq!(
+            delete_options(json!({"dryRun": ["x"]})).unwrap_err().message,
+            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"x\"]: supported values: \"All\""
+        );
+    }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::registry::{as_stored, stored_kind};
 use super::strategy;
 use crate::api::kinds::Kind;
 
@@ -32,13 +33,18 @@ impl IncludeObject {
 
 /// The objects as a meta.k8s.io/v1 `Table`; its list metadata is for the caller to fill in. `now` is for ages.
 ///
-/// Objects are given as they are stored: events in the core group's form.
-pub fn render(kind: &Kind, objects: &[&Value], include: IncludeObject, now: Timestamp) -> Value {
+/// Objects are given as `kind` serves them, and so they stand beside their cells.
+pub fn render(kind: &'static Kind, objects: &[&Value], include: IncludeObject, now: Timestamp) -> Value {
     let strategy = strategy::of(kind);
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
-            let mut row = json!({ "cells": strategy.cells(object, now) });
+            // Cells are made of the stored form; most kinds have no other.
+            let cells = match stored_kind(kind) == kind {
+                true => strategy.cells(object, now),
+                false => strategy.cells(&as_stored(kind, (*object).clone()), now),
+            };
+            let mut row = json!({ "cells": cells });
             match include {
                 IncludeObject::None => {}
                 IncludeObject::Metadata => row["object"] = partial(object),
@@ -97,6 +103,10 @@ mod tests {
         assert_eq!(table["rows"], json!([{"cells": ["x", 1, "60s"], "object": partial}]));
         assert_eq!(render(kind, &[&object], IncludeObject::Object, now)["rows"][0]["object"], object);
         assert_eq!(render(kind, &[&object], IncludeObject::None, now)["rows"][0].get("object"), None);
+        let events = kinds::by_resource("events.k8s.io", "v1", "events").unwrap();
+        let event = json!({"apiVersion": "events.k8s.io/v1", "note": "done", "metadata": {"name": "e"}});
+        let row = &render(events, &[&event], IncludeObject::Object, now)["rows"][0];
+        assert_eq!((&row["object"], &row["cells"][6]), (&event, &json!("done")));
         for kind in kinds::KINDS {
             let table = render(kind, &[&object], IncludeObject::None, now);
             let columns = table["columnDefinitions"].as_array().unwrap().len();

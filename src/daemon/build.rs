@@ -175,7 +175,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let controllers = Controllers::new(
         client("system:kube-controller-manager"),
         controllers::Config {
-            ca_pem: tls.ca_pem.clone(),
+            ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),
         },
@@ -187,7 +187,15 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let end = || told(told_by.clone());
     let tls_config = tls.tls.config.clone();
     components.spawn("API server", server.serve(listener, tls_config, end()));
-    components.spawn("renewal of certificates", async move { tls.tls.renew().await });
+    let renewed = places.clone();
+    components.spawn("renewal of certificates", async move {
+        let also = || {
+            if let Err(error) = write_credentials(&renewed, &tls.pki) {
+                tracing::error!(%error, "could not renew the administrator's certificate");
+            }
+        };
+        tls.tls.renew(also).await;
+    });
     let keeper = api.clone();
     components
         .spawn("keeper of the first objects", async move { keeper.keep(IpAddr::V4(gateway), port).await });
@@ -225,10 +233,10 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     })
 }
 
-/// TLS settings with the authority's certificate beside them.
+/// TLS settings with the authority beside them.
 struct Secured {
     tls: Tls,
-    ca_pem: String,
+    pki: Arc<Pki>,
 }
 
 /// Keeps the administrator's certificate and key where the command line finds them.
@@ -263,9 +271,8 @@ fn api_server(
         token_key: pki.token_key().to_owned(),
     })
     .tried("cannot make the API server")?;
-    let ca_pem = pki.ca_pem().to_owned();
-    let tls = Tls::new(pki, names, LEAF_LIFETIME).tried("cannot make the server's certificate")?;
-    Ok((api, Secured { tls, ca_pem }))
+    let tls = Tls::new(pki.clone(), names, LEAF_LIFETIME).tried("cannot make the server's certificate")?;
+    Ok((api, Secured { tls, pki }))
 }
 
 /// The address by which the node is known: the one that packets to the outside would carry, or the gateway's

@@ -3,9 +3,13 @@
 
 mod server;
 
+mod bodies;
 mod collector;
 mod deletion;
+mod discovery;
 mod documents;
+mod events;
+mod identity;
 mod objects;
 mod pages;
 mod watches;

@@ -9,7 +9,7 @@ use minik::api::node::{ContainerRef, ExecOptions, LogOptions, Node};
 use minik::api::status::Status;
 use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::http::Server;
-use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::{ApiServer, Config};
 use minik::stdio::{Duplex, Reader, Session};
 use minik::store::Store;
@@ -42,6 +42,10 @@ impl Node for NoNode {
 pub struct Fixture {
     /// What stands behind it.
     pub api: Arc<ApiServer>,
+    /// Its authority.
+    pub pki: Arc<Pki>,
+    /// Its certificate.
+    pub tls: Arc<Tls>,
     pub base: String,
     /// The administrator's client.
     pub admin: reqwest::Client,
@@ -69,6 +73,15 @@ impl Answer {
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
 
+    /// The texts of its warnings.
+    pub fn warnings(&self) -> Vec<String> {
+        let of = |value: &http::HeaderValue| {
+            let text = String::from_utf8_lossy(value.as_bytes()).replace("\\\"", "\"");
+            text.strip_prefix("299 - \"").and_then(|t| t.strip_suffix('"')).unwrap().to_owned()
+        };
+        self.headers.get_all("warning").iter().map(of).collect()
+    }
+
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
     }
@@ -90,12 +103,17 @@ impl Fixture {
 
     /// A server that has not yet made the cluster's first objects.
     pub async fn start_bare() -> Fixture {
+        Fixture::start_for(LEAF_LIFETIME).await
+    }
+
+    /// The same with a server certificate of this lifetime.
+    pub async fn start_for(lifetime: Duration) -> Fixture {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let directory = tempfile::tempdir().unwrap();
         let pki = Arc::new(Pki::open(&directory.path().join("pki")).unwrap());
         let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
-        let tls = Tls::new(pki.clone(), names, LEAF_LIFETIME).unwrap();
+        let tls = Arc::new(Tls::new(pki.clone(), names, lifetime).unwrap());
         let store = Store::open(&directory.path().join("store")).unwrap();
         let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
         let token_key = pki.token_key().to_vec();
@@ -106,23 +124,11 @@ impl Fixture {
         let server = Server::new(api.clone(), Arc::new(NoNode));
         tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
 
-        let ca = reqwest::Certificate::from_pem(pki.ca_pem().as_bytes()).unwrap();
-        let builder = || {
-            let client = reqwest::Client::builder().no_proxy().tls_certs_only([ca.clone()]);
-            client.redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(30))
-        };
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
-        let identity = format!("{}{}", leaf.certificate, leaf.key);
-        let identity = reqwest::Identity::from_pem(identity.as_bytes()).unwrap();
-        Fixture {
-            api,
-            base,
-            admin: builder().identity(identity.clone()).build().unwrap(),
-            second: builder().identity(identity).build().unwrap(),
-            stranger: builder().build().unwrap(),
-            _stop: stop,
-            _directory: directory,
-        }
+        let admin = client(&pki, Some(&leaf)).build().unwrap();
+        let second = client(&pki, Some(&leaf)).build().unwrap();
+        let stranger = client(&pki, None).build().unwrap();
+        Fixture { api, pki, tls, base, admin, second, stranger, _stop: stop, _directory: directory }
     }
 
     /// A request of the administrator's.
@@ -149,8 +155,12 @@ impl Fixture {
 
     /// A merge patch.
     pub async fn patch(&self, path: &str, patch: Value) -> Answer {
-        let request = self.request("PATCH", path).header("content-type", "application/merge-patch+json");
-        sent(request.body(patch.to_string())).await
+        self.patch_as("application/merge-patch+json", path, patch.to_string()).await
+    }
+
+    /// A patch of this media type.
+    pub async fn patch_as(&self, media: &str, path: &str, patch: impl Into<String>) -> Answer {
+        sent(self.request("PATCH", path).header("content-type", media).body(patch.into())).await
     }
 
     /// What a watch tells.
@@ -178,6 +188,16 @@ impl Fixture {
             "containers": [{"name": "c", "image": "nginx"}]}});
         self.post(PODS, pod).await.expect(201)
     }
+}
+
+/// A client that trusts this authority and shows this certificate.
+pub fn client(pki: &Pki, identity: Option<&Identity>) -> reqwest::ClientBuilder {
+    let ca = reqwest::Certificate::from_pem(pki.ca_pem().as_bytes()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([ca]);
+    let client = client.redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(30));
+    let Some(identity) = identity else { return client };
+    let pem = format!("{}{}", identity.certificate, identity.key);
+    client.identity(reqwest::Identity::from_pem(pem.as_bytes()).unwrap())
 }
 
 /// A watch's events, one JSON document a line.

@@ -3,14 +3,18 @@
 mod order;
 mod strategic;
 
+use json_patch::PatchOperation;
 use serde_json::Value;
 
 use super::request::PatchKind;
 use super::schema::Schema;
-use super::status::{Cause, Status};
+use super::status::Status;
 
 /// The most operations that a JSON patch may have (as in k8s.io/apiserver's patch handler).
 const MAX_OPERATIONS: usize = 10_000;
+/// The most bytes that the `copy` operations of a JSON patch may add up to (`JSONPatchMaxCopyBytes`): each may double
+/// the object, so that their number alone is no bound.
+const MAX_COPIED_BYTES: usize = 3 << 20;
 
 /// The object as the patch leaves it. `schema` names its type, by which a strategic merge patch merges lists.
 ///
@@ -59,14 +63,44 @@ fn json(object: &Value, body: &Value) -> Result<Value, Status> {
         )));
     }
     let mut patched = object.clone();
-    json_patch::patch(&mut patched, &operations.0).map_err(|e| {
-        let message = "the server rejected our request due to an error in our request";
-        let mut status = Status::failure(422, "Invalid", message);
-        let cause = Cause { message: e.to_string(), field: e.path.to_string(), ..Cause::default() };
-        status.details.get_or_insert_default().causes.push(cause);
-        status
-    })?;
+    let mut copied = 0;
+    for operation in &operations.0 {
+        if let PatchOperation::Copy(copy) = operation {
+            copied += patched.pointer(copy.from.as_str()).map_or(0, length);
+            if copied > MAX_COPIED_BYTES {
+                return Err(unprocessable());
+            }
+        }
+        let one = std::slice::from_ref(operation);
+        json_patch::patch(&mut patched, one).map_err(|_| unprocessable())?;
+    }
     Ok(patched)
+}
+
+/// How long a value is as JSON.
+fn length(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting does not fail.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
+}
+
+/// A JSON patch that cannot be applied. Kubernetes tells no cause.
+fn unprocessable() -> Status {
+    let message = "the server rejected our request due to an error in our request";
+    let mut status = Status::failure(422, "Invalid", message);
+    status.details.get_or_insert_default();
+    status
 }
 
 #[cfg(test)]

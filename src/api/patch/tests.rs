@@ -181,3 +181,17 @@ fn json_and_merge_patches() {
     assert_eq!(merge(json!([])).unwrap_err().code, 400);
     assert_eq!(apply(PatchKind::Apply, POD, &object, &json!({})).unwrap_err().code, 415);
 }
+
+#[test]
+fn copies_add_up_to_a_bound() {
+    let object = json!({"data": {"a": "x".repeat(1000)}});
+    let doubling = |times: usize| {
+        let copy = |n: usize| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")});
+        Value::Array((0..times).map(copy).collect())
+    };
+    assert!(apply(PatchKind::Json, POD, &object, &doubling(10)).is_ok());
+    // Thirty would make a terabyte.
+    let refused = apply(PatchKind::Json, POD, &object, &doubling(30)).unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
+    assert!(refused.details.unwrap().causes.is_empty());
+}

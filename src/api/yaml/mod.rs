@@ -4,6 +4,7 @@
 //! tell quoted scalars from plain ones, so the two are made good where the schema of a known kind asks for a
 //! boolean or an integer.
 
+mod duplicates;
 mod emit;
 
 use serde::Deserialize;
@@ -17,6 +18,13 @@ use super::{kinds, schema};
 pub fn to_json(bytes: &[u8]) -> Result<Value, String> {
     let document = Yaml::deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| problem(&e))?;
     converted(document)
+}
+
+/// Reads one document as [`to_json`] does, but for fields given twice: the last value counts, and each further one makes
+/// a message (`duplicate field "spec.x"`).
+pub fn strict_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let (document, duplicates) = duplicates::read(bytes).map_err(|e| problem(&e))?;
+    Ok((converted(document)?, duplicates))
 }
 
 /// Reads a file of several documents, in YAML or JSON; empty ones are skipped.
@@ -199,6 +207,28 @@ mod tests {
         assert!(to_json(b"a: 1\na: 2\n").unwrap_err().contains("duplicate entry with key \"a\""));
         assert!(to_json(b"a: !foo b\n").unwrap_err().contains("unknown tag"));
         assert!(to_json(b"a: .nan\n").is_err());
+    }
+
+    #[test]
+    fn fields_given_twice_are_told() {
+        let text = "kind: X\nspec:\n  a: 1\n  l:\n  - {b: 1, b: 2}\n  a: {c: !!str 3}\n1: x\n1: y\n";
+        let (value, duplicates) = strict_yaml(text.as_bytes()).unwrap();
+        assert_eq!(value, json!({"kind": "X", "spec": {"a": {"c": "3"}, "l": [{"b": 2}]}, "1": "y"}));
+        assert_eq!(
+            duplicates,
+            ["duplicate field \"spec.l[0].b\"", "duplicate field \"spec.a\"", "duplicate field \"1\""]
+        );
+        for text in
+            ["a: 1\nb: [x, 1.5, -1, true, ~]\n", "base: &b {x: 1}\nc:\n  <<: *b\n  y: 3\n", "", "a: .inf\n"]
+        {
+            assert_eq!(
+                strict_yaml(text.as_bytes()).map(|(value, _)| value),
+                to_json(text.as_bytes()),
+                "{text}"
+            );
+        }
+        assert!(strict_yaml(b"a: !foo b\n").unwrap_err().contains("unknown tag"));
+        assert!(strict_yaml(b"a: b: c\n").unwrap_err().contains("yaml: line 1"));
     }
 
     #[test]

@@ -10,30 +10,44 @@ use crate::api::status::Status;
 
 pub mod tokens;
 
-use self::tokens::{Binding, Claims, Tokens};
+use self::tokens::{Binding, Bound, Claims, Tokens};
 
 /// Every user that was recognised is in this group.
 const AUTHENTICATED: &str = "system:authenticated";
+/// How long after the end of its grace period an object that is still there makes its tokens worth nothing (the leeway of
+/// Kubernetes' `pkg/serviceaccount/claims.go`).
+const DELETED_FOR: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
+
+/// Who is at the other end of a connection, by a certificate of this cluster.
+#[derive(Debug, Clone)]
+pub struct Certified {
+    /// Whom it names.
+    pub user: User,
+    /// When it ends; the connection may live longer.
+    pub not_after: Timestamp,
+}
 
 /// The user that a verified client certificate names: common name and organizations.
-pub fn user_of_certificate(der: &[u8]) -> Option<User> {
+pub fn user_of_certificate(der: &[u8]) -> Option<Certified> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let mut groups: Vec<String> =
         subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     groups.push(AUTHENTICATED.to_owned());
-    Some(User { name, groups, uid: None })
+    let not_after = Timestamp::from_second(certificate.validity().not_after.timestamp()).ok()?;
+    Some(Certified { user: User { name, groups, uid: None }, not_after })
 }
 
 /// The service account that a bearer token stands for; its account and pod must still be there.
 pub fn user_of_token(tokens: &Tokens, registry: &Registry, token: &str) -> Result<User, Status> {
     let audience = [tokens::ISSUER.to_owned()];
-    let claims = tokens.check(token, &audience, Timestamp::now()).map_err(|reason| {
+    let now = Timestamp::now();
+    let claims = tokens.check(token, &audience, now).map_err(|reason| {
         tracing::debug!(%reason, "refused a bearer token");
         Status::unauthorized()
     })?;
-    if !still_bound(registry, &claims.binding) {
+    if !still_bound(registry, &claims.binding, now) {
         return Err(Status::unauthorized());
     }
     Ok(service_account(&claims))
@@ -52,15 +66,24 @@ fn service_account(claims: &Claims) -> User {
     }
 }
 
-fn still_bound(registry: &Registry, binding: &Binding) -> bool {
-    let account = ("serviceaccounts", Some(&binding.serviceaccount));
-    [account, ("pods", binding.pod.as_ref()), ("secrets", binding.secret.as_ref())].into_iter().all(
-        |(storage, bound)| {
-            let Some(bound) = bound else { return true };
-            let entry = registry.store().get(&format!("{storage}/{}/{}", binding.namespace, bound.name));
-            entry.is_some_and(|e| meta::uid(e.json()) == bound.uid)
-        },
-    )
+/// Whether everything that a token is bound to is still there, and not on its way out for longer than
+/// [`DELETED_FOR`].
+fn still_bound(registry: &Registry, binding: &Binding, now: Timestamp) -> bool {
+    let namespaced = |storage: &str, bound: &Bound| format!("{storage}/{}/{}", binding.namespace, bound.name);
+    let mut all = vec![(namespaced("serviceaccounts", &binding.serviceaccount), &binding.serviceaccount)];
+    all.extend(binding.pod.as_ref().map(|pod| (namespaced("pods", pod), pod)));
+    all.extend(binding.secret.as_ref().map(|secret| (namespaced("secrets", secret), secret)));
+    // The node of a pod is told with the pod, but it is the pod that the token is bound to.
+    let node = binding.node.as_ref().filter(|_| binding.pod.is_none());
+    all.extend(node.map(|node| (format!("nodes/{}", node.name), node)));
+    all.into_iter().all(|(key, bound)| {
+        registry.store().get(&key).is_some_and(|entry| is_alive(entry.json(), &bound.uid, now))
+    })
+}
+
+fn is_alive(object: &Value, uid: &str, now: Timestamp) -> bool {
+    let ended = meta::deleted(object).is_some_and(|at| at + DELETED_FOR < now);
+    meta::uid(object) == uid && !ended
 }
 
 /// Whether this user may do this. The place of RBAC: until it has its own rules, every user whom the cluster
@@ -85,4 +108,24 @@ pub fn user_info(user: &User) -> Value {
         info["uid"] = uid.as_str().into();
     }
     info
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_long_deleted_lends_no_identity() {
+        let now: Timestamp = "2024-01-01T00:01:00Z".parse().unwrap();
+        for (metadata, alive) in [
+            (json!({"uid": "u"}), true),
+            (json!({"uid": "v"}), false),
+            (json!({"uid": "u", "deletionTimestamp": "2024-01-01T00:05:00Z"}), true),
+            (json!({"uid": "u", "deletionTimestamp": "2024-01-01T00:00:00Z"}), true),
+            (json!({"uid": "u", "deletionTimestamp": "2023-12-31T23:59:59Z"}), false),
+        ] {
+            assert_eq!(is_alive(&json!({ "metadata": metadata }), "u", now), alive, "{metadata}");
+        }
+    }
 }

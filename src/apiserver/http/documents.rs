@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
 use super::query::Query;
-use super::{Body, Server, form_of, health, respond};
+use super::{Body, Server, form_of, health, not_allowed, respond};
 use crate::api::meta;
 use crate::api::status::Status;
 use crate::apiserver::auth::tokens::ISSUER;
@@ -28,11 +28,7 @@ impl Server {
         query: &Query,
     ) -> Result<http::Response<Body>, Status> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Status::failure(
-                405,
-                "MethodNotAllowed",
-                "the server does not allow this method on the requested resource",
-            ));
+            return Err(not_allowed());
         }
         let trimmed = path.trim_end_matches('/');
         if let Some(probe) = health::Probe::of(trimmed) {

@@ -7,22 +7,22 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::Metrics;
-use self::negotiate::Form;
+use self::negotiate::{Form, Shown};
 use self::parse::{Route, Verb};
 use self::query::Query;
+use super::auth::{self, Certified};
 use super::table::IncludeObject;
-use super::{ApiServer, auth, reviews, streaming};
+use super::{ApiServer, reviews, streaming};
 use crate::api::kinds;
 use crate::api::node::Node;
-use crate::api::request::{
-    Action, FieldValidation, PatchKind, Request, Response, Target, Transport, User, WriteOptions,
-};
+use crate::api::request::{Action, PatchKind, Request, Target, Transport, User};
 use crate::api::schema::protobuf;
-use crate::api::status::Status;
+use crate::api::status::{FieldError, Status};
 use crate::api::{schema, yaml};
 
 mod documents;
@@ -34,6 +34,7 @@ pub mod parse;
 pub mod query;
 pub mod respond;
 mod serve;
+mod warnings;
 
 /// The body of every answer.
 pub type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
@@ -72,10 +73,10 @@ impl Server {
         })
     }
 
-    /// Answers one request; `peer` is the user of the connection's client certificate.
+    /// Answers one request; `peer` is whom the connection's client certificate names.
     pub async fn handle(
         &self,
-        peer: Option<&User>,
+        peer: Option<&Certified>,
         request: http::Request<Incoming>,
     ) -> http::Response<Body> {
         let head_only = request.method() == Method::HEAD;
@@ -106,7 +107,7 @@ impl Server {
     /// The answer, and the verb for the metrics.
     async fn answer(
         &self,
-        peer: Option<&User>,
+        peer: Option<&Certified>,
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
         let path = request.uri().path().to_owned();
@@ -120,19 +121,20 @@ impl Server {
         match parse::parse(request.method(), &path, &query) {
             Err(status) => ("", Err(status)),
             Ok(Route::Document(path)) => ("get", self.document(&request, &path, &query).await),
-            Ok(Route::Resource(target, _)) if is_streaming(&target) => {
-                ("connect", self.converse(user, target, request).await)
-            }
-            Ok(Route::Resource(target, verb)) => {
-                (verb.name(), self.resource(user, target, verb, &query, request).await)
-            }
+            Ok(Route::Resource(target, verb)) => match conversation_verbs(&target) {
+                Some(verbs) if verbs.contains(&verb.name()) => {
+                    ("connect", self.converse(user, target, request).await)
+                }
+                Some(_) => (verb.name(), Err(not_allowed())),
+                None => (verb.name(), self.resource(user, target, verb, &query, request).await),
+            },
         }
     }
 
-    /// Who asks: the certificate's user, or the bearer token's.
-    fn user(&self, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
-        if let Some(user) = peer {
-            return Ok(user.clone());
+    /// Who asks: the certificate's user as long as it is valid, or the bearer token's.
+    fn user(&self, peer: Option<&Certified>, headers: &HeaderMap) -> Result<User, Status> {
+        if let Some(peer) = peer.filter(|peer| Timestamp::now() < peer.not_after) {
+            return Ok(peer.user.clone());
         }
         let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let token = authorization
@@ -167,30 +169,56 @@ impl Server {
         query: &Query,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
-        let form = form_of(request.headers(), query)?;
         let kind = kinds::by_resource(&target.group, &target.version, &target.resource);
         if kind.is_none() && reviews::find(&target).is_none() {
             // Said before the body is read, which may be of a kind that is not known either.
             return Err(Status::no_such_path());
         }
-        let (action, mut notes) = read_action(verb, query, request).await?;
-        let show = respond::Show {
-            kind,
-            form,
-            include: IncludeObject::parse(query.text("includeObject")).unwrap_or_default(),
+        let act = async {
+            let show = shown(kind, request.headers(), query)?;
+            let action = read_action(verb, query, request).await?;
+            let answer = self.api.call(Request { user, target, action }).await?;
+            Ok(respond::response(answer, show, &self.stopping))
         };
-        let mut answer = self.api.call(Request { user, target, action }).await?;
-        if let Response::Object { warnings, .. } | Response::Transient { warnings, .. } = &mut answer {
-            warnings.append(&mut notes);
-        }
-        Ok(respond::response(answer, show, &self.stopping))
+        let answer = act.await;
+        let Some(deprecated) = kind.and_then(|kind| kind.deprecated) else { return answer };
+        let mut response = answer.unwrap_or_else(|failed| respond::status(&failed));
+        warnings::add(&mut response, &[deprecated.to_owned()]);
+        Ok(response)
     }
 }
 
-fn is_streaming(target: &Target) -> bool {
-    target.group.is_empty()
-        && target.resource == "pods"
-        && target.subresource.as_deref().is_some_and(|s| STREAMING.contains(&s))
+/// The verbs of a subresource that is a conversation with the node; `None` for anything else.
+fn conversation_verbs(target: &Target) -> Option<&'static [&'static str]> {
+    let name = target.subresource.as_deref().filter(|name| STREAMING.contains(name))?;
+    let kind = kinds::by_resource(&target.group, &target.version, &target.resource)?;
+    kind.subresources.iter().find(|row| row.name == name).map(|row| row.verbs)
+}
+
+/// 405: the path does not know the method.
+fn not_allowed() -> Status {
+    let message = "the server does not allow this method on the requested resource";
+    Status::failure(405, "MethodNotAllowed", message)
+}
+
+/// How the client wants to see the answer.
+fn shown(
+    kind: Option<&'static kinds::Kind>,
+    headers: &HeaderMap,
+    query: &Query,
+) -> Result<respond::Show, Status> {
+    let form = form_of(headers, query)?;
+    let asked = query.text("includeObject");
+    let include = match IncludeObject::parse(asked) {
+        Some(include) => include,
+        None if form.shown == Shown::Table => {
+            let why = "must be 'Metadata', 'Object', 'None', or empty";
+            let error = FieldError::invalid("includeObject", &asked.into(), why);
+            return Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")));
+        }
+        None => IncludeObject::default(),
+    };
+    Ok(respond::Show { kind, form, include })
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {
@@ -207,47 +235,44 @@ fn form_of(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
     negotiate::form(accept, query.flag("pretty"))
 }
 
-/// Reads the body as the verb needs it; the notes are warnings about it.
-async fn read_action(
-    verb: Verb,
-    query: &Query,
-    request: http::Request<Incoming>,
-) -> Result<(Action, Vec<String>), Status> {
-    let none = Vec::new();
+/// Reads the body as the verb needs it.
+async fn read_action(verb: Verb, query: &Query, request: http::Request<Incoming>) -> Result<Action, Status> {
     match verb {
-        Verb::Get => Ok((Action::Get { resource_version: query.text("resourceVersion").to_owned() }, none)),
-        Verb::List => Ok((Action::List(query.list()?), none)),
+        Verb::Get => Ok(Action::Get { resource_version: query.text("resourceVersion").to_owned() }),
+        Verb::List => Ok(Action::List(query.list()?)),
         Verb::Watch => {
             let mut options = query.watch()?;
             options.timeout_seconds =
                 options.timeout_seconds.or_else(|| Some(WATCH_SECONDS + random_below(WATCH_SECONDS)));
-            Ok((Action::Watch(options), none))
+            Ok(Action::Watch(options))
         }
         Verb::Create | Verb::Update => {
-            let options = query.write()?;
+            let of = if verb == Verb::Create { "CreateOptions" } else { "UpdateOptions" };
+            let mut options = query.write(of)?;
             let (media, bytes) = body(request).await?;
-            let (value, notes) = document(&media, &bytes, &options)?;
+            let value;
+            (value, options.duplicates) = document(&media, &bytes)?;
             let action = if verb == Verb::Create { Action::Create } else { Action::Update };
-            Ok((action(value, options), notes))
+            Ok(action(value, options))
         }
         Verb::Patch => {
-            let options = query.write()?;
             let (media, bytes) = body(request).await?;
             let kind = patch_kind(&media)?;
-            let json = if kind == PatchKind::Apply { "application/yaml" } else { "application/json" };
-            let (value, notes) = document(json, &bytes, &options)?;
-            Ok((Action::Patch(kind, value, options), notes))
+            let apply = kind == PatchKind::Apply;
+            let mut options = query.patch(apply)?;
+            let (value, duplicates) =
+                document(if apply { "application/yaml" } else { "application/json" }, &bytes)?;
+            let within = if kind == PatchKind::Json { "json patch " } else { "" };
+            options.duplicates = duplicates.iter().map(|twice| format!("{within}{twice}")).collect();
+            Ok(Action::Patch(kind, value, options))
         }
         Verb::Delete | Verb::DeleteCollection => {
             let (media, bytes) = body(request).await?;
-            let value = match bytes.is_empty() {
-                true => Value::Null,
-                false => document(&media, &bytes, &WriteOptions::default())?.0,
-            };
-            let options = query.delete(&value)?;
+            let value = if bytes.is_empty() { Value::Null } else { document(&media, &bytes)?.0 };
+            let options = query.delete(value)?;
             Ok(match verb {
-                Verb::Delete => (Action::Delete(options), none),
-                _ => (Action::DeleteCollection(query.list()?, options), none),
+                Verb::Delete => Action::Delete(options),
+                _ => Action::DeleteCollection(query.list()?, options),
             })
         }
     }
@@ -273,32 +298,21 @@ async fn body(request: http::Request<Incoming>) -> Result<(String, Bytes), Statu
     }
 }
 
-/// A body's JSON, and notes on fields given twice.
-fn document(media: &str, bytes: &[u8], options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
+/// A body's JSON, and a message for each field that it gives twice.
+fn document(media: &str, bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
     let unreadable =
         |e: String| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
-    let (value, duplicates) = match media {
-        "" | "application/json" | "*/*" => {
-            schema::strict_json(bytes).map_err(|e| unreadable(e.to_string()))?
-        }
-        "application/yaml" => (yaml::to_json(bytes).map_err(unreadable)?, Vec::new()),
+    match media {
+        "" | "application/json" | "*/*" => schema::strict_json(bytes).map_err(|e| unreadable(e.to_string())),
+        "application/yaml" => yaml::strict_yaml(bytes).map_err(unreadable),
         protobuf::MEDIA_TYPE => {
             let read = protobuf::decode(bytes);
-            (read.map_err(|e| Status::bad_request(e.to_string()))?, Vec::new())
+            Ok((read.map_err(|e| Status::bad_request(e.to_string()))?, Vec::new()))
         }
-        _ => {
-            return Err(Status::unsupported_media_type(
-                "the body of the request was in an unknown format - accepted media types include: \
-                 application/json, application/yaml, application/vnd.kubernetes.protobuf",
-            ));
-        }
-    };
-    match options.field_validation {
-        FieldValidation::Strict if !duplicates.is_empty() => {
-            Err(Status::bad_request(format!("strict decoding error: {}", duplicates.join(", "))))
-        }
-        FieldValidation::Warn => Ok((value, duplicates)),
-        _ => Ok((value, Vec::new())),
+        _ => Err(Status::unsupported_media_type(
+            "the body of the request was in an unknown format - accepted media types include: \
+             application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
     }
 }
 
@@ -310,8 +324,8 @@ fn patch_kind(media: &str) -> Result<PatchKind, Status> {
         "application/apply-patch+yaml" => Ok(PatchKind::Apply),
         _ => Err(Status::unsupported_media_type(
             "the body of the request was in an unknown format - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, \
-             application/strategic-merge-patch+json",
+             application/json-patch+json, application/merge-patch+json, \
+             application/strategic-merge-patch+json, application/apply-patch+yaml",
         )),
     }
 }

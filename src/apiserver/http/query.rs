@@ -1,7 +1,13 @@
 //! Query parameters, and the options of requests made from them.
 
+use serde_json::{Value, json};
+
 use crate::api::request::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
-use crate::api::status::Status;
+use crate::api::status::{FieldError, Status};
+use crate::apiserver::structure;
+
+/// The most bytes of the name of a field manager.
+const MANAGER_BYTES: usize = 128;
 
 /// The parameters of a request, decoded, in their order.
 #[derive(Debug, Default)]
@@ -72,16 +78,8 @@ impl Query {
         })
     }
 
-    fn dry_run(&self) -> Result<bool, Status> {
-        match self.text("dryRun") {
-            "" => Ok(false),
-            "All" => Ok(true),
-            other => Err(Status::failure(
-                422,
-                "Invalid",
-                format!("dryRun: Unsupported value: {other:?}: supported values: \"All\""),
-            )),
-        }
+    fn dry_run(&self) -> Value {
+        self.all("dryRun").filter(|stage| !stage.is_empty()).collect()
     }
 
     /// Selection and paging.
@@ -108,58 +106,71 @@ impl Query {
         })
     }
 
-    /// Those of a write.
-    pub fn write(&self) -> Result<WriteOptions, Status> {
+    /// Those of a write; `of` is the kind of the options, which errors name: `CreateOptions`.
+    pub fn write(&self, of: &str) -> Result<WriteOptions, Status> {
+        let (manager, stages) = (self.text("fieldManager"), self.dry_run());
+        let mut errors = Vec::new();
+        if manager.len() > MANAGER_BYTES {
+            errors.push(FieldError::too_long("fieldManager", MANAGER_BYTES));
+        }
+        errors.extend(structure::wrong_dry_run(&stages));
         let field_validation = match self.text("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
             "Strict" => FieldValidation::Strict,
             "Ignore" => FieldValidation::Ignore,
             other => {
-                let message = format!(
-                    "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-                );
-                return Err(Status::failure(422, "Invalid", message));
+                let allowed = ["", "Ignore", "Strict", "Warn"];
+                errors.push(FieldError::not_supported("fieldValidation", &json!(other), &allowed));
+                FieldValidation::default()
             }
         };
-        let manager = self.text("fieldManager");
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", of, "", &errors));
+        }
         Ok(WriteOptions {
-            dry_run: self.dry_run()?,
+            dry_run: structure::is_dry_run(&stages),
             field_validation,
+            duplicates: Vec::new(),
             field_manager: (!manager.is_empty()).then(|| manager.to_owned()),
             force: self.flag("force"),
         })
     }
 
-    /// Those of a delete, which a body may hold too; the body wins where it speaks.
-    pub fn delete(&self, body: &serde_json::Value) -> Result<DeleteOptions, Status> {
-        let text = |value: &serde_json::Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
-        let query = |name: &str| Some(self.text(name).to_owned()).filter(|s| !s.is_empty());
-        let orphan = match body["orphanDependents"].as_bool() {
-            None if self.text("orphanDependents").is_empty() => None,
-            None => Some(self.flag("orphanDependents")),
-            given => given,
-        };
-        let orphan = orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned());
-        let policy = text(&body["propagationPolicy"]).or_else(|| query("propagationPolicy"));
-        if let (Some(policy), Some(_)) = (&policy, &orphan) {
-            return Err(Status::failure(
-                422,
-                "Invalid",
-                format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Invalid value: {policy:?}: \
-                     orphanDependents and deletionPropagation cannot be both set"
-                ),
-            ));
+    /// Those of a patch; `force` is for server-side apply alone.
+    pub fn patch(&self, apply: bool) -> Result<WriteOptions, Status> {
+        const OF: &str = "PatchOptions";
+        if !apply && !self.text("force").is_empty() {
+            let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+            return Err(Status::invalid("meta.k8s.io", OF, "", &[error]));
         }
+        self.write(OF)
+    }
+
+    /// Those of a delete, which a body may hold too; the body wins where it speaks.
+    pub fn delete(&self, body: Value) -> Result<DeleteOptions, Status> {
+        let stages = self.dry_run();
+        if let Some(error) = structure::wrong_dry_run(&stages) {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        }
+        let query = |name: &str| Some(self.text(name).to_owned()).filter(|s| !s.is_empty());
+        let orphan = || {
+            let given = query("orphanDependents").map(|_| self.flag("orphanDependents"));
+            given.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned())
+        };
+        let (policy, orphan) = (query("propagationPolicy"), orphan());
+        if let (Some(policy), Some(_)) = (&policy, &orphan) {
+            let error = structure::both_set(&Value::from(policy.as_str()));
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+        }
+        let given = structure::delete_options(body)?;
         Ok(DeleteOptions {
-            grace_period_seconds: match body["gracePeriodSeconds"].as_i64() {
+            grace_period_seconds: match given.grace_period_seconds {
                 None => self.number("gracePeriodSeconds")?,
-                given => given,
+                seconds => seconds,
             },
-            precondition_uid: text(&body["preconditions"]["uid"]),
-            precondition_resource_version: text(&body["preconditions"]["resourceVersion"]),
-            propagation_policy: policy.or(orphan),
-            dry_run: self.dry_run()? || body["dryRun"].as_array().is_some_and(|d| !d.is_empty()),
+            propagation_policy: given.propagation_policy.or(policy).or(orphan),
+            dry_run: given.dry_run || structure::is_dry_run(&stages),
+            ..given
         })
     }
 }
@@ -167,7 +178,6 @@ impl Query {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn parameters_are_decoded() {
@@ -178,17 +188,47 @@ mod tests {
         assert!(query.flag("watch"));
         assert_eq!(query.list().unwrap().limit, 5);
         assert_eq!(Query::parse("limit=x").list().unwrap_err().code, 400);
-        assert_eq!(Query::parse("dryRun=Some").write().unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn options_that_are_wrong_are_named() {
+        for (query, error) in [
+            (
+                "dryRun=Some",
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \
+                 \"All\"",
+            ),
+            (
+                "fieldValidation=Lax",
+                "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Lax\": supported \
+                 values: \"\", \"Ignore\", \"Strict\", \"Warn\"",
+            ),
+        ] {
+            let refused = Query::parse(query).write("CreateOptions").unwrap_err();
+            assert_eq!((refused.code, refused.message.as_str()), (422, error));
+        }
+        let long = format!("fieldManager={}", "x".repeat(129));
+        assert_eq!(Query::parse(&long).write("UpdateOptions").unwrap_err().code, 422);
+        assert!(Query::parse("dryRun=All").write("UpdateOptions").unwrap().dry_run);
+        assert_eq!(
+            Query::parse("force=true").patch(false).unwrap_err().message,
+            "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch"
+        );
+        assert!(Query::parse("force=true").patch(true).unwrap().force);
+        assert_eq!(Query::parse("dryRun=x").delete(Value::Null).unwrap_err().code, 422);
     }
 
     #[test]
     fn delete_options_come_from_body_and_query() {
         let query = Query::parse("gracePeriodSeconds=0&propagationPolicy=Foreground");
-        let options = query.delete(&json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 5})).unwrap();
+        let options = query.delete(json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 5})).unwrap();
         assert_eq!(options.grace_period_seconds, Some(5));
         assert_eq!(options.precondition_uid.as_deref(), Some("u"));
         assert_eq!(options.propagation_policy.as_deref(), Some("Foreground"));
-        assert_eq!(query.delete(&json!(null)).unwrap().grace_period_seconds, Some(0));
-        assert_eq!(query.delete(&json!({"orphanDependents": true})).unwrap_err().code, 422);
+        assert_eq!(query.delete(json!(null)).unwrap().grace_period_seconds, Some(0));
+        assert_eq!(
+            query.delete(json!({"orphanDependents": true, "propagationPolicy": "Orphan"})).unwrap_err().code,
+            422
+        );
     }
 }

@@ -8,18 +8,18 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame};
-use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Body;
 use super::negotiate::{Form, Format, Shown};
+use super::{Body, warnings};
 use crate::api::kinds::Kind;
 use crate::api::request::{Change, Changes, Response};
 use crate::api::status::Status;
 use crate::api::yaml;
-use crate::apiserver::registry::{as_stored, encode, stored_kind};
+use crate::apiserver::registry::encode;
 use crate::apiserver::table::{self, IncludeObject};
 use crate::store::{Entry, Snapshot};
 
@@ -108,12 +108,7 @@ pub fn response(answer: Response, show: Show, stopping: &CancellationToken) -> h
 }
 
 fn with_warnings(mut response: http::Response<Body>, warnings: &[String]) -> http::Response<Body> {
-    for warning in warnings {
-        let text: String = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\r', '\n'], " ");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
-            response.headers_mut().append(HeaderName::from_static("warning"), value);
-        }
-    }
+    warnings::add(&mut response, warnings);
     response
 }
 
@@ -121,8 +116,7 @@ fn with_warnings(mut response: http::Response<Body>, warnings: &[String]) -> htt
 fn object(show: &Show, object: &Value) -> Value {
     match (show.form.shown, show.kind) {
         (Shown::Table, Some(kind)) => {
-            let stored = as_stored(kind, object.clone());
-            let mut table = table::render(kind, &[&stored], show.include, Timestamp::now());
+            let mut table = table::render(kind, &[object], show.include, Timestamp::now());
             table["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
             table
         }
@@ -150,13 +144,7 @@ fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response
     let objects = || snapshot.entries.iter().map(|e| e.json());
     let whole = match (show.form.shown, show.form.format, show.form.pretty) {
         (Shown::Table, ..) => {
-            // Cells are made of the stored form; most kinds have no other.
-            let other: Vec<Value> = match stored_kind(kind) == kind {
-                true => Vec::new(),
-                false => objects().map(|o| as_stored(kind, o.clone())).collect(),
-            };
-            let objects: Vec<&Value> =
-                if other.is_empty() { objects().collect() } else { other.iter().collect() };
+            let objects: Vec<&Value> = objects().collect();
             let mut table = table::render(kind, &objects, show.include, Timestamp::now());
             table["metadata"] = metadata;
             table

@@ -1,20 +1,19 @@
 //! Connections: TLS, who is at the other end, and a drain at the end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::Server;
-use crate::api::request::User;
-use crate::apiserver::auth;
+use crate::apiserver::auth::{self, Certified};
+use crate::apiserver::pki::{ClientAuthority, Settings};
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,10 +29,10 @@ impl Server {
     pub async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
-        tls: Arc<ServerConfig>,
+        tls: Settings,
         shutdown: impl Future<Output = ()>,
     ) {
-        let acceptor = TlsAcceptor::from(tls);
+        let acceptor = TlsAcceptor::from(tls.server);
         let graceful = Arc::new(GracefulShutdown::new());
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
@@ -44,9 +43,10 @@ impl Server {
             match accepted {
                 Ok((stream, peer)) => {
                     let (server, acceptor, watcher) = (self.clone(), acceptor.clone(), graceful.watcher());
+                    let clients = tls.clients.clone();
                     tokio::spawn(async move {
-                        match handshake(&acceptor, stream).await {
-                            Ok((stream, user)) => server.connection(stream, user, watcher).await,
+                        match handshake(&acceptor, &clients, stream).await {
+                            Ok((stream, peer)) => server.connection(stream, peer, watcher).await,
                             Err(error) => tracing::debug!(%peer, %error, "tls handshake failed"),
                         }
                     });
@@ -70,15 +70,15 @@ impl Server {
     pub async fn connection<S>(
         self: Arc<Self>,
         stream: S,
-        user: Option<User>,
+        peer: Option<Certified>,
         watcher: hyper_util::server::graceful::Watcher,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let user = Arc::new(user);
+        let peer = Arc::new(peer);
         let service = service_fn(move |request| {
-            let (server, user) = (self.clone(), user.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.handle(user.as_ref().as_ref(), request).await) }
+            let (server, peer) = (self.clone(), peer.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.handle(peer.as_ref().as_ref(), request).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -92,13 +92,15 @@ impl Server {
 
 async fn handshake(
     acceptor: &TlsAcceptor,
+    clients: &ClientAuthority,
     stream: TcpStream,
-) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<User>)> {
+) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<Certified>)> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let user = certificate.and_then(|c| auth::user_of_certificate(c));
-    Ok((stream, user))
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let vouched = clients.vouches_for(chain, SystemTime::now());
+    let peer = chain.first().filter(|_| vouched).and_then(|leaf| auth::user_of_certificate(leaf));
+    Ok((stream, peer))
 }

@@ -4,8 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Place, Registry, as_served, as_stored, encode_at, internal, metadata, stored_kind, to_the_end,
-    value_as_served,
+    Place, Registry, as_served, as_stored, encode_at, internal, metadata, to_the_end, value_as_served,
 };
 use crate::api::kinds::Kind;
 use crate::api::meta;
@@ -26,7 +25,7 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, warnings) = structure::read(kind, body, options.field_validation)?;
+        let (body, warnings) = structure::read(kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
         let base = meta::generate_name(&body);
         let generated = meta::name(&body).is_empty() && !base.is_empty();
@@ -44,8 +43,7 @@ impl Registry {
         options: &WriteOptions,
         mut warnings: Vec<String>,
     ) -> Result<Response, Status> {
-        let stored = stored_kind(kind);
-        let strategy = strategy::of(stored);
+        let strategy = strategy::of(kind);
         let mut object = as_stored(kind, body);
         strategy.default(&mut object);
         metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
@@ -58,6 +56,7 @@ impl Registry {
         let name = meta::name(&object).to_owned();
         let mut errors = metadata::validate(&object, kind);
         errors.extend(strategy.validate(&object));
+        errors.extend(strategy.validate_create(&object));
         if !errors.is_empty() {
             return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
         }

@@ -135,11 +135,7 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
         errors.push(FieldError::too_long("metadata.annotations", ANNOTATIONS_BYTES));
     }
     errors.extend(owner_errors(&metadata["ownerReferences"]));
-    for finalizer in meta::finalizers(object) {
-        for detail in names::qualified_name(finalizer) {
-            errors.push(FieldError::invalid("metadata.finalizers", &json!(finalizer), &detail));
-        }
-    }
+    errors.extend(finalizer_errors(&meta::finalizers(object)));
     errors
 }
 
@@ -179,6 +175,29 @@ fn owner_errors(owners: &Value) -> Vec<FieldError> {
             owners,
             "Only one reference can have Controller set to true",
         ));
+    }
+    errors
+}
+
+/// Finalizers name whom they wait for by a qualified name; only Kubernetes' own have plain ones.
+fn finalizer_errors(finalizers: &[&str]) -> Vec<FieldError> {
+    const PATH: &str = "metadata.finalizers";
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let mut errors = Vec::new();
+    for finalizer in finalizers {
+        for detail in names::qualified_name(finalizer) {
+            errors.push(FieldError::invalid(PATH, &json!(finalizer), &detail));
+        }
+    }
+    if STANDARD[1..].iter().all(|f| finalizers.contains(f)) {
+        let why = "finalizer orphan and foregroundDeletion cannot be both set";
+        errors.push(FieldError::invalid(PATH, &json!(finalizers), why));
+    }
+    for (i, finalizer) in finalizers.iter().enumerate() {
+        if !finalizer.contains('/') && !STANDARD.contains(finalizer) {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.push(FieldError::invalid(format!("{PATH}[{i}]"), &json!(finalizer), why));
+        }
     }
     errors
 }
@@ -252,6 +271,16 @@ mod tests {
                 json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
                 "metadata.ownerReferences.uid",
                 "Invalid value: \"\": must not be empty",
+            ),
+            (
+                json!({"name": "a", "finalizers": ["kubernetes", "mine"]}),
+                "metadata.finalizers[1]",
+                "Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified",
+            ),
+            (
+                json!({"name": "a", "finalizers": ["orphan", "foregroundDeletion"]}),
+                "metadata.finalizers",
+                "Invalid value: [\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion",
             ),
         ] {
             let errors = validate(&json!({"metadata": metadata}), config_map());

@@ -68,7 +68,7 @@ impl Place<'_> {
     }
 
     fn strategy(&self) -> &'static dyn Strategy {
-        strategy::of(stored_kind(self.kind))
+        strategy::of(self.kind)
     }
 }
 

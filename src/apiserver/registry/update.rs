@@ -44,13 +44,12 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (mut body, warnings) = structure::read(place.kind, body, options.field_validation)?;
-        structure::check_name(place.name, &body)?;
+        let (body, warnings) = structure::read(place.kind, body, options)?;
         structure::check_namespace(place.namespace, &body)?;
+        structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
         if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&place.kind.plural) {
-            meta::set(&mut body, "name", json!(place.name));
             return self.create(place.kind, place.namespace, body, options).await;
         }
         if !versioned && NEVER_UNCONDITIONAL.contains(&place.kind.plural) {
@@ -75,9 +74,9 @@ impl Registry {
     ) -> Result<Response, Status> {
         self.change(place, part, options, |current| {
             let patched = patching::apply(place.kind, kind, current, patch)?;
-            let (body, warnings) = structure::read(place.kind, patched, options.field_validation)?;
-            structure::check_name(place.name, &body)?;
+            let (body, warnings) = structure::read_patched(place.kind, patched, options)?;
             structure::check_namespace(place.namespace, &body)?;
+            structure::check_name(place.name, &body)?;
             Ok((body, warnings))
         })
         .await

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::address;
 use super::column::{self, AGE, NAME, NONE};
 use super::value::{fill, fill_zero, is_set, items, items_mut, text};
 use super::{Column, Strategy};
@@ -11,6 +12,10 @@ use crate::api::names;
 use crate::api::status::FieldError;
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
+/// The most endpoints of a slice, addresses of an endpoint, and ports of a slice (`pkg/apis/discovery/validation`).
+const ENDPOINTS: usize = 1000;
+const ADDRESSES: usize = 100;
+const PORTS: usize = 20_000;
 
 /// The strategy of Endpoints.
 pub(super) struct Endpoints;
@@ -31,7 +36,7 @@ impl Strategy for Endpoints {
             }
             for list in ["addresses", "notReadyAddresses"] {
                 for (j, address) in items(subset, list).iter().enumerate() {
-                    errors.extend(bad_address(&format!("{path}.{list}[{j}].ip"), &address["ip"]));
+                    errors.extend(address::endpoint(&format!("{path}.{list}[{j}].ip"), &address["ip"]));
                 }
             }
             let ports = items(subset, "ports");
@@ -40,10 +45,6 @@ impl Strategy for Endpoints {
             }
         }
         errors
-    }
-
-    fn warnings(&self, _object: &Value) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -89,10 +90,15 @@ impl Strategy for EndpointSlice {
             kind if KINDS.contains(&kind) => {}
             _ => errors.push(FieldError::not_supported("addressType", &slice["addressType"], &KINDS)),
         }
-        for (i, endpoint) in items(slice, "endpoints").iter().enumerate() {
+        errors.extend(too_many("endpoints", slice, "endpoints", ENDPOINTS));
+        for (i, endpoint) in items(slice, "endpoints").iter().take(ENDPOINTS).enumerate() {
             let path = format!("endpoints[{i}].addresses");
             if items(endpoint, "addresses").is_empty() {
                 errors.push(FieldError::required(path, "must contain at least 1 address"));
+                continue;
+            }
+            if let Some(error) = too_many(&path, endpoint, "addresses", ADDRESSES) {
+                errors.push(error);
                 continue;
             }
             for (j, address) in items(endpoint, "addresses").iter().enumerate() {
@@ -100,7 +106,8 @@ impl Strategy for EndpointSlice {
             }
         }
         let mut seen = Vec::new();
-        for (i, port) in items(slice, "ports").iter().enumerate() {
+        errors.extend(too_many("ports", slice, "ports", PORTS));
+        for (i, port) in items(slice, "ports").iter().take(PORTS).enumerate() {
             let name = text(port, "name");
             let path = format!("ports[{i}].name");
             if !name.is_empty() {
@@ -186,30 +193,24 @@ fn first_three(all: &[String]) -> String {
     }
 }
 
-fn bad_address(path: &str, ip: &Value) -> Option<FieldError> {
-    let address: Result<std::net::IpAddr, _> = ip.as_str().unwrap_or_default().parse();
-    let why = match address {
-        Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        Ok(ip) if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
-        Ok(ip) if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-        Ok(_) => return None,
-    };
-    Some(FieldError::invalid(path, ip, why))
+fn too_many(path: &str, of: &Value, key: &str, most: usize) -> Option<FieldError> {
+    let count = items(of, key).len();
+    (count > most).then(|| FieldError::too_many(path, count, most))
 }
 
-fn wrong_family(kind: &str, path: &str, address: &Value) -> Option<FieldError> {
-    let text = address.as_str().unwrap_or_default();
+fn wrong_family(kind: &str, path: &str, given: &Value) -> Option<FieldError> {
+    let text = given.as_str().unwrap_or_default();
     match kind {
         "IPv4" if text.parse::<std::net::Ipv4Addr>().is_err() => {
-            Some(FieldError::invalid(path, address, "must be an IPv4 address"))
+            Some(FieldError::invalid(path, given, "must be an IPv4 address"))
         }
         "IPv6" if text.parse::<std::net::Ipv6Addr>().is_err() => {
-            Some(FieldError::invalid(path, address, "must be an IPv6 address"))
+            Some(FieldError::invalid(path, given, "must be an IPv6 address"))
         }
-        "IPv4" | "IPv6" => bad_address(path, address),
+        "IPv4" | "IPv6" => address::endpoint(path, given),
         "FQDN" => {
             let wrong = names::dns_subdomain(text.trim_end_matches('.'));
-            wrong.first().map(|w| FieldError::invalid(path, address, w))
+            wrong.first().map(|w| FieldError::invalid(path, given, w))
         }
         _ => None,
     }
@@ -264,5 +265,14 @@ mod tests {
                            "ports": [{"name": "a", "protocol": "TCP"}, {"name": "a", "protocol": "X"}]});
         assert_eq!(EndpointSlice.validate(&wrong).len(), 4);
         assert_eq!(EndpointSlice.validate_update(&json!({"addressType": "IPv6"}), &slice).len(), 1);
+        let many = |n: usize| json!({"addresses": vec!["10.0.0.1"; n]});
+        for (endpoints, error) in [
+            (vec![many(100); 1000], None),
+            (vec![many(101)], Some("endpoints[0].addresses: Too many: 101: must have at most 100 items")),
+            (vec![many(1); 1001], Some("endpoints: Too many: 1001: must have at most 1000 items")),
+        ] {
+            let slice = json!({"addressType": "IPv4", "endpoints": endpoints});
+            assert_eq!(EndpointSlice.validate(&slice).first().map(ToString::to_string).as_deref(), error);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Everything else (get, list, watch, patch, delete, finalizers, ...) is the registry's and is written once.
 //! A strategy is pure: it sees objects, never the store.
 
+mod address;
 mod column;
 mod value;
 
@@ -39,9 +40,9 @@ pub struct Column {
 
 /// The behaviour of one kind. The defaults of the methods suit a plain object without a status.
 ///
-/// The registry calls, for a create: schema check, `default`, `prepare_create`, `validate`; for an update:
-/// schema check, `default`, `prepare_update`, `validate`, `validate_update`. Object metadata (name, uid,
-/// generation, timestamps, deletion, immutable fields) is the registry's; `validate` sees only the rest.
+/// The registry calls, for a create: schema check, `default`, `prepare_create`, `validate`, `validate_create`;
+/// for an update: schema check, `default`, `prepare_update`, `validate`, `validate_update`. Object metadata (name,
+/// uid, generation, timestamps, deletion, immutable fields) is the registry's; `validate` sees only the rest.
 pub trait Strategy: Sync {
     /// Fills in what Kubernetes fills in; must be idempotent.
     fn default(&self, _object: &mut Value) {}
@@ -59,6 +60,11 @@ pub trait Strategy: Sync {
 
     /// What is wrong with an object, in field order.
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// What is wrong with a new object alone.
+    fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
     }
 
@@ -111,7 +117,8 @@ pub fn of(kind: &Kind) -> &'static dyn Strategy {
     match (kind.group, kind.kind) {
         ("", "ConfigMap") => &configmap::ConfigMap,
         ("", "Endpoints") => &endpoints::Endpoints,
-        ("" | "events.k8s.io", "Event") => &event::Event,
+        ("", "Event") => &event::Event,
+        ("events.k8s.io", "Event") => &event::StrictEvent,
         ("", "Namespace") => &namespace::Namespace,
         ("", "Node") => &node::Node,
         ("", "Pod") => &pod::Pod,
@@ -157,6 +164,7 @@ mod tests {
                 let cells = strategy.cells(&new, now);
                 assert_eq!(cells.len(), strategy.columns().len(), "{}", kind.kind);
                 strategy.validate(&new);
+                strategy.validate_create(&new);
                 strategy.validate_update(&new, &object);
                 strategy.validate_status_update(&new, &object);
                 strategy.fields(&object);

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use self::pipe::Outlet;
 use self::ports::Pod;
 use self::process::{ErrorForm, Purpose, Streams};
-use self::spdy::Stream;
+use self::spdy::{Stalled, Stream};
 use self::websocket::{Channels, Coding};
 use super::http::{Body, respond};
 use crate::api::node::{ContainerRef, ExecOptions, Node};
@@ -193,7 +193,7 @@ impl Start {
         let (opened, mut streams) = mpsc::channel(1);
         let gone = CancellationToken::new();
         let session = async {
-            if let Err(error) = spdy::run(TokioIo::new(upgraded), opened).await {
+            if let Err(error) = spdy::run(TokioIo::new(upgraded), opened, Stalled::Wait).await {
                 tracing::debug!(%error, pod = self.of.pod, "a session with a process broke off");
             }
             gone.cancel();

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::options;
 use super::pipe::{self, Inlet, Outlet};
-use super::spdy::{self, Stream};
+use super::spdy::{self, Stalled, Stream};
 use crate::api::node::Node;
 
 /// The pod whose ports are forwarded.
@@ -50,7 +50,7 @@ impl Pod {
             }
         };
         tokio::select! {
-            ended = spdy::run(bytes, opened) => if let Err(error) = ended {
+            ended = spdy::run(bytes, opened, Stalled::BreakOff) => if let Err(error) = ended {
                 tracing::debug!(%error, pod = self.name, "a port-forward session ended");
             },
             () = accept => {}
@@ -64,12 +64,14 @@ impl Pod {
             Ok(connection) => {
                 let (reader, writer) = tokio::io::split(connection);
                 let upload = pipe::write_all(&mut inlet, writer);
-                let download = async move {
-                    let copied = outlet.copy(reader).await;
-                    drop(outlet);
-                    copied
+                let download = outlet.copy(reader);
+                let ended = tokio::select! {
+                    ended = both(upload, download) => ended,
+                    // Broken off: whatever the application does not read, its connection ends.
+                    () = outlet.closed() => Ok(()),
                 };
-                both(upload, download).await.err().map(|error| error.to_string())
+                drop(outlet);
+                ended.err().map(|error| error.to_string())
             }
             Err(status) => Some(status.message),
         };

@@ -76,6 +76,9 @@ impl Node for Cat {
             if port == 9 {
                 return Err(Status::internal("connection refused"));
             }
+            if port == HUNG_PORT {
+                return Ok(Box::new(Hung) as Box<dyn Duplex>);
+            }
             let (ours, mut theirs) = tokio::io::duplex(1024);
             tokio::spawn(async move {
                 let mut all = Vec::new();
@@ -87,6 +90,53 @@ impl Node for Cat {
             Ok(Box::new(ours) as Box<dyn Duplex>)
         }
         .boxed()
+    }
+}
+
+/// Behind it is an application that neither reads nor writes.
+const HUNG_PORT: u16 = 7;
+/// Told when a connection to that application is closed.
+static HUNG_UP: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
+struct Hung;
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        HUNG_UP.notify_one();
+    }
+}
+
+impl tokio::io::AsyncRead for Hung {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+impl tokio::io::AsyncWrite for Hung {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_flush(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
     }
 }
 
@@ -361,6 +411,51 @@ async fn a_terminal_over_spdy_is_resized() {
 async fn ports_over_spdy() {
     let session = spdy_session("portforward", "portforward.k8s.io").await;
     tokio::time::timeout(Duration::from_secs(20), forwards(session.stream)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hung_application_stalls_only_its_own_connection() {
+    use spdy::frame::Frame;
+    let run = async {
+        let mut spdy = spdy_session("portforward", "portforward.k8s.io").await;
+        for (first, port, id) in [(1, "7", "0"), (5, "80", "1")] {
+            spdy.open(first, true, &[("streamtype", "error"), ("port", port), ("requestid", id)]).await;
+            spdy.open(first + 2, false, &[("streamtype", "data"), ("port", port), ("requestid", id)]).await;
+        }
+        for _ in 0..500 {
+            let bytes = Bytes::from_static(&[0; 4096]);
+            spdy.send(Frame::Data { stream: 3, fin: false, bytes }).await;
+        }
+        spdy.send(Frame::Data { stream: 7, fin: true, bytes: Bytes::from_static(b"hello") }).await;
+        assert_eq!(spdy.until_ended(&[5, 7]).await[&7], "80:hello");
+        // The client breaks the stalled one off: the application sees it.
+        spdy.send(Frame::Reset { stream: 3, status: 5 }).await;
+        HUNG_UP.notified().await;
+    };
+    tokio::time::timeout(Duration::from_secs(20), run).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_message_larger_than_what_may_wait_arrives_whole() {
+    let mut client = connect("exec?command=cat&stdin=1&stdout=1", "v5.channel.k8s.io").await;
+    let (mut sink, mut source) = (&mut client).split();
+    let message = [vec![0], vec![b'x'; 2 << 20]].concat();
+    let send = async {
+        sink.send(Message::Binary(message.into())).await.unwrap();
+        sink.send(Message::Binary(Bytes::from_static(&[255, 0]))).await.unwrap();
+    };
+    let receive = async {
+        let mut length = 0;
+        while let Some(Ok(message)) = source.next().await {
+            if let Message::Binary(bytes) = message
+                && bytes[0] == channel::STDOUT
+            {
+                length += bytes.len() - 1;
+            }
+        }
+        length
+    };
+    assert_eq!(tokio::join!(send, receive).1, 2 << 20);
 }
 
 #[tokio::test]

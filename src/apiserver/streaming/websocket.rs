@@ -1,6 +1,7 @@
 //! WebSocket conversations: the handshake, and channels multiplexed by the first byte of each message.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -10,7 +11,7 @@ use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, header};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -22,10 +23,16 @@ use super::upgrade;
 use crate::api::status::Status;
 use crate::apiserver::http::{Body, respond};
 
-/// Messages that wait in each direction.
+/// Messages to the client that wait to be written.
 const QUEUE: usize = 16;
 /// The largest message a client may send.
 const MESSAGE_BYTES: usize = 16 << 20;
+/// Bytes that wait on one channel for their reader. The protocol has no windows: beyond this the connection is not read,
+/// so that the client waits, with all its channels. They are those of one process, or the ports of a client that chose
+/// not to give each connection a stream of its own.
+const INLET_BYTES: usize = 1 << 20;
+/// A message is handed over in pieces of this size.
+const PIECE_BYTES: usize = 32 << 10;
 /// How often a silent client is asked whether it is there.
 const PING: Duration = Duration::from_secs(30);
 /// With protocol v5: the next byte names a channel that the client has ended.
@@ -114,10 +121,36 @@ impl Coding {
     }
 }
 
+/// Where what the client sends on a channel goes.
+struct Way {
+    pieces: mpsc::UnboundedSender<Bytes>,
+    room: Arc<Semaphore>,
+}
+
+impl Way {
+    /// Hands a message over; false when its reader is gone.
+    async fn send(&self, mut message: Bytes) -> bool {
+        while !message.is_empty() {
+            let piece = message.split_to(message.len().min(PIECE_BYTES));
+            let room = tokio::select! {
+                room = self.room.acquire_many(piece.len() as u32) => room,
+                () = self.pieces.closed() => return false,
+            };
+            // The reader gives it back.
+            let Ok(room) = room else { return false };
+            room.forget();
+            if self.pieces.send(piece).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
 /// The channels of a connection before it runs.
 pub struct Channels {
     coding: Coding,
-    inlets: HashMap<u8, mpsc::Sender<Bytes>>,
+    inlets: HashMap<u8, Way>,
     queue: mpsc::Sender<Bytes>,
     outgoing: mpsc::Receiver<Bytes>,
 }
@@ -131,9 +164,10 @@ impl Channels {
 
     /// What the client sends on a channel.
     pub fn inlet(&mut self, channel: u8) -> Inlet {
-        let (sender, inlet) = mpsc::channel(QUEUE);
-        self.inlets.insert(channel, sender);
-        inlet
+        let (pieces, received) = mpsc::unbounded_channel();
+        let room = Arc::new(Semaphore::new(INLET_BYTES));
+        self.inlets.insert(channel, Way { pieces, room: room.clone() });
+        Inlet::new(received, move |bytes| room.add_permits(bytes))
     }
 
     /// What the client receives on a channel.
@@ -193,7 +227,7 @@ impl Channels {
     }
 }
 
-async fn deliver(inlets: &mut HashMap<u8, mpsc::Sender<Bytes>>, channel: u8, message: Bytes) {
+async fn deliver(inlets: &mut HashMap<u8, Way>, channel: u8, message: Bytes) {
     if channel == CLOSE {
         if let Some(ended) = message.first() {
             inlets.remove(ended);
@@ -205,7 +239,7 @@ async fn deliver(inlets: &mut HashMap<u8, mpsc::Sender<Bytes>>, channel: u8, mes
         return;
     }
     if let Some(inlet) = inlets.get(&channel)
-        && inlet.send(message).await.is_err()
+        && !inlet.send(message).await
     {
         // The process no longer reads.
         inlets.remove(&channel);

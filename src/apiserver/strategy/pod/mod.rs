@@ -45,6 +45,12 @@ impl Strategy for Pod {
         validate::pod(pod)
     }
 
+    fn validate_create(&self, pod: &Value) -> Vec<FieldError> {
+        let debugs = super::value::is_set(&pod["spec"], "ephemeralContainers");
+        let error = || FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create");
+        debugs.then(error).into_iter().collect()
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         update::pod(new, old)
     }
@@ -133,6 +139,12 @@ mod tests {
         Pod.prepare_create(&mut pod);
         assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
         assert_eq!(pod["spec"]["restartPolicy"], "Always");
+        assert!(Pod.validate_create(&pod).is_empty());
+        pod["spec"]["ephemeralContainers"] = json!([{"name": "d"}]);
+        assert_eq!(
+            Pod.validate_create(&pod)[0].to_string(),
+            "spec.ephemeralContainers: Forbidden: cannot be set on create"
+        );
         let keys = Pod.fields(&Value::Null);
         assert!(keys.contains(&("spec.hostNetwork", "false".to_owned())));
     }

@@ -41,17 +41,15 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
     if negative && munged["terminationGracePeriodSeconds"] == 1 {
         put_back(&mut munged, old, "terminationGracePeriodSeconds");
     }
-    let added_only = items(old, "tolerations").iter().all(|t| items(new, "tolerations").contains(t));
-    if added_only {
-        put_back(&mut munged, old, "tolerations");
-    } else {
+    if !keeps_tolerations(items(new, "tolerations"), items(old, "tolerations")) {
         errors.push(FieldError::forbidden(
             "spec.tolerations",
             "existing toleration can not be modified except its tolerationSeconds",
         ));
-        put_back(&mut munged, old, "tolerations");
     }
-    put_back(&mut munged, old, "ephemeralContainers");
+    put_back(&mut munged, old, "tolerations");
+    // Containers for debugging come by the subresource `ephemeralcontainers` alone, resources by `resize`; both
+    // will call this with what they may change set aside.
     let mut before = old.clone();
     // Binding sets the node by its own path; defaults make an absent list and an empty one alike.
     fill(&mut before, "nodeName", "");
@@ -60,6 +58,17 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
         errors.push(FieldError::forbidden("spec", &format!("{ALLOWED}\n{}", difference(&before, &munged))));
     }
     errors
+}
+
+/// Whether every old toleration is still there; for how long it holds may change.
+fn keeps_tolerations(new: &[Value], old: &[Value]) -> bool {
+    let without_time = |toleration: &Value| {
+        let mut toleration = toleration.clone();
+        put_back(&mut toleration, &Value::Null, "tolerationSeconds");
+        toleration
+    };
+    let new: Vec<Value> = new.iter().map(without_time).collect();
+    old.iter().all(|toleration| new.contains(&without_time(toleration)))
 }
 
 fn put_back(new: &mut Value, old: &Value, field: &str) {
@@ -106,7 +115,8 @@ mod tests {
     #[test]
     fn images_and_little_else_change() {
         let old = json!({"spec": {
-            "containers": [{"name": "a", "image": "x"}], "tolerations": [{"key": "a"}], "activeDeadlineSeconds": 10
+            "containers": [{"name": "a", "image": "x"}], "activeDeadlineSeconds": 10,
+            "tolerations": [{"key": "a", "effect": "NoExecute", "tolerationSeconds": 300}], "ephemeralContainers": []
         }});
         let change = |pointer: &str, value: Value| {
             let mut new = old.clone();
@@ -116,7 +126,13 @@ mod tests {
         assert!(pod(&old, &old).is_empty());
         assert!(change("/spec/containers/0/image", json!("y")).is_empty());
         assert!(change("/spec/activeDeadlineSeconds", json!(5)).is_empty());
-        assert!(change("/spec/tolerations", json!([{"key": "a"}, {"key": "b"}])).is_empty());
+        let shorter = json!([{"key": "a", "effect": "NoExecute", "tolerationSeconds": 5}, {"key": "b"}]);
+        assert!(change("/spec/tolerations", shorter).is_empty());
+        let debug = change("/spec/ephemeralContainers", json!([{"name": "d", "image": "busybox"}]));
+        assert!(
+            debug[0].to_string().contains("- ephemeralContainers: []\n+ ephemeralContainers: [{"),
+            "{debug:?}"
+        );
         let errors = change("/spec/containers/0/name", json!("b"));
         assert!(errors[0].to_string().starts_with(
             "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.init"

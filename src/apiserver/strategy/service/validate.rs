@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::address;
 use super::super::value::{entries, is_set, items, text};
 use crate::api::names;
 use crate::api::status::FieldError;
@@ -35,6 +36,7 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
         }
     }
     errors.extend(affinity(spec));
+    errors.extend(families(spec));
     errors.extend(addresses(spec));
     if !TYPES.contains(&kind) {
         errors.push(FieldError::not_supported("spec.type", &spec["type"], &TYPES));
@@ -155,8 +157,30 @@ fn affinity(spec: &Value) -> Vec<FieldError> {
     }
 }
 
+/// Which families this cluster has is the allocator's to know.
+fn families(spec: &Value) -> Vec<FieldError> {
+    const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+    const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    let mut errors = Vec::new();
+    let all = items(spec, "ipFamilies");
+    for (i, family) in all.iter().enumerate() {
+        let path = format!("spec.ipFamilies[{i}]");
+        if !FAMILIES.iter().any(|known| family == known) {
+            errors.push(FieldError::not_supported(&path, family, &FAMILIES));
+        }
+        if all[..i].contains(family) {
+            errors.push(FieldError::duplicate(&path, family));
+        }
+    }
+    let policy = &spec["ipFamilyPolicy"];
+    if !policy.is_null() && !POLICIES.iter().any(|known| policy == known) {
+        errors.push(FieldError::not_supported("spec.ipFamilyPolicy", policy, &POLICIES));
+    }
+    errors
+}
+
 fn addresses(spec: &Value) -> Vec<FieldError> {
-    const WHY: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    const WHY: &str = address::BAD_IP;
     let mut errors = Vec::new();
     let bad = |ip: &Value| ip.as_str().unwrap_or_default().parse::<std::net::IpAddr>().is_err();
     for (i, ip) in items(spec, "clusterIPs").iter().enumerate() {
@@ -177,9 +201,7 @@ fn addresses(spec: &Value) -> Vec<FieldError> {
         ));
     }
     for (i, ip) in items(spec, "externalIPs").iter().enumerate() {
-        if bad(ip) {
-            errors.push(FieldError::invalid(format!("spec.externalIPs[{i}]"), ip, WHY));
-        }
+        errors.extend(address::endpoint(&format!("spec.externalIPs[{i}]"), ip));
     }
     errors
 }
@@ -291,6 +313,24 @@ mod tests {
                 json!({"ports": [{"port": 80}], "clusterIP": "x"}),
                 vec![
                     "spec.clusterIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}),
+                vec![],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "ipFamilies": ["IPv5", "IPv4", "IPv4"], "ipFamilyPolicy": "foo"}),
+                vec![
+                    "spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\"",
+                    "spec.ipFamilies[2]: Duplicate value: \"IPv4\"",
+                    "spec.ipFamilyPolicy: Unsupported value: \"foo\": supported values: \"PreferDualStack\", \"RequireDualStack\", \"SingleStack\"",
+                ],
+            ),
+            (
+                json!({"ports": [{"port": 80}], "externalIPs": ["192.0.2.1", "127.0.0.1"]}),
+                vec![
+                    "spec.externalIPs[1]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
                 ],
             ),
         ] {

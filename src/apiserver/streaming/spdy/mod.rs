@@ -1,29 +1,62 @@
 //! A SPDY/3.1 session over any byte stream: streams that the client opens, each with its own queues.
+//!
+//! # When a holder does not take what its stream brings
+//!
+//! The protocol has a window for each stream, and it is granted anew as the holder takes bytes; but the client of
+//! kubectl (Go's spdystream) neither minds windows nor announces them, so that only the connection as a whole can make it
+//! wait. Not reading it for the sake of one stream would stall all the others and keep the reset of that very stream
+//! unread. So what arrives waits in memory, up to a bound for the session, and everything else goes on. Only at the
+//! bound is the connection read no further, until bytes were taken. In a port-forward, whose streams have nothing to do
+//! with each other, the stream that holds most of the bound is then broken off if its holder takes no byte at all for a
+//! while: a slow reader is waited for, a dead one does not take the session with it. The streams of one process wait for
+//! it without end, as a pipe would.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use self::frame::{Decoder, Encoder, Frame, Headers};
 use super::pipe::{Inlet, Outlet};
 
 pub mod frame;
+#[cfg(test)]
+mod tests;
 
-/// Pieces that wait on one stream in each direction.
+/// Pieces to the client that wait on one stream.
 const QUEUE: usize = 64;
-/// Frames that wait to be written.
+/// Data frames that wait to be written.
 const FRAMES: usize = 64;
+/// Control frames that wait to be written. They have a queue of their own, so that a client which does not take its data
+/// is still heard.
+const CONTROLS: usize = 1024;
+/// Bytes from the client that wait for the holders of all streams; beyond, the client is not read.
+const SESSION_BYTES: usize = 16 << 20;
+/// How long a holder may take nothing at all while it keeps the session from being read.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Streams that may be open at once.
 const STREAMS: usize = 2048;
 /// The protocol's first window.
 const WINDOW: i64 = 64 << 10;
 /// Status of a reset: the stream is not accepted.
 const REFUSED: u32 = 3;
+/// Status of a reset: more came than could be taken.
+const FLOW_CONTROL_ERROR: u32 = 7;
+
+/// What becomes of a stream whose holder takes nothing while the session can hold no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stalled {
+    /// The whole session waits for it.
+    Wait,
+    /// It is broken off, and the others go on.
+    BreakOff,
+}
 
 /// A stream that the client has opened.
 pub struct Stream {
@@ -76,68 +109,115 @@ impl Window {
 }
 
 struct Open {
-    inlet: Option<mpsc::Sender<Bytes>>,
+    inlet: Option<mpsc::UnboundedSender<Bytes>>,
+    /// Bytes that wait for the holder.
+    waiting: usize,
+    /// Bytes that the holder has taken and the client was not yet told of.
+    taken: usize,
+    /// When the holder last took something, or began to have something to take.
+    progressed: Instant,
     window: Arc<Window>,
     pump: AbortHandle,
 }
 
 /// Runs a session until the client is gone, or until every holder of the streams and of `opened` is done.
-pub async fn run(stream: impl AsyncRead + AsyncWrite, opened: mpsc::Sender<Stream>) -> io::Result<()> {
+pub async fn run(
+    stream: impl AsyncRead + AsyncWrite,
+    opened: mpsc::Sender<Stream>,
+    stalled: Stalled,
+) -> io::Result<()> {
     let (reader, writer) = tokio::io::split(stream);
     let (frames, queued) = mpsc::channel(FRAMES);
+    let (controls, urgent) = mpsc::channel(CONTROLS);
+    let (taken, told) = mpsc::unbounded_channel();
     let session = Session {
         frames,
+        controls,
         opened,
+        stalled,
+        taken,
         streams: HashMap::new(),
+        waiting: 0,
         pumps: JoinSet::new(),
         counts: Arc::default(),
         initial: WINDOW,
     };
     tokio::select! {
-        ended = session.read(reader) => ended,
-        ended = write(writer, queued) => ended,
+        ended = session.read(reader, told) => ended,
+        ended = write(writer, urgent, queued) => ended,
     }
 }
 
-async fn write(mut writer: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Frame>) -> io::Result<()> {
+async fn write(
+    mut writer: impl AsyncWrite + Unpin,
+    mut controls: mpsc::Receiver<Frame>,
+    mut frames: mpsc::Receiver<Frame>,
+) -> io::Result<()> {
     let mut encoder = Encoder::default();
-    while let Some(frame) = frames.recv().await {
+    loop {
+        let frame = tokio::select! {
+            biased;
+            Some(frame) = controls.recv() => frame,
+            Some(frame) = frames.recv() => frame,
+            else => return writer.shutdown().await,
+        };
         writer.write_all(&encoder.bytes(&frame)).await?;
-        if frames.is_empty() {
+        if controls.is_empty() && frames.is_empty() {
             writer.flush().await?;
         }
     }
-    writer.shutdown().await
 }
 
 struct Session {
     frames: mpsc::Sender<Frame>,
+    controls: mpsc::Sender<Frame>,
     opened: mpsc::Sender<Stream>,
+    stalled: Stalled,
+    /// For the holders: which stream, how many bytes of it were taken.
+    taken: mpsc::UnboundedSender<(u32, usize)>,
     streams: HashMap<u32, Open>,
+    /// Bytes of all streams that wait for their holders.
+    waiting: usize,
     pumps: JoinSet<u32>,
     counts: Arc<Mutex<bool>>,
     initial: i64,
 }
 
 impl Session {
-    async fn read(mut self, mut reader: impl AsyncRead + Unpin) -> io::Result<()> {
+    async fn read(
+        mut self,
+        mut reader: impl AsyncRead + Unpin,
+        mut taken: mpsc::UnboundedReceiver<(u32, usize)>,
+    ) -> io::Result<()> {
         let mut decoder = Decoder::default();
         let mut buffer = BytesMut::with_capacity(64 << 10);
         let opened = self.opened.clone();
         loop {
-            while let Some(frame) = decoder.next(&mut buffer).map_err(io::Error::other)? {
+            while self.waiting < SESSION_BYTES
+                && let Some(frame) = decoder.next(&mut buffer).map_err(io::Error::other)?
+            {
                 self.take(frame).await?;
             }
+            let full = self.waiting >= SESSION_BYTES;
+            let hog = self.hog().filter(|_| full && self.stalled == Stalled::BreakOff);
+            let until = hog.map_or_else(Instant::now, |(_, progressed)| progressed + PATIENCE);
             tokio::select! {
-                read = reader.read_buf(&mut buffer) => if read? == 0 {
+                read = reader.read_buf(&mut buffer), if !full => if read? == 0 {
                     return Ok(());
                 },
+                Some((id, bytes)) = taken.recv() => self.took(id, bytes).await?,
                 Some(sent) = self.pumps.join_next() => if let Ok(id) = sent {
                     self.sent_all(id);
                 },
+                () = tokio::time::sleep_until(until), if hog.is_some() => if let Some((id, _)) = hog {
+                    tracing::debug!(stream = id, "broke off a stream whose data nobody takes");
+                    self.break_off(id);
+                    self.put(Frame::Reset { stream: id, status: FLOW_CONTROL_ERROR }).await?;
+                },
                 () = opened.closed(), if self.pumps.is_empty() => {
-                    self.put(Frame::GoAway).await?;
-                    // Closing the queue lets the writer finish what is in it.
+                    // After all data.
+                    let _ = self.frames.send(Frame::GoAway).await;
+                    // Closing the queues lets the writer finish what is in them.
                     drop(self);
                     return std::future::pending().await;
                 }
@@ -146,7 +226,7 @@ impl Session {
     }
 
     async fn put(&self, frame: Frame) -> io::Result<()> {
-        self.frames.send(frame).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+        self.controls.send(frame).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 
     async fn take(&mut self, frame: Frame) -> io::Result<()> {
@@ -154,10 +234,7 @@ impl Session {
             Frame::SynStream { stream, fin, headers } => self.open(stream, fin, headers).await,
             Frame::Data { stream, fin, bytes } => self.data(stream, fin, bytes).await,
             Frame::Reset { stream, .. } => {
-                // Only this stream ends; its holder sees the end of both directions.
-                if let Some(open) = self.streams.remove(&stream) {
-                    open.pump.abort();
-                }
+                self.break_off(stream);
                 Ok(())
             }
             // An even number answers a question of ours, and we ask none.
@@ -189,12 +266,22 @@ impl Session {
             return self.put(Frame::Reset { stream: id, status: REFUSED }).await;
         }
         self.put(Frame::SynReply { stream: id }).await?;
-        let (sender, inlet) = mpsc::channel(QUEUE);
-        let (outgoing, pieces) = mpsc::channel(QUEUE);
+        let (pieces, received) = mpsc::unbounded_channel();
+        let taken = self.taken.clone();
+        // A session that is over does not count.
+        let inlet = Inlet::new(received, move |bytes| drop(taken.send((id, bytes))));
+        let (outgoing, sent) = mpsc::channel(QUEUE);
         let window = Arc::new(Window { left: Mutex::new(self.initial), wake: Notify::new() });
-        let pump =
-            self.pumps.spawn(pump(id, pieces, window.clone(), self.counts.clone(), self.frames.clone()));
-        self.streams.insert(id, Open { inlet: (!fin).then_some(sender), window, pump });
+        let pump = self.pumps.spawn(pump(id, sent, window.clone(), self.counts.clone(), self.frames.clone()));
+        let open = Open {
+            inlet: (!fin).then_some(pieces),
+            waiting: 0,
+            taken: 0,
+            progressed: Instant::now(),
+            window,
+            pump,
+        };
+        self.streams.insert(id, open);
         // Nobody takes it when the conversation is over: then it ends by itself.
         let _ = self.opened.send(Stream { id, headers, inlet, outlet: Outlet::stream(outgoing) }).await;
         Ok(())
@@ -202,29 +289,69 @@ impl Session {
 
     async fn data(&mut self, id: u32, fin: bool, bytes: Bytes) -> io::Result<()> {
         let Some(open) = self.streams.get_mut(&id) else { return Ok(()) };
-        let length = bytes.len() as u32;
-        if let (Some(inlet), false) = (&open.inlet, bytes.is_empty())
-            && inlet.send(bytes).await.is_err()
-        {
-            open.inlet = None;
+        let length = bytes.len();
+        let kept = length > 0 && open.inlet.as_ref().is_some_and(|inlet| inlet.send(bytes).is_ok());
+        if kept {
+            if open.waiting == 0 {
+                open.progressed = Instant::now();
+            }
+            open.waiting += length;
+            self.waiting += length;
         }
         if fin {
             open.inlet = None;
             if open.pump.is_finished() {
-                self.streams.remove(&id);
+                self.forget(id);
             }
             return Ok(());
         }
-        if length > 0 {
-            self.put(Frame::WindowUpdate { stream: id, delta: length }).await?;
+        if length > 0 && !kept {
+            // Nobody wants it; a client that counts goes on.
+            self.put(Frame::WindowUpdate { stream: id, delta: length as u32 }).await?;
         }
         Ok(())
     }
 
+    /// The holder of a stream has dealt with so many bytes of it.
+    async fn took(&mut self, id: u32, bytes: usize) -> io::Result<()> {
+        let Some(open) = self.streams.get_mut(&id) else { return Ok(()) };
+        let bytes = bytes.min(open.waiting);
+        open.waiting -= bytes;
+        self.waiting -= bytes;
+        open.progressed = Instant::now();
+        open.taken += bytes;
+        // Half a window at a time is soon enough.
+        if open.inlet.is_some() && open.taken as i64 >= WINDOW / 2 {
+            let delta = std::mem::take(&mut open.taken) as u32;
+            self.put(Frame::WindowUpdate { stream: id, delta }).await?;
+        }
+        Ok(())
+    }
+
+    /// The stream of which most waits, and when its holder last took some of it.
+    fn hog(&self) -> Option<(u32, Instant)> {
+        let (id, open) = self.streams.iter().max_by_key(|(_, open)| open.waiting)?;
+        Some((*id, open.progressed))
+    }
+
+    /// Ends a stream at once: its holder sees that nothing more can be sent.
+    fn break_off(&mut self, id: u32) {
+        if let Some(open) = self.forget(id) {
+            open.pump.abort();
+        }
+    }
+
+    fn forget(&mut self, id: u32) -> Option<Open> {
+        let open = self.streams.remove(&id)?;
+        self.waiting -= open.waiting;
+        Some(open)
+    }
+
     /// Our direction of a stream has ended; the stream goes when the other one has, too.
     fn sent_all(&mut self, id: u32) {
-        if self.streams.get(&id).is_some_and(|open| open.inlet.as_ref().is_none_or(mpsc::Sender::is_closed)) {
-            self.streams.remove(&id);
+        let over = |open: &Open| open.inlet.as_ref().is_none_or(mpsc::UnboundedSender::is_closed);
+        if self.streams.get(&id).is_some_and(over) {
+            self.forget(id);
         }
     }
 }

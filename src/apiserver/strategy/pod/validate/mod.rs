@@ -57,11 +57,7 @@ pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
         let why = "must be between 1 and 2147483647, inclusive";
         errors.push(FieldError::invalid("spec.activeDeadlineSeconds", &spec["activeDeadlineSeconds"], why));
     }
-    if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {
-        let why = "must be greater than or equal to 0";
-        let given = &spec["terminationGracePeriodSeconds"];
-        errors.push(FieldError::invalid("spec.terminationGracePeriodSeconds", given, why));
-    }
+    // A negative terminationGracePeriodSeconds is taken, warned about and treated as 1 (`Pod::grace_period`).
     errors.extend(tolerations(spec));
     errors.extend(host_aliases(spec));
     errors

@@ -190,6 +190,13 @@ fn volumes_and_mounts_are_checked() {
 }
 
 #[test]
+fn a_negative_grace_period_is_only_warned_about() {
+    let pod = json!({"spec": {"terminationGracePeriodSeconds": -1}});
+    assert_eq!(super::super::warnings::pod(&pod).len(), 1);
+    assert!(wrong(spec(json!({"terminationGracePeriodSeconds": -1}))).is_empty());
+}
+
+#[test]
 fn the_rest_of_the_spec_is_checked() {
     for (more, error) in [
         (

@@ -1,0 +1,203 @@
+//! Paths below an object that have a meaning of their own: `status`, `binding`, `eviction`, `finalize`, `token`.
+//!
+//! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
+
+mod token;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::ApiServer;
+use super::registry::{Part, Place};
+use super::structure::{self, Type};
+use crate::api::request::{Action, Response, WriteOptions};
+use crate::api::status::{Details, FieldError, Status};
+use crate::api::{meta, names};
+
+const BINDING: Type =
+    Type { group: "", version: "v1", kind: "Binding", schema: "io.k8s.api.core.v1.Binding" };
+const EVICTION: Type =
+    Type { group: "policy", version: "v1", kind: "Eviction", schema: "io.k8s.api.policy.v1.Eviction" };
+
+/// Carries out a request to a subresource of an object.
+pub async fn answer(
+    api: &ApiServer,
+    place: Place<'_>,
+    subresource: &str,
+    action: Action,
+) -> Result<Response, Status> {
+    let Some(row) = place.kind.subresources.iter().find(|s| s.name == subresource) else {
+        return Err(Status::no_such_path());
+    };
+    match (subresource, action) {
+        ("status", Action::Get { resource_version }) => {
+            let entry = api.registry().get(place, &resource_version)?;
+            Ok(Response::Object { entry, created: false, warnings: Vec::new() })
+        }
+        ("status", Action::Update(body, options)) => {
+            api.registry().replace(place, Part::Status, body, &options).await
+        }
+        ("status", Action::Patch(how, patch, options)) => {
+            api.registry().patch(place, Part::Status, how, &patch, &options).await
+        }
+        ("finalize", Action::Update(body, options)) => {
+            api.registry().replace(place, Part::Finalize, body, &options).await
+        }
+        ("binding", Action::Create(body, options)) => bind(api, place, body, &options).await,
+        ("eviction", Action::Create(body, options)) => evict(api, place, body, &options).await,
+        ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
+        _ => Err(Status::method_not_allowed(place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
+    }
+}
+
+fn created(warnings: Vec<String>) -> Response {
+    let mut status = Status::success(Details::default());
+    status.details = None;
+    status.code = 201;
+    let value = serde_json::to_value(status).unwrap_or_default();
+    Response::Transient { value, created: true, warnings }
+}
+
+/// A body about the object of the path, read as `of`; its name must be there.
+fn read_about(
+    place: Place<'_>,
+    of: Type,
+    body: Value,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), Status> {
+    let (body, warnings) = structure::read(of, body, options)?;
+    structure::check_namespace(place.namespace, &body)?;
+    if meta::name(&body) != place.name {
+        let why = format!("name in URL does not match name in {} object", of.kind);
+        return Err(Status::bad_request(why));
+    }
+    Ok((body, warnings))
+}
+
+/// Gives a pod to a node.
+async fn bind(
+    api: &ApiServer,
+    place: Place<'_>,
+    body: Value,
+    options: &WriteOptions,
+) -> Result<Response, Status> {
+    let (binding, warnings) = read_about(place, BINDING, body, options)?;
+    let errors = wrong_target(&binding["target"]);
+    if !errors.is_empty() {
+        return Err(Status::invalid("", "Binding", place.name, &errors));
+    }
+    let node = binding["target"]["name"].as_str().unwrap_or_default();
+    api.registry()
+        .change(place, Part::Binding, options, |pod| {
+            bound(place, pod, node, meta::uid(&binding), meta::annotations(&binding))
+                .map(|pod| (pod, Vec::new()))
+        })
+        .await?;
+    Ok(created(warnings))
+}
+
+/// What is wrong with the node that a binding names (`ValidatePodBinding`); its name must be one that a pod's spec
+/// may hold.
+fn wrong_target(target: &Value) -> Vec<FieldError> {
+    let text = |key: &str| target[key].as_str().unwrap_or_default();
+    let mut errors = Vec::new();
+    if !["", "Node"].contains(&text("kind")) {
+        errors.push(FieldError::not_supported("target.kind", &target["kind"], &["Node", "<empty>"]));
+    }
+    match text("name") {
+        "" => errors.push(FieldError::required("target.name", "")),
+        name => errors.extend(
+            names::dns_subdomain(name).iter().map(|w| FieldError::invalid("target.name", &json!(name), w)),
+        ),
+    }
+    errors
+}
+
+fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Value) -> Result<Value, Status> {
+    if !uid.is_empty() && uid != meta::uid(pod) {
+        let actual = meta::uid(pod);
+        return Err(place.conflict(&format!(
+            "Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"
+        )));
+    }
+    if meta::is_deleting(pod) {
+        let why = format!("pod {} is being deleted, cannot be assigned to a host", place.name);
+        return Err(place.conflict(&why));
+    }
+    let current = pod["spec"]["nodeName"].as_str().unwrap_or_default();
+    if !current.is_empty() {
+        let why = format!("pod {} is already assigned to node {current:?}", place.name);
+        return Err(place.conflict(&why));
+    }
+    let mut pod = pod.clone();
+    pod["spec"]["nodeName"] = json!(node);
+    for (key, value) in annotations.as_object().into_iter().flatten() {
+        meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
+    }
+    let condition = json!({"type": "PodScheduled", "status": "True",
+        "lastProbeTime": null, "lastTransitionTime": meta::timestamp(Timestamp::now())});
+    match pod["status"]["conditions"].as_array_mut() {
+        Some(conditions) => {
+            conditions.retain(|c| c["type"] != "PodScheduled");
+            conditions.push(condition);
+        }
+        None => pod["status"]["conditions"] = json!([condition]),
+    }
+    Ok(pod)
+}
+
+/// Deletes a pod as a drain asks for it. Disruption budgets, once served, are consulted here.
+async fn evict(
+    api: &ApiServer,
+    place: Place<'_>,
+    body: Value,
+    write: &WriteOptions,
+) -> Result<Response, Status> {
+    let (eviction, warnings) = read_about(place, EVICTION, body, write)?;
+    let mut options = structure::delete_options(eviction["deleteOptions"].clone())?;
+    options.dry_run |= write.dry_run;
+    api.registry().delete(place, &options).await?;
+    Ok(created(warnings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    #[test]
+    fn a_pod_is_bound_once() {
+        let kind = kinds::by_resource("", "v1", "pods").unwrap();
+        let place = Place { kind, namespace: Some("default"), name: "www" };
+        let pod = json!({"metadata": {"name": "www", "uid": "u"}, "spec": {}, "status": {"conditions": [
+            {"type": "PodScheduled", "status": "False"}]}});
+        let on_node = bound(place, &pod, "minik", "u", &Value::Null).unwrap();
+        assert_eq!(on_node["spec"]["nodeName"], "minik");
+        assert_eq!(on_node["status"]["conditions"][0]["status"], "True");
+        assert_eq!(on_node["status"]["conditions"].as_array().unwrap().len(), 1);
+        assert_eq!(
+            bound(place, &on_node, "other", "", &Value::Null).unwrap_err().message,
+            "Operation cannot be fulfilled on pods \"www\": pod www is already assigned to node \"minik\""
+        );
+        assert_eq!(bound(place, &pod, "minik", "v", &Value::Null).unwrap_err().code, 409);
+    }
+    #[test]
+    fn a_binding_names_a_node() {
+        for (target, error) in [
+            (json!({"name": "minik"}), None),
+            (json!({"kind": "Node", "name": "minik"}), None),
+            (json!({}), Some("target.name: Required value")),
+            (
+                json!({"kind": "Pod", "name": "a"}),
+                Some("target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\""),
+            ),
+            (json!({"name": "a b"}), Some("target.name: Invalid value: \"a b\": a lowercase RFC 1123")),
+        ] {
+            let wrong = wrong_target(&target).first().map(ToString::to_string);
+            assert!(
+                wrong.is_some() == error.is_some() && wrong.iter().all(|w| w.starts_with(error.unwrap())),
+                "{target}: {wrong:?}"
+            );
+        }
+    }
+}
