@@ -247,7 +247,9 @@ async fn start(places: &Places, cluster: &Cluster, ranges: Ranges) -> Result<Run
             dns_server: (gateway, 53),
         },
     );
-    let dns = Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp });
+    let aliases = vec![IpAddr::V4(ranges.dns())];
+    let dns =
+        Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
     let proxy = Proxy::new(client("system:kube-proxy"), proxy_config(places, ranges));
 
     let (shutdown, told_by) = watch::channel(false);
