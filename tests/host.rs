@@ -4,7 +4,7 @@
 mod testbed;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testbed::Testbed;
 
@@ -150,6 +150,74 @@ fn pods_on_ports_of_the_node() {
     let first = names();
     assert_eq!(names(), first);
     bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+/// A name server on loopback that passes datagrams on to the address given.
+const FORWARDER: &str = r#"
+import socket, sys
+own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own.bind(("127.0.0.1", 53))
+while True:
+    question, client = own.recvfrom(4096)
+    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    other.settimeout(2)
+    other.sendto(question, (sys.argv[1], 53))
+    try:
+        own.sendto(other.recv(4096), client)
+    except OSError:
+        pass
+"#;
+
+#[test]
+fn pods_find_outside_names_by_whatever_the_host_asks() {
+    let bed = Testbed::up("resolvers");
+    bed.start();
+    bed.kubectl("run asks --image=busybox --restart=Never -- sleep 1000");
+    bed.wait_ready("asks");
+    let outside = bed.ok(&["awk", "/^nameserver/ {print $2}", "/etc/resolv.conf"]).trim().to_owned();
+    let dns = bed.kubectl("get service kube-dns -n kube-system -o jsonpath={.spec.clusterIP}");
+    bed.ok(&["bash", "-c", "setsid python3 -c \"$0\" $1 >/dev/null 2>&1 </dev/null &", FORWARDER, &outside]);
+    let ask = |times: u32, name: &str| {
+        let script =
+            format!("for i in $(seq {times}); do nslookup -type=a {name} || exit 1; done; echo all of them");
+        bed.run(&["kubectl", "exec", "asks", "--", "sh", "-c", &script]).stdout
+    };
+    let host_asks = |servers: &[&str]| {
+        let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
+        bed.ok(&["bash", "-c", "printf %s \"$0\" > /etc/resolv.conf", &lines]);
+    };
+    for (what, servers) in [
+        ("a first server that is dead", [Some("198.51.100.77"), Some(outside.as_str())]),
+        ("a server on loopback", [Some("127.0.0.1"), None]),
+        ("the cluster itself before another", [Some(dns.as_str()), Some(outside.as_str())]),
+    ] {
+        let servers: Vec<&str> = servers.into_iter().flatten().collect();
+        host_asks(&servers);
+        bed.wait(what, MINUTE, || ask(1, "www.example.test").contains("all of them"));
+        let start = Instant::now();
+        assert!(ask(8, "www.example.test").contains("all of them"), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", start.elapsed());
+    }
+    // Nobody but the cluster itself: told, and no circle.
+    host_asks(&[&dns]);
+    bed.wait("a refusal", MINUTE, || !ask(1, "www.example.test").contains("all of them"));
+    assert!(ask(1, "kubernetes.default.svc.cluster.local").contains("all of them"));
+    assert!(bed.ok(&[testbed::MINIK, "logs", "-n", "200"]).contains("the host's resolver asks this cluster"));
+    // A pod that wants the host's servers gets one that it can reach.
+    host_asks(&["127.0.0.1"]);
+    bed.ok(&[
+        "kubectl",
+        "run",
+        "plain",
+        "--image=busybox",
+        r#"--overrides={"spec":{"dnsPolicy":"Default"}}"#,
+        "--",
+        "sleep",
+        "1000",
+    ]);
+    bed.wait_ready("plain");
+    assert_eq!(bed.kubectl("exec plain -- cat /etc/resolv.conf").trim(), format!("nameserver {dns}"));
+    bed.kubectl("exec plain -- nslookup -type=a www.example.test");
 }
 
 #[test]

@@ -261,12 +261,21 @@ impl Proxy {
     }
 }
 
-/// How many elements a set of the test's table has; 0 when there is no table.
-fn elements(set: &str) -> usize {
-    let output = Command::new("nft").args(["-j", "list", "map", "ip", "minik-test", set]).output().unwrap();
+/// How many elements a map of the test's table has; 0 when there is no table.
+fn elements(map: &str) -> usize {
+    listed("map", map)
+}
+
+/// How many clients the test's table remembers.
+fn clients() -> usize {
+    listed("set", "clients")
+}
+
+fn listed(kind: &str, name: &str) -> usize {
+    let output = Command::new("nft").args(["-j", "list", kind, "ip", "minik-test", name]).output().unwrap();
     let Ok(listing) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return 0 };
     let found =
-        listing["nftables"].as_array().into_iter().flatten().find_map(|part| part["map"]["elem"].as_array());
+        listing["nftables"].as_array().into_iter().flatten().find_map(|part| part[kind]["elem"].as_array());
     found.map_or(0, Vec::len)
 }
 
@@ -310,6 +319,12 @@ fn add_uplink(directory: &Path) -> PathBuf {
     .unwrap();
     serve(&outside, "outside", 7);
     outside
+}
+
+/// Has the outside answer, as `outside`, for a service's address on port 80: what comes there has leaked.
+fn tempt(outside: &Path, service: &str) {
+    run_in_path(outside, || ip(&format!("addr add {service}/32 dev lo"))).unwrap();
+    serve(outside, "outside", 80);
 }
 
 #[test]
@@ -461,6 +476,7 @@ fn without_neighbours(inventory: &str) -> String {
 #[test]
 fn thousands_of_short_connections_are_spread_evenly_and_none_fails() {
     on_a_host(async |host: Host| {
+        tempt(&add_uplink(host.directory.path()), "10.96.0.7");
         let network = PodNetwork::open(host.network()).await.unwrap();
         let pods = three_pods(&network).await;
         let proxy = Proxy::start(&host);
@@ -526,6 +542,169 @@ fn clients_stay_with_their_endpoint_while_it_lasts() {
 }
 
 #[test]
+fn clients_are_forgotten_after_a_while() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        let all = Backends { sticky: Some(1), ..backends(pods.values()) };
+        let state = State {
+            frontends: [(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), all)].into(),
+            ..State::default()
+        };
+        proxy.set(&state, 1).await;
+        let first = ask_from(None, "10.96.0.7:80").await.unwrap();
+        // A new draw may well be the old one, but not for ever.
+        let mut draws = 0;
+        while ask_from(None, "10.96.0.7:80").await.unwrap() == first {
+            until("the client to be forgotten", || clients() == 0).await;
+            draws += 1;
+            assert!(draws < 30, "always {first}");
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn a_restart_keeps_clients_where_they_were_and_ends_what_went() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        let all = Backends { sticky: Some(600), ..backends(pods.values()) };
+        state.frontends.insert(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), all);
+        let datagrams = frontend(Some([10, 96, 0, 8]), Protocol::Udp, 80);
+        state.frontends.insert(datagrams, backends([&pods["a"]]));
+        proxy.set(&state, 2).await;
+        let mut askers = Vec::new();
+        for number in 0..5 {
+            askers.push(network.attach(&format!("client-{number}")).await.unwrap());
+        }
+        let answers = async || {
+            let mut answers = Vec::new();
+            for asker in &askers {
+                answers.push(ask_from(Some(asker), "10.96.0.7:80").await.unwrap());
+            }
+            answers
+        };
+        let before = answers().await;
+        assert_eq!(clients(), askers.len());
+        let socket = run_in_path(&askers[0].namespace, || UdpSocket::bind("0.0.0.0:0").unwrap()).unwrap();
+        socket.connect("10.96.0.8:80").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let socket = std::sync::Arc::new(socket);
+        let send = async || {
+            let socket = socket.clone();
+            apart(move || socket.send(b"?").and_then(|_| socket.recv(&mut [0; 64])).map_err(|e| e.kind()))
+                .await
+        };
+        assert!(send().await.is_ok());
+
+        proxy.stop().await;
+        state.frontends.remove(&datagrams);
+        let proxy = Proxy::start(&host);
+        proxy.set(&state, 1).await;
+        assert_eq!(clients(), askers.len());
+        assert_eq!(answers().await, before);
+        // The service went while nobody watched: its client is told so.
+        let end = Instant::now() + TIMEOUT;
+        while send().await != Err(ErrorKind::ConnectionRefused) {
+            assert!(Instant::now() < end, "datagrams still reach an endpoint");
+        }
+        proxy.stop().await;
+    });
+}
+
+fn objects<T: serde::de::DeserializeOwned>(values: &[serde_json::Value]) -> Vec<std::sync::Arc<T>> {
+    values
+        .iter()
+        .map(|value| serde_json::from_value(value.clone()).unwrap())
+        .map(std::sync::Arc::new)
+        .collect()
+}
+
+#[test]
+fn objects_decide_where_packets_go() {
+    use serde_json::{Value, json};
+    on_a_host(async |host: Host| {
+        add_uplink(host.directory.path());
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let (a, b) = (&pods["a"], &pods["b"]);
+        let proxy = Proxy::start(&host);
+        let service = json!({"metadata": {"name": "web", "namespace": "n"}, "spec": {"clusterIP": "10.96.0.7",
+            "externalIPs": ["192.0.2.1"], "ports": [{"port": 8090}]}});
+        let endpoint = |name: &str, ready: bool, serving: bool, terminating: bool| {
+            json!({"addresses": [pods[name].address.to_string()],
+                   "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
+        };
+        let plan = |endpoints: Vec<Value>, with_host_ports: &[Value]| {
+            let slice = json!({"metadata": {"name": "web-1", "namespace": "n",
+                "labels": {"kubernetes.io/service-name": "web"}},
+                "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": endpoints});
+            let (services, slices) = (objects(std::slice::from_ref(&service)), objects(&[slice]));
+            minik::proxy::plan::plan(&services, &slices, &objects(with_host_ports))
+        };
+        // While all endpoints end, those that still serve do; one that is ready takes over.
+        let ending = vec![
+            endpoint("a", false, true, true),
+            endpoint("b", false, false, true),
+            endpoint("c", false, true, false),
+        ];
+        proxy.set(&plan(ending.clone(), &[]), 1).await;
+        for _ in 0..8 {
+            assert!(ask_from(None, "10.96.0.7:8090").await.unwrap().starts_with("a "));
+        }
+        let ready = endpoint("c", true, true, false);
+        proxy.states.send(Some(plan([ending, vec![ready.clone()]].concat(), &[]))).unwrap();
+        until("the ready one", || {
+            let rules = run("nft", "list map ip minik-test endpoints");
+            !rules.contains(&a.address.to_string())
+        })
+        .await;
+        for _ in 0..8 {
+            assert!(ask_from(None, "10.96.0.7:8090").await.unwrap().starts_with("c "));
+        }
+
+        let pod = |at: &Attachment, host_ip: &str, port: u16| {
+            let ports: Vec<Value> = ["TCP", "UDP"]
+                .iter()
+                .map(|p| json!({"containerPort": 80, "hostPort": port, "hostIP": host_ip, "protocol": p}))
+                .collect();
+            json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "ports": ports}]},
+                   "status": {"phase": "Running", "podIP": at.address.to_string()}})
+        };
+        let with_ports = [pod(a, "", 8080), pod(b, "192.0.2.1", 8081), pod(b, "127.0.0.1", 8082)];
+        proxy.set(&plan(vec![ready], &with_ports), 5).await;
+        let on_node = |name: &str| Some(format!("{name} 192.0.2.1"));
+        let on_gateway = |name: &str| Some(format!("{name} 10.244.0.1"));
+        for (from, to, answer) in [
+            (None, "192.0.2.1:8080", on_node("a")),
+            (None, "10.244.0.1:8080", on_gateway("a")),
+            (None, "127.0.0.1:8080", on_gateway("a")),
+            (None, "127.0.1.1:8080", on_gateway("a")),
+            (Some(b), "192.0.2.1:8080", Some(format!("a {}", b.address))),
+            // A pod that reaches itself by its own port of the node.
+            (Some(a), "192.0.2.1:8080", on_gateway("a")),
+            (None, "192.0.2.1:8081", on_node("b")),
+            (Some(b), "192.0.2.1:8081", on_gateway("b")),
+            (None, "10.244.0.1:8081", None),
+            (None, "127.0.0.1:8081", None),
+            (None, "127.0.0.1:8082", on_gateway("b")),
+            (None, "192.0.2.1:8082", None),
+            // An external address of a service is anybody's wish.
+            (None, "192.0.2.1:8090", None),
+        ] {
+            let answer = answer.ok_or(ErrorKind::ConnectionRefused);
+            assert_eq!(ask_from(from, to).await, answer, "TCP to {to}");
+            assert_eq!(ask_udp_from(from, to).await, answer, "UDP to {to}");
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
 fn datagrams_follow_their_service() {
     on_a_host(async |host: Host| {
         let network = PodNetwork::open(host.network()).await.unwrap();
@@ -564,12 +743,32 @@ fn datagrams_follow_their_service() {
 #[test]
 fn rules_that_vanish_come_back() {
     on_a_host(async |host: Host| {
+        tempt(&add_uplink(host.directory.path()), "10.96.0.7");
         let network = PodNetwork::open(host.network()).await.unwrap();
         let pods = three_pods(&network).await;
         let proxy = Proxy::start(&host);
         let mut state = State::default();
         state.frontends.insert(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), backends(pods.values()));
         proxy.set(&state, 1).await;
+        // Somebody talks all the while. He may fail, but never be heard outside.
+        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (stop, from) = (over.clone(), pods["b"].namespace.clone());
+        let talk = tokio::task::spawn_blocking(move || {
+            run_in_path(&from, || {
+                let mut heard = std::collections::BTreeSet::new();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let patience = Duration::from_millis(100);
+                    let address = "10.96.0.7:80".parse().unwrap();
+                    let Ok(mut stream) = TcpStream::connect_timeout(&address, patience) else { continue };
+                    stream.set_read_timeout(Some(patience)).unwrap();
+                    let mut answer = String::new();
+                    if stream.read_to_string(&mut answer).is_ok() {
+                        heard.insert(answer.split(' ').next().unwrap_or_default().to_owned());
+                    }
+                }
+                heard
+            })
+        });
         for harm in
             ["flush ruleset", "delete table ip minik-test", "flush chain ip minik-test nat-prerouting"]
         {
@@ -582,6 +781,9 @@ fn rules_that_vanish_come_back() {
             assert!(start.elapsed() < Duration::from_secs(1), "{harm}: {:?}", start.elapsed());
             assert!(ask_from(Some(&pods["a"]), "10.96.0.7:80").await.is_ok());
         }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let heard = talk.await.unwrap().unwrap();
+        assert_eq!(heard.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "c"]);
         proxy.stop().await;
     });
 }
@@ -593,7 +795,7 @@ fn other_firewalls_are_asked_to_let_pods_through() {
             eprintln!("SKIPPED: needs iptables");
             return;
         }
-        add_uplink(host.directory.path());
+        let outside = add_uplink(host.directory.path());
         run("iptables", "-P FORWARD DROP");
         run("iptables", "-P INPUT DROP");
         let before = run("iptables", "-S");
@@ -601,10 +803,35 @@ fn other_firewalls_are_asked_to_let_pods_through() {
         let pods = three_pods(&network).await;
         let proxy = Proxy::start(&host);
         until("the accept rules", || run("iptables", "-S").matches("minik:minik-test").count() == 3).await;
-        proxy.set(&State::default(), 0).await;
-        until("the table", || run("nft", "list ruleset").contains("nat-prerouting")).await;
         let (a, b) = (&pods["a"], &pods["b"]);
-        assert!(ask_from(Some(a), &format!("{}:80", b.address)).await.is_ok());
+        let mut state = State::default();
+        let api = Endpoint { address: Ipv4Addr::new(192, 0, 2, 1), port: 6443 };
+        let api = Backends { endpoints: vec![api], sticky: None };
+        state.frontends.insert(frontend(Some([10, 96, 0, 1]), Protocol::Tcp, 443), api);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            state.frontends.insert(frontend(None, protocol, 30080), backends([a]));
+        }
+        proxy.set(&state, 3).await;
+        // What stands for the API and for DNS, on the host that drops whatever it did not ask for.
+        serve_host("192.0.2.1:6443");
+        serve_host("10.244.0.1:53");
+        for (from, to, answer) in [
+            (Some(a), format!("{}:80", b.address), format!("b {}", a.address)),
+            (None, format!("{}:80", b.address), "b 10.244.0.1".into()),
+            (Some(a), "10.96.0.1:443".into(), "host".into()),
+            (Some(a), "10.244.0.1:53".into(), "host".into()),
+            (Some(a), "192.0.2.2:7".into(), "outside 192.0.2.1".into()),
+            (Some(b), "192.0.2.1:30080".into(), format!("a {}", b.address)),
+            (None, "192.0.2.1:30080".into(), "a 192.0.2.1".into()),
+        ] {
+            assert_eq!(ask_from(from, &to).await, Ok(answer), "{to}");
+        }
+        assert_eq!(ask_udp_from(Some(a), "192.0.2.2:7").await.unwrap(), "outside 192.0.2.1");
+        for ask in [ask, ask_udp] {
+            let from = outside.clone();
+            let answer = apart(move || ask(Some(&from), "192.0.2.1:30080")).await;
+            assert_eq!(answer.unwrap(), "a 192.0.2.2", "from outside to a port of the node");
+        }
         // Somebody starts his firewall anew.
         run("iptables", "-F FORWARD");
         until("the accept rules", || run("iptables", "-S").matches("minik:minik-test").count() == 3).await;

@@ -514,4 +514,29 @@ fn names_lead_to_pods_and_back() {
         let page = bed.kubectl("exec one -- wget -T 5 -qO- http://own:8080/");
         assert!(page.contains("version latest"), "{page}");
     }
+    // Endpoints that a user writes lead somewhere, and so does a name for another name.
+    bed.apply(&BY_HAND.replace("ADDRESS", &two));
+    bed.wait("the endpoint written by hand", MINUTE, || {
+        let page = bed.run(&["kubectl", "exec", "asks", "--", "wget", "-qO-", "http://by-hand:8080/"]);
+        page.stdout.contains("pod two")
+    });
+    assert!(ask("a", "db.by-hand.default.svc.cluster.local").contains(&two));
+    assert!(ask("a", "alias.default.svc.cluster.local").contains("canonical name = www.example.test"));
 }
+
+const BY_HAND: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: by-hand}
+spec: {ports: [{port: 8080, targetPort: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: by-hand}
+subsets: [{addresses: [{ip: ADDRESS, hostname: db}], ports: [{port: 80}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alias}
+spec: {type: ExternalName, externalName: www.example.test}
+"#;

@@ -180,7 +180,9 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             dns_server: (gateway, DNS_PORT),
         },
     );
-    let dns = Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp });
+    let aliases = vec![IpAddr::V4(ranges.dns())];
+    let dns =
+        Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
     let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges));
 
     let (shutdown, told_by) = watch::channel(false);

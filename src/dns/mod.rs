@@ -1,7 +1,6 @@
 //! Cluster DNS: the zone is a pure function of services, slices and pods, swapped whole; the server answers from it.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -10,20 +9,24 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::net::{TcpListener, UdpSocket};
 
 use self::server::Server;
-use self::upstream::Upstream;
+use self::upstream::{Files, Upstream};
 use self::zone::Zone;
 use crate::api::request::ListOptions;
 use crate::client::Client;
 use crate::client::reflector::Reflector;
 
+pub mod exchange;
+pub mod resolvers;
 pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod upstream;
 pub mod zone;
 
-/// Where the host's resolver configuration stands: the second is systemd-resolved's list of real servers.
-const RESOLVER_FILES: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+/// The host's resolver configuration.
+const HOST_FILE: &str = "/etc/resolv.conf";
+/// Where systemd-resolved names its real servers.
+const RESOLVED_FILE: &str = "/run/systemd/resolve/resolv.conf";
 
 /// What the name server needs.
 pub struct Config {
@@ -33,6 +36,8 @@ pub struct Config {
     pub udp: UdpSocket,
     /// The same address over TCP.
     pub tcp: TcpListener,
+    /// Other addresses that lead to this server: never asked, whatever the host's configuration says.
+    pub aliases: Vec<IpAddr>,
 }
 
 /// The cluster's name server.
@@ -45,8 +50,10 @@ pub struct Dns {
 impl Dns {
     /// A server that follows the objects of `client` and passes other names on to the host's servers.
     pub fn new(client: Client, config: Config) -> Dns {
-        let own: Vec<IpAddr> = config.udp.local_addr().map(|address| address.ip()).into_iter().collect();
-        let upstream = Upstream::new(RESOLVER_FILES.map(PathBuf::from).to_vec(), own);
+        let bound = config.udp.local_addr().map(|address| address.ip());
+        let own = config.aliases.iter().copied().chain(bound).collect();
+        let files = Files { host: HOST_FILE.into(), resolved: RESOLVED_FILE.into() };
+        let upstream = Upstream::new(files, own);
         Dns { client, config, upstream }
     }
 

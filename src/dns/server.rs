@@ -4,14 +4,15 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::upstream::{Transport, Upstream};
+use super::exchange::Transport;
+use super::upstream::Upstream;
 use super::zone::{Answer, Zone};
 
 /// The largest question.
@@ -24,7 +25,7 @@ const DATAGRAM_BYTES: u16 = 1232;
 const PENDING: usize = 1024;
 /// How many TCP connections are served at once.
 const CONNECTIONS: usize = 256;
-/// A TCP connection may be silent for so long.
+/// A TCP connection may be silent, or its client not read, for so long.
 const IDLE: Duration = Duration::from_secs(10);
 /// How many names an alias may lead through.
 const ALIASES: usize = 8;
@@ -122,7 +123,11 @@ impl Server {
             };
             let Some(answer) = self.answer(&question, Transport::Tcp).await else { return Ok(()) };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-            stream.write_all(&[&length.to_be_bytes()[..], &answer].concat()).await?;
+            let bytes = [&length.to_be_bytes()[..], &answer].concat();
+            match tokio::time::timeout(IDLE, stream.write_all(&bytes)).await {
+                Ok(written) => written?,
+                Err(_) => return Ok(()),
+            }
         }
     }
 
@@ -148,7 +153,11 @@ impl Server {
         answer.metadata.authoritative = true;
         match zone.answer(asked.name(), asked.query_type()) {
             Answer::Records(records) => {
-                let mut records = self.follow(&zone, records, asked.query_type(), transport).await;
+                let Followed { mut records, code, truncated, authority } =
+                    self.follow(&zone, records, asked.query_type(), transport).await;
+                answer.metadata.response_code = code;
+                answer.metadata.truncation = truncated;
+                answer.add_authorities(authority);
                 // Clients take the first address: not always the same one.
                 let turn = usize::from(question.metadata.id) % records.len().max(1);
                 if records.iter().all(|record| record.record_type() == RecordType::A) {
@@ -164,6 +173,10 @@ impl Server {
                 answer.metadata.response_code = ResponseCode::NXDomain;
                 answer.add_authority(authority);
             }
+            Answer::NotOurs if self.upstream.hears_itself(asked.name()) => {
+                answer.metadata.authoritative = false;
+                answer.metadata.response_code = ResponseCode::NXDomain;
+            }
             Answer::NotOurs => match self.ask(bytes, transport).await {
                 Some(passed_on) => return Some(passed_on),
                 None => {
@@ -177,15 +190,14 @@ impl Server {
             Transport::Udp => room(question.edns.as_ref()),
         };
         if question.edns.is_some() {
-            let mut edns = Edns::new();
-            edns.set_max_payload(DATAGRAM_BYTES);
-            answer.set_edns(edns);
+            answer.set_edns(own_edns());
         }
         fitted(answer, room)
     }
 
+    /// What other servers say; `None` too when so many questions wait for them that one more would only wait as well.
     async fn ask(&self, question: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let _permit = self.pending.acquire().await.ok()?;
+        let _permit = self.pending.try_acquire().ok()?;
         self.upstream.ask(question, transport).await
     }
 
@@ -193,40 +205,71 @@ impl Server {
     async fn follow(
         &self,
         zone: &Zone,
-        mut records: Vec<Record>,
+        records: Vec<Record>,
         kind: RecordType,
         transport: Transport,
-    ) -> Vec<Record> {
+    ) -> Followed {
+        let mut followed =
+            Followed { records, code: ResponseCode::NoError, truncated: false, authority: Vec::new() };
         for _ in 0..ALIASES {
-            let target = match records.last().map(|record| &record.data) {
+            let target = match followed.records.last().map(|record| &record.data) {
                 Some(RData::CNAME(target)) if !matches!(kind, RecordType::CNAME | RecordType::ANY) => {
                     target.0.clone()
                 }
-                _ => return records,
+                _ => return followed,
             };
             match zone.answer(&target, kind) {
-                Answer::Records(more) => records.extend(more),
-                Answer::NotOurs => {
-                    records.extend(self.elsewhere(target, kind, transport).await);
-                    return records;
+                Answer::Records(more) => followed.records.extend(more),
+                Answer::NoData(authority) => {
+                    followed.authority.push(authority);
+                    return followed;
                 }
-                Answer::NoData(_) | Answer::NoSuchName(_) => return records,
+                Answer::NoSuchName(authority) => {
+                    followed.code = ResponseCode::NXDomain;
+                    followed.authority.push(authority);
+                    return followed;
+                }
+                Answer::NotOurs => {
+                    match self.elsewhere(target, kind, transport).await {
+                        Some(answer) => {
+                            followed.records.extend(answer.answers);
+                            followed.code = answer.metadata.response_code;
+                            followed.truncated = answer.metadata.truncation;
+                            followed.authority = answer.authorities;
+                        }
+                        None => followed.code = ResponseCode::ServFail,
+                    }
+                    return followed;
+                }
             }
         }
-        records
+        followed
     }
 
-    async fn elsewhere(&self, name: Name, kind: RecordType, transport: Transport) -> Vec<Record> {
+    async fn elsewhere(&self, name: Name, kind: RecordType, transport: Transport) -> Option<Message> {
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
-        message.add_query(hickory_proto::op::Query::query(name, kind));
-        let Ok(bytes) = message.to_vec() else { return Vec::new() };
-        let answer = self.ask(&bytes, transport).await;
-        answer
-            .and_then(|answer| Message::from_vec(&answer).ok())
-            .map(|answer| answer.answers)
-            .unwrap_or_default()
+        message.add_query(Query::query(name, kind));
+        message.set_edns(own_edns());
+        let answer = self.ask(&message.to_vec().ok()?, transport).await?;
+        Message::from_vec(&answer).ok()
     }
+}
+
+/// Where an alias has led.
+struct Followed {
+    records: Vec<Record>,
+    /// What is said of the last name.
+    code: ResponseCode,
+    truncated: bool,
+    authority: Vec<Record>,
+}
+
+/// What we say of ourselves to clients and servers.
+fn own_edns() -> Edns {
+    let mut edns = Edns::new();
+    edns.set_max_payload(DATAGRAM_BYTES);
+    edns
 }
 
 /// How many bytes a client takes in a datagram.
@@ -265,4 +308,26 @@ fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
     }
     let id = u16::from_be_bytes([id[0], id[1]]);
     Message::error_msg(id, OpCode::Query, ResponseCode::FormErr).to_vec().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn too_many_questions_fail_at_once_instead_of_waiting() {
+        // A server that never answers.
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = Server::new(Upstream::fixed(vec![silent.local_addr().unwrap()]));
+        server.pending.forget_permits(PENDING);
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii("example.org.").unwrap(), RecordType::A));
+        let bytes = question.to_vec().unwrap();
+        let answer = server.answer(&bytes, Transport::Udp);
+        let answer = answer.now_or_never().expect("an answer at once").unwrap();
+        let answer = Message::from_vec(&answer).unwrap();
+        assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
+    }
 }

@@ -13,8 +13,9 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::client::testing::FakeApi;
 
-/// Says 192.0.2.1 to every question.
-async fn fake_upstream() -> SocketAddr {
+/// Says 192.0.2.1 to every question but those for `absent` names, which do not exist, and `long` ones, which are too
+/// long for a datagram; with a response code, only that.
+async fn upstream(code: ResponseCode) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     tokio::spawn(async move {
@@ -25,18 +26,32 @@ async fn fake_upstream() -> SocketAddr {
             let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
             let name = question.queries[0].name().clone();
             answer.add_query(question.queries[0].clone());
-            answer.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+            answer.metadata.response_code = code;
+            if name.to_ascii().starts_with("absent.") {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+            } else if name.to_ascii().starts_with("long.") {
+                answer.metadata.truncation = true;
+            } else if code == ResponseCode::NoError {
+                answer.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(192, 0, 2, 1)))));
+            }
             socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
         }
     });
     address
 }
 
+async fn fake_upstream() -> SocketAddr {
+    upstream(ResponseCode::NoError).await
+}
+
 async fn start(api: &FakeApi, upstream: Vec<SocketAddr>) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    start_at(UdpSocket::bind("127.0.0.1:0").await.unwrap(), api, upstream).await
+}
+
+async fn start_at(udp: UdpSocket, api: &FakeApi, upstream: Vec<SocketAddr>) -> SocketAddr {
     let address = udp.local_addr().unwrap();
     let tcp = TcpListener::bind(address).await.unwrap();
-    let config = Config { domain: "cluster.local".into(), udp, tcp };
+    let config = Config { domain: "cluster.local".into(), udp, tcp, aliases: Vec::new() };
     let dns = Dns::new(api.client(), config).with_upstream(Upstream::fixed(upstream));
     tokio::spawn(dns.run(std::future::pending()));
     address
@@ -110,6 +125,80 @@ async fn names_of_the_cluster_and_of_others() {
         }
     });
     assert_eq!(late.await.unwrap(), ["10.96.0.8"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_end_as_their_target_does() {
+    let api = FakeApi::default();
+    for (name, target) in [
+        ("out", "example.org"),
+        ("absent", "absent.example.org"),
+        ("long", "long.example.org"),
+        ("inner", "none.n.svc.cluster.local"),
+    ] {
+        api.put("services", service(name, json!({"type": "ExternalName", "externalName": target})));
+    }
+    let server = start(&api, vec![fake_upstream().await]).await;
+    let broken = start(&api, vec![]).await;
+    for (server, name, code, truncated) in [
+        (server, "out", ResponseCode::NoError, false),
+        (server, "absent", ResponseCode::NXDomain, false),
+        (server, "inner", ResponseCode::NXDomain, false),
+        (server, "long", ResponseCode::NoError, true),
+        (broken, "out", ResponseCode::ServFail, false),
+    ] {
+        let name = format!("{name}.n.svc.cluster.local.");
+        let answer = over_udp(server, &question(&name, RecordType::A, false)).await;
+        assert_eq!(
+            (answer.metadata.response_code, answer.metadata.truncation, answer.answers[0].record_type()),
+            (code, truncated, RecordType::CNAME),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_fails_or_is_silent_is_passed_over() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let refuses = upstream(ResponseCode::Refused).await;
+    let servers = vec![silent.local_addr().unwrap(), refuses, fake_upstream().await];
+    let server = start(&FakeApi::default(), servers).await;
+    let asked = question("example.org.", RecordType::A, false);
+    let ask = || over_udp(server, &asked);
+    assert_eq!(texts(&ask().await), ["192.0.2.1"]);
+    // From the second question on, the silent one costs nothing.
+    let start = std::time::Instant::now();
+    assert_eq!(texts(&ask().await), ["192.0.2.1"]);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let alone = self::start(&FakeApi::default(), vec![refuses]).await;
+    let refused = over_udp(alone, &question("example.org.", RecordType::A, false)).await;
+    assert_eq!(refused.metadata.response_code, ResponseCode::Refused, "a refusal is better than nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_lead_back_are_left_out() {
+    let (one, other) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let (first, second) = (one.local_addr().unwrap(), other.local_addr().unwrap());
+    // Each asks the other, and one of them a server that knows.
+    let good = fake_upstream().await;
+    start_at(one, &FakeApi::default(), vec![second, good]).await;
+    start_at(other, &FakeApi::default(), vec![first]).await;
+    for server in [first, second] {
+        let settled = tokio::time::timeout(Duration::from_secs(10), async {
+            loop {
+                let asked = std::time::Instant::now();
+                let answer = over_udp(server, &question("example.org.", RecordType::A, false)).await;
+                let known = texts(&answer) == ["192.0.2.1"];
+                let quick = asked.elapsed() < Duration::from_secs(1);
+                let failed = answer.metadata.response_code == ResponseCode::ServFail;
+                if quick && (known || server == second && failed) {
+                    return;
+                }
+            }
+        });
+        settled.await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

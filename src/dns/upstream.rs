@@ -1,170 +1,224 @@
 //! Questions about other names, passed on as they are to the servers that the host itself uses.
+//!
+//! A server that was silent comes last for a while, so that a dead one does not cost every question its time. A server
+//! that leads back here, by whatever way, would multiply each question for ever: each server that may is sent one
+//! question that nobody else asks, and is left out when this question arrives here.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
+use tokio::time::{Instant, timeout};
 
-/// How long one server may take before the next is asked.
+use super::exchange::{self, Transport};
+use super::resolvers;
+
+/// How long one server may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The largest answer over UDP.
-const DATAGRAM: usize = 65_535;
-/// A message's header, in bytes.
-const HEADER: usize = 12;
+/// How long the next server waits for one that was silent before and gets another chance.
+const TRIAL: Duration = Duration::from_millis(300);
+/// How long a silent server comes last.
+const REST: Duration = Duration::from_secs(30);
 
-/// Over which transport a question came, and so is passed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transport {
-    /// Datagrams.
-    Udp,
-    /// A stream, with two bytes of length before each message.
-    Tcp,
+/// The files that name the host's servers.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// The host's `resolv.conf`.
+    pub host: PathBuf,
+    /// The one in which systemd-resolved names its real servers.
+    pub resolved: PathBuf,
 }
 
 /// The servers of the host, as its resolver configuration names them at the moment.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The first that names a server that is not of this machine counts.
-    files: Vec<PathBuf>,
+    files: Option<Files>,
     own: Vec<IpAddr>,
     known: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    written: Vec<Option<SystemTime>>,
+    /// When the files were written that the servers are from.
+    written: Option<[Option<SystemTime>; 2]>,
     servers: Vec<SocketAddr>,
+    /// Since when servers have not answered.
+    silent: HashMap<SocketAddr, Instant>,
+    /// The question by which each server is known to have been looked at.
+    probes: HashMap<SocketAddr, Name>,
+    circular: HashSet<SocketAddr>,
 }
 
 impl Upstream {
     /// Reads these files (again whenever they change); `own` are the addresses of the cluster's own server.
-    pub fn new(files: Vec<PathBuf>, own: Vec<IpAddr>) -> Upstream {
-        Upstream { files, own, known: Mutex::default() }
+    pub fn new(files: Files, own: Vec<IpAddr>) -> Upstream {
+        Upstream { files: Some(files), own, known: Mutex::default() }
     }
 
     /// Always these servers.
     pub fn fixed(servers: Vec<SocketAddr>) -> Upstream {
-        let known = Known { written: Vec::new(), servers };
-        Upstream { files: Vec::new(), own: Vec::new(), known: Mutex::new(known) }
+        let known = Known { servers, ..Known::default() };
+        Upstream { files: None, own: Vec::new(), known: Mutex::new(known) }
     }
 
-    /// The servers, in the order in which they are asked.
-    pub fn servers(&self) -> Vec<SocketAddr> {
-        let written: Vec<_> =
-            self.files.iter().map(|file| std::fs::metadata(file).and_then(|m| m.modified()).ok()).collect();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.written != written {
-            let read =
-                |file| std::fs::read_to_string(file).map(|text| parse(&text, &self.own)).unwrap_or_default();
-            known.servers = self.files.iter().map(read).find(|found| !found.is_empty()).unwrap_or_default();
-            known.written = written;
+    /// The servers, in the order in which they are asked, each with the time before the next one is asked too.
+    fn servers(&self) -> Vec<(SocketAddr, Duration)> {
+        let mut known = self.lock();
+        if let Some(files) = &self.files {
+            known.read(files, &self.own);
         }
-        known.servers.clone()
+        known.order(Instant::now())
     }
 
     /// Asks one server after the other; `None` when none of them answered.
     pub async fn ask(&self, question: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        for server in self.servers() {
-            let asked = async {
-                match transport {
-                    Transport::Udp => over_udp(server, question).await,
-                    Transport::Tcp => over_tcp(server, question).await,
+        let mut servers = self.servers().into_iter();
+        self.probe();
+        let (mut asked, mut waiting) = (FuturesUnordered::new(), Vec::new());
+        let mut failure = None;
+        loop {
+            let head_start = match servers.next() {
+                Some((server, head_start)) => {
+                    let ask = timeout(PATIENCE, exchange::ask(server, question, transport));
+                    asked.push(async move { (server, ask.await) });
+                    waiting.push(server);
+                    head_start
                 }
+                None if asked.is_empty() => return failure,
+                None => PATIENCE,
             };
-            match tokio::time::timeout(PATIENCE, asked).await {
-                Ok(Ok(answer)) => return Some(answer),
-                Ok(Err(error)) => tracing::debug!(%server, %error, "a name server failed"),
-                Err(_) => tracing::debug!(%server, "a name server did not answer in time"),
+            let Ok(Some((server, answer))) = timeout(head_start, asked.next()).await else { continue };
+            waiting.retain(|other| *other != server);
+            match answer {
+                Ok(Ok(answer)) if exchange::is_failure(&answer) => {
+                    self.lock().silent.remove(&server);
+                    failure.get_or_insert(answer);
+                }
+                Ok(Ok(answer)) => {
+                    let mut known = self.lock();
+                    known.silent.remove(&server);
+                    known.failed_trial(&waiting, Instant::now());
+                    return Some(answer);
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%server, %error, "a name server failed");
+                    self.lock().silent.insert(server, Instant::now());
+                }
+                Err(_) => {
+                    tracing::debug!(%server, "a name server did not answer in time");
+                    self.lock().silent.insert(server, Instant::now());
+                }
             }
         }
-        None
     }
-}
 
-/// The `nameserver` lines that name a server outside of this machine.
-fn parse(text: &str, own: &[IpAddr]) -> Vec<SocketAddr> {
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next() == Some("nameserver")).then(|| words.next())?
-        })
-        .filter_map(|address| address.parse::<IpAddr>().ok())
-        .filter(|address| !address.is_loopback() && !address.is_unspecified() && !own.contains(address))
-        .map(|address| SocketAddr::new(address, 53))
-        .collect()
-}
-
-async fn over_udp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let any = match server {
-        SocketAddr::V4(_) => SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0),
-        SocketAddr::V6(_) => SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
-    };
-    // A port and an id of its own for each question: answers are hard to forge.
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(server).await?;
-    let (sent, id) = with_fresh_id(question);
-    socket.send(&sent).await?;
-    let mut answer = vec![0; DATAGRAM];
-    loop {
-        let length = socket.recv(&mut answer).await?;
-        if answers(&answer[..length], &sent, id) {
-            answer.truncate(length);
-            return Ok(with_id_of(answer, question));
+    /// Sends its own question to each server that may lead back here and was not sent one yet.
+    fn probe(&self) {
+        for (server, name) in self.lock().new_probes() {
+            let mut message = Message::query();
+            message.metadata.recursion_desired = true;
+            message.add_query(Query::query(name, RecordType::HINFO));
+            let Ok(bytes) = message.to_vec() else { continue };
+            tokio::spawn(async move {
+                // What matters is whether the question arrives, not what is answered.
+                let _ = timeout(PATIENCE, exchange::ask(server, &bytes, Transport::Udp)).await;
+            });
         }
     }
-}
 
-async fn over_tcp(server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
-    let (sent, id) = with_fresh_id(question);
-    let length = u16::try_from(sent.len()).map_err(io::Error::other)?;
-    stream.write_all(&[&length.to_be_bytes()[..], &sent].concat()).await?;
-    let length = stream.read_u16().await?;
-    let mut answer = vec![0; usize::from(length)];
-    stream.read_exact(&mut answer).await?;
-    if !answers(&answer, &sent, id) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is to another question"));
-    }
-    Ok(with_id_of(answer, question))
-}
-
-fn with_fresh_id(question: &[u8]) -> (Vec<u8>, [u8; 2]) {
-    let random = crate::client::random_u64().to_be_bytes();
-    let id = [random[0], random[1]];
-    let mut sent = question.to_vec();
-    sent.iter_mut().zip(id).for_each(|(byte, new)| *byte = new);
-    (sent, id)
-}
-
-fn with_id_of(mut answer: Vec<u8>, question: &[u8]) -> Vec<u8> {
-    answer.iter_mut().zip(question.iter().take(2)).for_each(|(byte, asked)| *byte = *asked);
-    answer
-}
-
-/// Whether this is a response with our id to our question.
-fn answers(answer: &[u8], sent: &[u8], id: [u8; 2]) -> bool {
-    let Some(end) = question_end(sent) else { return false };
-    answer.len() >= HEADER
-        && answer[..2] == id
-        && answer[2] & 0x80 != 0
-        // A refusal may come without the question.
-        && (answer[4..6] == [0, 0]
-            || answer.get(HEADER..end).is_some_and(|asked| asked.eq_ignore_ascii_case(&sent[HEADER..end])))
-}
-
-/// Where the first question ends: its name, type and class.
-fn question_end(message: &[u8]) -> Option<usize> {
-    let mut at = HEADER;
-    loop {
-        let length = usize::from(*message.get(at)?);
-        at += 1 + length;
-        if length == 0 {
-            return (at + 4 <= message.len()).then_some(at + 4);
+    /// Whether a question that arrived here is one that was sent from here to see where it goes; the server that it was
+    /// sent to is asked no more.
+    pub fn hears_itself(&self, name: &Name) -> bool {
+        let mut known = self.lock();
+        let Some(server) = known.probes.iter().find(|(_, probe)| *probe == name).map(|(server, _)| *server)
+        else {
+            return false;
+        };
+        if known.circular.insert(server) {
+            tracing::warn!(
+                %server,
+                "the host's name server leads back to this cluster's: it is left out for names of other domains"
+            );
         }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Takes over what the files say when they have changed.
+    fn read(&mut self, files: &Files, own: &[IpAddr]) {
+        let modified = |file: &Path| std::fs::metadata(file).and_then(|m| m.modified()).ok();
+        let written = Some([modified(&files.host), modified(&files.resolved)]);
+        if self.written == written {
+            return;
+        }
+        // A file that is not there names nobody.
+        let text = |file| std::fs::read_to_string(file).unwrap_or_default();
+        let (host, resolved) = (text(&files.host), text(&files.resolved));
+        if resolvers::names_any(&host, own) {
+            tracing::warn!(
+                file = %files.host.display(),
+                "the host's resolver asks this cluster: for names of other domains it needs another server beside"
+            );
+        }
+        let link = |name: &str| nix::net::if_::if_nametoindex(name).ok();
+        self.servers = resolvers::choose(&host, &resolved, own, link);
+        // A way that led back here may have been changed with the files.
+        self.probes.clear();
+        self.circular.clear();
+        self.written = written;
+    }
+
+    /// The order in which to ask, with head starts: servers that were silent lately come last. (pure)
+    fn order(&self, now: Instant) -> Vec<(SocketAddr, Duration)> {
+        let rests = |server: &SocketAddr| self.silent.get(server).is_some_and(|since| now - *since < REST);
+        let usable = self.servers.iter().filter(|server| !self.circular.contains(server));
+        let (last, first): (Vec<&SocketAddr>, Vec<&SocketAddr>) = usable.partition(|server| rests(server));
+        let start = |server: &SocketAddr| match self.silent.contains_key(server) {
+            true => TRIAL,
+            false => PATIENCE,
+        };
+        first.into_iter().chain(last).map(|server| (*server, start(server))).collect()
+    }
+
+    /// Servers that were silent before have been overtaken by another.
+    fn failed_trial(&mut self, servers: &[SocketAddr], now: Instant) {
+        for server in servers {
+            if let Some(since) = self.silent.get_mut(server) {
+                *since = now;
+            }
+        }
+    }
+
+    /// Names to be asked of servers near this host, which alone can lead back to it.
+    fn new_probes(&mut self) -> Vec<(SocketAddr, Name)> {
+        let near = |server: &&SocketAddr| match server.ip() {
+            IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_link_local(),
+            IpAddr::V6(address) => {
+                address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+            }
+        };
+        let unknown: Vec<SocketAddr> =
+            self.servers.iter().filter(near).filter(|s| !self.probes.contains_key(s)).copied().collect();
+        let mut new = Vec::new();
+        for server in unknown {
+            // Not below a domain that forwarders answer for by themselves.
+            let (a, b) = (crate::client::random_u64(), crate::client::random_u64());
+            let Ok(name) = Name::from_ascii(format!("{a:016x}.{b:016x}.")) else { continue };
+            self.probes.insert(server, name.clone());
+            new.push((server, name));
+        }
+        new
     }
 }
 
@@ -172,27 +226,48 @@ fn question_end(message: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_servers_outside_are_asked() {
-        let own = ["10.96.0.10".parse().unwrap()];
-        let text = "# comment\nsearch a b\nnameserver 127.0.0.53\nnameserver 10.96.0.10\n nameserver 192.0.2.1 \n\
-                    nameserver\nnameserver ::1\nnameserver 2001:db8::1\n";
-        let expected: Vec<SocketAddr> =
-            vec!["192.0.2.1:53".parse().unwrap(), "[2001:db8::1]:53".parse().unwrap()];
-        assert_eq!(parse(text, &own), expected);
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
     }
 
     #[test]
     fn changes_of_the_files_are_followed() {
         let dir = tempfile::tempdir().unwrap();
-        let (first, second) = (dir.path().join("a"), dir.path().join("b"));
-        std::fs::write(&first, "nameserver 127.0.0.53\n").unwrap();
-        std::fs::write(&second, "nameserver 192.0.2.2\n").unwrap();
-        let upstream = Upstream::new(vec![first.clone(), second], Vec::new());
-        assert_eq!(upstream.servers(), ["192.0.2.2:53".parse().unwrap()]);
-        std::fs::write(&first, "nameserver 192.0.2.1\n").unwrap();
+        let files = Files { host: dir.path().join("a"), resolved: dir.path().join("b") };
+        std::fs::write(&files.host, "nameserver 127.0.0.53\n").unwrap();
+        std::fs::write(&files.resolved, "nameserver 192.0.2.2\n").unwrap();
+        let upstream = Upstream::new(files.clone(), Vec::new());
+        let servers = || upstream.servers().into_iter().map(|(server, _)| server).collect::<Vec<_>>();
+        assert_eq!(servers(), [at("192.0.2.2:53")]);
+        std::fs::write(&files.host, "nameserver 192.0.2.1\n").unwrap();
         let later = SystemTime::now() + Duration::from_secs(9);
-        std::fs::File::options().write(true).open(&first).unwrap().set_modified(later).unwrap();
-        assert_eq!(upstream.servers(), ["192.0.2.1:53".parse().unwrap()]);
+        std::fs::File::options().write(true).open(&files.host).unwrap().set_modified(later).unwrap();
+        assert_eq!(servers(), [at("192.0.2.1:53")]);
+    }
+
+    #[test]
+    fn silent_servers_come_last_and_then_get_a_trial() {
+        let (a, b, c) = (at("192.0.2.1:53"), at("192.0.2.2:53"), at("192.0.2.3:53"));
+        let start = Instant::now();
+        let mut known = Known {
+            servers: vec![a, b, c],
+            silent: [(a, start)].into(),
+            circular: [b].into(),
+            ..Known::default()
+        };
+        assert_eq!(known.order(start), [(c, PATIENCE), (a, TRIAL)]);
+        let later = start + REST;
+        assert_eq!(known.order(later), [(a, TRIAL), (c, PATIENCE)]);
+        known.failed_trial(&[a, c], later);
+        assert_eq!(known.order(later), [(c, PATIENCE), (a, TRIAL)]);
+    }
+
+    #[test]
+    fn only_servers_near_by_are_probed_once() {
+        let near = [at("127.0.0.1:53"), at("10.1.2.3:53"), at("[fe80::1%2]:53")];
+        let mut known = Known { servers: [&near[..], &[at("192.0.2.1:53")]].concat(), ..Known::default() };
+        let sent: Vec<SocketAddr> = known.new_probes().into_iter().map(|(server, _)| server).collect();
+        assert_eq!(sent, near);
+        assert!(known.new_probes().is_empty());
     }
 }

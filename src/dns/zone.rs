@@ -173,10 +173,12 @@ impl Zone {
             }
             return;
         }
+        let all = spec.publish_not_ready_addresses == Some(true);
         match spec.cluster_ip.as_deref() {
-            Some("None") => self.headless(name, spec.publish_not_ready_addresses == Some(true), slices),
+            Some("None") => self.headless(name, all, slices),
             Some(address) => {
                 let Ok(address) = address.parse() else { return };
+                self.endpoints(name, all, slices);
                 self.add_address(name, address);
                 self.add_reverse(address, name);
                 for port in spec.ports.iter().flatten() {
@@ -191,21 +193,21 @@ impl Zone {
     fn headless(&mut self, name: &str, all: bool, slices: &[&EndpointSlice]) {
         // The service is there even while nothing answers for it.
         self.names.entry(name.to_ascii_lowercase()).or_default();
-        for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
-            for endpoint in slice.endpoints.iter().flatten().filter(|endpoint| all || is_ready(endpoint)) {
-                for address in endpoint.addresses.iter().filter_map(|text| text.parse::<Ipv4Addr>().ok()) {
-                    let host = endpoint.hostname.clone().unwrap_or_else(|| dashed(address));
-                    let host = format!("{host}.{name}");
-                    self.add_address(name, address);
-                    self.add_address(&host, address);
-                    self.add_reverse(address, &host);
-                    for port in slice.ports.iter().flatten() {
-                        let (port_name, number) =
-                            (port.name.as_deref().unwrap_or(""), port.port.unwrap_or(0));
-                        self.add_port(name, port_name, port.protocol.as_deref(), number, &host);
-                    }
-                }
+        self.endpoints(name, all, slices);
+        for (slice, address, host) in hosts(name, all, slices) {
+            self.add_address(name, address);
+            for port in slice.ports.iter().flatten() {
+                let (port_name, number) = (port.name.as_deref().unwrap_or(""), port.port.unwrap_or(0));
+                self.add_port(name, port_name, port.protocol.as_deref(), number, &host);
             }
+        }
+    }
+
+    /// Names of single endpoints. The specification wants them for headless services; CoreDNS has them for all.
+    fn endpoints(&mut self, name: &str, all: bool, slices: &[&EndpointSlice]) {
+        for (_, address, host) in hosts(name, all, slices) {
+            self.add_address(&host, address);
+            self.add_reverse(address, &host);
         }
     }
 
@@ -218,6 +220,25 @@ impl Zone {
             self.add_address(&format!("{}.{namespace}.pod.{}", dashed(address), self.domain), address);
         }
     }
+}
+
+/// The endpoints that answer for a service: the slice of each, its address and its name.
+fn hosts<'a>(
+    service: &str,
+    all: bool,
+    slices: &[&'a EndpointSlice],
+) -> impl Iterator<Item = (&'a EndpointSlice, Ipv4Addr, String)> {
+    let slices = slices.iter().copied().filter(|slice| slice.address_type == "IPv4");
+    slices.flat_map(move |slice| {
+        let endpoints = slice.endpoints.iter().flatten().filter(move |endpoint| all || is_ready(endpoint));
+        endpoints.flat_map(move |endpoint| {
+            let addresses = endpoint.addresses.iter().filter_map(|text| text.parse::<Ipv4Addr>().ok());
+            addresses.map(move |address| {
+                let host = endpoint.hostname.clone().unwrap_or_else(|| dashed(address));
+                (slice, address, format!("{host}.{service}"))
+            })
+        })
+    })
 }
 
 fn named(text: &str) -> Option<Name> {
@@ -271,7 +292,7 @@ mod tests {
             json!({"metadata": {"namespace": "shop", "name": "p"}, "status": {"podIP": "10.244.0.9"}}),
             json!({"metadata": {"namespace": "shop", "name": "q"}, "status": {"podIP": "10.244.0.8", "phase": "Failed"}}),
         ]);
-        Zone::build("cluster.local", &services, &read(vec![slice("db"), slice("all")]), &pods)
+        Zone::build("cluster.local", &services, &read(vec![slice("db"), slice("all"), slice("web")]), &pods)
     }
 
     fn shown(name: &str, kind: RecordType) -> Vec<String> {
@@ -309,6 +330,10 @@ mod tests {
                     "0 100 3306 10-244-0-3.db.shop.svc.cluster.local.",
                 ],
             ),
+            // As CoreDNS has it, endpoints of every service have names.
+            ("db-0.web.shop.svc.cluster.local.", A, &["10.244.0.2"]),
+            ("10-244-0-4.web.shop.svc.cluster.local.", A, &["no such name"]),
+            ("_sql._tcp.web.shop.svc.cluster.local.", SRV, &["no such name"]),
             ("out.shop.svc.cluster.local.", A, &["example.org."]),
             ("out.shop.svc.cluster.local.", CNAME, &["example.org."]),
             ("10-244-0-9.shop.pod.cluster.local.", A, &["10.244.0.9"]),

@@ -1,5 +1,7 @@
 //! The files that tell a pod who and where it is: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` (pure).
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
 /// The longest host name that Linux takes, in bytes.
@@ -90,16 +92,50 @@ impl Resolver {
     }
 }
 
+/// The host's resolver configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostResolver {
+    /// What the host itself uses.
+    pub own: Resolver,
+    /// Where systemd-resolved names its real servers.
+    pub resolved: Resolver,
+}
+
+impl HostResolver {
+    /// What a pod with a network of its own can use of it: servers on the host's loopback it cannot reach. The
+    /// cluster's server asks them, so where there is no other it stands in for them.
+    fn for_pods(&self, cluster_dns: &str) -> Resolver {
+        let reachable = |resolver: &Resolver| Resolver {
+            nameservers: resolver.nameservers.iter().filter(|server| leaves_host(server)).cloned().collect(),
+            ..resolver.clone()
+        };
+        let mut found = reachable(&self.own);
+        if found.nameservers.is_empty() {
+            found = reachable(&self.resolved);
+        }
+        if found.nameservers.is_empty() {
+            found = Resolver { nameservers: vec![cluster_dns.to_owned()], ..self.own.clone() };
+        }
+        found
+    }
+}
+
+/// Whether an address means the same server in another network namespace.
+fn leaves_host(server: &str) -> bool {
+    // One with a zone names a link of the host.
+    server.parse::<IpAddr>().is_ok_and(|address| !address.is_loopback() && !address.is_unspecified())
+}
+
 /// The resolver of a pod, by its DNS policy and configuration.
-pub fn resolver(pod: &Pod, cluster_dns: &str, cluster_domain: &str, host: &Resolver) -> Resolver {
+pub fn resolver(pod: &Pod, cluster_dns: &str, cluster_domain: &str, host: &HostResolver) -> Resolver {
     let default = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&default);
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let on_host = spec.host_network == Some(true);
     let mut resolver = match policy {
         "None" => Resolver::default(),
-        "Default" => host.clone(),
-        "ClusterFirst" if on_host => host.clone(),
+        "Default" | "ClusterFirst" if on_host => host.own.clone(),
+        "Default" => host.for_pods(cluster_dns),
         _ => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
             let mut search = vec![
@@ -107,7 +143,7 @@ pub fn resolver(pod: &Pod, cluster_dns: &str, cluster_domain: &str, host: &Resol
                 format!("svc.{cluster_domain}"),
                 cluster_domain.to_owned(),
             ];
-            search.extend(host.search.iter().cloned());
+            search.extend(host.own.search.iter().cloned());
             Resolver {
                 nameservers: vec![cluster_dns.to_owned()],
                 search,
@@ -149,8 +185,31 @@ mod tests {
             .unwrap()
     }
 
-    fn host() -> Resolver {
-        Resolver::parse("# x\nsearch corp.example\nnameserver 192.0.2.1\noptions edns0\n")
+    fn host() -> HostResolver {
+        let own = Resolver::parse("# x\nsearch corp.example\nnameserver 192.0.2.1\noptions edns0\n");
+        HostResolver { own, ..HostResolver::default() }
+    }
+
+    #[test]
+    fn servers_on_loopback_are_for_the_host_alone() {
+        let cases: &[(&str, &str, &[&str])] = &[
+            ("nameserver 127.0.0.1\nnameserver 192.0.2.1", "", &["192.0.2.1"]),
+            (
+                "nameserver 127.0.0.53",
+                "nameserver 192.0.2.2\nnameserver 2001:db8::1",
+                &["192.0.2.2", "2001:db8::1"],
+            ),
+            ("nameserver 127.0.0.1\nnameserver ::1", "", &["10.96.0.10"]),
+            ("nameserver fe80::1%eth0", "", &["10.96.0.10"]),
+            ("", "", &["10.96.0.10"]),
+        ];
+        for (own, resolved, expected) in cases {
+            let host = HostResolver { own: Resolver::parse(own), resolved: Resolver::parse(resolved) };
+            let servers =
+                |spec: Value| resolver(&pod(spec), "10.96.0.10", "cluster.local", &host).nameservers;
+            assert_eq!(&servers(json!({"dnsPolicy": "Default"})), expected, "{own}");
+            assert_eq!(servers(json!({"dnsPolicy": "Default", "hostNetwork": true})), host.own.nameservers);
+        }
     }
 
     #[test]
@@ -160,8 +219,8 @@ mod tests {
             text(json!({})),
             "search shop.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\noptions ndots:5\n"
         );
-        assert_eq!(text(json!({"dnsPolicy": "Default"})), host().text());
-        assert_eq!(text(json!({"hostNetwork": true})), host().text());
+        assert_eq!(text(json!({"dnsPolicy": "Default"})), host().own.text());
+        assert_eq!(text(json!({"hostNetwork": true})), host().own.text());
         assert!(
             text(json!({"hostNetwork": true, "dnsPolicy": "ClusterFirstWithHostNet"})).contains("10.96.0.10")
         );

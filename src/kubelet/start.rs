@@ -181,10 +181,7 @@ async fn files<R>(
 ) -> Result<Files, String> {
     let config = &context.config;
     let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
-    let resolver = {
-        let host = hosts::Resolver::parse(&host_resolver());
-        hosts::resolver(pod, &config.dns.to_string(), &config.domain, &host).text()
-    };
+    let resolver = hosts::resolver(pod, &config.dns.to_string(), &config.domain, &host_resolver()).text();
     let hosts_file = match address {
         Some(address) => hosts::etc_hosts(pod, address, &config.domain),
         None => hosts::host_etc_hosts(pod, &fs::read_to_string("/etc/hosts").unwrap_or_default()),
@@ -226,13 +223,8 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// The host's own resolver configuration, past a stub on loopback that pods could not reach.
-fn host_resolver() -> String {
-    let direct = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers = hosts::Resolver::parse(&direct).nameservers;
-    let stub = servers.iter().all(|s| s.parse::<std::net::IpAddr>().is_ok_and(|a| a.is_loopback()));
-    match fs::read_to_string("/run/systemd/resolve/resolv.conf") {
-        Ok(real) if stub => real,
-        _ => direct,
-    }
+/// The host's own resolver configuration; a file that is not there says nothing.
+fn host_resolver() -> hosts::HostResolver {
+    let read = |file| hosts::Resolver::parse(&fs::read_to_string(file).unwrap_or_default());
+    hosts::HostResolver { own: read("/etc/resolv.conf"), resolved: read("/run/systemd/resolve/resolv.conf") }
 }

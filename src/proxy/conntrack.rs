@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 
+use super::Config;
 use super::state::{Backends, Endpoint, Frontend, Protocol, State};
 use crate::sys::netlink::{CONNTRACK, Messages, Socket, attribute, flag};
 
@@ -41,13 +42,44 @@ struct Tracked {
     tuple: Vec<u8>,
 }
 
-/// Deletes the tracked connections to these frontends that do not end at one of their endpoints, and says how
-/// many there were.
+/// The tracked connections that may lead to the wrong place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Suspects {
+    /// Those to these frontends.
+    To(BTreeSet<Frontend>),
+    /// All that the proxy may have led anywhere: which frontends it had is not known.
+    All,
+}
+
+impl Default for Suspects {
+    fn default() -> Self {
+        Suspects::To(BTreeSet::new())
+    }
+}
+
+impl Suspects {
+    /// These and others.
+    pub fn and(self, others: Suspects) -> Suspects {
+        match (self, others) {
+            (Suspects::To(mut these), Suspects::To(others)) => {
+                these.extend(others);
+                Suspects::To(these)
+            }
+            _ => Suspects::All,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Suspects::To(frontends) if frontends.is_empty())
+    }
+}
+
+/// Deletes the suspects that do not end at one of their frontend's endpoints, and says how many there were.
 ///
 /// # Errors
 /// When the kernel does not give its table away. One that is already gone is fine.
-pub fn delete_stale(frontends: &BTreeSet<Frontend>, state: &State) -> io::Result<usize> {
-    if frontends.is_empty() {
+pub fn delete_stale(suspects: &Suspects, config: &Config, state: &State) -> io::Result<usize> {
+    if suspects.is_empty() {
         return Ok(0);
     }
     let socket = Socket::open()?;
@@ -56,7 +88,7 @@ pub fn delete_stale(frontends: &BTreeSet<Frontend>, state: &State) -> io::Result
     let mut stale = Vec::new();
     socket.request(&dump, |message| {
         let attributes: Vec<_> = message.attributes().collect();
-        let tracked = parse(&attributes).filter(|tracked| is_stale(tracked, frontends, state));
+        let tracked = parse(&attributes).filter(|tracked| is_stale(tracked, suspects, config, state));
         stale.extend(tracked.map(|tracked| tracked.tuple));
     })?;
     for tuple in &stale {
@@ -72,23 +104,34 @@ pub fn delete_stale(frontends: &BTreeSet<Frontend>, state: &State) -> io::Result
     Ok(stale.len())
 }
 
-/// Whether a connection was made to one of the frontends and ends elsewhere than the state says.
-fn is_stale(tracked: &Tracked, frontends: &BTreeSet<Frontend>, state: &State) -> bool {
+/// Whether a connection is one of the suspects and ends elsewhere than the state says.
+fn is_stale(tracked: &Tracked, suspects: &Suspects, config: &Config, state: &State) -> bool {
     if tracked.original.protocol != Protocol::Udp as u8 {
         return false;
     }
     let Endpoint { address, port } = tracked.original.destination;
     let at = |address| Frontend { address, protocol: Protocol::Udp, port };
+    let is_known = |frontend: &Frontend| {
+        let changed = matches!(suspects, Suspects::To(frontends) if frontends.contains(frontend));
+        changed || state.frontends.contains_key(frontend)
+    };
     // The more special frontend is the one that the rules look at first.
     let own = at(Some(address));
-    let frontend =
-        if frontends.contains(&own) || state.frontends.contains_key(&own) { own } else { at(None) };
+    let frontend = if is_known(&own) { own } else { at(None) };
+    let translated = tracked.reply.source != tracked.original.destination;
+    let suspected = match suspects {
+        Suspects::To(frontends) => frontends.contains(&frontend),
+        Suspects::All => {
+            is_known(&frontend)
+                || config.services.contains(address)
+                || translated && config.pods.contains(tracked.reply.source.address)
+        }
+    };
     // A frontend of the node means its addresses. What only passes through to the same port elsewhere keeps its
     // destination, and comes from another address by the time that it leaves.
-    let passes = tracked.reply.source == tracked.original.destination
-        && tracked.reply.destination != tracked.original.source;
+    let passes = !translated && tracked.reply.destination != tracked.original.source;
     let endpoints = state.frontends.get(&frontend).map_or(&[][..], |Backends { endpoints, .. }| endpoints);
-    frontends.contains(&frontend) && !passes && !endpoints.contains(&tracked.reply.source)
+    suspected && !passes && !endpoints.contains(&tracked.reply.source)
 }
 
 fn parse(attributes: &[(u16, &[u8])]) -> Option<Tracked> {
@@ -136,6 +179,43 @@ mod tests {
         tracked
     }
 
+    fn config() -> Config {
+        Config {
+            table: "minik".into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            services: "10.96.0.0/12".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 244, 0, 1),
+            link_prefix: "mk".into(),
+        }
+    }
+
+    #[test]
+    fn after_a_restart_every_connection_of_the_proxy_is_a_suspect() {
+        let dns = Frontend { address: Some(Ipv4Addr::new(10, 96, 0, 10)), protocol: Protocol::Udp, port: 53 };
+        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
+        let state = State { frontends: [(dns, backends)].into(), ..State::default() };
+        for (what, to, answered_by, stale) in [
+            ("an endpoint that is still there", "10.96.0.10:53", "10.244.0.2:53", false),
+            ("an endpoint that went", "10.96.0.10:53", "10.244.0.3:53", true),
+            ("a frontend that went", "10.96.0.77:53", "10.244.0.2:53", true),
+            ("one whose endpoint was no pod", "10.96.0.77:53", "192.0.2.2:53", true),
+            ("a port of the node that went", "192.0.2.1:30053", "10.244.0.2:53", true),
+            ("somebody else's", "192.0.2.1:30053", "172.17.0.2:53", false),
+            ("pod to pod", "10.244.0.7:9000", "10.244.0.7:9000", false),
+        ] {
+            let tracked = tracked(Protocol::Udp, to, answered_by);
+            assert_eq!(is_stale(&tracked, &Suspects::All, &config(), &state), stale, "{what}");
+        }
+    }
+
+    #[test]
+    fn suspects_add_up() {
+        let to = |port| Suspects::To([Frontend { address: None, protocol: Protocol::Udp, port }].into());
+        assert!(matches!(to(1).and(to(2)), Suspects::To(both) if both.len() == 2));
+        assert_eq!(to(1).and(Suspects::All), Suspects::All);
+        assert_eq!(Suspects::All.and(Suspects::default()), Suspects::All);
+    }
+
     #[test]
     fn stale_is_what_ends_at_no_endpoint_of_a_changed_frontend() {
         let frontend = |address: Option<&str>, port| Frontend {
@@ -148,7 +228,9 @@ mod tests {
         let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
         let state =
             State { frontends: [(dns, backends.clone()), (node, backends)].into(), ..State::default() };
-        let changed = [dns, node].into();
+        let changed = Suspects::To([dns, node].into());
+        let is_stale =
+            |tracked: &Tracked, suspects: &Suspects| is_stale(tracked, suspects, &config(), &state);
         for (protocol, to, answered_by, stale) in [
             (Protocol::Udp, "10.96.0.10:53", "10.244.0.2:53", false),
             (Protocol::Udp, "10.96.0.10:53", "10.244.0.3:53", true),
@@ -158,14 +240,11 @@ mod tests {
             (Protocol::Udp, "127.0.0.1:30053", "10.244.0.3:53", true),
             (Protocol::Udp, "127.0.0.1:30053", "127.0.0.1:30053", true),
         ] {
-            assert_eq!(
-                is_stale(&tracked(protocol, to, answered_by), &changed, &state),
-                stale,
-                "{to} {answered_by}"
-            );
+            assert_eq!(is_stale(&tracked(protocol, to, answered_by), &changed), stale, "{to} {answered_by}");
         }
-        assert!(!is_stale(&tracked(Protocol::Udp, "10.96.0.10:53", "10.244.0.3:53"), &[node].into(), &state));
+        let other = Suspects::To([node].into());
+        assert!(!is_stale(&tracked(Protocol::Udp, "10.96.0.10:53", "10.244.0.3:53"), &other));
         let passing = masqueraded(tracked(Protocol::Udp, "192.0.2.77:30053", "192.0.2.77:30053"));
-        assert!(!is_stale(&passing, &changed, &state), "to the same port of another host");
+        assert!(!is_stale(&passing, &changed), "to the same port of another host");
     }
 }

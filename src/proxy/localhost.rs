@@ -1,4 +1,4 @@
-//! Ports of the node on 127.0.0.1, served in user space.
+//! Ports of the node on loopback, served in user space.
 //!
 //! The kernel would forward loopback's addresses only with `route_localnet`, which opens loopback services to the
 //! neighbours (CVE-2020-8558). So here are ordinary listeners, one for each port, that exist as long as the
@@ -17,6 +17,8 @@ use tokio::task::JoinSet;
 
 use super::state::{Backends, Endpoint, Protocol};
 
+/// Where node ports are served: the address that everybody means, and the one that Debian gives the host's own name.
+const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 1, 1)];
 /// How long an endpoint has to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 /// A UDP client that says and hears nothing for so long is forgotten; the kernel's own time for a stream.
@@ -88,8 +90,25 @@ impl Choice {
 }
 
 async fn listen(protocol: Protocol, port: u16, choice: watch::Receiver<Choice>) -> io::Result<JoinSet<()>> {
-    let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
     let mut tasks = JoinSet::new();
+    for address in ADDRESSES {
+        let listening = listen_at(SocketAddrV4::new(address, port), protocol, choice.clone(), &mut tasks);
+        match listening.await {
+            Err(error) if address == Ipv4Addr::LOCALHOST => return Err(error),
+            // The second address is a courtesy; whoever has it may keep it.
+            Err(error) => tracing::debug!(%address, port, %error, "opening a node port"),
+            Ok(()) => {}
+        }
+    }
+    Ok(tasks)
+}
+
+async fn listen_at(
+    address: SocketAddrV4,
+    protocol: Protocol,
+    choice: watch::Receiver<Choice>,
+    tasks: &mut JoinSet<()>,
+) -> io::Result<()> {
     match protocol {
         Protocol::Tcp => {
             let listener = TcpListener::bind(address).await?;
@@ -102,7 +121,7 @@ async fn listen(protocol: Protocol, port: u16, choice: watch::Receiver<Choice>) 
         // The kernel part serves SCTP on the node's other addresses.
         Protocol::Sctp => {}
     }
-    Ok(tasks)
+    Ok(())
 }
 
 async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
@@ -115,7 +134,7 @@ async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
                     connections.spawn(splice(client, endpoint));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "accepting on a node port of 127.0.0.1");
+                    tracing::warn!(%error, "accepting on a node port of loopback");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -262,9 +281,21 @@ mod tests {
     async fn without_an_endpoint_the_client_is_reset() {
         let port = free_port().await;
         let _listeners = one((Protocol::Tcp, port), vec![]).await;
-        let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
-        let error = client.read(&mut [0]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        for address in ADDRESSES {
+            let mut client = TcpStream::connect((address, port)).await.unwrap();
+            let error = client.read(&mut [0]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_second_address_is_a_courtesy() {
+        let port = free_port().await;
+        let other = TcpListener::bind((ADDRESSES[1], port)).await.unwrap();
+        let _listeners = one((Protocol::Tcp, port), vec![]).await;
+        assert!(TcpStream::connect((ADDRESSES[0], port)).await.is_ok());
+        let (client, accepted) = tokio::join!(TcpStream::connect((ADDRESSES[1], port)), other.accept());
+        assert!(client.is_ok() && accepted.is_ok());
     }
 
     #[tokio::test]
@@ -272,9 +303,9 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let port = free_port().await;
         let _listeners = one((Protocol::Udp, port), vec![endpoint(server.local_addr().unwrap())]).await;
-        for text in ["one", "two"] {
+        for (text, address) in [("one", ADDRESSES[0]), ("two", ADDRESSES[1])] {
             let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            client.send_to(text.as_bytes(), (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+            client.send_to(text.as_bytes(), (address, port)).await.unwrap();
             let mut buffer = [0; 16];
             let (length, peer) = server.recv_from(&mut buffer).await.unwrap();
             server.send_to(&buffer[..length], peer).await.unwrap();

@@ -28,6 +28,7 @@ pub mod plan;
 pub mod state;
 pub mod table;
 
+use conntrack::Suspects;
 use state::State;
 use table::Table;
 
@@ -147,7 +148,12 @@ pub async fn follow(
     let events = Events::open().map_err(Error::io("listening to rule changes"))?;
     let table = Table::new(config.clone()).map_err(Error::io("opening netfilter's netlink"))?;
     network::route_through(&format!("{}0", config.link_prefix), config.services, config.gateway).await?;
-    let mut node = Node { config, table: Some(table), listeners: localhost::Listeners::default() };
+    let mut node = Node {
+        config,
+        table: Some(table),
+        listeners: localhost::Listeners::default(),
+        suspects: Suspects::default(),
+    };
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
     let mut firewalls = Some(tokio::time::Instant::now());
@@ -204,6 +210,8 @@ struct Node {
     /// Away only while a blocking call uses it.
     table: Option<Table>,
     listeners: localhost::Listeners,
+    /// Tracked connections that could not be looked at yet.
+    suspects: Suspects,
 }
 
 impl Node {
@@ -230,33 +238,43 @@ impl Node {
         }
     }
 
-    /// Makes it so. False when a port of 127.0.0.1 is taken by somebody else.
+    /// Makes it so, as far as it goes. False when a port of loopback is taken by somebody else.
     async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
         let local = wanted.local.clone();
         let table = match self.table.take() {
             Some(table) => table,
             None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
         };
-        let (table, done) = blocking(move || apply_table(table, wanted)).await?;
-        self.table = Some(table);
-        done?;
+        let (config, suspects) = (self.config.clone(), std::mem::take(&mut self.suspects));
+        let (table, suspects, done) = blocking(move || apply_table(&config, table, suspects, wanted)).await?;
+        (self.table, self.suspects) = (Some(table), suspects);
         let failed = self.listeners.set(&local).await;
         for (protocol, port, error) in &failed {
-            tracing::warn!(?protocol, port, %error, "opening a node port on 127.0.0.1");
+            tracing::warn!(?protocol, port, %error, "opening a node port on loopback");
         }
-        Ok(failed.is_empty())
+        done.map(|()| failed.is_empty())
     }
 }
 
-fn apply_table(mut table: Table, wanted: State) -> (Table, Result<(), Error>) {
-    let nothing = State::default();
-    let stale = wanted.changed_udp(table.installed().unwrap_or(&nothing));
-    let applied = table.apply(wanted).map_err(Error::io("changing the service table"));
-    let done = applied.and_then(|()| {
-        let deleted = conntrack::delete_stale(&stale, table.installed().unwrap_or(&nothing));
-        deleted.map(drop).map_err(Error::io("deleting stale tracked connections"))
+/// Changes the table and then deletes tracked connections; gives back those that are still to be looked at.
+fn apply_table(
+    config: &Config,
+    mut table: Table,
+    suspects: Suspects,
+    wanted: State,
+) -> (Table, Suspects, Result<(), Error>) {
+    let suspects = suspects.and(match table.installed() {
+        Some(installed) => Suspects::To(wanted.changed_udp(installed)),
+        None => Suspects::All,
     });
-    (table, done)
+    if let Err(error) = table.apply(wanted) {
+        return (table, suspects, Err(Error::io("changing the service table")(error)));
+    }
+    let nothing = State::default();
+    match conntrack::delete_stale(&suspects, config, table.installed().unwrap_or(&nothing)) {
+        Ok(_) => (table, Suspects::default(), Ok(())),
+        Err(error) => (table, suspects, Err(Error::io("deleting stale tracked connections")(error))),
+    }
 }
 
 fn reflect<K: Resource>(client: &Client, tasks: &mut JoinSet<()>) -> Reflector<K> {

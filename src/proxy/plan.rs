@@ -109,17 +109,29 @@ fn is_proxied(spec: &ServiceSpec) -> bool {
     spec.type_.as_deref() != Some("ExternalName") && !headless
 }
 
-/// Every address that is the service's own: cluster addresses, external ones and those of its load balancer.
+/// Every address that is the service's own: cluster addresses and those of its load balancer. External addresses are
+/// left out: whoever may write a service could take other hosts' traffic with them (CVE-2020-8554).
 fn cluster_addresses(service: &Service, spec: &ServiceSpec) -> BTreeSet<Ipv4Addr> {
     let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = ingress.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    // A balancer that wants its traffic to pass through itself says so.
+    let direct = ingress.filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
     let texts = spec
         .cluster_ip
         .iter()
         .chain(spec.cluster_ips.iter().flatten())
-        .chain(spec.external_ips.iter().flatten())
-        .chain(ingress.filter_map(|ingress| ingress.ip.as_ref()));
-    texts.filter_map(|text| text.parse().ok()).collect()
+        .chain(direct.filter_map(|ingress| ingress.ip.as_ref()));
+    texts.filter_map(|text| text.parse().ok()).filter(can_be_led_elsewhere).collect()
+}
+
+/// Not for addresses that mean this host, or every one: leading those elsewhere would take the host's own services
+/// away from it.
+fn can_be_led_elsewhere(address: &Ipv4Addr) -> bool {
+    !(address.is_loopback()
+        || address.is_unspecified()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast())
 }
 
 fn sticky(spec: &ServiceSpec) -> Option<u32> {
@@ -291,14 +303,32 @@ mod tests {
     }
 
     #[test]
-    fn every_address_of_a_service_leads_to_it() {
-        let spec = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "externalIPs": ["192.0.2.1"],
-                          "ports": [{"port": 80}]});
-        let mut service = (*service(spec)).clone();
-        service.status =
-            serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}})).unwrap();
-        let state = plan(&[Arc::new(service)], &[], &[]);
-        assert_eq!(show(&state), ["10.96.0.7:80/Tcp -> ", "192.0.2.1:80/Tcp -> ", "192.0.2.9:80/Tcp -> "]);
+    fn a_service_has_its_cluster_address_and_its_balancers() {
+        for (external, ingress, expected) in [
+            (json!([]), json!([]), vec!["10.96.0.7:80/Tcp -> "]),
+            (json!([]), json!([{"ip": "192.0.2.9"}]), vec!["10.96.0.7:80/Tcp -> ", "192.0.2.9:80/Tcp -> "]),
+            (
+                json!([]),
+                json!([{"ip": "192.0.2.9", "ipMode": "VIP"}, {"ip": "192.0.2.8", "ipMode": "Proxy"}]),
+                vec!["10.96.0.7:80/Tcp -> ", "192.0.2.9:80/Tcp -> "],
+            ),
+            (json!([]), json!([{"hostname": "balancer.example"}]), vec!["10.96.0.7:80/Tcp -> "]),
+            // CVE-2020-8554.
+            (json!(["192.0.2.1", "127.0.0.1"]), json!([]), vec!["10.96.0.7:80/Tcp -> "]),
+            (
+                json!([]),
+                json!([{"ip": "127.0.0.1"}, {"ip": "0.0.0.0"}, {"ip": "169.254.169.254"}, {"ip": "224.0.0.1"},
+                       {"ip": "255.255.255.255"}]),
+                vec!["10.96.0.7:80/Tcp -> "],
+            ),
+        ] {
+            let spec = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "externalIPs": external,
+                              "ports": [{"port": 80}]});
+            let mut service = (*service(spec)).clone();
+            service.status =
+                serde_json::from_value(json!({"loadBalancer": {"ingress": ingress.clone()}})).unwrap();
+            assert_eq!(show(&plan(&[Arc::new(service)], &[], &[])), expected, "{external} {ingress}");
+        }
     }
 
     #[test]

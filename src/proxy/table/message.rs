@@ -16,6 +16,7 @@ pub(super) const DELETE_RULE: u8 = 8;
 pub(super) const NEW_SET: u8 = 9;
 pub(super) const DELETE_SET: u8 = 11;
 pub(super) const NEW_ELEMENTS: u8 = 12;
+pub(super) const GET_ELEMENTS: u8 = 13;
 pub(super) const DELETE_ELEMENTS: u8 = 14;
 
 /// The table itself, to be made or removed.

@@ -35,7 +35,7 @@ use message::{
     DELETE_CHAIN, DELETE_ELEMENTS, DELETE_RULE, DELETE_SET, DELETE_TABLE, GET_TABLE, IP, NEW_ELEMENTS,
     NEW_TABLE, table,
 };
-use set::{Content, Set, change_elements, elements, new_set, shared_elements};
+use set::{Content, Element, Set, change_elements, elements, new_set, shared_elements};
 use skeleton::skeleton;
 
 /// The table in the kernel, and what is in it.
@@ -72,13 +72,21 @@ impl Table {
     pub fn apply(&mut self, wanted: State) -> io::Result<()> {
         let changes = match &self.installed {
             Some(installed) => difference(&self.config, installed, &wanted),
-            None => full(&self.config, &wanted),
+            None => full(&self.config, &wanted, self.clients()),
         };
         // Whatever a failed transaction left, the next one starts from nothing.
         self.installed = None;
         self.socket.transact(&changes)?;
         self.installed = Some(wanted);
         Ok(())
+    }
+
+    /// The clients that stay with an endpoint, from the table that is there.
+    fn clients(&self) -> Vec<Element> {
+        set::clients(&self.socket, &self.config.table).unwrap_or_else(|error| {
+            tracing::warn!(%error, "reading which clients stay with an endpoint; they are spread anew");
+            Vec::new()
+        })
     }
 
     /// Whether an event was somebody else's removal of this table or of a part of it.
@@ -120,8 +128,8 @@ pub(super) fn exists(family: u8, name: &str) -> io::Result<bool> {
     }
 }
 
-/// The transaction that installs everything in place of whatever is there.
-pub fn full(config: &Config, wanted: &State) -> Messages {
+/// The transaction that installs everything in place of whatever is there, and remembers these clients.
+fn full(config: &Config, wanted: &State, clients: Vec<Element>) -> Messages {
     let mut changes = Messages::default();
     let name = &config.table;
     table(&mut changes, NEW_TABLE, flag::CREATE, name);
@@ -136,6 +144,7 @@ pub fn full(config: &Config, wanted: &State) -> Messages {
     for (set, elements) in elements(wanted).into_iter().chain(shared_elements(config, wanted)) {
         change_elements(&mut changes, name, NEW_ELEMENTS, set, elements.into_iter().collect());
     }
+    change_elements(&mut changes, name, NEW_ELEMENTS, Set::Clients, clients);
     changes
 }
 

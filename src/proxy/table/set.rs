@@ -1,14 +1,15 @@
 //! The sets and maps of the table: their types, the elements for a state, and the messages that change them.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 
 use super::chain::Chain;
-use super::message::{IP, NEW_ELEMENTS, NEW_SET};
+use super::message::{GET_ELEMENTS, IP, NEW_ELEMENTS, NEW_SET};
 use crate::proxy::Config;
 use crate::proxy::expression::{Verdict, write_verdict};
 use crate::proxy::state::{Endpoint, Frontend, State};
-use crate::sys::netlink::{Attributes, Messages, NFTABLES, flag};
+use crate::sys::netlink::{Attributes, Messages, NFTABLES, Socket, attribute, attributes, flag};
 
 /// So many elements go into one message; their list may have 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 400;
@@ -76,6 +77,11 @@ pub(super) enum Content {
     None,
     Bytes(Vec<u8>),
     Chain(String),
+    /// Nothing, and it goes by itself: how long such elements stay, and how much is left of that, in milliseconds.
+    Expiring {
+        stay: u64,
+        left: u64,
+    },
 }
 
 /// The elements of some sets.
@@ -116,6 +122,32 @@ pub(super) fn shared_elements(config: &Config, state: &State) -> Elements {
         (key(&[&address.octets(), &[protocol as u8], &port.to_be_bytes()]), Content::None)
     });
     [(Set::Hairpin, hairpin), (Set::Outside, outside.collect())].into()
+}
+
+/// The clients that a table in the kernel remembers; none when there is no such table.
+pub(super) fn clients(socket: &Socket, table: &str) -> io::Result<Vec<Element>> {
+    let mut get = Messages::default();
+    get.push(NFTABLES, GET_ELEMENTS, flag::DUMP, IP, |attributes| {
+        attributes.text(1, table).text(2, Set::Clients.name());
+    });
+    let mut found = Vec::new();
+    let asked = socket.request(&get, |message| {
+        let lists = message.attributes().filter(|(kind, _)| *kind == 3);
+        found.extend(lists.flat_map(|(_, list)| attributes(list)).filter_map(|(_, bytes)| client(bytes)));
+    });
+    match asked {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+        other => other.map(|()| found),
+    }
+}
+
+/// A client as the kernel shows it; `None` when it is not one that could be written as it is.
+fn client(element: &[u8]) -> Option<Element> {
+    let number = |kind| Some(u64::from_be_bytes(attribute(element, kind)?.try_into().ok()?));
+    let key = attribute(attribute(element, 1)?, 1)?;
+    let (stay, left) = (number(4)?, number(5)?);
+    let fits = key.len() == Set::Clients.layout().key.len() * 4 && (1..=stay).contains(&left);
+    fits.then(|| (key.to_vec(), Content::Expiring { stay, left }))
 }
 
 fn frontend_key(frontend: &Frontend) -> Vec<u8> {
@@ -195,6 +227,7 @@ fn write_element(element: &mut Attributes<'_>, key: &[u8], content: &Content) {
     });
     match content {
         Content::None => {}
+        Content::Expiring { stay, left } => _ = element.u64(4, *stay).u64(5, *left),
         Content::Bytes(bytes) => {
             element.nest(2, |data| {
                 data.bytes(1, bytes);
