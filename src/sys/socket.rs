@@ -2,11 +2,24 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
 /// The most descriptors in one message.
 pub const MAX_FDS: usize = 8;
+
+/// Connects, waiting at most so long for room in a listener's queue; the same holds for each later sending.
+pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, setsockopt, socket, sockopt};
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let patience = nix::sys::time::TimeVal::new(patience.as_secs() as i64, patience.subsec_micros().into());
+    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
 
 /// Sends bytes, and descriptors with the first of them; returns how many bytes were taken.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
@@ -58,4 +71,29 @@ pub fn peer_uid(socket: impl AsFd) -> io::Result<u32> {
 /// The process at the other end, as it was when it connected or listened.
 pub fn peer_pid(socket: impl AsFd) -> io::Result<i32> {
     Ok(nix::sys::socket::getsockopt(&socket, nix::sys::socket::sockopt::PeerCredentials)?.pid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert_eq!(connect(&path, Duration::from_millis(50)).unwrap_err().kind(), io::ErrorKind::NotFound);
+        use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect(&path, Duration::from_millis(50)) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(waiting.len() < 5, "{}", waiting.len());
+    }
 }
