@@ -6,16 +6,31 @@
 //! - [`Call::Events`]: any number of [`Changed`], until either side leaves;
 //! - [`Call::Exec`]: one [`Exit`], when the process ends;
 //! - [`Call::Attach`]: [`Frame`]s both ways.
+//!
+//! # Compatibility
+//!
+//! A daemon that was replaced by a newer (or older) one finds the supervisor of before it, which keeps the containers,
+//! and both go on in the newest version that both know ([`agree`]). So that this works:
+//!
+//! - A field that is added to a message, or to what a message or record holds, has `#[serde(default)]`, and its
+//!   default means what its absence meant. Unknown fields are passed over.
+//! - A call, reply, failure, frame or variant that is added raises [`NEWEST`], and is not sent in an older version.
+//! - What cannot be said that way (a field that must be understood, a meaning that changes) raises [`OLDEST`] too:
+//!   then the cluster must be stopped to be upgraded.
+//! - [`Call::Hello`] and [`Call::Shutdown`] never change, and are served in any version.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Changed, ContainerConfig, Error, ExecConfig, Observed, SandboxConfig};
 use crate::stdio::{Exit, WindowSize};
 
-/// The version both sides must speak.
-pub const VERSION: u32 = 1;
+/// The newest version that this program speaks.
+pub const NEWEST: u32 = 1;
+/// The oldest version that this program speaks.
+pub const OLDEST: u32 = 1;
 /// The longest message, in bytes: an environment may be long, but not endless.
 pub const MAX_MESSAGE: usize = 16 << 20;
 /// The longest frame of an attached stream, in bytes.
@@ -26,7 +41,7 @@ pub const SOCKET: &str = "supervisor.sock";
 /// What the daemon asks for.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
-    /// [`VERSION`].
+    /// In which version it is, and the answer shall be.
     pub version: u32,
     /// The operation.
     pub call: Call,
@@ -81,8 +96,11 @@ pub enum Call {
 pub enum Reply {
     /// Who is there.
     Hello {
-        /// The supervisor's protocol.
+        /// The newest version that the supervisor speaks.
         version: u32,
+        /// The oldest; a supervisor that does not say so speaks the newest only.
+        #[serde(default)]
+        oldest: Option<u32>,
         /// Its process id.
         pid: i32,
     },
@@ -97,6 +115,16 @@ pub enum Reply {
     Observed(Observed),
     /// It could not be done.
     Failed(Failure),
+}
+
+/// The newest version that this program and a supervisor speak, which offers `oldest` to `newest`.
+pub fn agree(oldest: Option<u32>, newest: u32) -> Option<u32> {
+    common(OLDEST..=NEWEST, oldest.unwrap_or(newest)..=newest)
+}
+
+fn common(ours: RangeInclusive<u32>, theirs: RangeInclusive<u32>) -> Option<u32> {
+    let newest = *ours.end().min(theirs.end());
+    (newest >= *ours.start().max(theirs.start())).then_some(newest)
 }
 
 /// [`Error`] in a form that can be sent.
@@ -261,7 +289,7 @@ mod tests {
 
     #[test]
     fn messages_are_limited() {
-        let mut bytes = encode(&Request { version: VERSION, call: Call::Remove("x".into()) }).unwrap();
+        let mut bytes = encode(&Request { version: NEWEST, call: Call::Remove("x".into()) }).unwrap();
         bytes.push(9);
         assert!(
             matches!(decode::<Request>(&mut bytes), Ok(Some(Request { call: Call::Remove(id), .. })) if id == "x")
@@ -270,5 +298,83 @@ mod tests {
         assert!(decode::<Request>(&mut u32::MAX.to_le_bytes().to_vec()).is_err());
         assert!(Frame::decode(&mut vec![0, 255, 255, 255, 255]).is_err());
         assert!(Frame::decode(&mut vec![9, 0, 0, 0, 0]).is_err());
+    }
+    #[test]
+    fn the_newest_common_version_is_spoken() {
+        for (ours, theirs, expected) in [
+            (1..=1, 1..=1, Some(1)),
+            (1..=3, 2..=2, Some(2)),
+            (2..=3, 1..=5, Some(3)),
+            (2..=3, 3..=4, Some(3)),
+            (2..=3, 1..=1, None),
+            (1..=1, 2..=2, None),
+        ] {
+            assert_eq!(common(ours.clone(), theirs.clone()), expected, "{ours:?} {theirs:?}");
+        }
+        assert_eq!(agree(None, NEWEST), Some(NEWEST));
+        assert_eq!(agree(Some(OLDEST), NEWEST + 7), Some(NEWEST));
+        assert_eq!(agree(Some(NEWEST + 1), NEWEST + 7), None);
+    }
+
+    /// Version 1 on the wire, as supervisors and daemons that run somewhere say and understand it, with fields that
+    /// none of them knows. Lines are added here, never changed.
+    #[test]
+    fn what_version_1_says_is_understood() {
+        let config = r#"{"id":"c","sandbox":"s","labels":{},"layers":["/l"],"read_only_root":false,"mounts":[
+            {"target":"/a","source":{"Bind":"/h"},"read_only":true,"propagation":"Private","later":1},
+            {"target":"/b","source":{"SubPath":{"base":"/h","path":"x"}},"read_only":true,"propagation":"HostToContainer"},
+            {"target":"/c","source":{"Tmpfs":{"size":null,"mode":511}},"read_only":true,"propagation":"Bidirectional"}],
+            "process":{"args":["a"],"env":[],"cwd":"","uid":0,"gid":0,"groups":[],"tty":false},
+            "security":{"privileged":false,"capabilities":[],"seccomp":"Default","no_new_privileges":false,
+            "unmasked_proc":false,"oom_score_adj":0},
+            "resources":{"cpu_shares":null,"cpu_quota":null,"memory_limit":1,"pids_limit":null},"stdin":"Once",
+            "log":{"path":"/l","max_bytes":1,"max_files":1},"termination_message":["/h","/t"],"later":{}}"#;
+        let sandbox = r#"{"id":"s","labels":{},"hostname":null,"pid":"PerContainer","network":{"Namespace":"/n"},
+            "host_ipc":false,"sysctls":{},"resources":{},"later":[]}"#;
+        for call in [
+            r#""Hello""#.to_owned(),
+            format!(r#"{{"EnsureSandbox":{sandbox}}}"#),
+            format!(r#"{{"Start":{config}}}"#),
+            r#"{"Signal":{"container":"c","signal":15,"later":1}}"#.to_owned(),
+            r#"{"Remove":"c"}"#.to_owned(),
+            r#"{"RemoveSandbox":"s"}"#.to_owned(),
+            r#""Observe""#.to_owned(),
+            r#""Events""#.to_owned(),
+            r#"{"Exec":{"container":"c","process":{"args":["a"],"tty":true},"stdin":true,"stdout":true,"stderr":false}}"#
+                .to_owned(),
+            r#"{"Attach":{"container":"c","stdin":true,"stdout":true,"stderr":true}}"#.to_owned(),
+            r#"{"Network":"s"}"#.to_owned(),
+            r#""Shutdown""#.to_owned(),
+        ] {
+            let request = format!(r#"{{"version":1,"call":{call},"later":0}}"#);
+            serde_json::from_str::<Request>(&request).unwrap_or_else(|error| panic!("{request}: {error}"));
+        }
+        let time = r#"{"secs_since_epoch":1,"nanos_since_epoch":0}"#;
+        let exited = format!(
+            r#"{{"Exited":{{"started":{time},"finished":{time},"exit":{{"Signal":9}},"oom_killed":true,"later":1}}}}"#
+        );
+        let running = format!(r#"{{"Running":{{"started":{time},"pid":7}}}}"#);
+        let status = |state: &str| format!(r#"{{"id":"c","sandbox":"s","labels":{{}},"state":{state}}}"#);
+        for reply in [
+            r#"{"Hello":{"version":1,"pid":7}}"#.to_owned(),
+            r#""Done""#.to_owned(),
+            r#"{"Attached":{"tty":true}}"#.to_owned(),
+            format!(
+                r#"{{"Observed":{{"sandboxes":[{{"id":"s","labels":{{}},"network":"Host","alive":true}}],
+                "containers":[{},{}],"later":1}}}}"#,
+                status(&exited),
+                status(&running)
+            ),
+            r#"{"Failed":{"NoSandbox":"s"}}"#.to_owned(),
+            r#"{"Failed":{"NoContainer":"c"}}"#.to_owned(),
+            r#"{"Failed":{"NotRunning":"c"}}"#.to_owned(),
+            r#"{"Failed":{"Start":"text"}}"#.to_owned(),
+            r#"{"Failed":{"Host":{"what":"a","reason":"b"}}}"#.to_owned(),
+            r#"{"Failed":{"Protocol":"text"}}"#.to_owned(),
+        ] {
+            serde_json::from_str::<Reply>(&reply).unwrap_or_else(|error| panic!("{reply}: {error}"));
+        }
+        serde_json::from_str::<Changed>(r#"{"sandbox":"s","later":1}"#).unwrap();
+        assert_eq!(serde_json::from_str::<Exit>(r#"{"Code":3}"#).unwrap(), Exit::Code(3));
     }
 }

@@ -135,6 +135,27 @@ fn overlay_by_option_string(
     Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
 }
 
+/// The mount that `path` is on, by its mount point, and how later mounts below it spread from and to its peers.
+pub fn spread_of(path: &Path) -> io::Result<(PathBuf, Spread)> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    let id = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id;
+    spread_in(&std::fs::read_to_string("/proc/self/mountinfo")?, id)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its mount is out of sight"))
+}
+
+/// In a mountinfo text: `ID PARENT MAJOR:MINOR ROOT POINT OPTIONS [shared:N] [master:N] ... - TYPE SOURCE OPTIONS`.
+fn spread_in(mountinfo: &str, id: u64) -> Option<(PathBuf, Spread)> {
+    let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(id.to_string().as_str()))?;
+    let optional = line.split(' ').skip(6).take_while(|field| *field != "-").collect::<Vec<_>>();
+    let has = |kind: &str| optional.iter().any(|field| field.starts_with(kind));
+    let spread = match (has("shared:"), has("master:")) {
+        (true, _) => Spread::Shared,
+        (false, true) => Spread::Slave,
+        (false, false) => Spread::Private,
+    };
+    Some((unescape(line.split(' ').nth(4)?), spread))
+}
+
 /// A detached copy of the mount that `path` is on, from `path` down, with what is mounted below it.
 pub fn clone_path(path: &Path) -> io::Result<OwnedFd> {
     let flags =
@@ -257,6 +278,21 @@ fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spread_is_read_from_the_optional_fields() {
+        let text = "22 27 0:21 / / rw shared:1 - ext4 /dev/vda rw\n23 22 0:22 / /a\\040b rw,nosuid master:1 - tmpfs x rw\n\
+            24 22 0:23 / /c rw - tmpfs shared:3 rw\n25 22 0:24 / /d rw shared:4 master:1 - tmpfs x rw\n";
+        for (id, expected) in [
+            (22, Some(("/", Spread::Shared))),
+            (23, Some(("/a b", Spread::Slave))),
+            (24, Some(("/c", Spread::Private))),
+            (25, Some(("/d", Spread::Shared))),
+            (2, None),
+        ] {
+            assert_eq!(spread_in(text, id), expected.map(|(point, spread)| (point.into(), spread)), "{id}");
+        }
+    }
 
     #[test]
     fn mountinfo_escapes_are_undone() {

@@ -12,6 +12,9 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 
+/// As many symlinks as the kernel follows in one path (`path_resolution(7)`).
+const MOST_LINKS: u32 = 40;
+
 /// A directory in which paths are resolved.
 #[derive(Debug)]
 pub struct Root {
@@ -69,6 +72,59 @@ impl Root {
             }
         }
         Ok(here)
+    }
+
+    /// Where `relative` leads when every symlink on the way is followed inside the root, also the last one and those
+    /// that dangle: a path without symlinks or dots, whose missing part can be made. For a root that bends paths;
+    /// what changes meanwhile is for the making to refuse, which follows no symlink.
+    pub fn resolve(&self, relative: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let (mut resolved, mut links, mut missing) = (PathBuf::new(), 0, false);
+        let mut rest = relative.as_ref().to_owned();
+        loop {
+            let mut components = rest.components();
+            let Some(component) = components.next() else { return Ok(resolved) };
+            let after = components.as_path().to_owned();
+            match component {
+                Component::Prefix(_) | Component::CurDir => {}
+                Component::RootDir => resolved = PathBuf::new(),
+                // Above what does not exist there is nothing to go back to.
+                Component::ParentDir if missing => return Err(io::ErrorKind::NotFound.into()),
+                Component::ParentDir => drop(resolved.pop()),
+                Component::Normal(name) if missing => resolved.push(name),
+                Component::Normal(name) => {
+                    let path = resolved.join(name);
+                    match self.read_link(&path) {
+                        Ok(Some(_)) if links == MOST_LINKS => {
+                            return Err(rustix::io::Errno::LOOP.into());
+                        }
+                        Ok(Some(target)) => {
+                            links += 1;
+                            rest = target.join(after);
+                            continue;
+                        }
+                        Ok(None) => resolved = path,
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                            missing = true;
+                            resolved = path;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            rest = after;
+        }
+    }
+
+    /// What the symlink `relative` says; `None` for anything that is not one.
+    fn read_link(&self, relative: &Path) -> io::Result<Option<PathBuf>> {
+        let fd = self.open_at(relative, OFlags::PATH | OFlags::NOFOLLOW)?;
+        match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&fd, "", vec![])?;
+                Ok(Some(OsStr::from_bytes(target.as_bytes()).into()))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Makes a new file for writing (`O_EXCL`); its parent must exist. `mode` is subject to the umask.
@@ -197,6 +253,50 @@ mod tests {
         assert!(root.mkdir_all("out/x", 0o755).is_err());
         assert!(root.mkdir_all("missing/../x", 0o755).is_err());
         assert!(!outside.path().join("new").exists());
+    }
+
+    #[test]
+    fn dangling_links_lead_to_a_place_inside() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("etc/deep")).unwrap();
+        std::fs::write(dir.path().join("etc/file"), "").unwrap();
+        for (link, target) in [
+            ("run", "/made/run"),
+            ("etc/resolv.conf", "../run/systemd/stub.conf"),
+            ("etc/deep/up", "../../../../../outside/x"),
+            ("etc/deep/absolute", "/outside"),
+            ("chain", "etc/resolv.conf"),
+            ("loop", "loop"),
+            ("ping", "pong"),
+            ("pong", "/ping"),
+            ("magic", "/proc/self/root"),
+        ] {
+            symlink(target, dir.path().join(link)).unwrap();
+        }
+        let root = Root::open(dir.path()).unwrap();
+        for (path, expected) in [
+            ("/etc/resolv.conf", Ok("made/run/systemd/stub.conf")),
+            ("chain", Ok("made/run/systemd/stub.conf")),
+            ("etc/deep/up", Ok("outside/x")),
+            ("etc/deep/absolute/more", Ok("outside/more")),
+            ("/etc/./deep/../file", Ok("etc/file")),
+            ("../../etc/new/er", Ok("etc/new/er")),
+            ("", Ok("")),
+            ("/", Ok("")),
+            ("magic/x", Ok("proc/self/root/x")),
+            ("missing/../etc", Err(libc::ENOENT)),
+            ("loop", Err(libc::ELOOP)),
+            ("ping/x", Err(libc::ELOOP)),
+            ("etc/file/x", Err(libc::ENOTDIR)),
+        ] {
+            let code = |error: io::Error| match error.kind() {
+                io::ErrorKind::NotFound => libc::ENOENT,
+                _ => error.raw_os_error().unwrap(),
+            };
+            assert_eq!(root.resolve(path).map_err(code), expected.map(PathBuf::from), "{path}");
+        }
+        root.mkdir_all(root.resolve("etc/deep/up").unwrap(), 0o755).unwrap();
+        assert!(dir.path().join("outside/x").is_dir());
     }
 
     #[test]

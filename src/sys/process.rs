@@ -11,7 +11,6 @@ use std::process::{Command, Stdio};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus};
 
 use crate::stdio::Exit;
 
@@ -112,14 +111,26 @@ pub fn wait_ended(pidfd: BorrowedFd<'_>, timeout_ms: u16) -> io::Result<bool> {
     Ok(poll(&mut fds, timeout_ms)? > 0)
 }
 
-/// Takes the status of one ended child, if there is one: its id and how it ended.
+/// Takes the status of one ended child, if there is one: its id and how it ended, by a real-time signal too.
 pub fn reap() -> Option<(i32, Exit)> {
     loop {
-        return match nix::sys::wait::waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-            Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), Exit::Code(code))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), Exit::Signal(signal as i32))),
-            Err(nix::errno::Errno::EINTR) => continue,
-            _ => None,
+        // SAFETY: all fields are integers and a pointer, for which zero is valid.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` lives across the call.
+        if unsafe { libc::waitid(libc::P_ALL, 0, &raw mut info, libc::WEXITED | libc::WNOHANG) } < 0 {
+            match io::Error::last_os_error().kind() {
+                io::ErrorKind::Interrupted => continue,
+                _ => return None,
+            }
+        }
+        // SAFETY: after success the fields of a child's status are set, or all zero when no child has ended.
+        let pid = unsafe { info.si_pid() };
+        // SAFETY: as above.
+        let status = unsafe { info.si_status() };
+        return match (pid, info.si_code) {
+            (0, _) => None,
+            (_, libc::CLD_EXITED) => Some((pid, Exit::Code(status))),
+            _ => Some((pid, Exit::Signal(status))),
         };
     }
 }

@@ -3,6 +3,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
@@ -11,6 +14,16 @@ use nix::sys::socket::{
 
 /// The most descriptors in one message.
 pub const MAX_FDS: usize = 8;
+
+/// Connects, waiting at most so long for room in a listener's queue; the same holds for each later sending.
+pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, setsockopt, socket, sockopt};
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let patience = nix::sys::time::TimeVal::new(patience.as_secs() as i64, patience.subsec_micros().into());
+    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
 
 /// Sends bytes, and descriptors with the first of them; returns how many bytes were taken.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
@@ -104,5 +117,30 @@ mod tests {
         let port = all.local_addr().unwrap().port();
         let taken = udp_ahead(SocketAddrV4::new([192, 0, 2, 7].into(), port)).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        assert_eq!(connect(&path, Duration::from_millis(50)).unwrap_err().kind(), io::ErrorKind::NotFound);
+        use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, bind, listen, socket};
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None).unwrap();
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        listen(&listener, Backlog::new(1).unwrap()).unwrap();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect(&path, Duration::from_millis(50)) {
+                Ok(connection) => waiting.push(connection),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(waiting.len() < 5, "{}", waiting.len());
     }
 }

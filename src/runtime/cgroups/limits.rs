@@ -42,9 +42,8 @@ pub fn plan(resources: &Resources, unified: bool) -> Vec<Setting> {
     if let Some(limit) = resources.memory_limit {
         if unified {
             set(Memory, "memory.max", limit.to_string(), false);
-            // As the kubelet does: no swap beyond the limit, and a container dies whole, not by halves.
+            // As the kubelet does: no swap beyond the limit.
             set(Memory, "memory.swap.max", "0".into(), true);
-            set(Memory, "memory.oom.group", "1".into(), true);
         } else {
             set(Memory, "memory.limit_in_bytes", limit.to_string(), false);
             set(Memory, "memory.memsw.limit_in_bytes", limit.to_string(), true);
@@ -56,9 +55,18 @@ pub fn plan(resources: &Resources, unified: bool) -> Vec<Setting> {
     plan
 }
 
-/// cgroup v1's shares (2..=262144) as a v2 weight (1..=10000), by Kubernetes' linear conversion.
+/// cgroup v1's shares (2..=262144) as a v2 weight (1..=10000), on a curve on which one default (1024) is the other
+/// (100): `10^(l²/612 + 125·l/612 - 7/34)`, `l` the shares' binary logarithm, rounded up. It is what runc 1.3.2 and
+/// crun 1.23 have in place of the linear conversion (`ConvertCPUSharesToCgroupV2Value` of opencontainers/cgroups).
 pub fn weight(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+    match shares {
+        ..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let l = (shares as f64).log2();
+            10_f64.powf((l * l + 125.0 * l) / 612.0 - 7.0 / 34.0).ceil() as u64
+        }
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +76,7 @@ mod tests {
     #[test]
     fn weights() {
         for (shares, expected) in
-            [(0, 1), (2, 1), (102, 4), (1024, 39), (262_144, 10_000), (u64::MAX, 10_000)]
+            [(0, 1), (2, 1), (102, 17), (1024, 100), (262_143, 10_000), (262_144, 10_000), (u64::MAX, 10_000)]
         {
             assert_eq!(weight(shares), expected, "{shares}");
         }
@@ -91,11 +99,10 @@ mod tests {
         assert_eq!(
             lines(true),
             [
-                "cpu.weight=20",
+                "cpu.weight=59",
                 "cpu.max=50000 100000",
                 "memory.max=1048576",
                 "memory.swap.max=0",
-                "memory.oom.group=1",
                 "pids.max=64"
             ]
         );

@@ -8,7 +8,7 @@ pub mod limits;
 pub mod stats;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -107,7 +107,7 @@ impl Group {
                 missing.push(file);
                 continue;
             };
-            match fs::write(directory.join(file), value) {
+            match put(&directory.join(file), &value) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(file),
                 Err(_) if optional => {}
@@ -115,6 +115,19 @@ impl Group {
             }
         }
         Ok(missing)
+    }
+
+    /// Has the out-of-memory killer end the group as a whole, not some process of it (version 2, kernels since 4.19).
+    pub fn die_together(&self) -> io::Result<()> {
+        let Some(directory) =
+            self.layout.directory(Controller::Memory, &self.path).filter(|_| self.layout.is_unified())
+        else {
+            return Ok(());
+        };
+        match put(&directory.join("memory.oom.group"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(about(error, &directory)),
+            _ => Ok(()),
+        }
     }
 
     /// Allows nothing but the default devices: by a program where there is a version 2 hierarchy and the kernel has
@@ -182,10 +195,9 @@ impl Group {
     /// Sends `SIGKILL` to everything inside, at any depth; an absent group is success.
     pub fn kill(&self) -> io::Result<()> {
         if let Some(directory) = self.layout.unified(&self.path) {
-            match fs::write(directory.join("cgroup.kill"), "1") {
+            match put(&directory.join("cgroup.kill"), "1") {
                 Ok(()) => return Ok(()),
                 // Without the group there is nothing to kill; kernels before 5.14 have no such file.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.exists() => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -274,6 +286,11 @@ impl Group {
     }
 }
 
+/// Writes a file of the kernel's. Asked to make one that it does not have, it would say "permission denied".
+fn put(file: &Path, value: &str) -> io::Result<()> {
+    fs::OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+}
+
 fn about(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -302,5 +319,31 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
     match fs::remove_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(about(error, directory)),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_containers_die_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = Tree::with_layout(Layout::Unified(dir.path().into()), Path::new("m"));
+        let (pod, container) = (tree.sandbox("s"), tree.sandbox("s").child("c"));
+        container.make().unwrap();
+        let file = |group: &Group, name| dir.path().join(&group.path).join(name);
+        for group in [&pod, &container] {
+            for name in ["memory.max", "memory.oom.group"] {
+                fs::write(file(group, name), "").unwrap();
+            }
+        }
+        let limits = Resources { memory_limit: Some(5), pids_limit: Some(7), ..Resources::default() };
+        assert_eq!(pod.limit(&limits).unwrap(), ["memory.swap.max", "pids.max"], "files that are not there");
+        container.die_together().unwrap();
+        assert_eq!(fs::read_to_string(file(&pod, "memory.max")).unwrap(), "5");
+        assert_eq!(fs::read_to_string(file(&pod, "memory.oom.group")).unwrap(), "");
+        assert_eq!(fs::read_to_string(file(&container, "memory.oom.group")).unwrap(), "1");
+        assert!(!file(&pod, "pids.max").exists());
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,13 +13,16 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::broadcast;
 
 use super::Config;
-use crate::runtime::protocol::{self, Call, Event, Reply, Request, SOCKET, VERSION};
+use crate::runtime::protocol::{self, Call, Event, NEWEST, OLDEST, Reply, Request, SOCKET};
 use crate::runtime::supervisor::READY_LINE;
 use crate::runtime::{Changed, Error};
 use crate::sys::{process, socket};
 
 /// Between attempts to start a supervisor that does not come up.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a supervisor may take for what it does at once; and to take a connection.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often a call is made in all, when supervisors die under it.
 const ATTEMPTS: u32 = 3;
@@ -32,6 +35,8 @@ pub struct Supervisor {
     child: Mutex<Option<Child>>,
     /// Set by a shutdown: from then on none is started.
     closed: AtomicBool,
+    /// The protocol's version that both sides speak.
+    version: AtomicU32,
 }
 
 /// What came back, and the connection for what follows.
@@ -50,7 +55,12 @@ pub struct Answer {
 impl Supervisor {
     /// Does nothing yet.
     pub fn new(config: Config) -> Supervisor {
-        Supervisor { config, child: Mutex::new(None), closed: AtomicBool::new(false) }
+        Supervisor {
+            config,
+            child: Mutex::new(None),
+            closed: AtomicBool::new(false),
+            version: AtomicU32::new(NEWEST),
+        }
     }
 
     /// As it was given.
@@ -58,15 +68,21 @@ impl Supervisor {
         &self.config
     }
 
-    /// Makes sure that there is one of this version.
+    /// Makes sure that there is one, and agrees with it on a version. One that is started later is this program's.
     pub async fn hello(self: &Arc<Self>) -> Result<(), Error> {
-        match self.call(Call::Hello, vec![]).await?.reply {
-            Reply::Hello { version: VERSION, .. } => Ok(()),
-            Reply::Hello { version, .. } => Err(Error::Supervisor(format!(
-                "the running supervisor speaks protocol {version}, this minik {VERSION}: stop the cluster first"
-            ))),
-            other => Err(super::unexpected(&other)),
-        }
+        let (oldest, newest) = match self.call(Call::Hello, vec![]).await?.reply {
+            Reply::Hello { version, oldest, .. } => (oldest, version),
+            other => return Err(super::unexpected(&other)),
+        };
+        let version = protocol::agree(oldest, newest).ok_or_else(|| {
+            let oldest = oldest.unwrap_or(newest);
+            Error::Supervisor(format!(
+                "the running supervisor speaks protocol {oldest} to {newest}, this minik {OLDEST} to {NEWEST}: \
+                 stop the cluster first"
+            ))
+        })?;
+        self.version.store(version, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Asks, starting a supervisor first when there is none.
@@ -75,10 +91,12 @@ impl Supervisor {
         blocking(move || {
             // Every call but this is idempotent: it is asked again when the supervisor dies under it.
             let attempts = if matches!(call, Call::Exec(_)) { 1 } else { ATTEMPTS };
-            let bytes = protocol::encode(&Request { version: VERSION, call }).map_err(lost)?;
+            let patience = patience(&call);
+            let version = this.version.load(Ordering::SeqCst);
+            let bytes = protocol::encode(&Request { version, call }).map_err(lost)?;
             let mut attempt = 1;
             loop {
-                match ask(this.connect_or_start()?, &bytes, &descriptors) {
+                match ask(this.connect_or_start()?, &bytes, &descriptors, patience) {
                     Ok(answer) => return answer,
                     Err(error) if attempt == attempts => return Err(lost(error)),
                     Err(error) => tracing::debug!(%error, "lost the supervisor during a call"),
@@ -108,8 +126,9 @@ impl Supervisor {
         let Ok(connection) = self.connect() else { return Ok(()) };
         let pid = socket::peer_pid(&connection).map_err(lost)?;
         let pidfd = process::pidfd_open(pid).map_err(lost)?;
-        let bytes = protocol::encode(&Request { version: VERSION, call: Call::Shutdown }).map_err(lost)?;
-        ask(connection, &bytes, &[]).map_err(lost)??;
+        let request = Request { version: self.version.load(Ordering::SeqCst), call: Call::Shutdown };
+        let bytes = protocol::encode(&request).map_err(lost)?;
+        ask(connection, &bytes, &[], None).map_err(lost)??;
         while !process::wait_ended(pidfd.as_fd(), u16::MAX).map_err(lost)? {}
         self.reap();
         Ok(())
@@ -143,16 +162,29 @@ impl Supervisor {
     }
 
     fn connect(&self) -> io::Result<UnixStream> {
-        UnixStream::connect(self.config.run_dir.join(SOCKET))
+        socket::connect(&self.config.run_dir.join(SOCKET), PATIENCE)
+    }
+
+    /// A connection to the supervisor that there is; `None` when there is none. One that takes no connections is an
+    /// error: a second one beside it would only wait for its lock.
+    fn reach(&self) -> Result<Option<UnixStream>, Error> {
+        match self.connect() {
+            Ok(connection) => Ok(Some(connection)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                io::ErrorKind::WouldBlock => Err(Error::Supervisor("it takes no connections".into())),
+                _ => Err(lost(error)),
+            },
+        }
     }
 
     fn connect_or_start(&self) -> Result<UnixStream, Error> {
-        if let Ok(connection) = self.connect() {
+        if let Some(connection) = self.reach()? {
             return Ok(connection);
         }
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         // Another thread may have started one meanwhile.
-        if let Ok(connection) = self.connect() {
+        if let Some(connection) = self.reach()? {
             return Ok(connection);
         }
         if self.closed.load(Ordering::SeqCst) {
@@ -196,12 +228,32 @@ impl Supervisor {
     }
 }
 
-/// One request and its answer; the outer error is a lost connection.
+/// How long to wait for the answer to what the supervisor does at once; the rest takes as long as it takes.
+fn patience(call: &Call) -> Option<Duration> {
+    match call {
+        Call::Hello
+        | Call::Signal { .. }
+        | Call::Observe
+        | Call::Events
+        | Call::Attach { .. }
+        | Call::Network(_) => Some(PATIENCE),
+        Call::EnsureSandbox(_)
+        | Call::Start(_)
+        | Call::Remove(_)
+        | Call::RemoveSandbox(_)
+        | Call::Exec(_)
+        | Call::Shutdown => None,
+    }
+}
+
+/// One request and its answer; the outer error is a lost connection, or a silent one.
 fn ask(
     mut connection: UnixStream,
     request: &[u8],
     descriptors: &[OwnedFd],
+    patience: Option<Duration>,
 ) -> io::Result<Result<Answer, Error>> {
+    connection.set_read_timeout(patience)?;
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     let sent = socket::send(connection.as_fd(), request, &borrowed)?;
     io::Write::write_all(&mut connection, &request[sent..])?;
@@ -214,7 +266,12 @@ fn ask(
                 reply => Ok(Answer { reply, descriptors, connection, rest }),
             });
         }
-        match socket::receive(connection.as_fd(), &mut buffer, &mut descriptors)? {
+        let received = socket::receive(connection.as_fd(), &mut buffer, &mut descriptors);
+        let silent = |error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(io::ErrorKind::TimedOut, "it does not answer"),
+            _ => error,
+        };
+        match received.map_err(silent)? {
             0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it answered")),
             count => rest.extend_from_slice(&buffer[..count]),
         }

@@ -65,7 +65,10 @@ pub struct Namespaces {
 #[derive(Debug)]
 pub enum Streams {
     /// A terminal, made in the container's devpts; its master goes back over the status socket.
-    Terminal,
+    Terminal {
+        /// The container's own: also to be its `/dev/console`.
+        console: bool,
+    },
     /// These.
     Files([OwnedFd; 3]),
 }
@@ -199,10 +202,12 @@ fn connect(status: BorrowedFd<'_>, streams: Streams, process: &Process) -> Step<
             }
             process::set_standard_streams(files.each_ref().map(AsFd::as_fd)).during("set standard streams")
         }
-        Streams::Terminal => {
+        Streams::Terminal { console } => {
             let (master, terminal) = pty::open(&root).during("open terminal")?;
             let _ = rustix::fs::fchown(&terminal, Some(rustix::fs::Uid::from_raw(process.uid)), None);
-            rootfs::show_console(&root, terminal.as_fd());
+            if console {
+                rootfs::show_console(&root, terminal.as_fd());
+            }
             process::set_controlling_terminal(&terminal).during("set controlling terminal")?;
             socket::send(status, TERMINAL_MARK, &[master.as_fd()]).during("hand back the terminal")?;
             process::set_standard_streams([terminal.as_fd(); 3]).during("set standard streams")

@@ -11,7 +11,6 @@ use nix::sched::CloneFlags;
 use nix::sys::epoll::EpollFlags;
 
 use super::child;
-use super::logs::Log;
 use super::poller::Source;
 use super::records::ContainerRecord;
 use super::rootfs::Places;
@@ -127,25 +126,23 @@ impl Supervisor {
         let id = config.id.clone();
         let filter = self.filter(&config)?;
         let group = self.tree.sandbox(&config.sandbox).child(&id);
+        let mut io = Io::default();
         let made = self
             .make_places(&config, &group)
-            .and_then(|()| self.clone_container(&config, &group, filter.as_deref()));
-        let (leader, status, io) = match made {
-            Ok(made) => made,
+            .and_then(|()| self.clone_container(&config, &group, filter.as_deref(), &mut io));
+        match made {
+            Ok((leader, status, token)) => {
+                self.children.insert(leader.pid, Child::Container(id.clone()));
+                let started = SystemTime::now();
+                let life = Life::Starting { status, token, leader, started, client, master: vec![] };
+                self.containers.insert(id, Container { config, group, filter, life, io });
+            }
             Err(error) => {
+                io.close(&mut self.poller);
                 let failure = Failure::host(format!("preparing container {id}"), &error);
                 self.discard(config, group, vec![client], failure);
-                return Ok(());
             }
-        };
-        let token = self
-            .poller
-            .add(&status, EpollFlags::EPOLLIN, Source::Start(id.clone()))
-            .map_err(|error| Failure::host("watching container", &error))?;
-        self.children.insert(leader.pid, Child::Container(id.clone()));
-        let started = SystemTime::now();
-        let life = Life::Starting { status, token, leader, started, client, master: vec![] };
-        self.containers.insert(id, Container { config, group, filter, life, io });
+        }
         Ok(())
     }
 
@@ -154,7 +151,8 @@ impl Supervisor {
         let security = &config.security;
         let profile = match &security.seccomp {
             Seccomp::Unconfined => return Ok(None),
-            Seccomp::Default if security.privileged => return Ok(None),
+            // Whatever profile is named: a privileged container is held by none (as in containerd).
+            _ if security.privileged => return Ok(None),
             Seccomp::Default => {
                 let mut key = security.capabilities.clone();
                 key.sort_unstable();
@@ -175,7 +173,7 @@ impl Supervisor {
                         child::describe(&error)
                     ))
                 })?;
-                seccomp::compile_oci(&text).map(Rc::new)
+                seccomp::compile_oci(&text, &security.capabilities).map(Rc::new)
             }
         };
         profile.map(Some).map_err(|error| Failure::Start(error.to_string()))
@@ -183,6 +181,9 @@ impl Supervisor {
 
     fn make_places(&self, config: &ContainerConfig, group: &Group) -> io::Result<()> {
         group.make()?;
+        // With or without a limit of its own: a pod's limit, or the machine's, takes whole containers too (as the
+        // kubelet has it).
+        group.die_together()?;
         let missing = group.limit(&config.resources)?;
         if !missing.is_empty() {
             tracing::warn!(container = config.id, ?missing, "this host's cgroups cannot limit everything");
@@ -203,14 +204,15 @@ impl Supervisor {
         fs::set_permissions(directory.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
     }
 
+    /// The container's process, and the watched socket over which it tells how it goes.
     fn clone_container(
         &mut self,
         config: &ContainerConfig,
         group: &Group,
         filter: Option<&seccomp::Filter>,
-    ) -> io::Result<(process::Child, OwnedFd, Io)> {
-        let log = Log::open(&config.log)?;
-        let (io, streams) = Io::open(&mut self.poller, config, log, &self.null)?;
+        io: &mut Io,
+    ) -> io::Result<(process::Child, OwnedFd, u64)> {
+        let streams = io.open(&mut self.poller, config, &self.null)?;
         let directory = self.container_directory(&config.id);
         let (upper, work) = (directory.join("upper"), directory.join("work"));
         let (root, shm) =
@@ -236,7 +238,23 @@ impl Supervisor {
         flags.set(CloneFlags::CLONE_NEWPID, sandbox.config.pid == PidMode::PerContainer);
         let pids = namespaces.pid.as_ref().map(AsFd::as_fd);
         let leader = self.clone_into(pids, flags, group, || child::start(theirs.as_fd(), start))?;
-        Ok((leader, status, io))
+        let token = self.watch_child(&leader, &status, Source::Start(config.id.clone()))?;
+        Ok((leader, status, token))
+    }
+
+    /// Watches a new child's status socket; a child that cannot be watched is killed, and reaped like any orphan.
+    pub(super) fn watch_child(
+        &mut self,
+        child: &process::Child,
+        status: &OwnedFd,
+        source: Source,
+    ) -> io::Result<u64> {
+        let token = self.poller.add(status, EpollFlags::EPOLLIN, source);
+        if token.is_err() {
+            // One that is gone already is success; nothing else can fail for an own child.
+            let _ = process::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+        }
+        token
     }
 
     /// Clones this process into a process namespace and a cgroup.

@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::CloneFlags;
-use nix::sys::epoll::EpollFlags;
 
 use super::child::{self, Streams};
 use super::poller::Source;
@@ -31,7 +30,7 @@ impl Supervisor {
         let leader = container.leader().ok_or_else(|| Failure::NotRunning(id.clone()))?;
         let host = |error: std::io::Error| Failure::host(format!("exec in container {id}"), &error);
         let streams = match config.process.tty {
-            true => Streams::Terminal,
+            true => Streams::Terminal { console: false },
             false => Streams::Files(self.exec_files(config, given.unwrap_or_default()).map_err(host)?),
         };
         let sandbox = self.sandboxes.get(&container.config.sandbox);
@@ -60,7 +59,7 @@ impl Supervisor {
             })
             .map_err(host)?;
         drop(theirs);
-        let token = self.poller.add(&status, EpollFlags::EPOLLIN, Source::Exec(child.pid)).map_err(host)?;
+        let token = self.watch_child(&child, &status, Source::Exec(child.pid)).map_err(host)?;
         self.children.insert(child.pid, Child::Exec);
         self.execs.insert(child.pid, Exec { client, starting: Some((status, token, vec![])) });
         Ok(())

@@ -41,9 +41,6 @@ pub struct Log {
 impl Log {
     /// Opens the file for appending; its directory is made when missing.
     pub fn open(config: &LogConfig) -> io::Result<Log> {
-        if let Some(directory) = config.path.parent() {
-            fs::create_dir_all(directory)?;
-        }
         let file = append(&config.path)?;
         let size = file.metadata()?.len();
         Ok(Log { config: config.clone(), file, size, unfinished: Default::default() })
@@ -81,7 +78,7 @@ impl Log {
             }
             // A line longer than a whole file still has to go somewhere.
             let (now, later) = text.split_at(if fitting == 0 { line_length(text) } else { fitting });
-            self.file.write_all(now)?;
+            write_whole(&mut self.file, now)?;
             self.size += now.len() as u64;
             text = later;
         }
@@ -92,7 +89,11 @@ impl Log {
         let path = &self.config.path;
         // Down to nanoseconds, so that the order of names is the order of time and no name comes twice.
         let target = PathBuf::from(format!("{}.{}", path.display(), now.strftime("%Y%m%d-%H%M%S.%9f")));
-        fs::rename(path, target)?;
+        match fs::rename(path, target) {
+            // Somebody has removed the file, perhaps with its directory: a new one takes its place.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         self.file = append(path)?;
         self.size = 0;
         let rotated = rotated(path)?;
@@ -113,8 +114,28 @@ fn line_length(text: &[u8]) -> usize {
     text.iter().position(|byte| *byte == b'\n').map_or(text.len(), |end| end + 1)
 }
 
+/// Appends all of `bytes` or nothing: when the disk is full, no half of a line stays for the next to be glued to.
+fn write_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match file.write(&bytes[written..]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                let length = file.metadata()?.len();
+                file.set_len(length.saturating_sub(written as u64))?;
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
 fn append(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
     let file = fs::OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
     // Whatever the umask: log shippers run as a group of their own.
     file.set_permissions(fs::Permissions::from_mode(0o640))?;
@@ -219,5 +240,36 @@ mod tests {
             .collect();
         assert_eq!(all, (all[0]..40).collect::<Vec<_>>());
         assert!(files.iter().all(|file| fs::metadata(file).unwrap().len() <= 200));
+    }
+    #[test]
+    fn a_removed_file_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = log(dir.path(), 200, 3);
+        let mut write = |count| {
+            (0..count).for_each(|_| log.write(Stream::Stdout, b"some text\n", now()).unwrap());
+        };
+        write(2);
+        fs::remove_dir_all(dir.path().join("pod")).unwrap();
+        write(10);
+        assert!(fs::metadata(dir.path().join("pod/0.log")).unwrap().len() > 0);
+        assert_eq!(rotated(&dir.path().join("pod/0.log")).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_no_half_lines() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        // Attached nowhere, so that it ends with the test.
+        let disk = crate::sys::mount::filesystem("tmpfs", &[("size", "16k")], Default::default()).unwrap();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&disk)));
+        let mut log = log(&path, 1 << 20, 3);
+        let long = [vec![b'x'; 5000], b"\n".to_vec()].concat();
+        while log.write(Stream::Stdout, &long, now()).is_ok() {}
+        let text = fs::read_to_string(path.join("pod/0.log")).unwrap();
+        assert!(text.ends_with("x\n") && text.lines().all(|line| line.len() > 5000), "{}", text.len());
+        log.write(Stream::Stdout, b"short\n", now()).unwrap();
+        assert!(fs::read_to_string(path.join("pod/0.log")).unwrap().ends_with(" stdout F short\n"));
     }
 }

@@ -217,6 +217,7 @@ impl Supervisor {
         for record in self.container_records.load()? {
             self.inherit_container(record);
         }
+        self.end_unrecorded()?;
         self.throw_stale_away()
     }
 
@@ -322,12 +323,24 @@ impl Supervisor {
         let version = request.version;
         let result = match request.call {
             Call::Hello => {
-                let hello = Reply::Hello { version: protocol::VERSION, pid: std::process::id() as i32 };
+                let hello = Reply::Hello {
+                    version: protocol::NEWEST,
+                    oldest: Some(protocol::OLDEST),
+                    pid: std::process::id() as i32,
+                };
                 self.reply(client, &hello, vec![]);
                 Ok(())
             }
-            _ if version != protocol::VERSION => {
-                Err(Failure::Protocol(format!("protocol version {version} is not {}", protocol::VERSION)))
+            Call::Shutdown => {
+                self.shut_down(client);
+                Ok(())
+            }
+            _ if !(protocol::OLDEST..=protocol::NEWEST).contains(&version) => {
+                Err(Failure::Protocol(format!(
+                    "protocol version {version} is not one of {} to {}",
+                    protocol::OLDEST,
+                    protocol::NEWEST
+                )))
             }
             _ if self.ending.is_some() => Err(Failure::Protocol("supervisor is shutting down".into())),
             Call::EnsureSandbox(config) => self.ensure_sandbox(client, *config),
@@ -346,10 +359,6 @@ impl Supervisor {
                 self.attach(client, container, stdin, stdout, stderr)
             }
             Call::Network(sandbox) => self.network(client, &sandbox),
-            Call::Shutdown => {
-                self.shut_down(client);
-                Ok(())
-            }
         };
         if let Err(failure) = result {
             self.fail(client, failure);

@@ -82,7 +82,8 @@ impl Records {
         }
     }
 
-    /// All records; a damaged one is logged and passed over.
+    /// All records. A damaged one is logged and put aside, for whoever looks into it: what it was about ends as
+    /// anything does that no record tells of.
     pub fn load<T: DeserializeOwned>(&self) -> io::Result<Vec<T>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.directory)?.flatten() {
@@ -92,7 +93,10 @@ impl Records {
             }
             match parse(&path) {
                 Ok(record) => records.push(record),
-                Err(error) => tracing::warn!(path = %path.display(), %error, "passing over a damaged record"),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "damaged record: what it was about is removed");
+                    fs::rename(&path, path.with_extension("damaged"))?;
+                }
             }
         }
         Ok(records)
@@ -105,4 +109,28 @@ impl Records {
 
 fn parse<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_other_versions_are_read_and_damaged_ones_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path().join("sandboxes")).unwrap();
+        let file = |name| dir.path().join("sandboxes").join(name);
+        fs::write(
+            file("a.json"),
+            r#"{"config":{"id":"a","labels":{},"hostname":null,"pid":"Shared","network":"Host","host_ipc":false,
+            "sysctls":{},"resources":{},"later":1},"later":{}}"#,
+        )
+        .unwrap();
+        fs::write(file("b.json"), "{").unwrap();
+        for _ in 0..2 {
+            let loaded: Vec<SandboxRecord> = records.load().unwrap();
+            assert_eq!(loaded.iter().map(|record| record.config.id.as_str()).collect::<Vec<_>>(), ["a"]);
+        }
+        assert!(file("b.damaged").exists() && !file("b.json").exists());
+    }
 }

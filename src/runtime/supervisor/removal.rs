@@ -8,7 +8,7 @@ use nix::sched::CloneFlags;
 
 use super::containers::{Container, Life};
 use super::rootfs::remove_directory;
-use super::sandboxes::shm_directory;
+use super::sandboxes::{INIT_GROUP, shm_directory};
 use super::{Child, Supervisor, check_id};
 use crate::runtime::ContainerConfig;
 use crate::runtime::cgroups::{Group, Tree};
@@ -84,11 +84,15 @@ impl Supervisor {
             self.reply(client, &Reply::Done, vec![]);
             return Ok(());
         }
+        self.close_sandbox(id);
         let group = self.tree.sandbox(id);
         self.begin(target, vec![client], None, group)
     }
 
     pub(super) fn shut_down(&mut self, client: u64) {
+        if self.ending.is_some() {
+            return self.fail(client, Failure::Protocol("supervisor is shutting down".into()));
+        }
         let group = self.tree.root().child("pods");
         self.ending = Some(client);
         if let Err(failure) = self.begin(Target::All, vec![], None, group) {
@@ -168,6 +172,29 @@ impl Supervisor {
         self.set_to_work(what, clients, answer, &Work { group: Some(group), mounts, directories })
     }
 
+    /// Removes the groups and the shared memory of what no record tells of, whose processes have been killed: nobody
+    /// would ask for their removal.
+    pub(super) fn end_unrecorded(&self) -> io::Result<()> {
+        let pods = self.tree.root().child("pods");
+        for id in pods.children()? {
+            let group = pods.child(&id);
+            if !self.sandboxes.contains_key(&id) {
+                tracing::error!(sandbox = id, "no record tells of it: removing it");
+                let shm = shm_directory(&self.options.run_dir, &id);
+                let removed = mount::detach(&shm).and_then(|()| remove_directory(&shm)).and(group.remove());
+                warn_on_error(&id, removed);
+                continue;
+            }
+            for name in group.children()? {
+                if name != INIT_GROUP && !self.containers.contains_key(&name) {
+                    tracing::error!(container = name, sandbox = id, "no record tells of it: removing it");
+                    warn_on_error(&name, group.child(&name).remove());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Throws away the writable layers that a crash of the machine has left: `volatile` ones must not be used again.
     /// They are moved out of the way at once, and deleted beside the work.
     pub(super) fn throw_stale_away(&mut self) -> io::Result<()> {
@@ -191,11 +218,15 @@ impl Supervisor {
         answer: Option<Failure>,
         work: &Work,
     ) -> Result<(), Failure> {
-        let child = process::clone(&self.proof, CloneFlags::empty(), None, || match work.run() {
-            Ok(()) => 0,
-            Err(error) => {
-                tracing::error!(?work, %error, "removal failed");
-                1
+        let child = process::clone(&self.proof, CloneFlags::empty(), None, || {
+            // It may take long: no pipe, socket or lock of the supervisor's lives on in it meanwhile.
+            process::close_inherited();
+            match work.run() {
+                Ok(()) => 0,
+                Err(error) => {
+                    tracing::error!(?work, %error, "removal failed");
+                    1
+                }
             }
         })
         .map_err(|error| Failure::host("cloning a process to remove with", &error))?;
@@ -269,7 +300,7 @@ impl Supervisor {
 
 fn warn_on_error(id: &str, result: io::Result<()>) {
     if let Err(error) = result {
-        tracing::warn!(id, %error, "cannot remove a record");
+        tracing::warn!(id, %error, "cannot remove what is left of it");
     }
 }
 

@@ -37,6 +37,21 @@ const MASKED: [&str; 13] = [
 /// Places in `/proc` that must not be written.
 const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
 
+/// Files of `/proc` that a mount may cover.
+const MAY_BE_COVERED: [&str; 11] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "net/dev",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "sys/crypto/fips_enabled",
+    "sys/kernel/ns_last_pid",
+    "uptime",
+];
+
 const NO_SUID_DEVICES: Attributes =
     Attributes { read_only: false, no_devices: true, no_suid: true, no_exec: false };
 const NO_SUID_DEVICES_EXEC: Attributes = Attributes { no_exec: true, ..NO_SUID_DEVICES };
@@ -104,13 +119,11 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
             .during(format_args!("mount {:?} on {at:?}", path.display().to_string()))?,
         MountSource::SubPath { base, path } => {
             let shown = base.join(path).display().to_string();
-            let open = || -> io::Result<OwnedFd> {
-                let inside = Root::open(base)?.strict().open_at(path, OFlags::PATH)?;
-                mount::clone_fd(inside.as_fd())
-            };
+            let open = || mount::clone_fd(open_or_make_inside(base, path)?.as_fd());
             open().during(format_args!("mount {shown:?} on {at:?}"))?
         }
     };
+    require_spread(mount)?;
     let spread = match mount.propagation {
         Propagation::Private => Spread::Private,
         Propagation::HostToContainer => Spread::Slave,
@@ -121,6 +134,46 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
     let kind =
         FileType::from_raw_mode(rustix::fs::fstat(&tree).during(format_args!("inspect {at:?}"))?.st_mode);
     Ok(Source { target, tree, directory: kind == FileType::Directory })
+}
+
+/// Opens a path below a directory that must not be left. A missing one becomes a directory with the mode of `base`,
+/// as the kubelet makes it, so that whoever may use a volume may use the new part of it.
+fn open_or_make_inside(base: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let inside = Root::open(base)?.strict();
+    match inside.open_at(path, OFlags::PATH) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mode = rustix::fs::fstat(&inside)?.st_mode & 0o7777;
+            inside.mkdir_all(path, mode)?.as_fd().try_clone_to_owned()
+        }
+        result => result,
+    }
+}
+
+/// A mount from which later mounts cannot spread as asked for is an error (as in containerd): silently, a container
+/// would wait for them in vain.
+fn require_spread(mount: &Mount) -> Step<()> {
+    let source = match &mount.source {
+        MountSource::Bind(path) => path.clone(),
+        MountSource::SubPath { base, path } => base.join(path),
+        MountSource::Tmpfs { .. } => return Ok(()),
+    };
+    if mount.propagation == Propagation::Private {
+        return Ok(());
+    }
+    let shown = source.display().to_string();
+    let (point, spread) =
+        mount::spread_of(&source).during(format_args!("find the mount that {shown:?} is on"))?;
+    let point = point.display().to_string();
+    match (mount.propagation, spread) {
+        (Propagation::Private, _) | (_, Spread::Shared) => Ok(()),
+        (Propagation::HostToContainer, Spread::Slave) => Ok(()),
+        (Propagation::HostToContainer, Spread::Private) => Err(Failed(format!(
+            "path {shown:?} is mounted on {point:?} but it is not a shared or slave mount"
+        ))),
+        (Propagation::Bidirectional, Spread::Slave | Spread::Private) => {
+            Err(Failed(format!("path {shown:?} is mounted on {point:?} but it is not a shared mount")))
+        }
+    }
 }
 
 /// Builds the root and makes it `/`.
@@ -136,15 +189,17 @@ pub fn assemble(config: &ContainerConfig, places: &Places<'_>, sources: Vec<Sour
         }
     }
     standard_mounts(config, places, &root)?;
+    // Before a mount of the container's can cover it: what hides a file must be the real null (CVE-2025-31133).
+    let null = root.open_at("dev/null", OFlags::PATH | OFlags::NOFOLLOW).during("open /dev/null")?;
     for source in &sources {
         attach(&root, source)?;
     }
     if !config.process.cwd.as_os_str().is_empty() {
         // What cannot be made (a file is there, a read-only volume) is told better by chdir.
-        let _ = root.mkdir_all(&config.process.cwd, 0o755);
+        let _ = root.resolve(&config.process.cwd).and_then(|path| root.mkdir_all(path, 0o755));
     }
     if !config.security.privileged && !config.security.unmasked_proc {
-        hide(&root)?;
+        hide(&root, null.as_fd())?;
     }
     if config.read_only_root {
         let read_only = Attributes { read_only: true, ..Attributes::default() };
@@ -200,15 +255,41 @@ fn cgroup_mounts(layout: &Layout, root: &Root, privileged: bool) -> Step<()> {
 }
 
 fn attach(root: &Root, source: &Source) -> Step<()> {
-    let target = &source.target;
-    let shown = target.display().to_string();
+    let shown = source.target.display().to_string();
+    let making = format!("make mount point {shown:?}");
+    // Through symlinks that dangle too: images have /var/run lead to a /run that is not there.
+    let target = root.resolve(&source.target).during(&making)?;
+    if target.as_os_str().is_empty() {
+        return Err(Failed(format!("{making}: it is the container's root")));
+    }
     let at: OwnedFd = if source.directory {
-        let directory = root.mkdir_all(target, 0o755).during(format_args!("make mount point {shown:?}"))?;
+        let directory = root.mkdir_all(&target, 0o755).during(&making)?;
         directory.as_fd().try_clone_to_owned().during("copy descriptor")?
     } else {
-        open_or_make_file(root, target).during(format_args!("make mount point {shown:?}"))?
+        open_or_make_file(root, &target).during(&making)?
     };
+    if is_proc(at.as_fd()).during(&making)?
+        && !may_cover(&target, is_proc(source.tree.as_fd()).during(&making)?)
+    {
+        return Err(Failed(format!(
+            "{making}: it is inside /proc, which must show the container's processes"
+        )));
+    }
     mount::attach(source.tree.as_fd(), at.as_fd()).during(format_args!("mount on {shown:?}"))
+}
+
+fn is_proc(place: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(rustix::fs::fstatfs(place)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
+
+/// What of `/proc` a mount may cover: all of it by another procfs, else only files that tell of the machine (runc's
+/// list, made for lxcfs). Anything else could fake what is read or written there on the way to the program.
+fn may_cover(target: &Path, by_proc: bool) -> bool {
+    match target.strip_prefix("proc").ok().and_then(Path::to_str) {
+        Some("") => by_proc,
+        Some(inside) => MAY_BE_COVERED.contains(&inside),
+        None => false,
+    }
 }
 
 fn open_or_make_file(root: &Root, target: &Path) -> io::Result<OwnedFd> {
@@ -223,13 +304,8 @@ fn open_or_make_file(root: &Root, target: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Covers what must not be seen and write-protects what must not be written; what a host does not have is fine.
-fn hide(root: &Root) -> Step<()> {
+fn hide(root: &Root, null: BorrowedFd<'_>) -> Step<()> {
     let read_only = Attributes { read_only: true, ..NO_SUID_DEVICES_EXEC };
-    let null = root.open_at("dev/null", OFlags::PATH | OFlags::NOFOLLOW).during("open /dev/null")?;
-    // A mount of the container's may have replaced /dev: what covers a file must be the real null (CVE-2025-31133).
-    if rustix::fs::fstat(&null).during("inspect /dev/null")?.st_rdev != rustix::fs::makedev(1, 3) {
-        return Err(Failed("mask paths: /dev/null is not the null device".into()));
-    }
     let empty = mount::filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1")], read_only)
         .during("make empty tmpfs")?;
     let mut empty_at: Option<OwnedFd> = None;
@@ -239,7 +315,7 @@ fn hide(root: &Root) -> Step<()> {
         let cover =
             |tree: BorrowedFd<'_>| mount::attach(tree, at.as_fd()).during(format_args!("mask /{path}"));
         if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-            cover(mount::clone_fd(null.as_fd()).during("clone /dev/null")?.as_fd())?;
+            cover(mount::clone_fd(null).during("clone /dev/null")?.as_fd())?;
         } else if let Some(first) = &empty_at {
             // One file system for all: making and ending each costs more than a further mount of it.
             cover(mount::clone_fd(first.as_fd()).during("clone empty tmpfs")?.as_fd())?;
@@ -275,5 +351,26 @@ pub fn remove_directory(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_of_proc_may_be_covered() {
+        for (target, by_proc, expected) in [
+            ("proc", true, true),
+            ("proc", false, false),
+            ("proc/meminfo", false, true),
+            ("proc/sys/crypto/fips_enabled", false, true),
+            ("proc/self", false, false),
+            ("proc/self/attr/exec", false, false),
+            ("proc/sys", true, false),
+            ("elsewhere", true, false),
+        ] {
+            assert_eq!(may_cover(Path::new(target), by_proc), expected, "{target}");
+        }
     }
 }

@@ -5,8 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use nix::sys::epoll::EpollFlags;
-
 use super::child::{Namespaces, describe};
 use super::poller::Source;
 use super::records::SandboxRecord;
@@ -18,6 +16,9 @@ use crate::sys::{namespace, process, socket};
 
 /// The size of a sandbox's `/dev/shm` in bytes (Docker's and containerd's default).
 const SHARED_MEMORY: &str = "67108864";
+
+/// The group of a sandbox's init, beside those of its containers.
+pub const INIT_GROUP: &str = "init";
 
 /// A sandbox and how far it is.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ enum Life {
     Starting { status: OwnedFd, token: u64, init: process::Child, clients: Vec<u64> },
     /// Containers may join.
     Ready { namespaces: Namespaces },
-    /// Its init has ended, and so have its containers.
+    /// Its init has ended, and so have its containers; or its removal has begun.
     Ended,
 }
 
@@ -83,12 +84,31 @@ impl Supervisor {
             Some(Life::Ended) => {
                 Err(Failure::Start(format!("sandbox {} has ended and must be removed first", config.id)))
             }
-            None => self.make_sandbox(client, config),
+            None => {
+                self.begin_sandbox(client, config);
+                Ok(())
+            }
         }
     }
 
-    fn make_sandbox(&mut self, client: u64, config: SandboxConfig) -> Result<(), Failure> {
+    fn begin_sandbox(&mut self, client: u64, config: SandboxConfig) {
         let id = config.id.clone();
+        match self.make_sandbox(&config) {
+            Ok((status, token, init)) => {
+                self.children.insert(init.pid, Child::Init(id.clone()));
+                let life = Life::Starting { status, token, init, clients: vec![client] };
+                self.sandboxes.insert(id, Sandbox { config, life });
+            }
+            Err(failure) => {
+                self.sandboxes.insert(id.clone(), Sandbox { config, life: Life::Ended });
+                self.discard_sandbox(&id, vec![client], failure);
+            }
+        }
+    }
+
+    /// Init's process, and the watched socket over which it tells how it goes.
+    fn make_sandbox(&mut self, config: &SandboxConfig) -> Result<(OwnedFd, u64, process::Child), Failure> {
+        let id = &config.id;
         let host = |what: &str| {
             let what = format!("{what} of sandbox {id}");
             move |error: io::Error| Failure::host(what, &error)
@@ -103,27 +123,34 @@ impl Supervisor {
                 ))
             })?),
         };
-        let group = self.tree.sandbox(&id);
-        let leaf = group.child("init");
+        let group = self.tree.sandbox(id);
+        let leaf = group.child(INIT_GROUP);
         leaf.make().map_err(host("making cgroup"))?;
         group.delegate().map_err(host("delegating cgroup"))?;
         let missing = group.limit(&config.resources).map_err(host("limiting cgroup"))?;
         if !missing.is_empty() {
             tracing::warn!(sandbox = id, ?missing, "this host's cgroups cannot limit everything");
         }
-        self.make_shared_memory(&config).map_err(host("making shared memory"))?;
+        self.make_shared_memory(config).map_err(host("making shared memory"))?;
         self.sandbox_records
-            .save(&id, &SandboxRecord { config: config.clone() })
+            .save(id, &SandboxRecord { config: config.clone() })
             .map_err(host("recording"))?;
-        let (status, init) = self.clone_init(&config, net.as_ref(), &leaf).map_err(host("cloning init"))?;
-        let token = self
-            .poller
-            .add(&status, EpollFlags::EPOLLIN, Source::Sandbox(id.clone()))
-            .map_err(host("watching init"))?;
-        self.children.insert(init.pid, Child::Init(id.clone()));
-        let life = Life::Starting { status, token, init, clients: vec![client] };
-        self.sandboxes.insert(id, Sandbox { config, life });
-        Ok(())
+        let (status, init) = self.clone_init(config, net.as_ref(), &leaf).map_err(host("cloning init"))?;
+        let token =
+            self.watch_child(&init, &status, Source::Sandbox(id.clone())).map_err(host("watching init"))?;
+        Ok((status, token, init))
+    }
+
+    /// Lets no container join any longer: the sandbox's removal begins.
+    pub(super) fn close_sandbox(&mut self, id: &str) {
+        let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
+        let life = std::mem::replace(&mut sandbox.life, Life::Ended);
+        if let Life::Starting { status, token, init, clients } = life {
+            self.poller.remove(token, &status);
+            // One that is gone already is success; nothing else can fail for an own child.
+            let _ = process::send_signal(init.pidfd.as_fd(), libc::SIGKILL);
+            clients.into_iter().for_each(|client| self.fail(client, Failure::NoSandbox(id.into())));
+        }
     }
 
     fn make_shared_memory(&self, config: &SandboxConfig) -> io::Result<()> {

@@ -45,24 +45,25 @@ pub struct Io {
 }
 
 impl Io {
-    /// Makes pipes as the container needs them: the ends for the supervisor and those for the process.
+    /// Makes pipes as the container needs them: the ends for the supervisor and those for the process. After a
+    /// failure, what is made already is the caller's to close.
     pub fn open(
+        &mut self,
         poller: &mut Poller,
         config: &ContainerConfig,
-        log: Log,
         null: &OwnedFd,
-    ) -> io::Result<(Io, Streams)> {
-        let mut io = Io { log: Some(log), ..Io::default() };
+    ) -> io::Result<Streams> {
+        self.log = Some(Log::open(&config.log)?);
         if config.process.tty {
-            io.terminal = true;
-            return Ok((io, Streams::Terminal));
+            self.terminal = true;
+            return Ok(Streams::Terminal { console: true });
         }
         let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
             Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)
         };
         let mut output = |stream: Stream| -> io::Result<OwnedFd> {
             let (ours, theirs) = pipe()?;
-            io.outputs[stream as usize] =
+            self.outputs[stream as usize] =
                 Some(watch(poller, ours, EpollFlags::EPOLLIN, Source::Output(config.id.clone(), stream))?);
             Ok(theirs)
         };
@@ -71,11 +72,12 @@ impl Io {
             Stdin::None => null.try_clone()?,
             Stdin::Open | Stdin::Once => {
                 let (theirs, ours) = pipe()?;
-                io.input = Some(watch(poller, ours, EpollFlags::empty(), Source::Input(config.id.clone()))?);
+                self.input =
+                    Some(watch(poller, ours, EpollFlags::empty(), Source::Input(config.id.clone()))?);
                 theirs
             }
         };
-        Ok((io, Streams::Files([stdin, stdout, stderr])))
+        Ok(Streams::Files([stdin, stdout, stderr]))
     }
 
     /// Takes the master of the terminal that the container's process has made.
@@ -268,7 +270,7 @@ impl Supervisor {
                     container.io.pending_input.extend(bytes);
                     self.write_input(&id);
                 }
-                Frame::InputEnd if stdin && container.config.stdin == Stdin::Once => self.end_input(&id),
+                Frame::InputEnd if stdin => self.end_input(&id),
                 Frame::Resize(size) => {
                     if let Some(terminal) = container.io.outputs[0].as_ref().filter(|_| container.io.terminal)
                     {
@@ -315,20 +317,20 @@ impl Supervisor {
         self.attached_to(id).into_iter().for_each(|client| self.update_interest(client));
     }
 
-    /// Closes a container's input for good, after what is pending.
+    /// The client that had a container's input sends no more: where it is the only one, input ends after what is
+    /// pending. A terminal has no end of input but the character that its user types; closing it would hang it up,
+    /// so it waits for the next client (as in containerd).
     fn end_input(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        if container.io.terminal {
-            // Closing would hang the terminal up; the end-of-file character is what ends input there.
-            container.io.pending_input.push(4);
+        if container.config.stdin == Stdin::Once && !container.io.terminal {
+            container.io.input_ending = true;
+            self.write_input(id);
         }
-        container.io.input_ending = !container.io.terminal;
-        self.write_input(id);
     }
 
     /// An attached client has left.
     pub(super) fn detached(&mut self, id: &str, stdin: bool) {
-        if stdin && self.containers.get(id).is_some_and(|container| container.config.stdin == Stdin::Once) {
+        if stdin {
             self.end_input(id);
         }
         self.resume_output(id);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use serde::Deserialize;
-
+use self::convention::{COMPATIBLE, Convention, NATIVE};
 use self::program::{Action, Comparison, Condition, Policy, Rule};
 
 mod calls;
+mod convention;
+mod profile;
 mod program;
 
 /// `CLONE_NEW*` of `clone(2)`: namespaces that a process without `CAP_SYS_ADMIN` may not make.
@@ -39,6 +40,9 @@ pub enum Error {
     /// It names a comparison that does not exist.
     #[error("seccomp operator {0} is not known")]
     Operator(String),
+    /// It keeps programs from a call of which minik does not know what it is.
+    #[error("seccomp profile denies system call {0:?}, which is not known: the rule would be lost")]
+    Call(String),
     /// It tests an argument that no call has.
     #[error("seccomp argument {0} does not exist")]
     Argument(u8),
@@ -52,57 +56,55 @@ pub enum Error {
 /// Known calls that are not allowed answer `EPERM`; calls newer than this list, and `clone3` (whose flags a filter
 /// cannot see), answer `ENOSYS`, so that C libraries fall back to the older call.
 pub fn compile_default(capabilities: &[String]) -> Result<Filter, Error> {
+    compile(&[NATIVE, COMPATIBLE].map(|convention| (convention.audit, default(&convention, capabilities))))
+}
+
+fn default(convention: &Convention, capabilities: &[String]) -> Policy {
     let has = |name: &str| capabilities.iter().any(|capability| capability == name);
     let refuse = || Rule::always(Action::errno(libc::EPERM));
     let mut known: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
-    let mut set = |calls: &[calls::Call], action: Action| {
-        known.extend(calls.iter().map(|(_, number)| (*number as u32, vec![Rule::always(action)])));
+    let mut set = |calls: &[&str], rules: Vec<Rule>| {
+        let numbers = calls.iter().filter_map(|name| (convention.number)(name));
+        known.extend(numbers.map(|number| (number, rules.clone())));
     };
-    set(calls::REFUSED, Action::errno(libc::EPERM));
+    set(calls::REFUSED, vec![refuse()]);
     for (_, extra) in calls::WITH_CAPABILITY {
-        set(extra, Action::errno(libc::EPERM));
+        set(extra, vec![refuse()]);
     }
+    let allow = || vec![Rule::always(Action::ALLOW)];
     for (_, extra) in calls::WITH_CAPABILITY.iter().filter(|(capability, _)| has(capability)) {
-        set(extra, Action::ALLOW);
+        set(extra, allow());
     }
-    set(calls::ALLOWED, Action::ALLOW);
-    set(calls::ALLOWED_LEGACY, Action::ALLOW);
+    set(calls::ALLOWED, allow());
+    set(calls::ALLOWED_LEGACY, allow());
+    if convention.audit == COMPATIBLE.audit {
+        set(calls::ALLOWED_32_BIT, allow());
+    }
 
     let allow_when = |comparison, value| {
         let condition = Condition { argument: 0, comparison, value, narrow: true };
         Rule { conditions: vec![condition], action: Action::ALLOW }
     };
-    known.insert(libc::SYS_socket as u32, vec![allow_when(Comparison::NotEqual, AF_VSOCK), refuse()]);
+    set(&["socket"], vec![allow_when(Comparison::NotEqual, AF_VSOCK), refuse()]);
     let mut personality: Vec<Rule> = PERSONALITIES.map(|value| allow_when(Comparison::Equal, value)).into();
     personality.push(refuse());
-    known.insert(libc::SYS_personality as u32, personality);
+    set(&["personality"], personality);
     if has("CAP_SYS_ADMIN") {
-        known.insert(libc::SYS_clone as u32, vec![Rule::always(Action::ALLOW)]);
-        known.insert(libc::SYS_clone3 as u32, vec![Rule::always(Action::ALLOW)]);
+        set(&["clone", "clone3"], allow());
     } else {
-        let plain = allow_when(Comparison::MaskedEqual(NAMESPACE_FLAGS), 0);
-        known.insert(libc::SYS_clone as u32, vec![plain, refuse()]);
+        set(&["clone"], vec![allow_when(Comparison::MaskedEqual(NAMESPACE_FLAGS), 0), refuse()]);
     }
-    compile(Policy { default: Action::errno(libc::ENOSYS), calls: known })
+    Policy { default: Action::errno(libc::ENOSYS), calls: known }
 }
 
-/// A profile in the OCI runtime form, as Kubernetes' `Localhost` profiles are. Names that this architecture does
-/// not have are passed over, as libseccomp does.
-pub fn compile_oci(json: &str) -> Result<Filter, Error> {
-    let profile: OciProfile = serde_json::from_str(json)?;
-    let default = action(&profile.default_action, profile.default_errno_ret)?;
-    let mut calls: BTreeMap<u32, Vec<Rule>> = BTreeMap::new();
-    for entry in &profile.syscalls {
-        let rules = entry.rules()?;
-        for number in entry.names.iter().chain(&entry.name).filter_map(|name| number(name)) {
-            calls.entry(number).or_default().extend(rules.iter().cloned());
-        }
-    }
-    compile(Policy { default, calls })
+/// A profile in the OCI runtime form, as Kubernetes' `Localhost` profiles are, or in Docker's, whose conditions on
+/// `capabilities` and architectures count. Programs of the architectures that it does not name are ended.
+pub fn compile_oci(json: &str, capabilities: &[String]) -> Result<Filter, Error> {
+    compile(&profile::policies(json, capabilities)?)
 }
 
-fn compile(policy: Policy) -> Result<Filter, Error> {
-    program::compile(&policy).map(Filter).ok_or(Error::Length)
+fn compile(policies: &[(u32, Policy)]) -> Result<Filter, Error> {
+    program::compile(policies).map(Filter).ok_or(Error::Length)
 }
 
 /// Filters the calling thread from now on. Needs `no_new_privs` or `CAP_SYS_ADMIN`.
@@ -115,106 +117,6 @@ pub fn install(filter: &Filter) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OciProfile {
-    default_action: String,
-    default_errno_ret: Option<u32>,
-    #[serde(default)]
-    syscalls: Vec<OciEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OciEntry {
-    #[serde(default)]
-    names: Vec<String>,
-    name: Option<String>,
-    action: String,
-    errno_ret: Option<u32>,
-    #[serde(default)]
-    args: Option<Vec<OciArgument>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct OciArgument {
-    index: u8,
-    value: u64,
-    #[serde(default)]
-    value_two: u64,
-    op: String,
-}
-
-impl OciEntry {
-    /// Conditions on different arguments must all hold; several on one argument are alternatives (as runc does).
-    fn rules(&self) -> Result<Vec<Rule>, Error> {
-        let action = action(&self.action, self.errno_ret)?;
-        let arguments = self.args.as_deref().unwrap_or_default();
-        let conditions = arguments.iter().map(OciArgument::condition).collect::<Result<Vec<_>, _>>()?;
-        let repeated = arguments
-            .iter()
-            .enumerate()
-            .any(|(at, one)| arguments[..at].iter().any(|other| other.index == one.index));
-        Ok(match repeated {
-            true => {
-                conditions.into_iter().map(|condition| Rule { conditions: vec![condition], action }).collect()
-            }
-            false => vec![Rule { conditions, action }],
-        })
-    }
-}
-
-impl OciArgument {
-    fn condition(&self) -> Result<Condition, Error> {
-        if self.index > 5 {
-            return Err(Error::Argument(self.index));
-        }
-        let (comparison, value) = match self.op.as_str() {
-            "SCMP_CMP_EQ" => (Comparison::Equal, self.value),
-            "SCMP_CMP_NE" => (Comparison::NotEqual, self.value),
-            "SCMP_CMP_LT" => (Comparison::Less, self.value),
-            "SCMP_CMP_LE" => (Comparison::AtMost, self.value),
-            "SCMP_CMP_GT" => (Comparison::Greater, self.value),
-            "SCMP_CMP_GE" => (Comparison::AtLeast, self.value),
-            "SCMP_CMP_MASKED_EQ" => (Comparison::MaskedEqual(self.value), self.value_two),
-            other => return Err(Error::Operator(other.to_owned())),
-        };
-        Ok(Condition { argument: self.index, comparison, value, narrow: false })
-    }
-}
-
-fn action(name: &str, errno: Option<u32>) -> Result<Action, Error> {
-    let errno = errno.unwrap_or(libc::EPERM as u32) & libc::SECCOMP_RET_DATA;
-    Ok(Action(match name {
-        "SCMP_ACT_ALLOW" => libc::SECCOMP_RET_ALLOW,
-        "SCMP_ACT_ERRNO" => libc::SECCOMP_RET_ERRNO | errno,
-        "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => libc::SECCOMP_RET_KILL_THREAD,
-        "SCMP_ACT_KILL_PROCESS" => libc::SECCOMP_RET_KILL_PROCESS,
-        "SCMP_ACT_TRAP" => libc::SECCOMP_RET_TRAP,
-        "SCMP_ACT_TRACE" => libc::SECCOMP_RET_TRACE | errno,
-        "SCMP_ACT_LOG" => libc::SECCOMP_RET_LOG,
-        other => return Err(Error::Action(other.to_owned())),
-    }))
-}
-
-fn number(name: &str) -> Option<u32> {
-    let special = [
-        ("clone", libc::SYS_clone),
-        ("clone3", libc::SYS_clone3),
-        ("socket", libc::SYS_socket),
-        ("personality", libc::SYS_personality),
-    ];
-    let groups = calls::WITH_CAPABILITY.iter().flat_map(|(_, calls)| calls.iter());
-    let all = calls::ALLOWED
-        .iter()
-        .chain(calls::ALLOWED_LEGACY)
-        .chain(calls::REFUSED)
-        .chain(groups)
-        .chain(&special);
-    all.into_iter().find(|(known, _)| *known == name).map(|(_, number)| *number as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,31 +125,30 @@ mod tests {
     fn default_profile_is_short_and_grows_with_capabilities() {
         let plain = compile_default(&[]).unwrap().0;
         let admin = compile_default(&["CAP_SYS_ADMIN".into()]).unwrap().0;
-        assert!(plain.len() < 400, "{}", plain.len());
+        assert!(plain.len() < 800, "{}", plain.len());
         assert_ne!(plain, admin);
         assert_eq!(plain, compile_default(&["CAP_CHOWN".into()]).unwrap().0);
     }
 
     #[test]
-    fn oci_profiles() {
-        let mixed = r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[
-            {"names":["chmod","no_such_call"],"action":"SCMP_ACT_ERRNO","errnoRet":2},
-            {"names":["read"],"action":"SCMP_ACT_ALLOW"},
-            {"names":["socket"],"action":"SCMP_ACT_KILL_PROCESS","args":[{"index":0,"value":10,"op":"SCMP_CMP_EQ"}]}]}"#;
-        assert!(compile_oci(mixed).unwrap().0.len() > 10);
-        let argument = |index: u8, op: &str| {
-            format!(
-                r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{{"names":["read"],"action":"SCMP_ACT_ALLOW",
-                "args":[{{"index":{index},"value":1,"op":"{op}"}}]}}]}}"#
-            )
-        };
-        for (bad, word) in [
-            (r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#.to_owned(), "SCMP_ACT_NOTIFY"),
-            ("{}".to_owned(), "defaultAction"),
-            (argument(0, "X"), "X"),
-            (argument(6, "SCMP_CMP_EQ"), "6"),
-        ] {
-            assert!(compile_oci(&bad).unwrap_err().to_string().contains(word), "{bad}");
+    fn every_name_in_the_lists_is_a_call() {
+        let groups = calls::WITH_CAPABILITY.iter().flat_map(|(_, calls)| calls.iter());
+        let plain = [calls::ALLOWED, calls::ALLOWED_LEGACY, calls::ALLOWED_32_BIT, calls::REFUSED];
+        for name in plain.into_iter().flatten().chain(groups) {
+            assert!(convention::is_known(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_default_profile_is_one_for_both_conventions() {
+        for convention in [NATIVE, COMPATIBLE] {
+            let policy = default(&convention, &[]);
+            let rules = |name: &str| policy.calls.get(&(convention.number)(name).unwrap());
+            assert_eq!(rules("read").unwrap(), &[Rule::always(Action::ALLOW)]);
+            assert_eq!(rules("mount").unwrap(), &[Rule::always(Action::errno(libc::EPERM))]);
+            assert_eq!(rules("socket").unwrap().len(), 2);
+            assert_eq!(rules("clone").unwrap().len(), 2);
+            assert_eq!(rules("clone3"), None);
         }
     }
 }

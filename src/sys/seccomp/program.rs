@@ -23,11 +23,9 @@ const ARGUMENTS: u32 = 16;
 /// The longest program that the kernel takes (`BPF_MAXINSNS`).
 const LONGEST: usize = 4096;
 
-/// `AUDIT_ARCH_*` of this processor (linux/audit.h); calls by any other convention end the process.
-#[cfg(target_arch = "x86_64")]
-const THIS_ARCHITECTURE: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const THIS_ARCHITECTURE: u32 = 0xc000_00b7;
+/// From this number on there are only the calls of x32, which come under x86-64's name; minik has no images of that
+/// architecture, and most kernels no such calls. A filter must not let them pass as unknown.
+const BEYOND: u32 = 0x4000_0000;
 
 /// What the kernel does with a call: a `SECCOMP_RET_*` value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,15 +110,19 @@ enum Fate<'a> {
     ByRules(&'a [Rule]),
 }
 
-/// The program of a policy; `None` when it would be longer than the kernel takes.
-pub fn compile(policy: &Policy) -> Option<Vec<libc::sock_filter>> {
-    let mut program = vec![
-        operation(LOAD, ARCHITECTURE),
-        branch(JUMP_EQUAL, THIS_ARCHITECTURE, 1, 0),
-        operation(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
-        operation(LOAD, NUMBER),
-    ];
-    program.extend(search(&ranges(policy), policy.default));
+/// The program of a policy for each architecture (`AUDIT_ARCH_*`); a call in the way of any other ends the process.
+/// `None` when it would be longer than the kernel takes.
+pub fn compile(policies: &[(u32, Policy)]) -> Option<Vec<libc::sock_filter>> {
+    let mut program = vec![operation(LOAD, ARCHITECTURE)];
+    for (architecture, policy) in policies {
+        let mut part = vec![operation(LOAD, NUMBER)];
+        part.extend(search(&ranges(policy), policy.default));
+        // A conditional jump reaches 255 operations only, an unconditional one everything.
+        program.push(branch(JUMP_EQUAL, *architecture, 1, 0));
+        program.push(operation(JUMP, part.len() as u32));
+        program.extend(part);
+    }
+    program.push(operation(RETURN, libc::SECCOMP_RET_KILL_PROCESS));
     (program.len() <= LONGEST).then_some(program)
 }
 
@@ -140,6 +142,7 @@ fn ranges(policy: &Policy) -> Vec<Range<'_>> {
         next = number + 1;
     }
     push(&mut ranges, next, Fate::Always(policy.default));
+    push(&mut ranges, BEYOND, Fate::Always(Action::errno(libc::ENOSYS)));
     ranges
 }
 
@@ -272,7 +275,11 @@ mod tests {
 
     /// Runs a program as the kernel does.
     fn run(program: &[libc::sock_filter], number: u32, arguments: [u64; 6]) -> u32 {
-        let mut data = [number.to_ne_bytes(), THIS_ARCHITECTURE.to_ne_bytes(), [0; 4], [0; 4]].concat();
+        run_as(program, 7, number, arguments)
+    }
+
+    fn run_as(program: &[libc::sock_filter], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let mut data = [number.to_ne_bytes(), architecture.to_ne_bytes(), [0; 4], [0; 4]].concat();
         data.extend(arguments.iter().flat_map(|argument| argument.to_ne_bytes()));
         let (mut at, mut accumulator) = (0, 0);
         loop {
@@ -297,13 +304,30 @@ mod tests {
         let action = |number: u32| Action::errno((number % 5) as i32);
         let calls = (0..600).filter(|n| n % 7 != 3).map(|n| (n, vec![Rule::always(action(n / 9))])).collect();
         let policy = Policy { default: Action::errno(99), calls };
-        let program = compile(&policy).unwrap();
-        for number in (0..700).chain([u32::MAX, 0x4000_0001]) {
+        let program = compile(&[(7, policy.clone())]).unwrap();
+        for number in [u32::MAX, 0x4000_0001] {
+            assert_eq!(run(&program, number, [0; 6]), Action::errno(libc::ENOSYS).0, "{number}");
+        }
+        for number in (0..700).chain([0x3fff_ffff]) {
             let expected = if number < 600 && number % 7 != 3 { action(number / 9) } else { policy.default };
             assert_eq!(run(&program, number, [0; 6]), expected.0, "{number}");
         }
-        let empty = compile(&Policy { default: Action::ALLOW, calls: BTreeMap::new() }).unwrap();
+        let empty = compile(&[(7, Policy { default: Action::ALLOW, calls: BTreeMap::new() })]).unwrap();
         assert_eq!(run(&empty, 5, [0; 6]), Action::ALLOW.0);
+    }
+
+    #[test]
+    fn each_architecture_has_its_own_numbers() {
+        let policy = |offset: u32| Policy {
+            default: Action::errno(1),
+            calls: (0..400).step_by(2).map(|n| (n + offset, vec![Rule::always(Action::ALLOW)])).collect(),
+        };
+        let program = compile(&[(7, policy(0)), (8, policy(1))]).unwrap();
+        for number in 0..400 {
+            let (even, odd) = (run_as(&program, 7, number, [0; 6]), run_as(&program, 8, number, [0; 6]));
+            assert_eq!((even == Action::ALLOW.0, odd == Action::ALLOW.0), (number % 2 == 0, number % 2 == 1));
+            assert_eq!(run_as(&program, 9, number, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+        }
     }
 
     #[test]
@@ -324,7 +348,7 @@ mod tests {
                 let other = Condition { argument: 5, comparison: Equal, value: 1, narrow: false };
                 let rule = Rule { conditions: vec![condition, other], action: Action::ALLOW };
                 let policy = Policy { default: Action::errno(1), calls: [(3, vec![rule])].into() };
-                let program = compile(&policy).unwrap();
+                let program = compile(&[(7, policy.clone())]).unwrap();
                 for argument in samples {
                     for last in [0, 1] {
                         let allowed = run(&program, 3, [9, 9, argument, 9, 9, last]) == Action::ALLOW.0;
@@ -341,7 +365,7 @@ mod tests {
         let condition = Condition { argument: 0, comparison: Comparison::NotEqual, value: 40, narrow: true };
         let rule = Rule { conditions: vec![condition], action: Action::ALLOW };
         let program =
-            compile(&Policy { default: Action::errno(1), calls: [(41, vec![rule])].into() }).unwrap();
+            compile(&[(7, Policy { default: Action::errno(1), calls: [(41, vec![rule])].into() })]).unwrap();
         assert_eq!(run(&program, 41, [0x1_0000_0028, 0, 0, 0, 0, 0]), Action::errno(1).0);
         assert_eq!(run(&program, 41, [2, 0, 0, 0, 0, 0]), Action::ALLOW.0);
     }
