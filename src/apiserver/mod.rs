@@ -21,6 +21,7 @@ pub mod registry;
 
 pub mod admission;
 pub mod allocate;
+pub mod families;
 pub mod patching;
 pub mod service_account;
 pub mod strategy;

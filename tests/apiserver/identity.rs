@@ -104,7 +104,12 @@ async fn new_connections_get_the_new_certificate_and_old_ones_live() {
     f.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
     let tls = f.tls.clone();
     let (renewed, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let renewing = tokio::spawn(async move { tls.renew(|| drop(renewed.send(()))).await });
+    let renewing = tokio::spawn(async move {
+        let tell = || {
+            let _ = renewed.send(());
+        };
+        tls.renew(tell).await;
+    });
     let leaf = async || {
         let fresh = client(&f.pki, None).tls_info(true).build().unwrap();
         let answer = fresh.get(format!("{}/readyz", f.base)).send().await.unwrap();

@@ -268,8 +268,10 @@ impl Session {
         self.put(Frame::SynReply { stream: id }).await?;
         let (pieces, received) = mpsc::unbounded_channel();
         let taken = self.taken.clone();
-        // A session that is over does not count.
-        let inlet = Inlet::new(received, move |bytes| drop(taken.send((id, bytes))));
+        let inlet = Inlet::new(received, move |bytes| {
+            // A session that is over does not count.
+            let _ = taken.send((id, bytes));
+        });
         let (outgoing, sent) = mpsc::channel(QUEUE);
         let window = Arc::new(Window { left: Mutex::new(self.initial), wake: Notify::new() });
         let pump = self.pumps.spawn(pump(id, sent, window.clone(), self.counts.clone(), self.frames.clone()));
