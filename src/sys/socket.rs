@@ -118,11 +118,6 @@ mod tests {
         let taken = udp_ahead(SocketAddrV4::new([192, 0, 2, 7].into(), port)).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn a_full_queue_is_not_waited_for_for_ever() {

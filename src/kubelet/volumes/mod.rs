@@ -20,7 +20,7 @@ use self::files::{Files, Source, Sources};
 use super::resources::NodeCapacity;
 use crate::api::request::WriteOptions;
 use crate::client::Client;
-use crate::sys::{mount, removal};
+use crate::sys::removal;
 
 /// Where what the kubelet makes for one pod lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
