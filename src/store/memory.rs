@@ -185,10 +185,20 @@ impl State {
         if self.is_fresh(index) {
             return;
         }
-        if let Some(event) = self.log.get(index) {
-            let apart = self.apart(event);
-            self.log[index] = apart;
+        let Some(event) = self.log.get(index) else { return };
+        let mut apart = self.apart(event);
+        // What was there before is, where the log still tells of it, what an older change made.
+        let older = apart.previous.as_ref().and_then(|previous| self.position(previous.revision));
+        if let Some(older) = older {
+            apart.previous = Some(self.log[older].entry.clone());
         }
+        self.log[index] = apart;
+    }
+
+    /// Where in the log a revision is.
+    fn position(&self, revision: Revision) -> Option<usize> {
+        let index = usize::try_from(revision.checked_sub(self.compacted + 1)?).ok()?;
+        (index < self.log.len()).then_some(index)
     }
 
     /// Makes durable changes visible.
@@ -206,8 +216,7 @@ impl State {
                 self.settle(aged);
             }
             // The change that made what is now replaced held it as a present document.
-            let index = replaced.and_then(|revision| revision.checked_sub(self.compacted + 1));
-            if let Some(index) = index.and_then(|index| usize::try_from(index).ok()) {
+            if let Some(index) = replaced.and_then(|revision| self.position(revision)) {
                 self.settle(index);
             }
         }

@@ -227,11 +227,11 @@ mod tests {
         let mut whole = log();
         joined(&documents(&[a.clone(), old.clone()]), &mut whole, span).unwrap();
         assert!(
-            Arc::ptr_eq(&whole[2].entry, &whole[2].entry)
+            Arc::ptr_eq(&whole[2].entry, &a)
                 && Arc::ptr_eq(&whole[0].entry, whole[2].previous.as_ref().unwrap())
         );
         for (documents, wrong) in [
-            (documents(&[old.clone()]), "the document a is missing"),
+            (documents(std::slice::from_ref(&old)), "the document a is missing"),
             (documents(&[a.clone(), entry("new", 9, 9)]), "the document new is not what the log made of it"),
             (documents(&[a.clone(), entry("b", 4, 4)]), "the document b is not what the log made of it"),
             (documents(&[entry("a", 1, 3)]), "the document a is not what the log made of it"),

@@ -146,3 +146,17 @@ async fn pods_of_a_deleted_owner_end_gracefully() {
     delete(&f, "owner", "Background").await.expect(200);
     while watch.next().await["object"]["metadata"]["deletionGracePeriodSeconds"] != 30 {}
 }
+
+#[tokio::test]
+async fn owners_of_each_other_do_not_wait_for_ever() {
+    let f = Fixture::start().await;
+    let _collector = collect(&f);
+    let mut watch = f.watch(ALL).await;
+    let a = map(&f, "a", &[], &[]).await;
+    let b = map(&f, "b", &[reference(&a)], &[]).await;
+    f.patch(&format!("{MAPS}/a"), json!({"metadata": {"ownerReferences": [reference(&b)]}}))
+        .await
+        .expect(200);
+    delete(&f, "a", "Foreground").await.expect(200);
+    assert_eq!(gone(&mut watch, 2).await, ["a", "b"]);
+}
