@@ -74,8 +74,8 @@ spec:
   volumes:
   - {name: work, emptyDir: {}}
   - {name: ram, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
-  - {name: config, configMap: {name: settings, items: [{key: colour, path: colour}, {key: size, path: deep/size, mode: 0440}]}}
-  - {name: secret, secret: {secretName: password, defaultMode: 0400}}
+  - {name: config, configMap: {name: settings, items: [{key: colour, path: colour}, {key: size, path: deep/size, mode: 0o440}]}}
+  - {name: secret, secret: {secretName: password, defaultMode: 0o400}}
   - name: pod
     downwardAPI:
       items:
@@ -393,6 +393,43 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: nope}
+spec:
+  restartPolicy: Never
+  containers: [{name: main, image: busybox, command: [/nope]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: beside}
+spec:
+  restartPolicy: Never
+  initContainers:
+  - {name: helper, image: busybox, restartPolicy: Always, command: [sh, -c, "trap 'echo bye; exit 0' TERM; echo up > /work/up; while :; do sleep 0.1; done"], volumeMounts: [{name: work, mountPath: /work}]}
+  containers:
+  - {name: main, image: busybox, command: [sh, -c, "until [ -e /work/up ]; do sleep 0.1; done; echo served"], volumeMounts: [{name: work, mountPath: /work}]}
+  volumes: [{name: work, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: greedy}
+spec:
+  containers: [{name: main, image: busybox, command: [sh, -c, "dd if=/dev/zero of=/work/big bs=1M count=4; sleep 1000"], volumeMounts: [{name: work, mountPath: /work}]}]
+  volumes: [{name: work, emptyDir: {sizeLimit: 1Mi}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: reloads, labels: {stage: one}}
+spec:
+  containers: [{name: main, image: busybox, command: [sleep, "1000"], volumeMounts: [{name: shown, mountPath: /shown}]}]
+  volumes:
+  - name: shown
+    projected:
+      sources:
+      - {configMap: {name: changing}}
+      - {downwardAPI: {items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}]}}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: not-root}
 spec:
   containers: [{name: main, image: busybox, securityContext: {runAsNonRoot: true}, command: [sleep, "1000"]}]
@@ -435,6 +472,25 @@ fn lives_end_as_they_should() {
         bed.kubectl("describe pod not-root")
             .contains("container has runAsNonRoot and image will run as root")
     );
+
+    becomes("nope", ".status.phase", "Failed");
+    assert_eq!(field("nope", &format!("{main}.state.terminated.reason")), "StartError");
+    assert_eq!(field("nope", &format!("{main}.state.terminated.exitCode")), "128");
+    becomes("beside", ".status.phase", "Succeeded");
+    assert_eq!(bed.kubectl("logs beside -c main").trim(), "served");
+    assert_eq!(bed.kubectl("logs beside -c helper").trim(), "bye");
+    becomes("greedy", ".status.reason", "Evicted");
+    assert!(field("greedy", ".status.message").contains("\"work\" exceeds the limit \"1Mi\""));
+
+    // What volumes show follows the objects that it comes from.
+    bed.kubectl("create configmap changing --from-literal=colour=blue");
+    bed.wait_ready("reloads");
+    let shown = |path: &str| bed.kubectl(&format!("exec reloads -- cat /shown/{path}"));
+    assert_eq!(shown("colour"), "blue");
+    bed.ok(&["kubectl", "patch", "configmap", "changing", "-p", r#"{"data":{"colour":"red"}}"#]);
+    bed.wait("the new colour", MINUTE, || shown("colour") == "red");
+    bed.kubectl("label pod reloads --overwrite stage=two");
+    bed.wait("the new label", MINUTE, || shown("labels").contains("stage=\"two\""));
 
     // A pod that answers its signal goes at once and says so in its log; one that does not goes when its time is over.
     bed.wait_ready("polite");

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::plan::is_sidecar;
 use crate::api::quantity;
 use crate::runtime::Resources;
 
@@ -50,21 +51,21 @@ pub fn of_container(container: &Container) -> Resources {
 
 /// The limits over all containers of a pod: a limit holds only when every container has one.
 pub fn of_pod(spec: &PodSpec) -> Resources {
-    let each: Vec<Resources> = spec.containers.iter().map(of_container).collect();
-    let sum = |f: fn(&Resources) -> Option<u64>| each.iter().map(f).sum::<Option<u64>>();
-    // Init containers run one at a time, before the others: the largest of them may exceed the sum.
-    let init: Vec<Resources> = spec.init_containers.iter().flatten().map(of_container).collect();
-    let at_least = |total: Option<u64>, f: fn(&Resources) -> Option<u64>| -> Option<u64> {
-        let mut total = total?;
-        for one in &init {
-            total = total.max(f(one)?);
-        }
-        Some(total)
+    let (sidecars, inits): (Vec<&Container>, Vec<&Container>) =
+        spec.init_containers.iter().flatten().partition(|c| is_sidecar(c));
+    let of = |list: &[&Container]| list.iter().map(|c| of_container(c)).collect::<Vec<_>>();
+    let (beside, inits) = (of(&sidecars), of(&inits));
+    let own = of(&spec.containers.iter().collect::<Vec<_>>());
+    let total = |f: fn(&Resources) -> Option<u64>| -> Option<u64> {
+        let sum = |list: &[Resources]| list.iter().map(f).sum::<Option<u64>>();
+        // Init containers run one at a time, before the others: the largest of them may exceed the sum.
+        let largest = inits.iter().map(f).try_fold(0, |most, one| Some(one?.max(most)));
+        Some(sum(&beside)? + sum(&own)?.max(largest?))
     };
     Resources {
-        cpu_shares: at_least(sum(|r| r.cpu_shares), |r| r.cpu_shares),
-        cpu_quota: at_least(sum(|r| r.cpu_quota), |r| r.cpu_quota),
-        memory_limit: at_least(sum(|r| r.memory_limit), |r| r.memory_limit),
+        cpu_shares: total(|r| r.cpu_shares),
+        cpu_quota: total(|r| r.cpu_quota),
+        memory_limit: total(|r| r.memory_limit),
         pids_limit: None,
     }
 }
@@ -160,6 +161,16 @@ mod tests {
         };
         assert_eq!(of_pod(&spec(json!({}))).memory_limit, None);
         assert_eq!(of_pod(&spec(json!({"limits": {"memory": "64Mi"}}))).memory_limit, Some(128 << 20));
+        let init = |name: &str, restart: Option<&str>| -> Container {
+            let limits = json!({"limits": {"memory": "100Mi"}});
+            serde_json::from_value(json!({"name": name, "restartPolicy": restart, "resources": limits}))
+                .unwrap()
+        };
+        let mut beside = spec(json!({"limits": {"memory": "64Mi"}}));
+        beside.init_containers = Some(vec![init("s", Some("Always")), init("i", None)]);
+        assert_eq!(of_pod(&beside).memory_limit, Some(228 << 20), "a sidecar runs beside the others");
+        beside.containers.pop();
+        assert_eq!(of_pod(&beside).memory_limit, Some(200 << 20), "an init container beside sidecars only");
     }
 
     #[test]

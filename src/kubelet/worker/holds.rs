@@ -21,8 +21,9 @@ pub struct Holds {
 
 #[derive(Debug)]
 struct Hold {
-    backoff: Backoff,
     until: Instant,
+    /// Of failures; none when it went well.
+    backoff: Option<Backoff>,
     /// Whether the objects that the pod refers to may be the reason.
     by_reference: bool,
 }
@@ -30,7 +31,10 @@ struct Hold {
 impl Holds {
     /// Takes out of a plan what must wait, and wakes it when that may be tried; answers what was taken out.
     pub fn apply(&mut self, plan: &mut Plan, now: Instant) -> Vec<Action> {
-        self.actions.retain(|action, _| plan.actions.contains(action));
+        // What went well may be undone and wanted again at once: that must not go round without a pause.
+        self.actions.retain(|action, hold| {
+            plan.actions.contains(action) || hold.backoff.is_none() && hold.until > now
+        });
         let mut held = Vec::new();
         for action in std::mem::take(&mut plan.actions) {
             match self.actions.get(&action).and_then(|hold| hold.until.checked_duration_since(now)) {
@@ -46,17 +50,18 @@ impl Holds {
 
     /// An action was carried out.
     pub fn done(&mut self, action: Action, now: Instant) {
-        let hold = Hold { backoff: Backoff::quick(), until: now + SETTLE, by_reference: false };
+        let hold = Hold { until: now + SETTLE, backoff: None, by_reference: false };
         self.actions.insert(action, hold);
     }
 
     /// An action failed.
     pub fn failed(&mut self, action: Action, now: Instant) {
         let by_reference = matches!(action, Action::Start { .. });
-        let new = Hold { backoff: Backoff::quick(), until: now, by_reference };
-        let hold = self.actions.entry(action).or_insert(new);
-        hold.backoff.grow(now, now);
-        hold.until = now + hold.backoff.delay();
+        let before = self.actions.get(&action).and_then(|hold| hold.backoff);
+        let mut backoff = before.unwrap_or_else(Backoff::quick);
+        backoff.grow(now, now);
+        self.actions
+            .insert(action, Hold { until: now + backoff.delay(), backoff: Some(backoff), by_reference });
     }
 
     /// A start failed because this image could not be fetched.
@@ -67,7 +72,7 @@ impl Holds {
             backoff.grow(now, now);
             *until = now + backoff.delay();
         }
-        let hold = Hold { backoff: Backoff::quick(), until: *until, by_reference: false };
+        let hold = Hold { until: *until, backoff: Some(*backoff), by_reference: false };
         self.actions.insert(action, hold);
     }
 
@@ -123,6 +128,11 @@ mod tests {
             holds.done(kill.clone(), now);
             assert_eq!(wait(&mut holds, &kill, now), Some(1));
         }
+        // Not even when it was undone meanwhile: a sandbox that dies as often as it is made.
+        holds.done(create(), now);
+        holds.apply(&mut Plan::default(), now);
+        assert_eq!(wait(&mut holds, &create(), now), Some(1));
+        assert_eq!(wait(&mut holds, &create(), now + SETTLE), None);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The worker's loop on a simulated runtime: what it asks for, how often, and what it says of the pod.
 
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::Mutex as StdMutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -17,8 +19,10 @@ use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
 use crate::client::testing::FakeApi;
 use crate::image::{Credential, Image};
+use crate::kubelet::Kubelet;
 use crate::kubelet::container::container_id;
 use crate::kubelet::context::{Addresses, Config, ImageSource};
+use crate::kubelet::node::Machine;
 use crate::kubelet::resources::NodeCapacity;
 use crate::network::Attachment;
 use crate::runtime::sim::{SimCall, SimProgram, SimRuntime};
@@ -69,12 +73,20 @@ impl Transport for Api {
     }
 }
 
-/// Images by what their name says: `slow` never comes, `broken` fails, every other one is here.
-struct Images;
+/// Images by what their name says: `slow` never comes, `broken` fails, every other one is here; the first to ask
+/// for `fatal` panics.
+#[derive(Default)]
+struct Images {
+    panicked: AtomicBool,
+}
 
 impl ImageSource for Images {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
-        async move { Ok((!["slow", "broken"].contains(&name)).then(Image::default)) }.boxed()
+        async move {
+            assert!(name != "fatal" || self.panicked.swap(true, Ordering::Relaxed), "as the test wants it");
+            Ok((!["slow", "broken"].contains(&name)).then(Image::default))
+        }
+        .boxed()
     }
 
     fn pull<'a>(&'a self, name: &'a str, _: Vec<Credential>) -> BoxFuture<'a, Result<Image, String>> {
@@ -128,6 +140,22 @@ fn running(command: &str) -> Pod {
     pod(json!({"containers": [{"name": "a", "image": "img", "command": [command]}]}))
 }
 
+fn config(dir: &Path) -> Config {
+    Config {
+        node: "n".into(),
+        address: Ipv4Addr::LOCALHOST,
+        dns: Ipv4Addr::LOCALHOST,
+        domain: "cluster.local".into(),
+        pods: dir.join("pods"),
+        memory: dir.join("memory"),
+        logs: dir.join("logs"),
+        container_logs: dir.join("links"),
+        seccomp: dir.join("seccomp"),
+        capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
+        share_processes: false,
+    }
+}
+
 impl Bed {
     fn start(pod: Pod, runtime: SimRuntime) -> Bed {
         let api = Arc::new(Api::default());
@@ -136,27 +164,14 @@ impl Bed {
 
     fn on(client: Client, api: Arc<Api>, pod: Pod, runtime: SimRuntime) -> Bed {
         let dir = tempfile::tempdir().unwrap();
-        let at = |path: &str| dir.path().join(path);
-        let config = Config {
-            node: "n".into(),
-            address: Ipv4Addr::LOCALHOST,
-            dns: Ipv4Addr::LOCALHOST,
-            domain: "cluster.local".into(),
-            pods: at("pods"),
-            memory: at("memory"),
-            logs: at("logs"),
-            container_logs: at("links"),
-            seccomp: at("seccomp"),
-            capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
-            share_processes: false,
-        };
+        let config = config(dir.path());
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", "n");
         let (services, _) = Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
         let context = Arc::new(Context {
             config,
             client,
             runtime: runtime.clone(),
-            images: Arc::new(Images),
+            images: Arc::new(Images::default()),
             network: Arc::new(Network),
             services,
             recorder,
@@ -421,7 +436,7 @@ async fn a_pod_past_its_deadline_is_stopped_and_has_failed() {
     let bed = Bed::start(pod, SimRuntime::new());
     // The deadline is a matter of the wall's clock, which does not stand still.
     while bed.status()["phase"] != "Failed" {
-        tokio::task::spawn_blocking(tokio::task::yield_now).await.unwrap().await;
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
         pass(1).await;
     }
     assert_eq!(bed.status()["reason"], "DeadlineExceeded");
@@ -506,4 +521,27 @@ async fn volumes_and_waiting_containers_follow_their_objects() {
     until(&|| shows("three")).await;
     assert_eq!(bed.starts(), 1);
     assert_eq!(container_id("u", "a", 0), bed.runtime.observe().await.unwrap().containers[0].id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_is_replaced() {
+    let (server, runtime, dir) = (FakeApi::default(), SimRuntime::new(), tempfile::tempdir().unwrap());
+    let pod =
+        pod(json!({"nodeName": "n", "containers": [{"name": "a", "image": "fatal", "command": ["web"]}]}));
+    server.put("pods", serde_json::to_value(&pod).unwrap());
+    let kubelet = Kubelet::new(
+        config(dir.path()),
+        server.client(),
+        runtime.clone(),
+        Arc::new(Images::default()),
+        Arc::new(Network),
+        Machine::read(dir.path()),
+        "10.244.0.0/24".into(),
+    );
+    let _kubelet = AbortOnDropHandle::new(tokio::spawn(kubelet.run(std::future::pending())));
+    let running = async || !runtime.observe().await.unwrap().containers.is_empty();
+    while !running().await {
+        tokio::task::spawn_blocking(|| ()).await.unwrap();
+        pass(1).await;
+    }
 }

@@ -1,0 +1,212 @@
+//! What statuses say, case by case.
+
+use super::*;
+use crate::kubelet::observed::ObservedSandbox;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+}
+
+fn pod(status: Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "default", "uid": "u", "generation": 1},
+        "spec": {"containers": [{"name": "a", "image": "nginx"}]},
+        "status": status,
+    }))
+    .unwrap()
+}
+
+fn container(attempt: u32, state: ContainerState) -> ObservedContainer {
+    ObservedContainer {
+        id: format!("a{attempt}"),
+        name: "a".into(),
+        attempt,
+        hash: String::new(),
+        image: "docker.io/library/nginx:latest".into(),
+        image_id: "sha256:1".into(),
+        stop_signal: 15,
+        start_error: None,
+        state,
+    }
+}
+
+fn running() -> ContainerState {
+    ContainerState::Running { started: at(1), pid: 7 }
+}
+
+fn exited(exit: Option<Exit>, oom_killed: bool) -> ContainerState {
+    ContainerState::Exited { started: at(1), finished: at(5), exit, oom_killed }
+}
+
+fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
+    ObservedPod {
+        sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
+        containers,
+        stale_sandboxes: vec![],
+    }
+}
+
+fn shown(pod: &Pod, observed: &ObservedPod, notes: &Notes) -> Value {
+    serde_json::to_value(status(pod, observed, notes, at(9))).unwrap()
+}
+
+fn condition<'a>(status: &'a Value, type_: &str) -> &'a Value {
+    status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == type_).unwrap()
+}
+
+#[test]
+fn a_new_pod_is_creating() {
+    let s = shown(&pod(json!({"phase": "Pending"})), &ObservedPod::default(), &Notes::default());
+    assert_eq!(s["phase"], "Pending");
+    assert_eq!(s["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+    assert_eq!(condition(&s, "Ready")["status"], "False");
+    assert_eq!(condition(&s, "Ready")["message"], "containers with unready status: [a]");
+}
+
+#[test]
+fn a_running_pod_is_ready_and_keeps_foreign_conditions() {
+    let old = json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+        {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+    let notes = Notes { address: Some("10.244.0.5".into()), ..Notes::default() };
+    let s = shown(&pod(old), &observed(vec![container(0, running())]), &notes);
+    assert_eq!(
+        (&s["phase"], &s["podIP"], &s["qosClass"]),
+        (&json!("Running"), &json!("10.244.0.5"), &json!("BestEffort"))
+    );
+    assert_eq!(s["containerStatuses"][0]["ready"], true);
+    assert_eq!(condition(&s, "PodScheduled")["status"], "True");
+    assert_eq!(condition(&s, "Initialized")["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    assert_eq!(condition(&s, "Ready")["status"], "True");
+}
+
+#[test]
+fn ends_have_kubernetes_codes_and_reasons() {
+    for (exit, oom, code, reason) in [
+        (Some(Exit::Code(0)), false, 0, "Completed"),
+        (Some(Exit::Code(3)), false, 3, "Error"),
+        (Some(Exit::Signal(9)), true, 137, "OOMKilled"),
+        (Some(Exit::Signal(15)), false, 143, "Error"),
+        (None, false, 137, "ContainerStatusUnknown"),
+    ] {
+        let s = shown(&pod(json!({})), &observed(vec![container(0, exited(exit, oom))]), &Notes::default());
+        let t = &s["containerStatuses"][0]["state"]["terminated"];
+        assert_eq!((&t["exitCode"], &t["reason"]), (&json!(code), &json!(reason)));
+    }
+}
+
+#[test]
+fn a_crash_loop_shows_its_last_end() {
+    let waiting = Waiting { reason: "CrashLoopBackOff".into(), message: "back-off".into() };
+    let notes = Notes { waiting: HashMap::from([("a".into(), waiting)]), ..Notes::default() };
+    let s = shown(
+        &pod(json!({"phase": "Running"})),
+        &observed(vec![container(2, exited(Some(Exit::Code(1)), false))]),
+        &notes,
+    );
+    let c = &s["containerStatuses"][0];
+    assert_eq!(c["restartCount"], 2);
+    assert_eq!(c["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    assert_eq!(c["lastState"]["terminated"]["exitCode"], 1);
+    assert_eq!(s["phase"], "Running");
+}
+
+#[test]
+fn a_process_that_could_not_be_started_has_ended() {
+    let failed = ObservedContainer {
+        start_error: Some("exec \"/nope\": no such file or directory".into()),
+        ..container(0, exited(Some(Exit::Code(128)), false))
+    };
+    let notes = Notes { outcome: Some(Outcome::Failed), ..Notes::default() };
+    let s = shown(&pod(json!({"phase": "Pending"})), &observed(vec![failed]), &notes);
+    let t = &s["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(
+        (&s["phase"], &t["exitCode"], &t["reason"], &t["message"]),
+        (
+            &json!("Failed"),
+            &json!(128),
+            &json!("StartError"),
+            &json!("exec \"/nope\": no such file or directory")
+        )
+    );
+}
+
+#[test]
+fn a_deleted_pod_ends_by_its_exit_codes_and_keeps_its_sandbox_in_sight() {
+    for (state, phase) in [
+        (exited(Some(Exit::Code(0)), false), "Succeeded"),
+        (exited(Some(Exit::Signal(15)), false), "Failed"),
+        (running(), "Failed"),
+    ] {
+        let notes = Notes { outcome: Some(Outcome::Gone), ..Notes::default() };
+        let mut pod = pod(json!({"phase": "Running"}));
+        pod.metadata.deletion_timestamp = Some(time(at(3)));
+        let s = shown(&pod, &observed(vec![container(0, state)]), &notes);
+        assert_eq!(s["phase"], phase);
+        assert_eq!(condition(&s, "PodReadyToStartContainers")["status"], "True");
+    }
+}
+
+#[test]
+fn a_failure_shows_once_the_pod_has_ended() {
+    let failure = Waiting { reason: "DeadlineExceeded".into(), message: "late".into() };
+    let stopping = Notes { failure: Some(failure), ..Notes::default() };
+    let with = |notes: &Notes| {
+        shown(&pod(json!({"phase": "Running"})), &observed(vec![container(0, running())]), notes)
+    };
+    assert_eq!((&with(&stopping)["phase"], &with(&stopping)["reason"]), (&json!("Running"), &Value::Null));
+    let s = with(&Notes { outcome: Some(Outcome::Failed), ..stopping });
+    assert_eq!(
+        (&s["phase"], &s["reason"], &s["message"]),
+        (&json!("Failed"), &json!("DeadlineExceeded"), &json!("late"))
+    );
+}
+
+#[test]
+fn a_sidecar_counts_for_readiness_and_initialization() {
+    let mut pod = pod(json!({"phase": "Pending"}));
+    pod.spec.as_mut().unwrap().init_containers = Some(vec![Container {
+        name: "s".into(),
+        restart_policy: Some("Always".into()),
+        ..Container::default()
+    }]);
+    let sidecar = |state| ObservedContainer { id: "s0".into(), name: "s".into(), ..container(0, state) };
+    let s = shown(&pod, &observed(vec![sidecar(running())]), &Notes::default());
+    assert_eq!(s["initContainerStatuses"][0]["ready"], true);
+    assert_eq!(condition(&s, "Initialized")["status"], "True");
+    let both = vec![sidecar(exited(Some(Exit::Code(0)), false)), container(0, running())];
+    let s = shown(&pod, &observed(both), &Notes::default());
+    assert_eq!(condition(&s, "Initialized")["status"], "True");
+    assert_eq!(condition(&s, "Ready")["message"], "containers with unready status: [s]");
+}
+
+#[test]
+fn messages_share_what_a_pod_may_say() {
+    let notes = Notes { messages: HashMap::from([("a0".into(), "ä".repeat(5000))]), ..Notes::default() };
+    let mut pod = pod(json!({}));
+    let spec = pod.spec.as_mut().unwrap();
+    spec.containers = vec!["a", "b", "c", "d"]
+        .into_iter()
+        .map(|name| Container { name: name.into(), ..Container::default() })
+        .collect();
+    let s = shown(&pod, &observed(vec![container(0, exited(Some(Exit::Code(1)), false))]), &notes);
+    let message = s["containerStatuses"][0]["state"]["terminated"]["message"].as_str().unwrap();
+    assert_eq!(message.len(), 3072);
+}
+
+#[test]
+fn a_pod_that_ended_stays_ended() {
+    let notes = Notes { outcome: Some(Outcome::Succeeded), ..Notes::default() };
+    let s = shown(
+        &pod(json!({"phase": "Running"})),
+        &observed(vec![container(0, exited(Some(Exit::Code(0)), false))]),
+        &notes,
+    );
+    assert_eq!(s["phase"], "Succeeded");
+    assert_eq!(condition(&s, "Ready")["reason"], "PodCompleted");
+    let later = shown(&pod(s), &ObservedPod::default(), &Notes::default());
+    assert_eq!(later["phase"], "Succeeded");
+    assert_eq!(later["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+}
