@@ -118,13 +118,16 @@ impl Root {
     /// What the symlink `relative` says; `None` for anything that is not one.
     fn read_link(&self, relative: &Path) -> io::Result<Option<PathBuf>> {
         let fd = self.open_at(relative, OFlags::PATH | OFlags::NOFOLLOW)?;
-        match FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) {
-            FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&fd, "", vec![])?;
-                Ok(Some(OsStr::from_bytes(target.as_bytes()).into()))
-            }
-            _ => Ok(None),
+        if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::Symlink {
+            return Ok(None);
         }
+        // What such a link of procfs as `fd/3` says is not where it leads: the kernel refuses to follow it here.
+        match self.open_at(relative, OFlags::PATH) {
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(error),
+            _ => {}
+        }
+        let target = rustix::fs::readlinkat(&fd, "", vec![])?;
+        Ok(Some(OsStr::from_bytes(target.as_bytes()).into()))
     }
 
     /// Makes a new file for writing (`O_EXCL`); its parent must exist. `mode` is subject to the umask.

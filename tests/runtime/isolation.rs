@@ -47,7 +47,8 @@ impl Drop for NetworkNamespace {
     }
 }
 
-fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
+/// A bind mount.
+pub fn bind(source: &Path, target: &str, read_only: bool) -> Mount {
     let source = MountSource::Bind(source.into());
     Mount { target: target.into(), source, read_only, propagation: Propagation::Private }
 }
@@ -121,6 +122,10 @@ async fn a_process_has_no_more_rights_than_given() {
     ] {
         assert!(seen.contains(expected), "no {expected}: {seen}");
     }
+    // Raising the hard limit takes a right that not every host of a host gives.
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let open_files = [1 << 20, hard.min(1 << 20)].map(|number| format!("\n{number}\n"));
+    assert!(open_files.iter().any(|line| seen.contains(line)), "{open_files:?}: {seen}");
 
     let mut config = host.shell(
         "s",
@@ -187,61 +192,6 @@ async fn dangerous_calls_and_places_are_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mounts_show_what_was_asked_for() {
-    if !is_root() {
-        return;
-    }
-    let host = Host::new("mounts").await;
-    host.sandbox("s").await;
-    let volume = host.dir.path().join("volume");
-    fs::create_dir_all(volume.join("sub")).unwrap();
-    fs::write(volume.join("sub/file"), "content\n").unwrap();
-    let message = host.dir.path().join("message");
-    fs::write(&message, "").unwrap();
-    let script = "cat /data/sub/file /one /sub/file; echo w > /data/new && echo wrote; echo w 2>/dev/null > /ro/new || echo ro; \
-        echo w 2>/dev/null > /root-write || echo root ro; df /mem | tail -n 1; echo bye > /dev/termination-log; stat -c %a /mem";
-    let mut config = host.shell("s", "c", script);
-    config.read_only_root = true;
-    config.mounts = vec![
-        bind(&volume, "/ro", true),
-        bind(&volume, "/data", false),
-        bind(&volume.join("sub/file"), "/one", true),
-        Mount {
-            target: "/sub".into(),
-            source: MountSource::SubPath { base: volume.clone(), path: "sub".into() },
-            read_only: true,
-            propagation: Propagation::HostToContainer,
-        },
-        Mount {
-            target: "/mem".into(),
-            source: MountSource::Tmpfs { size: Some(1 << 20), mode: 0o1777 },
-            read_only: false,
-            propagation: Propagation::Private,
-        },
-    ];
-    config.termination_message = Some((message.clone(), "/dev/termination-log".into()));
-    let seen = host.output(&config).await;
-    assert!(seen.starts_with("content\ncontent\ncontent\nwrote\nro\nroot ro\n"), "{seen}");
-    assert!(seen.contains(" 1024 ") && seen.contains("1777"), "{seen}");
-    assert_eq!(fs::read_to_string(message).unwrap(), "bye\n");
-    assert_eq!(fs::read_to_string(volume.join("new")).unwrap(), "w\n");
-
-    symlink("/etc", volume.join("escape")).unwrap();
-    config.id = "escape".into();
-    config.mounts = vec![Mount {
-        target: "/x".into(),
-        source: MountSource::SubPath { base: volume, path: "escape".into() },
-        read_only: true,
-        propagation: Propagation::Private,
-    }];
-    assert!(host.runtime.start(&config).await.is_err());
-    let gone = Path::new("/no/such/place");
-    config.mounts = vec![bind(gone, "/x", true)];
-    let error = host.runtime.start(&config).await.unwrap_err().to_string();
-    assert_eq!(error, "mount \"/no/such/place\" on \"/x\": no such file or directory");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn hostile_images_do_not_get_out() {
     if !is_root() {
         return;
@@ -275,17 +225,113 @@ async fn hostile_images_do_not_get_out() {
         let _ = host.runtime.start(&config).await;
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "{name}");
     }
-    // A working directory that is a descriptor of the host.
+    // A working directory that is a descriptor of the host: what is there, and above, for a process and an exec.
+    let up = "../".repeat(8);
+    let look = format!("ls . {up} {up}{}; echo looked", victim.display());
+    fs::write(victim.join("marker-of-the-host"), "").unwrap();
     for number in 0..12 {
-        let mut config = host.shell("s", &format!("cwd-{number}"), "pwd; ls /");
+        let mut config = host.shell("s", &format!("cwd-{number}"), &format!("{look}; exec sleep 1000"));
         config.process.cwd = format!("/proc/self/fd/{number}").into();
         if host.runtime.start(&config).await.is_ok() {
-            host.ended(&config.id).await;
+            host.logged(&config.id, "looked").await;
             assert!(
-                host.log(&config.id).contains("busybox") || !host.log(&config.id).contains("home"),
-                "{number}"
+                !host.log(&config.id).contains("marker-of-the-host"),
+                "{number}: {}",
+                host.log(&config.id)
+            );
+            assert!(
+                exec_output(&host, &config.id, &look).await.iter().all(|line| line != "marker-of-the-host")
             );
         }
+    }
+    // The same question is answered where the host is in sight.
+    let mut config = host.shell("s", "sees", &look);
+    config.mounts = vec![bind(&victim, victim.to_str().unwrap(), true)];
+    let seen = host.output(&config).await;
+    assert!(seen.contains("marker-of-the-host"), "{seen}");
+}
+
+/// What a shell command writes that is exec'd in a container; nothing when it cannot be started.
+async fn exec_output(host: &Host, container: &str, script: &str) -> Vec<String> {
+    use tokio::io::AsyncReadExt;
+    let process =
+        minik::runtime::ExecProcess { args: ["sh", "-c", script].map(str::to_owned).to_vec(), tty: false };
+    let config = minik::runtime::ExecConfig {
+        container: container.into(),
+        process,
+        stdin: false,
+        stdout: true,
+        stderr: false,
+    };
+    let mut text = String::new();
+    if let Ok(mut session) = host.runtime.exec(&config).await {
+        session.stdout.take().unwrap().read_to_string(&mut text).await.unwrap();
+    }
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A program of the 32-bit convention that says "32".
+#[cfg(target_arch = "x86_64")]
+fn program_of_32_bits() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const CODE: u32 = BASE + 52 + 32;
+    let code = [
+        &[0xb8, 4, 0, 0, 0, 0xbb, 1, 0, 0, 0, 0xb9][..], // eax = write, ebx = 1, ecx =
+        &(CODE + 33).to_le_bytes(),
+        &[0xba, 3, 0, 0, 0, 0xcd, 0x80],             // edx = 3, call
+        &[0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80], // eax = exit, ebx = 0, call
+        &[0x90, 0x90],
+        b"32\n",
+    ]
+    .concat();
+    let length = 52 + 32 + code.len() as u32;
+    let mut file = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    file.extend([2, 0, 3, 0]); // executable, 386
+    [1, CODE, 52, 0, 0].iter().for_each(|word: &u32| file.extend(word.to_le_bytes()));
+    file.extend([52, 0, 32, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    [1, 0, BASE, BASE, length, length, 5, 0x1000]
+        .iter()
+        .for_each(|word: &u32| file.extend(word.to_le_bytes()));
+    file.extend(code);
+    file
+}
+
+#[cfg(target_arch = "x86_64")]
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_of_32_bits_run_under_the_default_profile() {
+    if !is_root() {
+        return;
+    }
+    use minik::runtime::ContainerState;
+    use minik::stdio::Exit;
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::new("32bit").await;
+    let program = host.root.join("image/bin/small");
+    fs::write(&program, program_of_32_bits()).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    if minik::sys::program::run(program.to_str().unwrap(), &[], &[]).is_err() {
+        eprintln!("SKIPPED: this kernel runs no 32-bit programs");
+        return;
+    }
+    host.sandbox("s").await;
+    assert_eq!(host.output(&host.container("s", "default", &["small"])).await, "32\n");
+    for (id, architectures, expected) in [
+        ("both", r#""architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86"],"#, Exit::Code(0)),
+        ("native", "", Exit::Signal(31)),
+    ] {
+        let profile = host.dir.path().join(id);
+        let json = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW",{architectures}"syscalls":[{{"names":["mkdir"],"action":"SCMP_ACT_ERRNO"}}]}}"#
+        );
+        fs::write(&profile, json).unwrap();
+        let mut config = host.container("s", id, &["small"]);
+        config.security.seccomp = Seccomp::Profile(profile);
+        host.runtime.start(&config).await.unwrap();
+        let state = host.ended(id).await;
+        assert!(
+            matches!(state, ContainerState::Exited { exit: Some(exit), .. } if exit == expected),
+            "{state:?}"
+        );
     }
 }
 

@@ -18,6 +18,7 @@ async fn exit_codes_and_signals_are_told_apart() {
         ("zero", "exit 0", Exit::Code(0)),
         ("seven", "exit 7", Exit::Code(7)),
         ("term", "kill -TERM $$", Exit::Signal(15)),
+        ("real-time", "kill -40 $$", Exit::Signal(40)),
         ("quick", ":", Exit::Code(0)),
     ] {
         host.runtime.start(&host.shell("s", id, script)).await.unwrap();
@@ -184,6 +185,94 @@ async fn every_verb_is_idempotent_and_removal_leaves_nothing() {
     assert!(!mounts().contains(&*host.config.run_dir.to_string_lossy()));
     let root = host.runtime.cgroups().root();
     assert!(root.processes().unwrap().is_empty() && root.children().unwrap().is_empty());
+}
+
+/// Files in a container's writable layer, so that its removal takes a while.
+fn fill(host: &Host, id: &str) {
+    let upper = host.config.state_dir.join("containers").join(id).join("upper");
+    for directory in 0..40 {
+        let directory = upper.join(directory.to_string());
+        fs::create_dir(&directory).unwrap();
+        (0..1000).for_each(|file| drop(fs::File::create(directory.join(file.to_string())).unwrap()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_that_is_being_removed_takes_no_containers() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("closing").await;
+    let mut config = sandbox("s");
+    config.pid = minik::runtime::PidMode::PerContainer;
+    host.runtime.ensure_sandbox(&config).await.unwrap();
+    host.runtime.start(&host.container("s", "big", &["sleep", "1000"])).await.unwrap();
+    fill(&host, "big");
+    let runtime = host.runtime.clone();
+    let removal = tokio::spawn(async move { runtime.remove_sandbox("s").await });
+    host.ended("big").await;
+    let error = host.runtime.start(&host.container("s", "late", &["true"])).await.unwrap_err();
+    assert!(matches!(error, Error::NoSandbox(_)), "{error}");
+    assert!(!removal.is_finished(), "the removal was too quick to test anything");
+    assert!(host.runtime.ensure_sandbox(&config).await.is_err());
+    removal.await.unwrap().unwrap();
+    assert_eq!(host.runtime.observe().await.unwrap(), Default::default());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_holds_nothing_of_others() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("holds").await;
+    host.sandbox("s").await;
+    host.runtime.start(&host.container("s", "big", &["sleep", "1000"])).await.unwrap();
+    let mut config = host.shell("s", "reader", "cat; echo input ended; exec sleep 1000");
+    config.stdin = minik::runtime::Stdin::Once;
+    host.runtime.start(&config).await.unwrap();
+    fill(&host, "big");
+    let session = host.runtime.attach("reader", true, true, true).await.unwrap();
+    let runtime = host.runtime.clone();
+    let removal = tokio::spawn(async move { runtime.remove("big").await });
+    host.ended("big").await;
+    drop(session);
+    host.logged("reader", "input ended").await;
+    assert!(!removal.is_finished(), "the end of input waited for another container's removal");
+    removal.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_that_run_out_of_descriptors_leave_nothing() {
+    if !is_root() {
+        return;
+    }
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let host = Host::new("scarce").await;
+    host.sandbox("s").await;
+    let supervisor = host.supervisor_pid();
+    let descriptors = || fs::read_dir(format!("/proc/{supervisor}/fd")).unwrap().count();
+    let limit = |soft: Option<u64>| {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        let limit = Rlimit { current: soft.or(hard), maximum: hard };
+        prlimit(Pid::from_raw(supervisor), Resource::Nofile, limit).unwrap();
+    };
+    let before = descriptors();
+    let mut failures = 0;
+    for spare in 1..14 {
+        let config = host.container("s", &format!("c-{spare}"), &["sleep", "1000"]);
+        limit(Some((before + spare) as u64));
+        // A connection that cannot be accepted is, when there is room again.
+        let tried =
+            tokio::time::timeout(std::time::Duration::from_secs(1), host.runtime.start(&config)).await;
+        limit(None);
+        failures += usize::from(!matches!(tried, Ok(Ok(()))));
+        let _ = host.runtime.start(&config).await;
+        host.runtime.remove(&config.id).await.unwrap();
+    }
+    assert!(failures > 3, "{failures}");
+    assert_eq!(host.runtime.observe().await.unwrap().containers, []);
+    assert_eq!(host.runtime.cgroups().sandbox("s").children().unwrap(), ["init"]);
+    assert!(descriptors() <= before, "{} descriptors, {before} before", descriptors());
 }
 
 #[tokio::test(flavor = "multi_thread")]

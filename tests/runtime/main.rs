@@ -4,5 +4,6 @@
 mod host;
 mod isolation;
 mod life;
+mod mounts;
 mod recovery;
 mod sessions;

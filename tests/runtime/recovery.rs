@@ -82,6 +82,130 @@ async fn writable_layers_without_a_record_are_thrown_away() {
     tokio::time::timeout(PATIENCE, emptied).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_damaged_record_was_about_is_ended() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("damaged").await;
+    host.sandbox("whole").await;
+    host.sandbox("lost").await;
+    host.runtime.start(&host.container("whole", "one", &["sleep", "1000"])).await.unwrap();
+    host.runtime.start(&host.container("lost", "two", &["sleep", "1000"])).await.unwrap();
+    let record = |name: &str| host.config.run_dir.join(name);
+    std::fs::write(record("containers/one.json"), "{}").unwrap();
+    std::fs::write(record("sandboxes/lost.json"), "").unwrap();
+    minik::sys::process::kill(host.supervisor_pid(), libc::SIGKILL).unwrap();
+    let replaced = async {
+        while host.runtime.observe().await.is_ok_and(|observed| observed.sandboxes.len() == 2) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, replaced).await.unwrap();
+    let observed = host.runtime.observe().await.unwrap();
+    assert_eq!(observed.sandboxes.iter().map(|sandbox| sandbox.id.as_str()).collect::<Vec<_>>(), ["whole"]);
+    assert_eq!(
+        observed.containers.iter().map(|container| container.id.as_str()).collect::<Vec<_>>(),
+        ["two"]
+    );
+    let pods = host.runtime.cgroups().root().child("pods");
+    assert_eq!(pods.children().unwrap(), ["whole"]);
+    assert_eq!(pods.child("whole").children().unwrap(), ["init"]);
+    assert!(!record("shm/lost").exists());
+    assert!(record("sandboxes/lost.damaged").exists() && record("containers/one.damaged").exists());
+    host.runtime.remove("two").await.unwrap();
+    host.runtime.remove_sandbox("whole").await.unwrap();
+    host.sandbox("lost").await;
+    assert_eq!(host.output(&host.shell("lost", "again", "echo back")).await, "back\n");
+}
+
+/// Sends a message as it is and returns the answer as it is.
+fn say(socket: &std::path::Path, message: &str) -> String {
+    use std::io::Write;
+    let mut connection = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    connection.write_all(&(message.len() as u32).to_le_bytes()).unwrap();
+    connection.write_all(message.as_bytes()).unwrap();
+    receive(&mut connection)
+}
+
+fn receive(connection: &mut std::os::unix::net::UnixStream) -> String {
+    use std::io::Read;
+    let mut length = [0; 4];
+    connection.read_exact(&mut length).unwrap();
+    let mut answer = vec![0; u32::from_le_bytes(length) as usize];
+    connection.read_exact(&mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_understands_daemons_of_other_versions() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("versions").await;
+    let socket = host.config.run_dir.join("supervisor.sock");
+    let sandbox = r#"{"id":"s","labels":{},"hostname":null,"pid":"Shared","network":"Host","host_ipc":false,
+        "sysctls":{},"resources":{},"later":{"a":[1]}}"#;
+    for (version, call, expected) in [
+        (99, r#""Hello""#, "\"Hello\""),
+        (99, r#""Hello""#, "\"oldest\":1"),
+        (1, r#""Observe""#, "\"Observed\""),
+        (0, r#""Observe""#, "protocol version 0 is not"),
+        (99, r#""Observe""#, "protocol version 99 is not"),
+        (1, &format!(r#"{{"EnsureSandbox":{sandbox}}}"#), "\"Done\""),
+        (1, r#"{"OfTheFuture":1}"#, "OfTheFuture"),
+        (99, r#""Shutdown""#, "\"Done\""),
+    ] {
+        let answer = say(&socket, &format!(r#"{{"version":{version},"call":{call},"later":true}}"#));
+        assert!(answer.contains(expected), "{version} {call}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_agrees_with_supervisors_of_other_versions() {
+    use std::io::Write;
+    for (hello, spoken) in [
+        (r#"{"Hello":{"version":1,"pid":1}}"#, Some(1)),
+        (r#"{"Hello":{"version":7,"oldest":1,"pid":1,"later":1}}"#, Some(1)),
+        (r#"{"Hello":{"version":7,"oldest":7,"pid":1}}"#, None),
+        (r#"{"Hello":{"version":0,"pid":1}}"#, None),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("supervisor.sock")).unwrap();
+        let (sender, asked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            while let Ok((mut connection, _)) = listener.accept() {
+                let request = receive(&mut connection);
+                let answer = match request.contains("Hello") {
+                    true => hello,
+                    false => r#"{"Observed":{"sandboxes":[],"containers":[],"later":1}}"#,
+                };
+                connection.write_all(&(answer.len() as u32).to_le_bytes()).unwrap();
+                connection.write_all(answer.as_bytes()).unwrap();
+                if sender.send(request).is_err() {
+                    return;
+                }
+            }
+        });
+        let config = minik::runtime::linux::Config {
+            run_dir: dir.path().into(),
+            state_dir: dir.path().join("state"),
+            cgroup_parent: "minik-test-agree".into(),
+            executable: "/no/such/program".into(),
+        };
+        let connected = LinuxRuntime::connect(config).await;
+        match (connected, spoken) {
+            (Ok(runtime), Some(version)) => {
+                runtime.observe().await.unwrap();
+                let version = format!(r#""version":{version},"#);
+                assert!(asked.try_iter().skip(1).all(|request| request.contains(&version)), "{hello}");
+            }
+            (Err(error), None) => assert!(error.to_string().contains("stop the cluster first"), "{error}"),
+            (connected, _) => panic!("{hello}: {:?}", connected.err()),
+        }
+    }
+}
+
 /// Tells the test program to be a daemon instead: in which directories.
 const DAEMON: &str = "MINIK_TEST_RUNTIME_DAEMON";
 

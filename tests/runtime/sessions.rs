@@ -81,8 +81,11 @@ async fn exec_with_a_terminal() {
     let (mut stdin, mut stdout) = (session.stdin.take().unwrap(), session.stdout.take().unwrap());
     let resize = session.resize.take().unwrap();
     resize.send(WindowSize { columns: 123, rows: 45 }).await.unwrap();
-    stdin.write_all(b"tty; until stty size | grep '45 123'; do :; done\n").await.unwrap();
+    let commands = b"tty; test -e /dev/console || echo $((6*7)) consoles; \
+        until stty size | grep '45 123'; do :; done\n";
+    stdin.write_all(commands).await.unwrap();
     let seen = read_until(&mut stdout, "\n45 123").await;
+    assert!(seen.contains("42 consoles"), "only a container's own terminal is its console: {seen:?}");
     assert!(seen.contains("/dev/pts/0"), "{seen:?}");
     stdin.write_all(b"exit 5\n").await.unwrap();
     assert_eq!(timeout(PATIENCE, session.exit).await.unwrap().unwrap(), Exit::Code(5));
@@ -145,6 +148,31 @@ async fn attach_to_a_terminal() {
     session.stdin.as_mut().unwrap().write_all(b"exit 4\n").await.unwrap();
     assert_eq!(timeout(PATIENCE, session.exit).await.unwrap().unwrap(), Exit::Code(4));
     host.logged("c", "42 xterm").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_outlives_the_clients_of_its_input() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("outlives").await;
+    host.sandbox("s").await;
+    let mut config = host.container("s", "c", &["sh"]);
+    config.process.tty = true;
+    config.stdin = Stdin::Once;
+    host.runtime.start(&config).await.unwrap();
+    for ends_its_input in [true, false] {
+        let mut session = host.runtime.attach("c", true, true, true).await.unwrap();
+        let mut stdin = session.stdin.take().unwrap();
+        stdin.write_all(b"test -c /dev/console && echo $((6*7)) here\n").await.unwrap();
+        read_until(session.stdout.as_mut().unwrap(), "42 here").await;
+        if ends_its_input {
+            stdin.shutdown().await.unwrap();
+        }
+    }
+    let mut session = host.runtime.attach("c", true, true, true).await.unwrap();
+    session.stdin.as_mut().unwrap().write_all(b"exit 4\n").await.unwrap();
+    assert_eq!(timeout(PATIENCE, session.exit).await.unwrap().unwrap(), Exit::Code(4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

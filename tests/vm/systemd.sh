@@ -25,7 +25,17 @@ asked_by_pod() {
   local address; address=$(kubectl get service limited -o 'jsonpath={.spec.clusterIP}')
   kubectl exec www -- timeout 20 bash -c "exec 3<>/dev/tcp/$address/80; printf 'GET / HTTP/1.0\r\n\r\n' >&3; grep -i nginx <&3"
 }
-container_group() { find /sys/fs/cgroup -type d -name "$(pod "$1" '.status.containerStatuses[0].containerID' | sed 's#.*//##')*" | head -n 1; }
+# container_group POD CONTAINER
+container_group() {
+  find /sys/fs/cgroup -type d -name "$(pod "$1" ".status.containerStatuses[?(@.name==\"$2\")].containerID" | sed 's#.*//##')*" | head -n 1
+}
+# A disk's node can be made in /dev, but not opened; the harmless devices can.
+devices_are_closed() {
+  local said; said=$(kubectl exec pair -c lives -- sh -c "mknod /dev/disk b $(printf '%d' "0x$(stat -c %t /dev/vda)") 0
+    echo x > /dev/null && dd if=/dev/disk of=/dev/null count=1" 2>&1)
+  echo "$said"
+  grep -q 'not permitted' <<< "$said"
+}
 # What a cluster may leave on a machine; the firewalls' own tables may change their counters but nothing else.
 traces() {
   ip -o link | awk -F': ' '{print "link", $2}' | sed 's/@.*//'
@@ -88,6 +98,23 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: pair}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: eats
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, "tail -c 200m /dev/zero | wc -c; sleep 1000"]
+    resources: {limits: {memory: 32Mi}}
+  - name: lives
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sleep, "100000"]
+    resources: {limits: {cpu: 1, memory: 32Mi}}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: ends}
 spec:
   restartPolicy: Never
@@ -106,13 +133,22 @@ YAML
   check "its page shows" page "http://$(pod www .status.podIP)"
   check "a limited pod is ready" ready limited
   local group
-  group=$(container_group limited)
+  group=$(container_group limited main)
   check "memory.max" same "$(cat "$group/memory.max")" $((64 << 20))
   check "cpu.max" same "$(cat "$group/cpu.max")" "10000 100000"
   check "the service answers on the node's port" page http://127.0.0.1:30080
   check "a greedy container is ended by the kernel" \
     kubectl wait pod/greedy --for=jsonpath='{.status.containerStatuses[0].state.terminated.reason}'=OOMKilled --timeout=60s
   check "and says 137" same "$(pod greedy '.status.containerStatuses[0].state.terminated.exitCode')" 137
+  check "of a pair only the greedy one is ended" kubectl wait pod/pair --timeout=60s \
+    --for=jsonpath='{.status.containerStatuses[?(@.name=="eats")].state.terminated.reason}'=OOMKilled
+  check "the other goes on" test -n "$(pod pair '.status.containerStatuses[?(@.name=="lives")].state.running.startedAt')"
+  group=$(container_group pair lives)
+  check "a whole CPU weighs as much as a group without a weight" same "$(cat "$group/cpu.weight")" 100
+  check "containers end as a whole" same "$(cat "$group/memory.oom.group")" 1
+  check "pods do not" same "$(cat "$group/../memory.oom.group")" 0
+  check "nor need they a limit for it" same "$(cat "$(container_group www www)/memory.oom.group")" 1
+  check "a disk's device cannot be opened" devices_are_closed
   check "node resources are the machine's" same "$(kubectl get node -o 'jsonpath={.items[0].status.capacity.cpu}')" 2
 
   say "the daemon is killed, and systemd starts it again"

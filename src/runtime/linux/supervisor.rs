@@ -24,6 +24,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long a supervisor may take for what it does at once; and to take a connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a supervisor that has closed its connections may take to end, in milliseconds.
+const ENDING_MS: u16 = 5000;
+
 /// How often a call is made in all, when supervisors die under it.
 const ATTEMPTS: u32 = 3;
 
@@ -125,10 +128,21 @@ impl Supervisor {
         drop(guard);
         let Ok(connection) = self.connect() else { return Ok(()) };
         let pid = socket::peer_pid(&connection).map_err(lost)?;
-        let pidfd = process::pidfd_open(pid).map_err(lost)?;
+        let pidfd = match process::pidfd_open(pid) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                self.reap();
+                return Ok(());
+            }
+            pidfd => pidfd.map_err(lost)?,
+        };
         let request = Request { version: self.version.load(Ordering::SeqCst), call: Call::Shutdown };
         let bytes = protocol::encode(&request).map_err(lost)?;
-        ask(connection, &bytes, &[], None).map_err(lost)??;
+        match ask(connection, &bytes, &[], None) {
+            Ok(answer) => drop(answer?),
+            // It was about to end already, at the wish of another.
+            Err(_) if process::wait_ended(pidfd.as_fd(), ENDING_MS).map_err(lost)? => {}
+            Err(error) => return Err(lost(error)),
+        }
         while !process::wait_ended(pidfd.as_fd(), u16::MAX).map_err(lost)? {}
         self.reap();
         Ok(())

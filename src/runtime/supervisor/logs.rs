@@ -250,7 +250,7 @@ mod tests {
         };
         write(2);
         fs::remove_dir_all(dir.path().join("pod")).unwrap();
-        write(10);
+        write(20);
         assert!(fs::metadata(dir.path().join("pod/0.log")).unwrap().len() > 0);
         assert_eq!(rotated(&dir.path().join("pod/0.log")).unwrap().len(), 2);
     }
