@@ -455,7 +455,13 @@ async fn what_is_not_what_was_announced_is_refused() {
     assert!(error.contains("the registry sent sha256:"), "{error}");
     for shelf in [&shelf, &fresh] {
         assert!(shelf.images.list().unwrap().is_empty());
-        assert!(shelf.holds("layers").is_empty() && shelf.holds("tmp").is_empty());
+        // Other layers that came whole stay until the next collection; the thread of a torn one ends by itself.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !(shelf.holds("layers").is_empty() && shelf.holds("tmp").is_empty()) {
+            assert!(std::time::Instant::now() < until, "{:?}", shelf.holds("layers"));
+            shelf.images.collect().unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
     assert_eq!(fresh.pull(&by_digest).await.unwrap().id, image.id);
 }
@@ -476,11 +482,16 @@ async fn images_that_share_a_layer_fetch_it_once() {
     let images = futures::future::join_all(all).await;
     let bottom = images[0].layers[0].clone();
     assert!(images.iter().all(|image| image.layers[0] == bottom), "the images have no layer in common");
-    let layers: Vec<String> = std::fs::read_dir(bottom.parent().unwrap())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
     let configs: Vec<&String> = images.iter().map(|image| &image.id).collect();
+    let manifests =
+        images.iter().flat_map(|image| &image.repo_digests).map(|name| name.split_once('@').unwrap().1);
+    let documents: std::collections::BTreeSet<&str> =
+        configs.iter().map(|id| id.as_str()).chain(manifests).collect();
+    let kept = shelf
+        .holds("blobs")
+        .into_iter()
+        .map(|path| format!("sha256:{}", path.file_name().unwrap().display()));
+    let layers: Vec<String> = kept.filter(|digest| !documents.contains(digest.as_str())).collect();
     let fetched: Vec<(String, usize)> = proxy
         .blobs()
         .into_iter()
@@ -840,6 +851,7 @@ async fn layers_that_repeat_and_leave_directories_out_make_the_right_tree() {
     let seen = inside(&loaded[0], "stat -c '%n %a %u' tmp tmp/x owned owned/deep owned/deep/y new etc");
     let expected = "tmp 1777 0\ntmp/x 644 0\nowned 750 1000\nowned/deep 700 1000\nowned/deep/y 600 1000\nnew 755 0\netc 755 0\n";
     assert_eq!(seen, expected);
+    assert_eq!(inside(&loaded[0], "stat -c %Y tmp owned/deep owned/deep/y"), "1000000\n1000000\n1000000\n");
     // All of it goes together, also the layer that no registry has.
     drop(loaded);
     shelf.images.remove("made:1").unwrap();
@@ -920,6 +932,9 @@ async fn a_saved_archive_is_the_same_image_for_everybody() {
     for name in &names {
         let docker = skopeo(&["inspect"], &format!("docker-archive:{}:{name}", archive.display()));
         let image = shelf.images.find(name).unwrap().unwrap();
+        let config = shelf.dir.path().join("images/blobs").join(image.id.trim_start_matches("sha256:"));
+        let config: Value = serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
+        let layers = config["rootfs"]["diff_ids"].as_array().unwrap().len();
         let alone = shelf.dir.path().join("alone.tar");
         let file = std::fs::File::create(&alone).unwrap();
         shelf.images.save(std::slice::from_ref(name), file).await.unwrap();
@@ -927,7 +942,7 @@ async fn a_saved_archive_is_the_same_image_for_everybody() {
         let oci = skopeo(&["inspect"], &alone);
         for shown in [&docker, &oci] {
             let shown: Value = serde_json::from_slice(shown).unwrap();
-            assert_eq!(shown["Layers"].as_array().unwrap().len(), image.layers.len(), "{name}");
+            assert_eq!(shown["Layers"].as_array().unwrap().len(), layers, "{name}");
             assert_eq!(shown["Os"], "linux");
         }
         let manifest = digest_of(&skopeo(&["inspect", "--raw"], &alone));
@@ -993,7 +1008,8 @@ fn pods_are_let_into_registries_and_keep_what_they_run_on() {
 
     let shell = |pod: &str, script: &str| bed.ok(&["kubectl", "exec", pod, "--", "sh", "-c", script]);
     // A capability of a file, which its user does not have otherwise.
-    let granted = shell("torture", "/data/capable grep CapEff /proc/self/status");
+    let granted =
+        shell("torture", "ln -s /data/capable /dev/shm/grep && /dev/shm/grep CapEff /proc/self/status");
     assert_eq!(granted.split_whitespace().last(), Some("0000000000002000"), "{granted}");
 
     // The name goes and the pod stays whole, also what nobody has looked at yet.

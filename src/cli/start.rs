@@ -32,7 +32,7 @@ pub struct Args {
     /// Ask this mirror first, as HOST=URL (repeatable); "" takes away those of an existing cluster
     #[arg(long, value_name = "HOST=URL")]
     registry_mirror: Vec<String>,
-    /// Speak to this registry without TLS (repeatable); "" takes away those of an existing cluster
+    /// Accept any certificate of this registry, or none (repeatable); "" takes away those of an existing cluster
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
     /// Port of the API server

@@ -31,7 +31,7 @@ pub struct Cluster {
     pub node_name: String,
     /// Mirrors by registry.
     pub registry_mirrors: BTreeMap<String, Vec<String>>,
-    /// Registries without TLS.
+    /// Registries that need no good certificate, or no TLS at all.
     pub insecure_registries: Vec<String>,
     /// Whether containers of a pod share processes when the pod does not say.
     pub share_process_namespace: bool,

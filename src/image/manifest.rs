@@ -116,7 +116,13 @@ pub fn check_platform(config: &[u8]) -> Result<(), String> {
         None | Some("") => default.to_owned(),
         Some(told) => told.to_owned(),
     };
-    let (os, arch) = (told("os", "linux"), told("architecture", &ours));
+    let (os, mut arch) = (told("os", "linux"), told("architecture", &ours));
+    // What the kernel calls them.
+    match arch.as_str() {
+        "x86_64" | "x86-64" => arch = "amd64".to_owned(),
+        "aarch64" => arch = "arm64".to_owned(),
+        _ => {}
+    }
     if os == "linux" && arch == ours {
         return Ok(());
     }
@@ -231,6 +237,7 @@ mod tests {
         let check = |config: serde_json::Value| check_platform(config.to_string().as_bytes());
         assert_eq!(check(json!({"os": "linux", "architecture": ours})), Ok(()));
         assert_eq!(check(json!({"os": "", "architecture": ""})), Ok(()));
+        assert_eq!(check(json!({"architecture": std::env::consts::ARCH})), Ok(()));
         let error = check(json!({"os": "linux", "architecture": "s390x"})).unwrap_err();
         assert_eq!(error, format!("it is an image for linux/s390x, this machine is linux/{ours}"));
         assert!(check(json!({"os": "windows", "architecture": ours})).is_err());
