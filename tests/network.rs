@@ -317,6 +317,11 @@ fn add_uplink(directory: &Path) -> PathBuf {
         // Knows nothing of pods: whatever comes from a pod's own address is not answered.
     })
     .unwrap();
+    // The kernel tells the two ends of each other a little later.
+    let end = Instant::now() + TIMEOUT;
+    while run("ip", "-br link show up0").contains("NO-CARRIER") {
+        assert!(Instant::now() < end, "the uplink has no carrier");
+    }
     serve(&outside, "outside", 7);
     outside
 }

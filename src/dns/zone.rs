@@ -13,6 +13,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 /// Seconds that clients may keep an answer.
 pub const TTL: u32 = 5;
+/// How the names end that lead from addresses back.
+const REVERSE: &str = ".in-addr.arpa";
 /// The label that ties a slice to its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -67,13 +69,14 @@ impl Zone {
         for pod in pods {
             zone.pod(pod);
         }
+        zone.sort_reverse();
         zone
     }
 
     /// What is known of a name.
     pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
         let key = name.to_ascii().trim_end_matches('.').to_ascii_lowercase();
-        let reverse = key.ends_with(".in-addr.arpa");
+        let reverse = key.ends_with(REVERSE);
         let within =
             key == self.domain || key.strip_suffix(&self.domain).is_some_and(|rest| rest.ends_with('.'));
         let Some(data) = self.names.get(&key) else {
@@ -154,7 +157,21 @@ impl Zone {
     fn add_reverse(&mut self, address: Ipv4Addr, name: &str) {
         let [a, b, c, d] = address.octets();
         if let Some(name) = named(name) {
-            self.add(format!("{d}.{c}.{b}.{a}.in-addr.arpa"), RData::PTR(PTR(name)));
+            self.add(format!("{d}.{c}.{b}.{a}{REVERSE}"), RData::PTR(PTR(name)));
+        }
+    }
+
+    /// Puts the names that pods have chosen before those made of their addresses: most programs take the first.
+    fn sort_reverse(&mut self) {
+        let is_made = |data: &RData| match data {
+            RData::PTR(PTR(name)) => name
+                .iter()
+                .next()
+                .is_some_and(|label| label.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-')),
+            _ => false,
+        };
+        for (_, all) in self.names.iter_mut().filter(|(name, _)| name.ends_with(REVERSE)) {
+            all.sort_by_key(is_made);
         }
     }
 
@@ -275,6 +292,7 @@ mod tests {
                 "web",
                 json!({"clusterIP": "10.96.0.7", "ports": [{"name": "http", "port": 80}, {"port": 81}]}),
             ),
+            service("bare", json!({"clusterIP": "10.96.0.9"})),
             service("db", json!({"clusterIP": "None"})),
             service("all", json!({"clusterIP": "None", "publishNotReadyAddresses": true})),
             service("empty", json!({"clusterIP": "None"})),
@@ -288,11 +306,18 @@ mod tests {
                 {"addresses": ["10.244.0.3"], "conditions": {}},
                 {"addresses": ["10.244.0.4"], "conditions": {"ready": false}}]})
         };
+        let mut bare = slice("bare");
+        bare["endpoints"] = json!([{"addresses": ["10.244.0.2"]}]);
         let pods = read(vec![
             json!({"metadata": {"namespace": "shop", "name": "p"}, "status": {"podIP": "10.244.0.9"}}),
             json!({"metadata": {"namespace": "shop", "name": "q"}, "status": {"podIP": "10.244.0.8", "phase": "Failed"}}),
         ]);
-        Zone::build("cluster.local", &services, &read(vec![slice("db"), slice("all"), slice("web")]), &pods)
+        Zone::build(
+            "cluster.local",
+            &services,
+            &read(vec![slice("db"), slice("all"), slice("web"), bare]),
+            &pods,
+        )
     }
 
     fn shown(name: &str, kind: RecordType) -> Vec<String> {
@@ -328,6 +353,16 @@ mod tests {
                 &[
                     "0 100 3306 db-0.db.shop.svc.cluster.local.",
                     "0 100 3306 10-244-0-3.db.shop.svc.cluster.local.",
+                ],
+            ),
+            (
+                "2.0.244.10.in-addr.arpa.",
+                PTR,
+                &[
+                    "db-0.web.shop.svc.cluster.local.",
+                    "db-0.db.shop.svc.cluster.local.",
+                    "db-0.all.shop.svc.cluster.local.",
+                    "10-244-0-2.bare.shop.svc.cluster.local.",
                 ],
             ),
             // As CoreDNS has it, endpoints of every service have names.

@@ -83,7 +83,7 @@ fn template(endpoints: &Endpoints, family: &str) -> EndpointSlice {
 
 /// The contents for one family: one slice for all subsets with the same ports.
 fn wanted(endpoints: &Endpoints, family: &str) -> Vec<Content> {
-    let mut groups = Vec::new();
+    let mut groups: Vec<Content> = Vec::new();
     for subset in listed(&endpoints.subsets) {
         let ready = listed(&subset.addresses).iter().map(|address| (address, true));
         let not = listed(&subset.not_ready_addresses).iter().map(|address| (address, false));
@@ -95,6 +95,8 @@ fn wanted(endpoints: &Endpoints, family: &str) -> Vec<Content> {
             }
         }
     }
+    // No slice may hold more, whatever the number of subsets with these ports.
+    groups.iter_mut().for_each(|(_, endpoints)| endpoints.truncate(PER_SUBSET));
     groups
 }
 

@@ -72,7 +72,12 @@ impl Table {
     pub fn apply(&mut self, wanted: State) -> io::Result<()> {
         let changes = match &self.installed {
             Some(installed) => difference(&self.config, installed, &wanted),
-            None => full(&self.config, &wanted, self.clients()),
+            None => {
+                let mut changes = full(&self.config, &wanted);
+                let (table, clients) = (&self.config.table, self.clients());
+                change_elements(&mut changes, table, NEW_ELEMENTS, Set::Clients, clients);
+                changes
+            }
         };
         // Whatever a failed transaction left, the next one starts from nothing.
         self.installed = None;
@@ -128,8 +133,8 @@ pub(super) fn exists(family: u8, name: &str) -> io::Result<bool> {
     }
 }
 
-/// The transaction that installs everything in place of whatever is there, and remembers these clients.
-fn full(config: &Config, wanted: &State, clients: Vec<Element>) -> Messages {
+/// The transaction that installs everything in place of whatever is there.
+pub fn full(config: &Config, wanted: &State) -> Messages {
     let mut changes = Messages::default();
     let name = &config.table;
     table(&mut changes, NEW_TABLE, flag::CREATE, name);
@@ -144,7 +149,6 @@ fn full(config: &Config, wanted: &State, clients: Vec<Element>) -> Messages {
     for (set, elements) in elements(wanted).into_iter().chain(shared_elements(config, wanted)) {
         change_elements(&mut changes, name, NEW_ELEMENTS, set, elements.into_iter().collect());
     }
-    change_elements(&mut changes, name, NEW_ELEMENTS, Set::Clients, clients);
     changes
 }
 
