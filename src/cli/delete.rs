@@ -24,8 +24,8 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     super::require_root("delete a cluster")?;
     let places = global.places()?;
     target::check_data_dir(&places)?;
-    let existed = places.data().exists();
-    let known = existed || places.run().exists() || cleanup::something_runs(&places);
+    // One whose data is gone has existed all the same.
+    let existed = places.data().exists() || places.run().exists() || cleanup::something_runs(&places);
     let lock = target::lock(&places, "delete", stop::LOCK_LIMIT).await?;
     // Nothing of a deleted cluster is kept, so nothing is waited for.
     let mut failures = stop::halt(&places, Duration::ZERO).await;
@@ -46,7 +46,7 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         ))
         .hint("run minik delete once more when the cause is gone"));
     }
-    output::note(if known {
+    output::note(if existed {
         format!("minik: cluster {:?} is deleted", places.profile)
     } else {
         format!("minik: there is no cluster {:?}; nothing to delete", places.profile)

@@ -63,6 +63,7 @@ pub async fn run(places: Places, cluster: Cluster, notify: Option<PathBuf>) -> R
             let ready = running.ready();
             let announce = async {
                 ready.await;
+                tracing::info!(cluster = places.profile, node = cluster.node_name, "ready");
                 notice.ready().await;
                 // Who started the daemon may go on.
                 drop(notice);
