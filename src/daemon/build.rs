@@ -217,7 +217,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let node = cluster.node_name.clone();
     let shown = state.subscribe();
     components.spawn("watch on readiness", async move {
-        ready::wait(&observer, &node, ranges.dns(), DOMAIN).await;
+        ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
         std::future::pending().await
     });

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UdpSocket, UnixStream};
 
-use super::Error;
+use super::{DNS_PORT, Error};
 use crate::api::request::ListOptions;
 use crate::client::Client;
 use crate::client::reflector::Reflector;
@@ -16,9 +16,23 @@ use crate::client::reflector::Reflector;
 /// Between two questions to a DNS server that has not answered.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
+/// The longest that one answer is waited for. The first is waited for as long as for the next question: a question that
+/// comes before the service's rules is lost.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+
 /// Waits until this node is Ready, and DNS at the address that pods use knows the API server's name.
-pub async fn wait(client: &Client, node: &str, dns: Ipv4Addr, domain: &str) {
-    tokio::join!(node_is_ready(client, node), answers(dns, domain));
+pub async fn wait(client: &Client, node: &str, dns: Dns<'_>) {
+    tokio::join!(node_is_ready(client, node), answers(dns));
+}
+
+/// The DNS server as pods use it.
+pub struct Dns<'a> {
+    /// The address of its service.
+    pub service: Ipv4Addr,
+    /// The host's address on the pod network, from which the service is asked.
+    pub gateway: Ipv4Addr,
+    /// The domain of the cluster's names.
+    pub domain: &'a str,
 }
 
 async fn node_is_ready(client: &Client, node: &str) {
@@ -42,24 +56,29 @@ async fn node_is_ready(client: &Client, node: &str) {
     }
 }
 
-/// Waits until a DNS server answers for `kubernetes.default.svc`.
-async fn answers(server: Ipv4Addr, domain: &str) {
-    let name = format!("kubernetes.default.svc.{domain}");
-    let question = question(&name);
+/// Waits until the DNS server answers for `kubernetes.default.svc`.
+async fn answers(dns: Dns<'_>) {
+    let question = question(&format!("kubernetes.default.svc.{}", dns.domain));
+    let mut patience = ASK_AGAIN;
     loop {
-        if let Some(true) = ask(server, &question).await {
+        if let Some(true) = ask(&dns, &question, patience).await {
             return;
         }
+        patience = (patience * 2).min(ANSWER_MAX);
         tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
-async fn ask(server: Ipv4Addr, question: &[u8]) -> Option<bool> {
+async fn ask(dns: &Dns<'_>, question: &[u8], patience: Duration) -> Option<bool> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
-    socket.connect((server, 53)).await.ok()?;
+    socket.connect((dns.service, DNS_PORT)).await.ok()?;
+    // Before services have their route, the question would leave the host.
+    if socket.local_addr().ok()?.ip() != dns.gateway {
+        return None;
+    }
     socket.send(question).await.ok()?;
     let mut answer = [0u8; 512];
-    let got = tokio::time::timeout(Duration::from_secs(1), socket.recv(&mut answer)).await.ok()?.ok()?;
+    let got = tokio::time::timeout(patience, socket.recv(&mut answer)).await.ok()?.ok()?;
     // RFC 1035, 4.1.1: the low four bits of the fourth byte are the response code, bytes 6 and 7 the answers.
     Some(got > 12 && answer[3] & 0x0f == 0 && (answer[6], answer[7]) != (0, 0))
 }
