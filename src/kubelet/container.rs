@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::env::{Environment, expand};
 use super::observed::{fingerprint, label};
 use super::resources;
+use super::volumes::files::Source;
 use crate::image::{Image, User};
 use crate::runtime::{
     ContainerConfig, Labels, LogConfig, Mount, MountSource, Process, Propagation, Seccomp, Security, Stdin,
@@ -96,7 +97,7 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
         labels: labels(pod, container, parts.attempt, parts.image),
         layers: parts.image.layers.clone(),
         read_only_root: context.read_only_root_filesystem == Some(true),
-        mounts: mounts(container, parts.volumes, parts.files, &own)?,
+        mounts: mounts(spec, container, parts.volumes, parts.files, &own)?,
         process: Process {
             args: arguments(container, parts.image, &own)?,
             cwd: PathBuf::from(
@@ -257,6 +258,7 @@ fn arguments(
 }
 
 fn mounts(
+    spec: &PodSpec,
     container: &Container,
     volumes: &HashMap<String, PathBuf>,
     files: &[(PathBuf, PathBuf)],
@@ -277,7 +279,11 @@ fn mounts(
         });
     }
     for mount in asked {
-        mounts.push(volume_mount(mount, volumes, own)?);
+        let mut made = volume_mount(mount, volumes, own)?;
+        let volume = spec.volumes.iter().flatten().find(|v| v.name == mount.name);
+        // What shows objects of the API is not the container's to change.
+        made.read_only |= volume.is_some_and(|v| Source::of(v).is_ok());
+        mounts.push(made);
     }
     // A mount hides what was mounted below its target before it: outer ones first.
     mounts.sort_by_key(|m| m.target.components().count());
@@ -419,7 +425,8 @@ mod tests {
     fn made(pod_context: Value, container: Value) -> Result<ContainerConfig, String> {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "d", "uid": "u"},
-            "spec": {"containers": [container.clone()], "securityContext": pod_context},
+            "spec": {"containers": [container.clone()], "securityContext": pod_context,
+                     "volumes": [{"name": "data", "emptyDir": {}}, {"name": "shown", "secret": {"secretName": "s"}}]},
         }))
         .unwrap();
         let container: Container = serde_json::from_value(container).unwrap();
@@ -434,7 +441,9 @@ mod tests {
                     all: vec!["A=1".into(), "IMAGE=2".into()],
                     own: BTreeMap::from([("A".to_owned(), "1".to_owned())]),
                 },
-                volumes: &HashMap::from([("data".to_owned(), PathBuf::from("/vol/data"))]),
+                volumes: &HashMap::from(
+                    ["data", "shown"].map(|name| (name.to_owned(), Path::new("/vol").join(name))),
+                ),
                 files: &[("/pod/hosts".into(), "/etc/hosts".into())],
                 message_file: "/pod/m".into(),
                 log: "/log".into(),
@@ -514,11 +523,14 @@ mod tests {
                 {"name": "data", "mountPath": "/a/b"},
                 {"name": "data", "mountPath": "/a", "subPathExpr": "x-$(A)", "readOnly": true},
                 {"name": "data", "mountPath": "/etc/hosts"},
+                {"name": "shown", "mountPath": "/etc/very/secret"},
             ]}),
         )
         .unwrap();
+        let writable: Vec<_> = c.mounts.iter().map(|m| !m.read_only).collect();
+        assert_eq!(writable, [false, true, true, false], "objects of the API are only shown");
         let targets: Vec<_> = c.mounts.iter().map(|m| m.target.to_str().unwrap()).collect();
-        assert_eq!(targets, ["/a", "/a/b", "/etc/hosts"]);
+        assert_eq!(targets, ["/a", "/a/b", "/etc/hosts", "/etc/very/secret"]);
         assert_eq!(c.mounts[0].source, MountSource::SubPath { base: "/vol/data".into(), path: "x-1".into() });
         let missing = json!([{"name": "data", "mountPath": "/a", "subPathExpr": "$(IMAGE)/$(B)"}]);
         let err = made(json!({}), json!({"name": "c", "volumeMounts": missing}));

@@ -430,15 +430,19 @@ async fn a_new_worker_takes_up_an_end_that_was_begun() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_past_its_deadline_is_stopped_and_has_failed() {
     let mut pod = running("web");
-    pod.spec.as_mut().unwrap().active_deadline_seconds = Some(3600);
-    let started = jiff::Timestamp::now() - Duration::from_secs(3600) + Duration::from_millis(500);
+    // The deadline is a matter of the wall's clock: an hour has passed before it is set.
+    let started = jiff::Timestamp::now() - Duration::from_secs(3600);
     pod.status = serde_json::from_value(json!({"phase": "Pending", "startTime": started})).unwrap();
     let bed = Bed::start(pod, SimRuntime::new());
-    // The deadline is a matter of the wall's clock, which does not stand still.
-    while bed.status()["phase"] != "Failed" {
-        tokio::task::spawn_blocking(|| ()).await.unwrap();
-        pass(1).await;
-    }
+    pass(60).await;
+    assert_eq!(bed.status()["phase"], "Running");
+    bed.desired.send_modify(|desired| {
+        let mut pod = Pod::clone(desired.pod());
+        pod.spec.as_mut().unwrap().active_deadline_seconds = Some(60);
+        *desired = Desired::Pod(Arc::new(pod));
+    });
+    pass(60).await;
+    assert_eq!(bed.status()["phase"], "Failed");
     assert_eq!(bed.status()["reason"], "DeadlineExceeded");
     assert_eq!((bed.starts(), bed.signals(TERM), bed.signals(KILL)), (1, 1, 0));
     assert!(bed.said("DeadlineExceeded: Pod was active on the node longer than the specified deadline"));
