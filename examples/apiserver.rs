@@ -3,37 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
-use minik::api::node::{ContainerRef, ExecOptions, LogOptions, Node};
-use minik::api::status::Status;
+use minik::api::node::NoNode;
 use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::http::Server;
 use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::{ApiServer, Config};
-use minik::stdio::{Duplex, Reader, Session};
 use minik::store::Store;
-
-/// A cluster without a node.
-struct NoNode;
-
-fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
-    Box::pin(async { Err(Status::unavailable("this server has no node")) })
-}
-
-impl Node for NoNode {
-    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
-        none()
-    }
-    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
-        none()
-    }
-    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
-        none()
-    }
-    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
-        none()
-    }
-}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {

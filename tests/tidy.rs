@@ -40,7 +40,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sys",
         ],
     ),
-    ("cli", &["api", "daemon", "image", "kubelet", "network", "proxy", "runtime", "sys"]),
+    ("cli", &["api", "daemon", "image", "network", "proxy", "runtime", "sys"]),
 ];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {

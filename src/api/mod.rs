@@ -1,6 +1,7 @@
 //! What the wire speaks: requests and answers as values, `Status` errors, the table of kinds, selectors,
 //! quantities, schemas and patches. No I/O happens here.
 
+pub mod duplicates;
 pub mod kinds;
 pub mod meta;
 pub mod names;
@@ -10,6 +11,7 @@ pub mod request;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod version;
 
 pub mod patch;
 pub mod yaml;

@@ -73,3 +73,25 @@ pub trait Node: Send + Sync + 'static {
         port: u16,
     ) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>>;
 }
+
+/// Of a cluster without a node: nothing runs that could be asked.
+pub struct NoNode;
+
+fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
+    Box::pin(async { Err(Status::unavailable("this server has no node")) })
+}
+
+impl Node for NoNode {
+    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
+        none()
+    }
+    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        none()
+    }
+    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        none()
+    }
+}

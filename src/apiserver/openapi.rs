@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::discovery;
 use crate::api::kinds::{KINDS, Kind, Subresource};
-use crate::api::schema;
+use crate::api::{schema, version};
 
 /// `/openapi/v3/...` of one group and version; `None` when it is not served.
 pub fn v3(group: &str, version: &str) -> Option<Value> {
@@ -20,7 +20,7 @@ pub fn v3(group: &str, version: &str) -> Option<Value> {
     }
     Some(json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.37.0"},
+        "info": {"title": "Kubernetes", "version": version::KUBERNETES},
         "paths": paths,
         "components": {"schemas": schemas(&roots)},
     }))
@@ -36,7 +36,7 @@ pub fn v2() -> Value {
     }
     let mut definitions = Value::Object(schemas(&roots));
     rename_references(&mut definitions);
-    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.37.0"}, "paths": paths,
+    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": version::KUBERNETES}, "paths": paths,
         "definitions": definitions})
 }
 

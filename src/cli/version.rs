@@ -1,7 +1,7 @@
 //! `minik version`: its own, and that of the Kubernetes that it speaks.
 
 use super::output;
-use crate::kubelet::node::KUBERNETES_VERSION;
+use crate::api::version::KUBERNETES;
 
 /// Flags of the verb.
 #[derive(Debug, clap::Args)]
@@ -18,12 +18,10 @@ pub struct Args {
 pub fn run(args: &Args) {
     let own = env!("CARGO_PKG_VERSION");
     if args.output == "json" {
-        output::line(
-            serde_json::json!({"minikVersion": own, "kubernetesVersion": KUBERNETES_VERSION}).to_string(),
-        );
+        output::line(serde_json::json!({"minikVersion": own, "kubernetesVersion": KUBERNETES}).to_string());
     } else if args.short {
         output::line(own);
     } else {
-        output::line(format!("minik version: v{own}\nkubernetes version: {KUBERNETES_VERSION}"));
+        output::line(format!("minik version: v{own}\nkubernetes version: {KUBERNETES}"));
     }
 }

@@ -18,6 +18,7 @@ use super::context::Config;
 use super::resources::NodeCapacity;
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
+use crate::api::version;
 use crate::client::Client;
 
 /// kubelet's `nodeLeaseDurationSeconds`.
@@ -28,8 +29,6 @@ const RENEW: Duration = Duration::from_secs(10);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// kubelet's default `maxPods`.
 const MAX_PODS: u32 = 110;
-/// The version of Kubernetes that this node speaks.
-pub const KUBERNETES_VERSION: &str = "v1.37.0";
 
 /// What is known of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +170,7 @@ pub fn node(
                 container_runtime_version: format!("minik://{}", env!("CARGO_PKG_VERSION")),
                 kernel_version: info.kernel.clone(),
                 kube_proxy_version: String::new(),
-                kubelet_version: KUBERNETES_VERSION.to_owned(),
+                kubelet_version: version::KUBERNETES.to_owned(),
                 machine_id: info.machine_id.clone(),
                 operating_system: "linux".to_owned(),
                 os_image: info.os_image.clone(),

@@ -4,39 +4,14 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use minik::api::node::{ContainerRef, ExecOptions, LogOptions, Node};
-use minik::api::status::Status;
+use minik::api::node::NoNode;
 use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::http::Server;
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::{ApiServer, Config};
-use minik::stdio::{Duplex, Reader, Session};
 use minik::store::Store;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-
-/// A cluster without a node.
-struct NoNode;
-
-fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
-    async { Err(Status::unavailable("this server has no node")) }.boxed()
-}
-
-impl Node for NoNode {
-    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
-        none()
-    }
-    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
-        none()
-    }
-    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
-        none()
-    }
-    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
-        none()
-    }
-}
 
 /// An API server that listens on loopback until it is dropped.
 pub struct Fixture {

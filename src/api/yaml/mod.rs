@@ -4,7 +4,6 @@
 //! tell quoted scalars from plain ones, so the two are made good where the schema of a known kind asks for a
 //! boolean or an integer.
 
-mod duplicates;
 mod emit;
 
 use serde::Deserialize;
@@ -12,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use serde_yaml::Value as Yaml;
 
 pub use self::emit::to_yaml;
-use super::{kinds, schema};
+use super::{duplicates, kinds, schema};
 
 /// Reads one document; the error is in kubectl's words and names the line.
 pub fn to_json(bytes: &[u8]) -> Result<Value, String> {
@@ -23,8 +22,9 @@ pub fn to_json(bytes: &[u8]) -> Result<Value, String> {
 /// Reads one document as [`to_json`] does, but for fields given twice: the last value counts, and each further one makes
 /// a message (`duplicate field "spec.x"`).
 pub fn strict_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
-    let (document, duplicates) = duplicates::read(bytes).map_err(|e| problem(&e))?;
-    Ok((converted(document)?, duplicates))
+    let (document, repeated) =
+        duplicates::read(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| problem(&e))?;
+    Ok((converted(document)?, repeated))
 }
 
 /// Reads a file of several documents, in YAML or JSON; empty ones are skipped.

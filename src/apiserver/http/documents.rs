@@ -12,12 +12,9 @@ use super::query::Query;
 use super::{Body, Server, form_of, health, not_allowed, respond};
 use crate::api::meta;
 use crate::api::status::Status;
+use crate::api::version::{self, MAJOR, MINOR};
 use crate::apiserver::auth::tokens::ISSUER;
 use crate::apiserver::discovery;
-
-/// The API that is served.
-const MAJOR: &str = "1";
-const MINOR: &str = "37";
 
 impl Server {
     /// Answers a request for a document of the server itself.
@@ -81,7 +78,7 @@ fn version() -> Value {
     let built = Timestamp::from_second(built).unwrap_or_default();
     json!({"major": MAJOR, "minor": MINOR, "emulationMajor": MAJOR, "emulationMinor": MINOR,
         "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "36",
-        "gitVersion": format!("v{MAJOR}.{MINOR}.0+minik.{}", env!("CARGO_PKG_VERSION")),
+        "gitVersion": format!("{}+minik.{}", version::KUBERNETES, env!("CARGO_PKG_VERSION")),
         "gitCommit": commit, "gitTreeState": if commit.is_empty() { "" } else { "clean" },
         "buildDate": meta::timestamp(built), "goVersion": "",
         "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, platform())})

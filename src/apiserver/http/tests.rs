@@ -3,35 +3,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::api::node::{ContainerRef, ExecOptions, LogOptions};
+use crate::api::node::NoNode;
 use crate::apiserver::Config;
 use crate::apiserver::allocate::ServiceRange;
 use crate::apiserver::pki::{Pki, ServerNames, Tls};
-use crate::stdio::{Duplex, Reader, Session};
 use crate::store::Store;
 use futures::FutureExt;
-use futures::future::BoxFuture;
-
-struct NoNode;
-
-fn none<T: Send + 'static>() -> BoxFuture<'static, Result<T, Status>> {
-    async { Err(Status::unavailable("no node")) }.boxed()
-}
-
-impl Node for NoNode {
-    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
-        none()
-    }
-    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
-        none()
-    }
-    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
-        none()
-    }
-    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
-        none()
-    }
-}
 
 #[tokio::test]
 async fn certificates_open_the_door_and_a_drain_ends_watches() {

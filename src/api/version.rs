@@ -1,0 +1,18 @@
+//! The version of Kubernetes whose API is served.
+
+/// The first number.
+pub const MAJOR: &str = "1";
+/// The second.
+pub const MINOR: &str = "37";
+/// As nodes and documents show it.
+pub const KUBERNETES: &str = "v1.37.0";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_forms_agree() {
+        assert_eq!(KUBERNETES, format!("v{MAJOR}.{MINOR}.0"));
+    }
+}
