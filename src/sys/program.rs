@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 /// Where system programs live; the caller's `PATH` is not consulted.
 const DIRECTORIES: [&str; 6] =
@@ -56,16 +56,7 @@ pub fn run(program: &str, args: &[&str], input: &[u8]) -> Result<Vec<u8>, Error>
 
 /// As [`run`], whatever the exit status.
 pub fn output(program: &str, args: &[&str], input: &[u8]) -> Result<Output, Error> {
-    let path = find(program).ok_or_else(|| Error::Missing(program.to_owned()))?;
-    let failed = |source| Error::Run { program: program.to_owned(), source };
-    let mut child = Command::new(path)
-        .args(args)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(failed)?;
+    let mut child = spawn(program, args)?;
     let mut stdin = child.stdin.take();
     std::thread::scope(|scope| {
         // A writer of its own: the program may fill its output before it has read all input.
@@ -76,36 +67,38 @@ pub fn output(program: &str, args: &[&str], input: &[u8]) -> Result<Output, Erro
             }
             drop(stdin);
         });
-        child.wait_with_output().map_err(failed)
+        child.wait_with_output().map_err(|source| Error::Run { program: program.to_owned(), source })
     })
+}
+
+/// Starts a program that speaks English, with its three streams at hand.
+fn spawn(program: &str, args: &[&str]) -> Result<Child, Error> {
+    let path = find(program).ok_or_else(|| Error::Missing(program.to_owned()))?;
+    let mut command = Command::new(path);
+    command.args(args).env("LC_ALL", "C");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().map_err(|source| Error::Run { program: program.to_owned(), source })
 }
 
 /// A program that runs until this is dropped: it says a line when it is up, and ends when its input does.
 pub struct Helper {
-    child: std::process::Child,
+    child: Child,
 }
 
 impl Helper {
     /// Starts the program and waits for its line.
     pub fn start(program: &str, args: &[&str]) -> Result<Helper, Error> {
         use std::io::BufRead;
-        let path = find(program).ok_or_else(|| Error::Missing(program.to_owned()))?;
-        let failed = |source| Error::Run { program: program.to_owned(), source };
-        let mut child = Command::new(path)
-            .args(args)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
+        let mut child = spawn(program, args)?;
         let mut line = String::new();
         let said = child.stdout.take().map(|stdout| io::BufReader::new(stdout).read_line(&mut line));
         match said {
             Some(Ok(1..)) => Ok(Helper { child }),
             _ => {
                 let _ = child.kill();
-                let output = child.wait_with_output().map_err(failed)?;
+                let output = child
+                    .wait_with_output()
+                    .map_err(|source| Error::Run { program: program.to_owned(), source })?;
                 Err(Error::Failed {
                     program: program.to_owned(),
                     status: output.status,

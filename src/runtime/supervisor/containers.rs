@@ -14,7 +14,7 @@ use super::child;
 use super::poller::Source;
 use super::records::ContainerRecord;
 use super::rootfs::Places;
-use super::sandboxes::{Status, read_status_with, shm_directory, status_pair};
+use super::sandboxes::{read_start, shm_directory, status_pair};
 use super::streams::Io;
 use super::{Child, Supervisor, check_id};
 use crate::runtime::cgroups::Group;
@@ -281,21 +281,12 @@ impl Supervisor {
     pub(super) fn start_status(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
         let Life::Starting { status, token, client, master, .. } = &mut container.life else { return };
-        let failure = loop {
-            match read_status_with(status, master) {
-                Status::Pending => return,
-                Status::Message(message) if message == child::TERMINAL_MARK => {}
-                Status::Message(message) => {
-                    break Some(Failure::Start(String::from_utf8_lossy(&message).into_owned()));
-                }
-                Status::Ended => break None,
-            }
-        };
+        let Some(run) = read_start(status, master) else { return };
         let client = *client;
         self.poller.remove(*token, status);
         let life = std::mem::replace(&mut container.life, Life::Failed);
         let Life::Starting { leader, started, master, .. } = life else { return };
-        if let Some(failure) = failure {
+        if let Err(failure) = run {
             let Some(mut container) = self.containers.remove(id) else { return };
             container.io.close(&mut self.poller);
             return self.discard(container.config, container.group, vec![client], failure);

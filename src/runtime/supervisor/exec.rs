@@ -6,7 +6,7 @@ use nix::sched::CloneFlags;
 
 use super::child::{self, Streams};
 use super::poller::Source;
-use super::sandboxes::{Status, read_status_with, status_pair};
+use super::sandboxes::{read_start, status_pair};
 use super::{Child, Supervisor};
 use crate::runtime::protocol::{Failure, Reply};
 use crate::runtime::{ExecConfig, PidMode};
@@ -79,22 +79,13 @@ impl Supervisor {
     pub(super) fn exec_status(&mut self, pid: i32) {
         let Some(exec) = self.execs.get_mut(&pid) else { return };
         let Some((status, token, master)) = &mut exec.starting else { return };
-        let failure = loop {
-            match read_status_with(status, master) {
-                Status::Pending => return,
-                Status::Message(message) if message == child::TERMINAL_MARK => {}
-                Status::Message(message) => {
-                    break Some(Failure::Start(String::from_utf8_lossy(&message).into_owned()));
-                }
-                Status::Ended => break None,
-            }
-        };
+        let Some(run) = read_start(status, master) else { return };
         self.poller.remove(*token, status);
         let client = exec.client;
         let master = exec.starting.take().map(|(_, _, master)| master).unwrap_or_default();
-        match failure {
-            None => self.send(client, &Reply::Done, master),
-            Some(failure) => {
+        match run {
+            Ok(()) => self.send(client, &Reply::Done, master),
+            Err(failure) => {
                 self.execs.remove(&pid);
                 self.fail(client, failure);
             }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::child::{Namespaces, describe};
+use super::child::{self, Namespaces, describe};
 use super::poller::Source;
 use super::records::SandboxRecord;
 use super::{Child, Supervisor, check_id, init};
@@ -293,8 +293,22 @@ pub fn read_status(status: &OwnedFd) -> Status {
     read_status_with(status, &mut vec![])
 }
 
+/// How a start went, once that is known; a terminal that the program has comes before.
+pub fn read_start(status: &OwnedFd, terminal: &mut Vec<OwnedFd>) -> Option<Result<(), Failure>> {
+    loop {
+        match read_status_with(status, terminal) {
+            Status::Pending => return None,
+            Status::Message(message) if message == child::TERMINAL_MARK => {}
+            Status::Message(message) => {
+                return Some(Err(Failure::Start(String::from_utf8_lossy(&message).into_owned())));
+            }
+            Status::Ended => return Some(Ok(())),
+        }
+    }
+}
+
 /// Reads one message and its descriptors.
-pub fn read_status_with(status: &OwnedFd, descriptors: &mut Vec<OwnedFd>) -> Status {
+fn read_status_with(status: &OwnedFd, descriptors: &mut Vec<OwnedFd>) -> Status {
     let mut buffer = [0; 8192];
     match socket::receive(status.as_fd(), &mut buffer, descriptors) {
         Ok(0) => Status::Ended,
