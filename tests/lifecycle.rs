@@ -236,13 +236,14 @@ fn data_behind_links() {
         r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"mounter"},"spec":{
             "volumes":[{"name":"own","emptyDir":{}},{"name":"host","hostPath":{"path":"/root/.kube/precious"}}],
             "containers":[{"name":"main","image":"busybox","securityContext":{"privileged":true},
-                "readinessProbe":{"exec":{"command":["test","-e","/own/mounted/file"]},"periodSeconds":1},
                 "command":["sh","-c","mkdir /own/mounted && mount --bind /host /own/mounted && sleep 1000"],
                 "volumeMounts":[{"name":"own","mountPath":"/own","mountPropagation":"Bidirectional"},
                     {"name":"host","mountPath":"/host"}]}]}}"#,
     );
     bed.wait_ready("mounter");
-    assert_eq!(shell(&bed, "cat /root/.kube/data/*/pods/*/volumes/own/mounted/file").trim(), "kept");
+    bed.wait("the mount", MINUTE, || {
+        shell(&bed, "cat /root/.kube/data/*/pods/*/volumes/own/mounted/file || true").trim() == "kept"
+    });
     // sudo drops the variable.
     let refused = minik(&bed, &["delete"]);
     assert!(code(&refused) == 14 && refused.stderr.contains("--data-dir /root/.kube/data"), "{refused:?}");

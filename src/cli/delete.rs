@@ -23,21 +23,25 @@ pub struct Args {
 pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
     super::require_root("delete a cluster")?;
     let places = global.places()?;
-    target::check_data_dir(&places)?;
     // One whose data is gone has existed all the same.
     let existed = places.data().exists() || places.run().exists() || cleanup::something_runs(&places);
-    let lock = target::lock(&places, "delete", stop::LOCK_LIMIT).await?;
+    let _lock = target::lock(&places, "delete", stop::LOCK_LIMIT).await?;
     // Nothing of a deleted cluster is kept, so nothing is waited for.
     let mut failures = stop::halt(&places, Duration::ZERO).await;
     // The list of them is among the files.
     failures.extend(kubeconfig::remove_all(&Person::invoking(), &places).await);
     failures.extend(cleanup::remove_files(&places));
-    drop(lock);
-    if existed && !args.keep_images && !other_clusters(&places.data_dir) {
-        let removed = removal::tree_with_mounts(&places.images());
-        failures.extend(removed.err().map(|error| format!("images: {error}")));
-        let _ = fs::remove_dir(&places.data_dir);
+    if existed && !args.keep_images {
+        // A start makes its cluster's directory under the same lock: none comes between the look and the removal.
+        let _machine = target::lock_machine().await?;
+        if !other_clusters(&places.data_dir) {
+            let removed = removal::tree_with_mounts(&places.images());
+            failures.extend(removed.err().map(|error| format!("images: {error}")));
+            let _ = fs::remove_dir(&places.data_dir);
+        }
     }
+    // The directory of all that runs is the machine's lock too: it goes when nobody is in it any more.
+    let _ = fs::remove_dir(Places::all_runs());
     if !failures.is_empty() {
         return Err(Failure::general(format!(
             "not everything of {:?} could be removed:\n- {}",
@@ -56,9 +60,7 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
 
 /// Whether there are directories of other clusters, with settings that can be read or without.
 fn other_clusters(data_dir: &Path) -> bool {
-    let images = Places::new("", data_dir).images();
-    let entries = fs::read_dir(data_dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).any(|path| path.is_dir() && path != images)
+    Places::profiles_in(data_dir).next().is_some()
 }
 
 #[cfg(test)]
@@ -70,6 +72,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(!other_clusters(dir.path()));
         fs::create_dir(dir.path().join("images")).unwrap();
+        // Of a file system's own root.
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(!other_clusters(dir.path()));
         fs::create_dir(dir.path().join("broken")).unwrap();

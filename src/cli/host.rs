@@ -35,14 +35,17 @@ const KERNEL: (u32, u32) = (5, 15);
 /// What the kernel must be able to do with system calls of containers.
 const SECCOMP: [&str; 2] = ["errno", "allow"];
 
-/// Everything that stands in the way of a cluster on this host.
+/// Everything that stands in the way of a cluster on this host. What has to be tried is tried once in the time between
+/// two boots.
 pub async fn check(places: &Places) -> Vec<Problem> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut problems = Vec::new();
     problems.extend(kernel(read("/proc/sys/kernel/osrelease").trim()));
     match overlay(&read("/proc/filesystems")) {
         Some(problem) => problems.push(problem),
-        None => problems.extend(overlay_on(&places.data_dir)),
+        // A daemon has been here since the machine came up.
+        None if places.record().exists() => {}
+        None => problems.extend(attempts(places).await),
     }
     for (namespace, option) in [
         ("net", "CONFIG_NET_NS"),
@@ -70,14 +73,23 @@ pub async fn check(places: &Places) -> Vec<Problem> {
             "load it (modprobe nf_tables), or use a kernel with CONFIG_NF_TABLES",
         ));
     }
-    if let Err(error) = network::probe(&places.run().join("probe")).await {
-        problems.push(problem(
-            format!("network links for pods cannot be made: {error}"),
-            "load the drivers (modprobe bridge veth), or use a kernel with CONFIG_BRIDGE and CONFIG_VETH",
-        ));
-    }
     problems.extend(seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")));
     problems
+}
+
+/// Problems that show when what pods need is made, side by side.
+async fn attempts(places: &Places) -> Vec<Problem> {
+    let stacked = places.clone();
+    let stacked = tokio::task::spawn_blocking(move || overlay_on(&stacked));
+    let namespace = places.run().join("probe");
+    let (links, stacked) = tokio::join!(network::probe(&namespace), stacked);
+    let links = links.err().map(|error| {
+        problem(
+            format!("network links for pods cannot be made: {error}"),
+            "load the drivers (modprobe bridge veth), or use a kernel with CONFIG_BRIDGE and CONFIG_VETH",
+        )
+    });
+    stacked.ok().flatten().into_iter().chain(links).collect()
 }
 
 fn kernel(release: &str) -> Option<Problem> {
@@ -135,11 +147,13 @@ fn cgroups(layout: &Layout) -> Vec<Problem> {
 }
 
 /// Whether layers can be stacked in the data directory: on an overlay file system, for one, they cannot.
-fn overlay_on(data_dir: &Path) -> Option<Problem> {
-    let is_new = !data_dir.exists();
-    let probe = data_dir.join(format!(".probe-{}", std::process::id()));
+fn overlay_on(places: &Places) -> Option<Problem> {
+    let (data_dir, data) = (&places.data_dir, places.data());
+    let probe = data.join("probe");
     let [lower, upper, work, target] = ["lower", "upper", "work", "target"].map(|name| probe.join(name));
     let attempt = || -> io::Result<()> {
+        // Of a start that was killed.
+        removal::tree_with_mounts(&probe)?;
         for directory in [&lower, &upper, &work, &target] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
@@ -147,11 +161,12 @@ fn overlay_on(data_dir: &Path) -> Option<Problem> {
         mount::overlay(&layers, &upper, &work, &target, Attributes::default())?;
         mount::detach(&target)
     };
+    let (is_new, is_new_at_all) = (!data.exists(), !data_dir.exists());
     let result = attempt();
     let removed = removal::tree_with_mounts(&probe);
-    if is_new {
-        // Whoever needs it makes it.
-        let _ = fs::remove_dir(data_dir);
+    // Whoever needs them makes them.
+    for (_, directory) in [(is_new, &data), (is_new_at_all, data_dir)].into_iter().filter(|(new, _)| *new) {
+        let _ = fs::remove_dir(directory);
     }
     result.and(removed).err().map(|error| {
         problem(
@@ -246,9 +261,14 @@ mod tests {
         }
         // The build's directory is on the disk that clusters use too.
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        assert_eq!(overlay_on(&dir.path().join("new")), None);
+        let at = |directory: &Path| overlay_on(&Places::new("x", directory));
+        assert_eq!(at(&dir.path().join("new")), None);
         assert!(!dir.path().join("new").exists());
-        let bad = overlay_on(Path::new("/proc/1/none")).unwrap();
+        // Of a start that was killed.
+        fs::create_dir_all(dir.path().join("x/probe/upper/file")).unwrap();
+        assert_eq!(at(dir.path()), None);
+        assert!(dir.path().join("x").exists() && !dir.path().join("x/probe").exists());
+        let bad = at(Path::new("/proc/1/none")).unwrap();
         assert!(bad.what.contains("/proc/1/none") && bad.remedy.contains("--data-dir"), "{bad:?}");
     }
 }

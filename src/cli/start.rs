@@ -19,7 +19,7 @@ use crate::daemon::configs::Ranges;
 use crate::daemon::control::{self, State};
 use crate::daemon::places::Places;
 use crate::daemon::settings::{self, Settings};
-use crate::daemon::{cleanup, lock, unit};
+use crate::daemon::{cleanup, unit};
 use crate::network;
 use crate::sys::program;
 
@@ -66,7 +66,6 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let person = Person::invoking();
     let asked = asked(&args)?;
     let machine = Settings::of_machine().map_err(usage)?;
-    target::check_data_dir(&places)?;
     let _lock = target::lock(&places, "start", stop::LOCK_LIMIT.max(args.timeout)).await?;
     match control::status(&places.control()).await {
         Ok(None) => {}
@@ -200,15 +199,13 @@ async fn decide(
     places: &Places,
     person: &Person,
 ) -> Result<Cluster, Failure> {
-    let lock = lock::of_machine();
-    let _lock = tokio::time::timeout(stop::LOCK_LIMIT, lock)
-        .await
-        .map_err(|_| Failure::new(Kind::Timeout, "another minik start decides on its settings for too long"))?
-        .map_err(Failure::general)?;
+    let _lock = target::lock_machine().await?;
     let before = Cluster::read(places).map_err(Failure::general)?;
     let surroundings = look_around(places, person).await?;
-    let cluster = settle(&places.profile, asked, machine, before, &surroundings, &host::is_free)?;
-    cluster.write(places).map_err(Failure::general)?;
+    let cluster = settle(&places.profile, asked, machine, before.clone(), &surroundings, &host::is_free)?;
+    if before.as_ref() != Some(&cluster) {
+        cluster.write(places).map_err(Failure::general)?;
+    }
     Ok(cluster)
 }
 
@@ -218,13 +215,12 @@ async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> 
     let mut others = Cluster::all(&places.data_dir);
     others.retain(|(profile, _)| *profile != places.profile);
     let directories = [places.data_dir.as_path(), Places::all_runs()];
-    let entries = directories.iter().flat_map(|d| fs::read_dir(d).into_iter().flatten().flatten());
-    let names = entries.filter(|e| e.path().is_dir()).filter_map(|e| e.file_name().into_string().ok());
+    let names = directories.into_iter().flat_map(Places::profiles_in);
     Ok(Host {
         name: name.to_string_lossy().into_owned(),
         occupied: network::occupied_ranges().await.map_err(Failure::general)?,
         others,
-        names: names.filter(|name| *name != places.profile && name != "images").collect(),
+        names: names.filter(|name| *name != places.profile).collect(),
         docker_config: person.docker_config(),
     })
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::failure::{Failure, Kind};
-use super::output;
+use super::{output, stop};
 use crate::daemon::cluster::Record;
 use crate::daemon::lock::{self, Attempt, Lock};
 use crate::daemon::places::Places;
@@ -12,6 +12,15 @@ use crate::daemon::places::Places;
 pub fn none(places: &Places) -> Failure {
     Failure::new(Kind::NoCluster, format!("there is no cluster {:?}", places.profile))
         .hint(format!("make it: minik start -p {}", places.profile))
+}
+
+/// Takes the lock of everything that concerns all clusters of the machine.
+pub async fn lock_machine() -> Result<Lock, Failure> {
+    let lock = tokio::time::timeout(stop::LOCK_LIMIT, lock::of_machine()).await;
+    lock.map_err(|_| {
+        Failure::new(Kind::Timeout, "another minik command is at the clusters of this machine for too long")
+    })?
+    .map_err(Failure::general)
 }
 
 /// Refuses when a cluster of this name has its data elsewhere: names are the machine's, whatever the directory.
@@ -33,14 +42,18 @@ pub fn check_data_dir(places: &Places) -> Result<(), Failure> {
     }
 }
 
-/// Waits until no other command starts, stops or deletes the cluster, and keeps others from it.
+/// Waits until no other command starts, stops or deletes the cluster, and keeps others from it. Refuses as
+/// [`check_data_dir`] does: what was waited for may have made a cluster of this name elsewhere.
 pub async fn lock(places: &Places, verb: &str, limit: Duration) -> Result<Lock, Failure> {
     let waiting = |holder: &lock::Holder| {
         output::note(format!("minik: waiting for {holder}, which is at cluster {:?}", places.profile));
     };
     let name = format!("minik {verb}");
     match lock::wait(places.command_lock(), &name, limit, waiting).await.map_err(Failure::general)? {
-        Attempt::Taken(lock) => Ok(lock),
+        Attempt::Taken(lock) => {
+            check_data_dir(places)?;
+            Ok(lock)
+        }
         Attempt::Held(holder) => Err(Failure::new(
             Kind::Timeout,
             format!("{holder} is still at cluster {:?} after {} s", places.profile, limit.as_secs()),

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
@@ -37,6 +38,8 @@ use crate::sys::socket;
 
 /// The port of DNS.
 pub const DNS_PORT: u16 = 53;
+/// How long the lock of the cluster's daemon is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a daemon has before it touches anything that others see: nobody else is this cluster's daemon, and nobody else
 /// has its ports.
@@ -97,7 +100,9 @@ pub async fn prepare(places: &Places, cluster: &Cluster, notice: &mut Notice) ->
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.tried(format!("cannot make {}", directory.display()))?;
     }
-    let lock = match lock::attempt(&places.daemon_lock(), "minik daemon").tried("cannot lock the cluster")? {
+    // Who only looks whether it is held, holds it for an instant.
+    let lock = lock::wait(places.daemon_lock(), "minik daemon", LOCK_PATIENCE, |_| ()).await;
+    let lock = match lock.tried("cannot lock the cluster")? {
         Attempt::Taken(lock) => lock,
         Attempt::Held(holder) => return Err(holder).tried("the cluster runs already"),
     };
@@ -138,8 +143,9 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let scope = configs::cgroups(places, &parent)?;
     let store = Store::open(&places.data().join("store")).tried("cannot open the store")?;
     let runtime = configs::runtime(places, parent)?;
-    log::shorten_others(&runtime.run_dir.join("supervisor.log"))
-        .tried("cannot shorten the supervisor's log")?;
+    if let Err(error) = log::shorten_others(&runtime.run_dir.join("supervisor.log")) {
+        tracing::warn!(%error, "cannot shorten the supervisor's log");
+    }
     let runtime = LinuxRuntime::connect(runtime);
     let network = PodNetwork::open(configs::network(places, ranges.pods));
     let (runtime, network) = tokio::join!(runtime, network);
@@ -150,9 +156,6 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     // The supervisor is in it now.
     drop(scope);
     let images = Images::open(cluster.images(places)).tried("cannot open the image store")?;
-    if let Err(error) = images.collect() {
-        tracing::warn!(%error, "cannot remove what no image needs");
-    }
     let gateway = ranges.gateway();
     let machine = Machine::read(&places.data());
 
@@ -166,7 +169,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         configs::kubelet(places, cluster, ranges, node_address, &machine),
         client(&node_user),
         runtime.clone(),
-        Arc::new(images),
+        Arc::new(images.clone()),
         Arc::new(network.clone()),
         machine,
         ranges.pods.to_string(),
@@ -219,6 +222,11 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     components.spawn("watch on readiness", async move {
         ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
+        // What may take long and nobody waits for.
+        let collected = task::spawn_blocking(move || images.collect()).await;
+        if let Ok(Err(error)) = collected {
+            tracing::warn!(%error, "cannot remove what no image needs");
+        }
         std::future::pending().await
     });
     Ok(Running {

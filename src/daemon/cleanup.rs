@@ -16,7 +16,7 @@ use crate::runtime::cgroups::Tree;
 use crate::runtime::protocol::SOCKET;
 use crate::runtime::{ContainerState, Runtime, linux};
 use crate::store::{Entry, Store};
-use crate::sys::{process, removal};
+use crate::sys::{process, removal, socket};
 
 /// `SIGTERM`.
 const TERM: i32 = 15;
@@ -139,7 +139,9 @@ async fn end_runtime(places: &Places, grace: Duration) -> Vec<String> {
     };
     // Only one that runs is asked: connecting would start another.
     let mut failures = Vec::new();
-    if std::os::unix::net::UnixStream::connect(config.run_dir.join(SOCKET)).is_ok() {
+    let path = config.run_dir.join(SOCKET);
+    let runs = tokio::task::spawn_blocking(move || socket::connect(&path, PATIENCE)).await;
+    if runs.is_ok_and(|connection| connection.is_ok()) {
         let orderly = async {
             let runtime = linux::LinuxRuntime::connect(config.clone()).await?;
             Ok::<_, crate::runtime::Error>(end_containers(&runtime, grace).await)
@@ -175,12 +177,11 @@ pub fn remove_files(places: &Places) -> Vec<String> {
     let mut failures = Vec::new();
     failures.extend(unit::remove(places).err());
     remove_logs(places, &mut failures);
+    failures.extend(remove_cgroups(places));
+    // Last the directory with the lock that keeps other commands out.
     for directory in [places.data(), places.run()] {
         failures.extend(removal::tree_with_mounts(&directory).err().map(|error| error.to_string()));
     }
-    // What this leaves empty goes too.
-    let _ = fs::remove_dir(Places::all_runs());
-    failures.extend(remove_cgroups(places));
     failures
 }
 

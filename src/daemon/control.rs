@@ -11,12 +11,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
+use super::running::DRAIN_LIMIT;
 use crate::sys::socket;
 
 /// How long a daemon may take to say how it is.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
-/// How long a daemon may take to stop beyond the grace of its containers.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
 /// After a connection could not be taken, as when descriptors have run out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -43,7 +42,7 @@ pub struct State {
     pub pid: u32,
     /// The port of the API server.
     pub apiserver_port: u16,
-    /// Where pods reach it, and the node's own address; empty until that is known.
+    /// Where pods reach it, and the node's own address.
     pub node_address: String,
     /// The node's name.
     pub node_name: String,
@@ -172,7 +171,7 @@ async fn ask(socket: &Path, request: Request, limit: Duration) -> io::Result<Opt
 
 /// Asks the daemon to stop, whose containers get `grace` to end by themselves, and waits until it says that it has.
 pub async fn stop(socket: &Path, grace: Duration) -> io::Result<Stopped> {
-    stop_within(socket, grace, grace + STOP_LIMIT).await
+    stop_within(socket, grace, grace + DRAIN_LIMIT).await
 }
 
 async fn stop_within(socket: &Path, grace: Duration, limit: Duration) -> io::Result<Stopped> {

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::settings::check_profile;
+
 /// The profile of commands that name none.
 pub const DEFAULT_PROFILE: &str = "minik";
 /// Where everything is kept unless said otherwise.
@@ -37,6 +39,14 @@ impl Places {
     /// What is there for all clusters that run: the directory above [`Places::run`].
     pub fn all_runs() -> &'static Path {
         Path::new(RUN_DIR)
+    }
+
+    /// The names of directories that a cluster may have there; what is not called as a cluster can be is none's.
+    pub fn profiles_in(directory: &Path) -> impl Iterator<Item = String> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let names =
+            entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().into_string());
+        names.flatten().filter(|name| check_profile(name).is_ok())
     }
 
     /// What survives a reboot.

@@ -13,11 +13,11 @@ use crate::api::request::ListOptions;
 use crate::client::Client;
 use crate::client::reflector::Reflector;
 
-/// Between two questions to a DNS server that has not answered.
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// Between two looks at what announces nothing: the route of services, the server's knowledge. The same long an answer is
+/// waited for at first; a question that comes before the service's rules is lost.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The longest that one answer is waited for. The first is waited for as long as for the next question: a question that
-/// comes before the service's rules is lost.
+/// The longest that one answer is waited for.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// Waits until this node is Ready, and DNS at the address that pods use knows the API server's name.
@@ -61,26 +61,40 @@ async fn answers(dns: Dns<'_>) {
     let question = question(&format!("kubernetes.default.svc.{}", dns.domain));
     let mut patience = ASK_AGAIN;
     loop {
-        if let Some(true) = ask(&dns, &question, patience).await {
-            return;
+        match ask(&dns, &question, patience).await {
+            Ok(Asked::Answered) => return,
+            Ok(Asked::Lost) => patience = (patience * 2).min(ANSWER_MAX),
+            Ok(Asked::NotYet) | Err(_) => tokio::time::sleep(ASK_AGAIN).await,
         }
-        patience = (patience * 2).min(ANSWER_MAX);
-        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
-async fn ask(dns: &Dns<'_>, question: &[u8], patience: Duration) -> Option<bool> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok()?;
-    socket.connect((dns.service, DNS_PORT)).await.ok()?;
+/// What became of a question.
+enum Asked {
+    /// The server knows the name.
+    Answered,
+    /// No answer came in time.
+    Lost,
+    /// Services have no route yet, or the server does not know the name.
+    NotYet,
+}
+
+/// Asks from a socket of its own: a connection that was tracked before the service's rules would be led past them.
+async fn ask(dns: &Dns<'_>, question: &[u8], patience: Duration) -> std::io::Result<Asked> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+    socket.connect((dns.service, DNS_PORT)).await?;
     // Before services have their route, the question would leave the host.
-    if socket.local_addr().ok()?.ip() != dns.gateway {
-        return None;
+    if socket.local_addr()?.ip() != dns.gateway {
+        return Ok(Asked::NotYet);
     }
-    socket.send(question).await.ok()?;
+    socket.send(question).await?;
     let mut answer = [0u8; 512];
-    let got = tokio::time::timeout(patience, socket.recv(&mut answer)).await.ok()?.ok()?;
+    let Ok(got) = tokio::time::timeout(patience, socket.recv(&mut answer)).await else {
+        return Ok(Asked::Lost);
+    };
     // RFC 1035, 4.1.1: the low four bits of the fourth byte are the response code, bytes 6 and 7 the answers.
-    Some(got > 12 && answer[3] & 0x0f == 0 && (answer[6], answer[7]) != (0, 0))
+    let known = got? > 12 && answer[3] & 0x0f == 0 && (answer[6], answer[7]) != (0, 0);
+    Ok(if known { Asked::Answered } else { Asked::NotYet })
 }
 
 /// A question for an A record (RFC 1035, 4.1).

@@ -18,7 +18,10 @@ use crate::store::Store;
 /// How long containers get to end when the machine goes down (a pod's usual grace).
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// How long each step of the drain may take beside the containers' grace.
-const STEP: Duration = Duration::from_secs(4);
+const STEP: Duration = Duration::from_secs(STEP_SECONDS);
+const STEP_SECONDS: u64 = 4;
+/// How long the whole drain may take beside that grace: five steps, and the process's own end.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(5 * STEP_SECONDS + 5);
 
 /// A cluster that runs.
 pub struct Running {
@@ -110,8 +113,12 @@ impl Running {
         Ok(tokio::select! {
             Some(stop) = self.stops.recv() => Reason::Asked(stop),
             _ = terminate.recv() => {
-                let stopping = tokio::task::spawn_blocking(unit::machine_is_stopping).await;
-                if stopping.unwrap_or_default() { Reason::Machine } else { Reason::Signal }
+                let stopping = tokio::task::spawn_blocking(unit::machine_is_stopping);
+                // A service manager that does not answer is busy with something large: pods get their grace.
+                match tokio::time::timeout(STEP, stopping).await {
+                    Ok(Ok(false)) => Reason::Signal,
+                    _ => Reason::Machine,
+                }
             }
             _ = interrupt.recv() => Reason::Signal,
             error = self.components.ended() => Reason::Failure(error),

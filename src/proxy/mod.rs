@@ -156,7 +156,8 @@ pub async fn follow(
     };
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
-    let mut firewalls = Some(tokio::time::Instant::now());
+    // Asked to let pods through after the first services: their programs take their time.
+    let (mut firewalls, mut asked) = (None, false);
     let mut foreign = false;
     loop {
         tokio::select! {
@@ -197,6 +198,9 @@ pub async fn follow(
             tracing::error!(%error, "programming services; trying again in {delay:?}");
             false
         });
+        if !std::mem::replace(&mut asked, true) {
+            firewalls = Some(tokio::time::Instant::now());
+        }
         (retry, delay) = match complete {
             true => (None, RETRY),
             false => (Some(tokio::time::Instant::now() + delay), (delay * 2).min(RETRY_MAX)),

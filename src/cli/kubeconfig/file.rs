@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,7 +88,8 @@ fn make_directories(path: &Path, person: &Person) -> io::Result<()> {
     for directory in missing.into_iter().rev().filter(|directory| !directory.as_os_str().is_empty()) {
         DirBuilder::new().mode(0o755).create(directory).map_err(|error| about(error, directory))?;
         if let Some((uid, gid)) = person.ids {
-            chown(directory, Some(uid), Some(gid)).map_err(|error| about(error, directory))?;
+            // Not where a link leads that took the directory's place meanwhile.
+            lchown(directory, Some(uid), Some(gid)).map_err(|error| about(error, directory))?;
         }
     }
     Ok(())
