@@ -228,11 +228,8 @@ impl<R: Runtime> Kubelet<R> {
         let config = self.context.config.clone();
         // What to remove is known before the first pod starts; the removal itself may take its time.
         let orphans = tokio::task::spawn_blocking(move || Orphans::find(&config, &known)).await;
-        match orphans {
-            Ok(Ok(orphans)) => {
-                tokio::task::spawn_blocking(move || orphans.remove());
-            }
-            Ok(Err(error)) => tracing::warn!(%error, "cannot look for orphans' files"),
+        match orphans.unwrap_or_else(|error| Err(error.into())) {
+            Ok(orphans) => drop(tokio::task::spawn_blocking(move || orphans.remove())),
             Err(error) => tracing::warn!(%error, "cannot look for orphans' files"),
         }
     }

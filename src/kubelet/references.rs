@@ -85,17 +85,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Told {
     fn add(&self, subscriber: &Arc<Subscriber>) {
-        lock(&self.0).push(Arc::downgrade(subscriber));
+        let mut subscribers = lock(&self.0);
+        subscribers.retain(|subscriber| subscriber.strong_count() > 0);
+        subscribers.push(Arc::downgrade(subscriber));
     }
 
     fn tell(&self) {
-        lock(&self.0).retain(|subscriber| match subscriber.upgrade() {
-            Some(subscriber) => {
-                subscriber.0.notify_one();
-                true
-            }
-            None => false,
-        });
+        lock(&self.0).iter().filter_map(Weak::upgrade).for_each(|subscriber| subscriber.0.notify_one());
     }
 }
 

@@ -20,7 +20,8 @@ struct Level {
 /// The bytes on disk of all that is in a directory; what vanishes meanwhile does not count, none there is 0.
 ///
 /// No step follows a symlink, enters a mount or names more than one component, and a single descriptor is open at a
-/// time: neither depth nor links lead the walk astray. The way back is `..`, which must be where the walk came from.
+/// time: neither depth nor links lead the walk astray. The way back is `..`, which must be where the walk came from:
+/// where it is not, directories are being moved, and what was counted until then is the answer.
 pub fn of_directory(directory: &Path) -> io::Result<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut here = match rustix::fs::openat(CWD, directory, flags, Mode::empty()) {
@@ -36,7 +37,7 @@ pub fn of_directory(directory: &Path) -> io::Result<u64> {
             if let Some(parent) = way.last() {
                 here = rustix::fs::openat(&here, c"..", flags, Mode::empty())?;
                 if id(&rustix::fs::fstat(&here)?) != parent.id {
-                    return Err(io::Error::other("a directory was moved while it was measured"));
+                    break;
                 }
             }
             continue;
@@ -46,8 +47,11 @@ pub fn of_directory(directory: &Path) -> io::Result<u64> {
         if stat.st_nlink == 1 || is_directory || seen.insert(id(&stat)) {
             bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         }
-        if is_directory && let Ok(child) = removal::open(&here, &name) {
-            way.push(level(&child)?);
+        if is_directory
+            && let Ok(child) = removal::open(&here, &name)
+            && let Ok(below) = level(&child)
+        {
+            way.push(below);
             here = child;
         }
     }
