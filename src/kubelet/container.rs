@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::env::{Environment, expand};
 use super::observed::{fingerprint, label};
+use super::pod::full_name;
 use super::resources;
 use super::volumes::files::Source;
 use crate::image::{Image, User};
@@ -191,13 +192,7 @@ fn user(
         user.gid = id(group, "runAsGroup")?;
     }
     if context.run_as_non_root.or(pod_context.run_as_non_root) == Some(true) {
-        let of = format!(
-            "(pod: \"{}_{}({})\", container: {})",
-            pod.metadata.name.as_deref().unwrap_or(""),
-            pod.metadata.namespace.as_deref().unwrap_or(""),
-            pod.metadata.uid.as_deref().unwrap_or(""),
-            container.name
-        );
+        let of = format!("(pod: {:?}, container: {})", full_name(pod), container.name);
         if user.uid == 0 && asked_user.is_some() {
             return Err(format!("container's runAsUser breaks non-root policy {of}"));
         }

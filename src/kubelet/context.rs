@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 
+use super::references::Watches;
 use super::resources::NodeCapacity;
 use super::volumes::PodDirs;
 use crate::client::Client;
@@ -78,6 +79,8 @@ pub struct Context<R> {
     pub network: Arc<dyn Addresses>,
     /// For service variables.
     pub services: Reflector<Service>,
+    /// Of objects that pods refer to.
+    pub watches: Watches,
     /// Events.
     pub recorder: Recorder,
 }

@@ -1,15 +1,17 @@
 //! What containers leave behind: last words and logs.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::container::container_id;
 use super::context::Context;
 use super::observed::ObservedContainer;
+use super::pod::container;
 use crate::runtime::ContainerState;
 use crate::stdio::Exit;
 
@@ -23,13 +25,9 @@ const FALLBACK_LINES: usize = 80;
 pub async fn last_words<R>(context: &Context<R>, pod: &Pod, ended: &ObservedContainer) -> String {
     let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
     let file = dirs.disk.join("containers").join(&ended.name).join(ended.attempt.to_string());
-    let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    let policy = spec
-        .into_iter()
-        .find(|c| c.name == ended.name)
-        .and_then(|c: &Container| c.termination_message_policy.clone());
+    let policy = container(pod, &ended.name).and_then(|c| c.termination_message_policy.as_deref());
     let failed = !matches!(ended.state, ContainerState::Exited { exit: Some(Exit::Code(0)), .. });
-    let log = (failed && policy.as_deref() == Some("FallbackToLogsOnError"))
+    let log = (failed && policy == Some("FallbackToLogsOnError"))
         .then(|| context.log_file(pod, &ended.name, ended.attempt));
     let read = move || {
         let words = end_of(&file, MESSAGE_MAX).unwrap_or_default();
@@ -138,19 +136,18 @@ pub async fn remove_logs<R>(context: &Context<R>, pod: &Pod) {
     }
 }
 
-/// Removes the logs of a pod of which only the uid is known.
-pub fn remove_logs_of(uid: &str, logs: &Path, links: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(logs)? {
+/// The directories of logs by their pods' uids.
+pub fn log_dirs(logs: &Path) -> io::Result<HashMap<String, PathBuf>> {
+    let of = |entry: io::Result<fs::DirEntry>| {
         let entry = entry?;
-        // A uid is this cluster's own: directories of other clusters have others.
-        if entry.file_name().to_string_lossy().rsplit('_').next() == Some(uid) {
-            remove_log_dir(&entry.path(), links)?;
-        }
-    }
-    Ok(())
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Ok((name.rsplit('_').next().unwrap_or_default().to_owned(), entry.path()))
+    };
+    fs::read_dir(logs)?.map(of).collect()
 }
 
-fn remove_log_dir(directory: &Path, links: &Path) -> io::Result<()> {
+/// Removes a directory of logs with the links to them; none there is success.
+pub fn remove_log_dir(directory: &Path, links: &Path) -> io::Result<()> {
     for entry in fs::read_dir(links).into_iter().flatten().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(directory)) {
             let _ = fs::remove_file(entry.path());
@@ -226,7 +223,7 @@ mod tests {
             fs::create_dir_all(log.join("c")).unwrap();
             symlink(log.join("c/0.log"), links.join(uid)).unwrap();
         }
-        remove_logs_of("u1", &logs, &links).unwrap();
+        remove_log_dir(&log_dirs(&logs).unwrap()["u1"], &links).unwrap();
         assert!(!logs.join("d_my_pod_u1").exists() && logs.join("d_my_pod_u2").exists());
         assert!(fs::read_link(links.join("u1")).is_err() && fs::read_link(links.join("u2")).is_ok());
     }

@@ -12,6 +12,7 @@ pub mod sandbox;
 pub mod backoff;
 pub mod observed;
 pub mod plan;
+pub mod pod;
 pub mod status;
 
 pub mod container;
@@ -28,7 +29,8 @@ pub mod logs;
 pub mod node;
 pub mod server;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ use tokio::task::{Id, JoinSet};
 
 use self::context::{Addresses, Config, Context, ImageSource};
 use self::observed::label;
+use self::references::Watches;
 use self::server::Server;
 use self::worker::{Desired, Worker};
 use crate::api::request::ListOptions;
@@ -103,7 +106,9 @@ impl<R: Runtime> Kubelet<R> {
         tasks.spawn(feed_services);
         tasks.spawn(feed_pods);
         tasks.spawn(node::heartbeat(client.clone(), config.node.clone()));
-        let context = Arc::new(Context { config, client, runtime, images, network, services, recorder });
+        let watches = Watches::new(client.clone());
+        let context =
+            Arc::new(Context { config, client, runtime, images, network, services, watches, recorder });
         Kubelet { context, pods, tasks, machine, pod_cidr }
     }
 
@@ -221,32 +226,57 @@ impl<R: Runtime> Kubelet<R> {
             }
         }
         let config = self.context.config.clone();
-        let sweep = tokio::task::spawn_blocking(move || remove_orphaned_files(&config, &known)).await;
-        if let Ok(Err(error)) = sweep {
-            tracing::warn!(%error, "cannot look for orphans' files");
+        // What to remove is known before the first pod starts; the removal itself may take its time.
+        let orphans = tokio::task::spawn_blocking(move || Orphans::find(&config, &known)).await;
+        match orphans.unwrap_or_else(|error| Err(error.into())) {
+            Ok(orphans) => drop(tokio::task::spawn_blocking(move || orphans.remove())),
+            Err(error) => tracing::warn!(%error, "cannot look for orphans' files"),
         }
     }
 }
 
-/// Removes directories and logs of pods other than the known ones. The names in the cluster's own directory say
-/// which logs are its own: other clusters of the host keep theirs beside them.
-fn remove_orphaned_files(config: &Config, known: &[String]) -> std::io::Result<()> {
-    for directory in [&config.pods, &config.memory] {
-        let Some(entries) = present(std::fs::read_dir(directory))? else { continue };
-        for entry in entries {
-            let uid = entry?.file_name().to_string_lossy().into_owned();
-            if known.contains(&uid) {
-                continue;
+/// What lies here of pods that are gone.
+struct Orphans {
+    container_logs: PathBuf,
+    /// By uid: a pod's directories, and that of its logs.
+    files: Vec<(String, volumes::PodDirs, Option<PathBuf>)>,
+}
+
+impl Orphans {
+    /// Looks for directories and logs of pods other than the known ones. The names in the cluster's own directories
+    /// say which logs are its own: other clusters of the host keep theirs beside them.
+    fn find(config: &Config, known: &[String]) -> std::io::Result<Orphans> {
+        let mut uids = BTreeSet::new();
+        for directory in [&config.pods, &config.memory] {
+            for entry in present(std::fs::read_dir(directory))?.into_iter().flatten() {
+                uids.insert(entry?.file_name().to_string_lossy().into_owned());
             }
+        }
+        uids.retain(|uid| !known.contains(uid));
+        let mut logs = match uids.is_empty() {
+            true => HashMap::new(),
+            false => present(messages::log_dirs(&config.logs))?.unwrap_or_default(),
+        };
+        let of = |uid: String| {
             let dirs = volumes::PodDirs::new(&config.pods, &config.memory, &uid);
-            let removed = present(messages::remove_logs_of(&uid, &config.logs, &config.container_logs))
-                .and_then(|_| dirs.remove());
+            let logs = logs.remove(&uid);
+            (uid, dirs, logs)
+        };
+        let files = uids.into_iter().map(of).collect();
+        Ok(Orphans { container_logs: config.container_logs.clone(), files })
+    }
+
+    fn remove(self) {
+        for (uid, dirs, logs) in self.files {
+            // The directories go last: they are the mark that logs are there.
+            let removed = logs
+                .map_or(Ok(()), |logs| messages::remove_log_dir(&logs, &self.container_logs))
+                .and_then(|()| dirs.remove());
             if let Err(error) = removed {
                 tracing::warn!(uid, %error, "orphan's files not removed");
             }
         }
     }
-    Ok(())
 }
 
 /// `None` for what is not there.
@@ -261,7 +291,10 @@ fn present<T>(result: std::io::Result<T>) -> std::io::Result<Option<T>> {
 fn spawn<R: Runtime>(running: &mut JoinSet<String>, worker: Worker<R>, uid: &str, after: Duration) -> Id {
     let uid = uid.to_owned();
     let work = async move {
-        tokio::time::sleep(after).await;
+        // Even a sleep of no length lasts until the timer's next tick.
+        if !after.is_zero() {
+            tokio::time::sleep(after).await;
+        }
         worker.run().await;
         uid
     };
@@ -291,13 +324,14 @@ mod tests {
             capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
             share_processes: false,
         };
-        remove_orphaned_files(&config, &[]).unwrap();
+        let remove = |known: &[String]| Orphans::find(&config, known).unwrap().remove();
+        remove(&[]);
         for path in
             ["pods/gone", "pods/here", "memory/gone", "logs/d_p_gone/c", "logs/d_p_here/c", "logs/d_p_other"]
         {
             fs::create_dir_all(at(path)).unwrap();
         }
-        remove_orphaned_files(&config, &["here".to_owned()]).unwrap();
+        remove(&["here".to_owned()]);
         for (path, stays) in [
             ("pods/gone", false),
             ("memory/gone", false),

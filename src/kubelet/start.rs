@@ -46,8 +46,7 @@ pub async fn container<R: Runtime>(
     address: Option<&str>,
     volumes: &Mutex<Volumes>,
 ) -> Result<(), NotStarted> {
-    let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    let Some(container) = spec.into_iter().find(|c| c.name == name) else { return Ok(()) };
+    let Some(container) = super::pod::container(pod, name) else { return Ok(()) };
     let image = pull::ensure(context, pod, container).await?;
     let places = places(context, pod, volumes).await?;
     let failed = |reason: &str, message: String| {

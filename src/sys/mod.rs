@@ -14,3 +14,4 @@ pub mod pty;
 pub mod removal;
 pub mod seccomp;
 pub mod socket;
+pub mod usage;

@@ -74,11 +74,11 @@ fn remove(parent: BorrowedFd<'_>, name: &CStr, top: Option<BorrowedFd<'_>>, dept
 }
 
 /// Opens a plain directory on the same mount as its parent.
-fn open(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+pub(super) fn open(parent: impl AsFd, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     loop {
-        return match rustix::fs::openat2(parent, name, flags, Mode::empty(), resolve) {
+        return match rustix::fs::openat2(&parent, name, flags, Mode::empty(), resolve) {
             Ok(directory) => Ok(directory),
             // The kernel could not rule out a rename race: it asks to be asked again.
             Err(Errno::AGAIN) => continue,
@@ -91,7 +91,8 @@ fn open(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     }
 }
 
-fn names(directory: &OwnedFd, name: &CStr) -> io::Result<Vec<CString>> {
+/// The names in a directory, which errors call `name`.
+pub(super) fn names(directory: &OwnedFd, name: &CStr) -> io::Result<Vec<CString>> {
     let entries = Dir::read_from(directory).map_err(|error| about(error, name))?;
     let mut names = Vec::new();
     for entry in entries {

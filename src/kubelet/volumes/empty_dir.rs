@@ -1,10 +1,9 @@
 //! emptyDir volumes: a directory on disk or in memory that lives as long as the pod, and how full it may be.
 
-use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
@@ -12,7 +11,7 @@ use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, Pod, Volume};
 use super::PodDirs;
 use crate::api::quantity;
 use crate::kubelet::resources::{self, NodeCapacity};
-use crate::sys::mount;
+use crate::sys::{mount, usage};
 
 /// Where the volume of this name is.
 pub fn place(dirs: &PodDirs, name: &str) -> PathBuf {
@@ -35,7 +34,7 @@ pub fn memory(source: &EmptyDirVolumeSource, pod: &Pod, node: &NodeCapacity) -> 
     [limit(source), of_pod].into_iter().flatten().fold(node.memory, u64::min)
 }
 
-/// Makes the volume; one in memory of at most `most` bytes.
+/// Makes the volume; one in memory of at most `most` bytes. One that is there stays as the pod has made it.
 pub fn make(
     source: &EmptyDirVolumeSource,
     place: &Path,
@@ -43,24 +42,25 @@ pub fn make(
     most: u64,
 ) -> Result<(), String> {
     let fail = |error: io::Error| format!("{}: {error}", place.display());
-    fs::create_dir_all(place).map_err(fail)?;
+    let mode = if group.is_some() { 0o2777 } else { 0o777 };
+    if fs::symlink_metadata(place).is_err() {
+        // It appears with its permissions, so that they need never be set again. No volume's name has dots.
+        let new = place.with_extension("new");
+        fs::create_dir_all(&new).map_err(fail)?;
+        chown(&new, None, group).map_err(fail)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(mode)).map_err(fail)?;
+        fs::rename(&new, place).map_err(fail)?;
+    }
     if in_memory(source) && !mount::below(place).map_err(fail)?.iter().any(|point| point == place) {
-        let size = most.to_string();
-        let options = [("mode", "0777"), ("size", size.as_str())];
+        let (size, mode, group) = (most.to_string(), format!("{mode:o}"), group.unwrap_or(0).to_string());
+        let options = [("mode", mode.as_str()), ("gid", group.as_str()), ("size", size.as_str())];
         let attributes =
             mount::Attributes { no_devices: true, no_suid: true, ..mount::Attributes::default() };
         let tree = mount::filesystem("tmpfs", &options, attributes).map_err(fail)?;
         let at = fs::File::open(place).map_err(fail)?;
         mount::attach(tree.as_fd(), at.as_fd()).map_err(fail)?;
     }
-    let mode = match group {
-        Some(group) => {
-            chown(place, None, Some(group)).map_err(fail)?;
-            0o2777
-        }
-        None => 0o777,
-    };
-    fs::set_permissions(place, fs::Permissions::from_mode(mode)).map_err(fail)
+    Ok(())
 }
 
 /// The volumes of a pod on disk whose size is limited: name, limit in bytes, limit as written (pure).
@@ -75,27 +75,14 @@ pub fn limited(pod: &Pod) -> Vec<(String, u64, String)> {
 
 /// What is wrong when a volume holds more than it may.
 pub fn excess(dirs: &PodDirs, limited: &[(String, u64, String)]) -> Option<String> {
-    let over = limited.iter().find(|(name, limit, _)| usage(&place(dirs, name)) > *limit)?;
+    let used = |name: &str| {
+        usage::of_directory(&place(dirs, name)).unwrap_or_else(|error| {
+            tracing::debug!(volume = name, %error, "volume not measured");
+            0
+        })
+    };
+    let over = limited.iter().find(|(name, limit, _)| used(name) > *limit)?;
     Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", over.0, over.2))
-}
-
-/// The bytes on disk of a directory; what vanishes meanwhile does not count.
-fn usage(directory: &Path) -> u64 {
-    let mut seen = HashSet::new();
-    let mut left = vec![directory.to_owned()];
-    let mut bytes = 0;
-    while let Some(directory) = left.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_dir() {
-                left.push(entry.path());
-            }
-            if metadata.nlink() == 1 || metadata.is_dir() || seen.insert((metadata.dev(), metadata.ino())) {
-                bytes += metadata.blocks() * 512;
-            }
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -128,6 +115,20 @@ mod tests {
         ] {
             assert_eq!(memory(&source(size.clone()), pod, &node), expected, "{size}");
         }
+    }
+
+    #[test]
+    fn a_volume_that_is_there_keeps_the_mode_that_the_pod_gave_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("volumes/v");
+        let mode = || fs::metadata(&place).unwrap().permissions().mode() & 0o7777;
+        let make = || make(&EmptyDirVolumeSource::default(), &place, None, 0).unwrap();
+        make();
+        assert_eq!(mode(), 0o777);
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
+        make();
+        assert_eq!(mode(), 0o700);
+        assert_eq!(fs::read_dir(dir.path().join("volumes")).unwrap().count(), 1);
     }
 
     #[test]

@@ -306,20 +306,25 @@ fn count(directory: &Path) -> usize {
     entries.map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 }).sum()
 }
 
-/// One link for each first path element; links to what is gone are removed.
+/// One link for each first path element; links to what is gone are removed. What is no link is none of the volume's:
+/// a container's missing `subPath` was made there, and gives way only when it is an empty directory.
 fn link_names(place: &Path, files: &Files) -> io::Result<()> {
     let wanted: BTreeSet<&std::ffi::OsStr> =
         files.files.keys().filter_map(|path| path.iter().next()).collect();
     for name in &wanted {
         let link = place.join(name);
-        if fs::symlink_metadata(&link).is_err() {
-            symlink(Path::new("..data").join(name), &link)?;
+        match fs::symlink_metadata(&link) {
+            Ok(there) if there.is_dir() && fs::remove_dir(&link).is_err() => continue,
+            Ok(there) if !there.is_dir() => continue,
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => symlink(Path::new("..data").join(name), &link)?,
         }
     }
     for entry in fs::read_dir(place)? {
         let entry = entry?;
         let name = entry.file_name();
-        if !name.to_string_lossy().starts_with("..") && !wanted.contains(name.as_os_str()) {
+        let ours = entry.file_type()?.is_symlink() && !name.to_string_lossy().starts_with("..");
+        if ours && !wanted.contains(name.as_os_str()) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -351,6 +356,26 @@ mod tests {
         publish(&place, &Files::one("c", b"3".to_vec(), 0o644), None).unwrap();
         assert_eq!(read(&place, "c"), "3");
         assert!(!place.join("a").exists() && !place.join(before).exists());
+    }
+
+    #[test]
+    fn directories_of_sub_paths_do_not_keep_a_volume_from_its_updates() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("v");
+        publish(&place, &Files::one("a", b"1".to_vec(), 0o644), None).unwrap();
+        fs::create_dir(place.join("b")).unwrap();
+        fs::create_dir_all(place.join("used/inside")).unwrap();
+        let stamps = || {
+            let names = fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().starts_with("..2")).count()
+        };
+        publish(&place, &Files::one("a", b"2".to_vec(), 0o644), None).unwrap();
+        assert_eq!((read(&place, "a"), stamps()), ("2".into(), 1));
+        let mut files = Files::one("b", b"3".to_vec(), 0o644);
+        files.merge(Files::one("used", b"4".to_vec(), 0o644));
+        publish(&place, &files, None).unwrap();
+        assert_eq!((read(&place, "b"), stamps()), ("3".into(), 1));
+        assert!(place.join("used/inside").is_dir() && fs::symlink_metadata(place.join("a")).is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@ pub mod empty_dir;
 pub mod files;
 pub mod host_path;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -87,6 +87,15 @@ pub struct Volumes {
     places: Option<HashMap<String, PathBuf>>,
     /// By volume and path.
     tokens: HashMap<(String, String), Token>,
+    /// What they show of the pod itself; `None` when anything that they show may be out of date.
+    shown: Option<Marks>,
+}
+
+/// Labels and annotations.
+type Marks = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
+
+fn marks(pod: &Pod) -> Marks {
+    (pod.metadata.labels.clone(), pod.metadata.annotations.clone())
 }
 
 /// A token that a volume shows.
@@ -111,7 +120,23 @@ impl Volumes {
             places.insert(volume.name.clone(), place);
         }
         self.places = Some(places.clone());
+        self.shown = Some(marks(maker.pod));
         Ok(places)
+    }
+
+    /// Whether all are there, made by this daemon.
+    pub fn made(&self) -> bool {
+        self.places.is_some()
+    }
+
+    /// An object that they show may have changed.
+    pub fn outdate(&mut self) {
+        self.shown = None;
+    }
+
+    /// Whether what they show is to be made anew.
+    pub fn outdated(&self, pod: &Pod, now: Instant) -> bool {
+        self.renew().is_some_and(|renew| renew <= now) || self.shown.as_ref() != Some(&marks(pod))
     }
 
     /// Brings volumes made of files up to date; one that fails keeps what it shows.
@@ -123,6 +148,7 @@ impl Volumes {
                 errors.push(Error { volume: volume.name.clone(), reason });
             }
         }
+        self.shown = errors.is_empty().then(|| marks(maker.pod));
         errors
     }
 

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::words::{image_of, name_of};
+use super::words::name_of;
 use super::{Desired, Worker};
 use crate::client::events::EventType;
 use crate::kubelet::backoff::Backoff;
 use crate::kubelet::context::Context;
 use crate::kubelet::observed::ObservedPod;
 use crate::kubelet::plan::{Action, Goal, KillReason};
+use crate::kubelet::pod::image_of;
 use crate::kubelet::start::{self, NotStarted};
 use crate::kubelet::status::Waiting;
 use crate::kubelet::volumes::Volumes;

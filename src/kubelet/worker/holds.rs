@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
 use crate::kubelet::backoff::Backoff;
 use crate::kubelet::plan::{Action, Plan, sooner};
+use crate::kubelet::pod::image_of;
 
 /// How soon an action may be repeated that was carried out and yet is wanted again.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -22,18 +24,28 @@ pub struct Holds {
 #[derive(Debug)]
 struct Hold {
     until: Instant,
-    /// Of failures; none when it went well.
-    backoff: Option<Backoff>,
-    /// Whether the objects that the pod refers to may be the reason.
-    by_reference: bool,
+    why: Why,
+}
+
+#[derive(Debug)]
+enum Why {
+    /// It went well.
+    Done,
+    /// It failed.
+    Failed(Backoff),
+    /// This image could not be fetched.
+    Pull(String),
 }
 
 impl Holds {
-    /// Takes out of a plan what must wait, and wakes it when that may be tried; answers what was taken out.
-    pub fn apply(&mut self, plan: &mut Plan, now: Instant) -> Vec<Action> {
-        // What went well may be undone and wanted again at once: that must not go round without a pause.
-        self.actions.retain(|action, hold| {
-            plan.actions.contains(action) || hold.backoff.is_none() && hold.until > now
+    /// Takes out of a pod's plan what must wait, and wakes it when that may be tried; answers what was taken out.
+    pub fn apply(&mut self, plan: &mut Plan, pod: &Pod, now: Instant) -> Vec<Action> {
+        self.actions.retain(|action, hold| match (&hold.why, action) {
+            // What went well may be undone and wanted again at once: that must not go round without a pause.
+            (Why::Done, _) if hold.until > now => true,
+            // Another image need not wait for what was wrong with this one.
+            (Why::Pull(image), Action::Start { container, .. }) if image != image_of(pod, container) => false,
+            _ => plan.actions.contains(action),
         });
         let mut held = Vec::new();
         for action in std::mem::take(&mut plan.actions) {
@@ -50,18 +62,17 @@ impl Holds {
 
     /// An action was carried out.
     pub fn done(&mut self, action: Action, now: Instant) {
-        let hold = Hold { until: now + SETTLE, backoff: None, by_reference: false };
-        self.actions.insert(action, hold);
+        self.actions.insert(action, Hold { until: now + SETTLE, why: Why::Done });
     }
 
     /// An action failed.
     pub fn failed(&mut self, action: Action, now: Instant) {
-        let by_reference = matches!(action, Action::Start { .. });
-        let before = self.actions.get(&action).and_then(|hold| hold.backoff);
-        let mut backoff = before.unwrap_or_else(Backoff::quick);
+        let mut backoff = match self.actions.get(&action) {
+            Some(Hold { why: Why::Failed(backoff), .. }) => *backoff,
+            _ => Backoff::quick(),
+        };
         backoff.grow(now, now);
-        self.actions
-            .insert(action, Hold { until: now + backoff.delay(), backoff: Some(backoff), by_reference });
+        self.actions.insert(action, Hold { until: now + backoff.delay(), why: Why::Failed(backoff) });
     }
 
     /// A start failed because this image could not be fetched.
@@ -72,8 +83,7 @@ impl Holds {
             backoff.grow(now, now);
             *until = now + backoff.delay();
         }
-        let hold = Hold { until: *until, backoff: Some(*backoff), by_reference: false };
-        self.actions.insert(action, hold);
+        self.actions.insert(action, Hold { until: *until, why: Why::Pull(image.to_owned()) });
     }
 
     /// An image is here.
@@ -83,13 +93,23 @@ impl Holds {
 
     /// An object that the pod refers to changed: starts may go well.
     pub fn release(&mut self) {
-        self.actions.retain(|_, hold| !hold.by_reference);
+        let may_go_well = |action: &Action, hold: &Hold| {
+            matches!(action, Action::Start { .. }) && matches!(hold.why, Why::Failed(_))
+        };
+        self.actions.retain(|action, hold| !may_go_well(action, hold));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    /// A pod whose containers have this image.
+    fn pod(image: &str) -> Pod {
+        let containers = ["a", "b", "c"].map(|name| json!({"name": name, "image": image}));
+        serde_json::from_value(json!({"metadata": {}, "spec": {"containers": containers}})).unwrap()
+    }
 
     fn create() -> Action {
         Action::CreateSandbox { attempt: 0 }
@@ -102,7 +122,7 @@ mod tests {
     /// What is left to wait, in seconds.
     fn wait(holds: &mut Holds, action: &Action, now: Instant) -> Option<u64> {
         let mut plan = Plan { actions: vec![action.clone()], ..Plan::default() };
-        let held = holds.apply(&mut plan, now);
+        let held = holds.apply(&mut plan, &pod("img"), now);
         assert_eq!(held.len() + plan.actions.len(), 1);
         plan.wake.map(|left| left.as_secs())
     }
@@ -116,7 +136,7 @@ mod tests {
             assert_eq!(wait(&mut holds, &create(), now), Some(expected));
             assert_eq!(wait(&mut holds, &create(), now + Duration::from_secs(expected)), None);
         }
-        holds.apply(&mut Plan::default(), now);
+        holds.apply(&mut Plan::default(), &pod("img"), now);
         assert_eq!(wait(&mut holds, &create(), now), None);
     }
 
@@ -130,7 +150,7 @@ mod tests {
         }
         // Not even when it was undone meanwhile: a sandbox that dies as often as it is made.
         holds.done(create(), now);
-        holds.apply(&mut Plan::default(), now);
+        holds.apply(&mut Plan::default(), &pod("img"), now);
         assert_eq!(wait(&mut holds, &create(), now), Some(1));
         assert_eq!(wait(&mut holds, &create(), now + SETTLE), None);
     }
@@ -148,5 +168,19 @@ mod tests {
         holds.failed(start("c"), later);
         holds.release();
         assert_eq!(wait(&mut holds, &start("c"), later), None);
+    }
+
+    #[test]
+    fn another_image_or_failure_does_not_wait_for_the_old_image() {
+        let (mut holds, now) = (Holds::default(), Instant::now());
+        holds.failed_pull(start("a"), "img", now);
+        assert_eq!(wait(&mut holds, &start("a"), now), Some(10));
+        let later = now + Duration::from_secs(10);
+        holds.failed(start("a"), later);
+        assert_eq!(wait(&mut holds, &start("a"), later), Some(1));
+        holds.failed_pull(start("a"), "img", later);
+        let mut plan = Plan { actions: vec![start("a")], ..Plan::default() };
+        assert!(holds.apply(&mut plan, &pod("other"), later).is_empty());
+        assert_eq!(plan.actions, [start("a")]);
     }
 }

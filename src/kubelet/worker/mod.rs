@@ -17,10 +17,11 @@ use tokio::time::Instant;
 
 use self::holds::Holds;
 use self::upkeep::Upkeep;
-use self::words::{back_off_event, crash_loop, image_of, name_of};
+use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
+use super::pod::image_of;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
 use super::{messages, pull, sandbox};
@@ -135,10 +136,7 @@ impl<R: Runtime> Worker<R> {
             };
             tokio::select! {
                 () = self.changed.notified() => {}
-                () = referenced.notified() => {
-                    self.upkeep.reference_changed();
-                    self.holds.release();
-                }
+                () = referenced.notified() => self.reference_changed().await,
                 changed = self.desired.changed() => if changed.is_err() { return },
                 () = timer => {}
             }
@@ -160,7 +158,7 @@ impl<R: Runtime> Worker<R> {
         let deadline = self.judge(&desired, &pod, &observed);
         let goal = self.goal(&desired, now);
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
-        let held = self.holds.apply(&mut plan, now);
+        let held = self.holds.apply(&mut plan, &pod, now);
         self.take_notes(&pod, &observed, &plan, &held).await;
         if matches!(desired, Desired::Pod(_)) && !self.write_status(&pod, &observed).await {
             return Next::Wait(Some(RETRY));
@@ -169,7 +167,7 @@ impl<R: Runtime> Worker<R> {
             return self.end(&desired, &pod, plan.outcome == Some(Outcome::Gone)).await;
         }
         if goal == Goal::Run {
-            let next = self.keep_up(&pod, &observed).await;
+            let next = self.keep_up(&pod, &observed, &plan.actions).await;
             next.into_iter().chain(deadline).for_each(|left| sooner(&mut plan.wake, left));
         }
         if plan.actions.is_empty() {

@@ -23,6 +23,7 @@ use crate::kubelet::Kubelet;
 use crate::kubelet::container::container_id;
 use crate::kubelet::context::{Addresses, Config, ImageSource};
 use crate::kubelet::node::Machine;
+use crate::kubelet::references::Watches;
 use crate::kubelet::resources::NodeCapacity;
 use crate::network::Attachment;
 use crate::runtime::sim::{SimCall, SimProgram, SimRuntime};
@@ -32,13 +33,16 @@ use crate::store::Entry;
 const TERM: i32 = 15;
 const KILL: i32 = 9;
 
-/// An API server that answers at once, so that a paused clock stands still meanwhile: it takes statuses and events.
+/// An API server that answers at once, so that a paused clock stands still meanwhile: it takes statuses and events,
+/// and gives out one token, which has ended already.
 #[derive(Default)]
 struct Api {
     pod: StdMutex<Value>,
     events: StdMutex<Vec<String>>,
     deleted: StdMutex<bool>,
     revision: StdMutex<u64>,
+    /// How many tokens were asked for.
+    tokens: StdMutex<u32>,
 }
 
 impl Api {
@@ -49,6 +53,16 @@ impl Api {
         let entry = Entry::new(String::new(), Bytes::from(value.to_string()), *revision, *revision);
         Response::Object { entry, created: false, warnings: vec![] }
     }
+
+    fn token(&self, mut value: Value) -> Result<Response, Status> {
+        let mut tokens = self.tokens.lock().unwrap();
+        *tokens += 1;
+        if *tokens > 1 {
+            return Err(Status::unavailable("no tokens today"));
+        }
+        value["status"] = json!({"token": "t", "expirationTimestamp": "2020-01-01T00:00:00Z"});
+        Ok(self.object(value))
+    }
 }
 
 impl Transport for Api {
@@ -58,6 +72,7 @@ impl Transport for Api {
                 *self.pod.lock().unwrap() = value.clone();
                 Ok(self.object(value))
             }
+            ApiAction::Create(value, _) if value["kind"] == "TokenRequest" => self.token(value),
             ApiAction::Create(value, _) => {
                 let text = |field: &str| value[field].as_str().unwrap_or("").to_owned();
                 self.events.lock().unwrap().push(format!("{}: {}", text("reason"), text("message")));
@@ -169,6 +184,7 @@ impl Bed {
         let (services, _) = Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
         let context = Arc::new(Context {
             config,
+            watches: Watches::new(client.clone()),
             client,
             runtime: runtime.clone(),
             images: Arc::new(Images::default()),
@@ -485,29 +501,72 @@ async fn a_pod_that_fills_its_disk_is_evicted() {
     assert_eq!(bed.signals(TERM), 1);
 }
 
-#[tokio::test]
-async fn volumes_and_waiting_containers_follow_their_objects() {
-    let map = |value: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "d", "name": "m"},
-               "data": {"k": value}})
-    };
-    let pod = pod(json!({
-        "containers": [{"name": "a", "image": "img", "command": ["web"],
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_renewed_is_asked_for_less_and_less_and_told_of_once() {
+    let bed = Bed::start(
+        pod(json!({
+            "containers": [{"name": "a", "image": "img", "command": ["web"],
+                            "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+            "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}],
+        })),
+        SimRuntime::new(),
+    );
+    pass(60).await;
+    // The first one is renewed after 10 s: that fails at 10, 11, 13, 17, 25 and 41 s.
+    assert_eq!((bed.starts(), *bed.api.tokens.lock().unwrap()), (1, 7));
+    let told = bed.api.events.lock().unwrap().iter().filter(|said| said.contains("no tokens today")).count();
+    assert_eq!(told, 1);
+}
+
+/// A pod that runs this command and shows the ConfigMap `m`.
+fn showing(command: &str) -> Pod {
+    pod(json!({
+        "containers": [{"name": "a", "image": "img", "command": [command],
                         "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
         "volumes": [{"name": "v", "configMap": {"name": "m"}}],
-    }));
+    }))
+}
+
+fn map(value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "d", "name": "m"},
+           "data": {"k": value}})
+}
+
+/// Waits for something that is soon to be so.
+async fn until(what: &dyn Fn() -> bool) {
+    let look = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), look).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_that_keeps_ending_comes_back_to_what_its_volumes_are_to_show() {
+    let (server, runtime) = (FakeApi::default(), SimRuntime::new());
+    runtime.program("crash", SimProgram::EndAtOnce(Exit::Code(1)));
+    let pod = showing("crash");
+    server.put("pods", serde_json::to_value(&pod).unwrap());
+    server.put("configmaps", map("one"));
+    let bed = Bed::on(server.client(), Arc::default(), pod, runtime);
+    let watched = |seen: &str| server.seen.lock().unwrap().iter().position(|s| s.starts_with(seen));
+    until(&|| watched("Watch configmaps").is_some()).await;
+    assert!(watched("Get configmaps") < watched("List configmaps"), "a start does not wait for watches");
+    until(&|| bed.starts() == 2).await;
+    server.put("configmaps", map("two"));
+    let file = bed.dir.path().join("memory/u/volumes/v/k");
+    until(&|| std::fs::read_to_string(&file).is_ok_and(|shown| shown == "two")).await;
+    assert_eq!(bed.starts(), 2, "before the third start");
+}
+
+#[tokio::test]
+async fn volumes_and_waiting_containers_follow_their_objects() {
+    let pod = showing("web");
     let server = FakeApi::default();
     server.put("pods", serde_json::to_value(&pod).unwrap());
     let mut bed = Bed::on(server.client(), Arc::default(), pod, SimRuntime::new());
     let file = bed.dir.path().join("memory/u/volumes/v/k");
-    let until = async |what: &dyn Fn() -> bool| {
-        let look = async {
-            while !what() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), look).await.unwrap();
-    };
     let failed = || server.all("events").iter().any(|event| event["reason"] == "FailedMount");
     until(&failed).await;
     // Several failures on, the wait is longer than what is allowed here.

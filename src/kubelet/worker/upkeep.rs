@@ -1,17 +1,17 @@
 //! What is done for a pod while it runs: volumes follow the objects that they show, disk use is measured.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::{EVICTION_GRACE, Worker};
 use crate::client::events::EventType;
+use crate::kubelet::backoff::Backoff;
 use crate::kubelet::observed::ObservedPod;
-use crate::kubelet::plan::sooner;
+use crate::kubelet::plan::{Action, sooner};
 use crate::kubelet::references::References;
 use crate::kubelet::status::Waiting;
 use crate::kubelet::volumes::{Maker, empty_dir};
@@ -20,18 +20,24 @@ use crate::runtime::{ContainerState, Runtime};
 /// How often the size of a limited volume is measured (kubelet's eviction monitoring period).
 const MEASURE: Duration = Duration::from_secs(10);
 
-/// Labels and annotations.
-type Marks = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
-
 /// Where the upkeep of a pod stands.
 #[derive(Default)]
 pub struct Upkeep {
     /// Told when an object that the pod refers to changes.
     referenced: Arc<Notify>,
     references: Option<References>,
-    /// What volumes show of the pod itself; `None` when anything that they show may be out of date.
-    shown: Option<Marks>,
+    trouble: Option<Trouble>,
     measured: Option<Instant>,
+    /// What a measurement finds wrong.
+    excess: Option<oneshot::Receiver<Option<String>>>,
+}
+
+/// Volumes that could not be brought up to date.
+struct Trouble {
+    backoff: Backoff,
+    until: Instant,
+    /// What was wrong, and is not to be told again.
+    told: Vec<String>,
 }
 
 impl Upkeep {
@@ -40,63 +46,114 @@ impl Upkeep {
         self.referenced.clone()
     }
 
-    /// Volumes may be out of date.
-    pub fn reference_changed(&mut self) {
-        self.shown = None;
+    /// What was wrong may be right now.
+    pub fn try_again(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.until = Instant::now();
+        }
     }
 
     /// Nothing is to be kept up any more.
     pub fn stop(&mut self) {
         self.references = None;
     }
+
+    /// How long volumes that could not be brought up to date are left as they are.
+    fn left(&self, now: Instant) -> Option<Duration> {
+        self.trouble.as_ref()?.until.checked_duration_since(now).filter(|left| !left.is_zero())
+    }
+
+    /// Takes what went wrong; answers what is new of it.
+    fn failed(&mut self, errors: Vec<String>, now: Instant) -> Vec<String> {
+        let before = self.trouble.take();
+        let (mut backoff, told) =
+            before.map_or((Backoff::quick(), Vec::new()), |trouble| (trouble.backoff, trouble.told));
+        backoff.grow(now, now);
+        let new = errors.iter().filter(|error| !told.contains(error)).cloned().collect();
+        self.trouble = Some(Trouble { backoff, until: now + backoff.delay(), told: errors });
+        new
+    }
 }
 
 impl<R: Runtime> Worker<R> {
-    /// Brings what the pod's containers see up to date; answers when to look again.
-    pub(super) async fn keep_up(&mut self, pod: &Pod, observed: &ObservedPod) -> Option<Duration> {
-        if self.upkeep.references.is_none() {
-            let references = References::watch(&self.context.client, pod, &self.upkeep.referenced);
-            self.upkeep.references = Some(references);
-        }
-        if !observed.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. })) {
-            return None;
+    /// An object that the pod refers to changed.
+    pub(super) async fn reference_changed(&mut self) {
+        self.volumes.lock().await.outdate();
+        self.upkeep.try_again();
+        self.holds.release();
+    }
+
+    /// Brings what the pod's containers see up to date before it is acted on; answers when to look again.
+    pub(super) async fn keep_up(
+        &mut self,
+        pod: &Pod,
+        observed: &ObservedPod,
+        actions: &[Action],
+    ) -> Option<Duration> {
+        let (shared, changed) = (&self.context.watches, &self.upkeep.referenced);
+        let references = self.upkeep.references.get_or_insert_with(|| References::join(shared, pod, changed));
+        // New watches can wait until nothing is left to start: the first thing that each tells closes the gap.
+        if !actions.iter().any(|a| matches!(a, Action::CreateSandbox { .. } | Action::Start { .. })) {
+            references.complete(shared);
         }
         let mut wake = None;
-        if let Some(renew) = self.refresh_volumes(pod).await {
+        if let Some(renew) = self.refresh_volumes(pod, observed).await {
             sooner(&mut wake, renew);
         }
-        if let Some(again) = self.measure_volumes(pod).await {
+        if observed.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. }))
+            && let Some(again) = self.measure_volumes(pod)
+        {
             sooner(&mut wake, again);
         }
         wake
     }
 
-    async fn refresh_volumes(&mut self, pod: &Pod) -> Option<Duration> {
+    /// Brings the volumes that are made up to date, also for containers that come back.
+    async fn refresh_volumes(&mut self, pod: &Pod, observed: &ObservedPod) -> Option<Duration> {
         let volumes = self.volumes.clone();
         let mut volumes = volumes.lock().await;
-        let marks = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
-        let due = volumes.renew().is_some_and(|renew| renew <= Instant::now());
-        if due || self.upkeep.shown.as_ref() != Some(&marks) {
+        // Where there is a container, an earlier daemon has made them.
+        if !volumes.made() && observed.containers.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        if volumes.outdated(pod, now) {
+            if let Some(left) = self.upkeep.left(now) {
+                return Some(left);
+            }
             let dirs = self.context.dirs(&self.uid);
             let node = &self.context.config.capacity;
             let maker = Maker { client: &self.context.client, pod, dirs: &dirs, node };
-            let errors = volumes.refresh(&maker).await;
-            for error in &errors {
-                self.context.event(pod, None, EventType::Warning, "FailedMount", &error.to_string());
+            let errors: Vec<String> = volumes.refresh(&maker).await.iter().map(ToString::to_string).collect();
+            if !errors.is_empty() {
+                for error in self.upkeep.failed(errors, now) {
+                    self.context.event(pod, None, EventType::Warning, "FailedMount", &error);
+                }
+                return self.upkeep.left(now);
             }
-            self.upkeep.shown = Some(marks);
-            if due && !errors.is_empty() {
-                return Some(super::RETRY);
-            }
+            self.upkeep.trouble = None;
         }
-        volumes.renew().map(|renew| renew.saturating_duration_since(Instant::now()).max(super::RETRY))
+        volumes.renew().map(|renew| renew.saturating_duration_since(now).max(super::RETRY))
     }
 
-    /// Measures volumes whose size is limited; a pod that has filled one is evicted.
-    async fn measure_volumes(&mut self, pod: &Pod) -> Option<Duration> {
+    /// Measures volumes whose size is limited, beside all else; a pod that has filled one is evicted.
+    fn measure_volumes(&mut self, pod: &Pod) -> Option<Duration> {
         let limited = empty_dir::limited(pod);
         if limited.is_empty() {
             return None;
+        }
+        if let Some(excess) = &mut self.upkeep.excess {
+            match excess.try_recv() {
+                Ok(Some(message)) => {
+                    let failure = Waiting { reason: "Evicted".into(), message };
+                    self.upkeep.excess = None;
+                    self.fail(pod, EventType::Warning, failure, EVICTION_GRACE);
+                    return Some(Duration::ZERO);
+                }
+                // A volume of many files may take longer than the time between two looks.
+                Err(oneshot::error::TryRecvError::Empty) => return Some(MEASURE),
+                Ok(None) | Err(oneshot::error::TryRecvError::Closed) => self.upkeep.excess = None,
+            }
         }
         let now = Instant::now();
         let next = self.upkeep.measured.map_or(now, |measured| measured + MEASURE);
@@ -105,10 +162,16 @@ impl<R: Runtime> Worker<R> {
         }
         self.upkeep.measured = Some(now);
         let dirs = self.context.dirs(&self.uid);
-        let excess = tokio::task::spawn_blocking(move || empty_dir::excess(&dirs, &limited)).await;
-        let Ok(Some(message)) = excess else { return Some(MEASURE) };
-        let failure = Waiting { reason: "Evicted".into(), message };
-        self.fail(pod, EventType::Warning, failure, EVICTION_GRACE);
-        Some(Duration::ZERO)
+        let (found, excess) = oneshot::channel();
+        self.upkeep.excess = Some(excess);
+        let changed = self.changed.clone();
+        tokio::task::spawn_blocking(move || {
+            let excess = empty_dir::excess(&dirs, &limited);
+            let evict = excess.is_some();
+            if found.send(excess).is_ok() && evict {
+                changed.notify_one();
+            }
+        });
+        Some(MEASURE)
     }
 }

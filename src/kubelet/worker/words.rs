@@ -5,25 +5,13 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::client::events::EventType;
+use crate::kubelet::pod::{full_name, image_of};
 use crate::kubelet::status::Waiting;
 
 /// `NAMESPACE/NAME`, for the daemon's log.
 pub fn name_of(pod: &Pod) -> String {
     let meta = &pod.metadata;
     format!("{}/{}", meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
-}
-
-/// `NAME_NAMESPACE(UID)`, as Kubernetes names a pod to its user.
-fn full_name(pod: &Pod) -> String {
-    let part = |text: &Option<String>| text.clone().unwrap_or_default();
-    let meta = &pod.metadata;
-    format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
-}
-
-/// The image of a container as the spec names it.
-pub fn image_of<'a>(pod: &'a Pod, container: &str) -> &'a str {
-    let spec = pod.spec.iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
-    spec.into_iter().find(|c| c.name == container).and_then(|c| c.image.as_deref()).unwrap_or("")
 }
 
 /// How a container shows itself that keeps ending.
