@@ -1,7 +1,7 @@
 //! Service addresses and node ports: who has which, and who gets which next.
 //!
 //! The tables live in memory and are rebuilt from the stored services at start. A write takes what it needs
-//! in a [`Reservation`], which gives everything back unless the write succeeds.
+//! in a [`Reservation`], which gives everything back when the write is refused.
 //! Bands and messages are those of Kubernetes' `pkg/registry/core/service/{ipallocator,portallocator}`.
 
 use std::collections::HashSet;
@@ -12,9 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::families;
-use super::registry::{Place, Registry};
 use crate::api::kinds::Kind;
-use crate::api::status::{FieldError, Status};
+use crate::api::status::FieldError;
 
 /// Kubernetes' default `--service-node-port-range`.
 pub const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
@@ -76,7 +75,8 @@ pub struct Allocator {
     taken: Mutex<Taken>,
 }
 
-/// What a write took; dropped without [`commit`](Reservation::commit), it gives everything back.
+/// What a write took, and what it will free; dropped without [`commit`](Reservation::commit) or
+/// [`keep`](Reservation::keep), it gives back what it took.
 #[must_use]
 pub struct Reservation {
     allocator: Arc<Allocator>,
@@ -89,6 +89,11 @@ impl Reservation {
     pub fn commit(mut self) {
         self.gained = Taken::default();
         self.allocator.give_back(&self.lost);
+    }
+
+    /// Nobody knows whether the write succeeded: nothing of it may be given to somebody else.
+    pub fn keep(mut self) {
+        self.gained = Taken::default();
     }
 }
 
@@ -114,14 +119,26 @@ impl Allocator {
         self.range
     }
 
-    /// The object is gone: what it had is free.
-    pub fn release(&self, kind: &Kind, object: &Value) {
-        if is_service(kind) {
-            self.give_back(&Taken {
+    /// What a removal will free; `None` for objects that have nothing.
+    pub fn release(self: &Arc<Self>, kind: &Kind, object: &Value) -> Option<Reservation> {
+        is_service(kind).then(|| Reservation {
+            allocator: self.clone(),
+            gained: Taken::default(),
+            lost: Taken {
                 addresses: address(object).into_iter().collect(),
                 ports: node_ports(object).into_iter().collect(),
-            });
-        }
+            },
+        })
+    }
+
+    /// Takes what an object needs beyond what it had, and writes it into `new`; `None` for kinds that need nothing.
+    pub fn reserve(
+        self: &Arc<Self>,
+        kind: &Kind,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Option<Reservation>, Vec<FieldError>> {
+        if is_service(kind) { self.reserve_for(new, old).map(Some) } else { Ok(None) }
     }
 
     fn tables(&self) -> MutexGuard<'_, Taken> {
@@ -138,8 +155,8 @@ impl Allocator {
         }
     }
 
-    /// Takes what `new` needs beyond what `old` has, and writes it into `new`.
-    fn reserve(
+    /// The same for a service.
+    fn reserve_for(
         self: &Arc<Self>,
         new: &mut Value,
         old: Option<&Value>,
@@ -356,28 +373,6 @@ pub fn carry(new: &mut Value, old: &Value) {
     }
 }
 
-impl Registry {
-    /// Takes what a service needs beyond what it had; nothing for other kinds.
-    pub(super) fn reserve(
-        &self,
-        place: Place<'_>,
-        new: &mut Value,
-        old: Option<&Value>,
-    ) -> Result<Reservation, Status> {
-        let allocator = self.allocator();
-        if !is_service(place.kind) {
-            return Ok(Reservation {
-                allocator: allocator.clone(),
-                gained: Taken::default(),
-                lost: Taken::default(),
-            });
-        }
-        allocator
-            .reserve(new, old)
-            .map_err(|errors| Status::invalid(place.kind.group, place.kind.kind, place.name, &errors))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,7 +391,7 @@ mod tests {
         let mut seen = HashSet::new();
         for n in 0..254 {
             let mut new = service(json!({"type": "ClusterIP"}));
-            allocator.reserve(&mut new, None).unwrap().commit();
+            allocator.reserve_for(&mut new, None).unwrap().commit();
             let address = address(&new).unwrap();
             assert!(seen.insert(address));
             let low = u32::from(address) - u32::from(Ipv4Addr::new(10, 96, 0, 0)) < 16;
@@ -404,7 +399,7 @@ mod tests {
             assert_eq!(new["spec"]["ipFamilies"], json!(["IPv4"]));
             assert_eq!(new["spec"]["clusterIPs"], json!([address.to_string()]));
         }
-        let errors = allocator.reserve(&mut service(json!({})), None).err().unwrap();
+        let errors = allocator.reserve_for(&mut service(json!({})), None).err().unwrap();
         assert!(errors[0].message.contains("range is full"));
     }
 
@@ -412,18 +407,19 @@ mod tests {
     fn addresses_asked_for_are_given_once() {
         let allocator = allocator();
         let asked = || service(json!({"clusterIP": "10.96.0.10"}));
-        drop(allocator.reserve(&mut asked(), None).unwrap());
-        allocator.reserve(&mut asked(), None).unwrap().commit();
-        let error = allocator.reserve(&mut asked(), None).err().unwrap().remove(0);
+        drop(allocator.reserve_for(&mut asked(), None).unwrap());
+        allocator.reserve_for(&mut asked(), None).unwrap().keep();
+        let error = allocator.reserve_for(&mut asked(), None).err().unwrap().remove(0);
         assert_eq!(
             error.to_string(),
             "spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: provided IP is \
              already allocated"
         );
-        let error = allocator.reserve(&mut service(json!({"clusterIP": "10.97.0.1"})), None).err().unwrap();
+        let error =
+            allocator.reserve_for(&mut service(json!({"clusterIP": "10.97.0.1"})), None).err().unwrap();
         assert!(error[0].message.ends_with("The range of valid IPs is 10.96.0.0/24"), "{error:?}");
         let mut headless = service(json!({"clusterIP": "None"}));
-        allocator.reserve(&mut headless, None).unwrap().commit();
+        allocator.reserve_for(&mut headless, None).unwrap().commit();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
     }
 
@@ -433,10 +429,10 @@ mod tests {
         let ports =
             json!([{"port": 80, "protocol": "TCP", "nodePort": 31000}, {"port": 53, "protocol": "UDP"}]);
         let mut old = service(json!({"type": "NodePort", "ports": ports}));
-        allocator.reserve(&mut old, None).unwrap().commit();
+        allocator.reserve_for(&mut old, None).unwrap().commit();
         assert_eq!(node_ports(&old).len(), 2);
         let mut rival = service(json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 31000}]}));
-        let error = allocator.reserve(&mut rival, None).err().unwrap().remove(0);
+        let error = allocator.reserve_for(&mut rival, None).err().unwrap().remove(0);
         assert_eq!(
             error.to_string(),
             "spec.ports[0].nodePort: Invalid value: 31000: provided port is already allocated"
@@ -448,7 +444,7 @@ mod tests {
         plain["spec"]["type"] = json!("ClusterIP");
         carry(&mut plain, &old);
         assert_eq!(node_ports(&plain), Vec::<u16>::new());
-        allocator.reserve(&mut plain, Some(&old)).unwrap().commit();
-        allocator.reserve(&mut rival, None).unwrap().commit();
+        allocator.reserve_for(&mut plain, Some(&old)).unwrap().commit();
+        allocator.reserve_for(&mut rival, None).unwrap().commit();
     }
 }

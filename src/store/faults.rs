@@ -19,6 +19,8 @@ pub struct Faults {
     pub countdown: AtomicI64,
     /// Whether the failing operation is carried out nevertheless, as when only its answer is lost.
     pub done_anyway: AtomicBool,
+    /// Whether it panics instead of answering with an error.
+    pub panics: AtomicBool,
 }
 
 impl Faults {
@@ -45,6 +47,7 @@ impl Faults {
         if self.done_anyway.load(Ordering::SeqCst) {
             operation()?;
         }
+        assert!(!self.panics.load(Ordering::SeqCst), "the disk fails by a panic");
         no_room()
     }
 }

@@ -214,7 +214,7 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
 
 #[tokio::test]
 async fn whichever_operation_fails_memory_and_disk_tell_the_same() {
-    for done_anyway in [false, true] {
+    for (done_anyway, panics) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut failures = 0;
         for operation in 0.. {
             let dir = tempfile::tempdir().unwrap();
@@ -223,6 +223,7 @@ async fn whichever_operation_fails_memory_and_disk_tell_the_same() {
             store.create("a", encode("1")).await.unwrap();
             store.create("b", encode("1")).await.unwrap();
             faults.done_anyway.store(done_anyway, Ordering::SeqCst);
+            faults.panics.store(panics, Ordering::SeqCst);
             faults.countdown.store(operation, Ordering::SeqCst);
             let written = store.update("a", 1, encode("2")).await;
             let untouched = faults.countdown.swap(-1, Ordering::SeqCst) >= 0;
