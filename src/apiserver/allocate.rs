@@ -1,7 +1,8 @@
 //! Service addresses and node ports: who has which, and who gets which next.
 //!
 //! The tables live in memory and are rebuilt from the stored services at start. A write takes what it needs
-//! in a [`Reservation`], which gives everything back when the write is refused.
+//! in a [`Reservation`], which gives everything back when the write is refused. What a write had to do with whose end
+//! nobody knows is in doubt, and stays taken until the store can say.
 //! Bands and messages are those of Kubernetes' `pkg/registry/core/service/{ipallocator,portallocator}`.
 
 use std::collections::HashSet;
@@ -68,11 +69,44 @@ struct Taken {
     ports: HashSet<u16>,
 }
 
+impl Taken {
+    /// What a stored service has.
+    fn of(service: &Value) -> Taken {
+        Taken {
+            addresses: address(service).into_iter().collect(),
+            ports: node_ports(service).into_iter().collect(),
+        }
+    }
+
+    fn add(&mut self, more: Taken) {
+        self.addresses.extend(more.addresses);
+        self.ports.extend(more.ports);
+    }
+
+    fn remove(&mut self, what: &Taken) {
+        for address in &what.addresses {
+            self.addresses.remove(address);
+        }
+        for port in &what.ports {
+            self.ports.remove(port);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    taken: Taken,
+    /// What of it may be nobody's.
+    doubtful: Taken,
+    /// How often anything came into doubt.
+    doubts: u64,
+}
+
 /// The tables of one cluster.
 #[derive(Debug)]
 pub struct Allocator {
     range: ServiceRange,
-    taken: Mutex<Taken>,
+    tables: Mutex<Tables>,
 }
 
 /// What a write took, and what it will free; dropped without [`commit`](Reservation::commit) or
@@ -93,7 +127,10 @@ impl Reservation {
 
     /// Nobody knows whether the write succeeded: nothing of it may be given to somebody else.
     pub fn keep(mut self) {
-        self.gained = Taken::default();
+        let mut tables = self.allocator.tables();
+        tables.doubtful.add(std::mem::take(&mut self.gained));
+        tables.doubtful.add(std::mem::take(&mut self.lost));
+        tables.doubts += 1;
     }
 }
 
@@ -107,11 +144,8 @@ impl Allocator {
     /// Tables for `range`, in which what these services have is taken.
     pub fn new<'a>(range: ServiceRange, services: impl Iterator<Item = &'a Value>) -> Allocator {
         let mut taken = Taken::default();
-        for service in services {
-            taken.addresses.extend(address(service));
-            taken.ports.extend(node_ports(service));
-        }
-        Allocator { range, taken: Mutex::new(taken) }
+        services.for_each(|service| taken.add(Taken::of(service)));
+        Allocator { range, tables: Mutex::new(Tables { taken, ..Tables::default() }) }
     }
 
     /// The range that addresses come from.
@@ -119,44 +153,42 @@ impl Allocator {
         self.range
     }
 
-    /// What a removal will free; `None` for objects that have nothing.
-    pub fn release(self: &Arc<Self>, kind: &Kind, object: &Value) -> Option<Reservation> {
-        is_service(kind).then(|| Reservation {
-            allocator: self.clone(),
-            gained: Taken::default(),
-            lost: Taken {
-                addresses: address(object).into_iter().collect(),
-                ports: node_ports(object).into_iter().collect(),
-            },
-        })
+    /// What the removal of a service will free.
+    pub fn release(self: &Arc<Self>, service: &Value) -> Reservation {
+        Reservation { allocator: self.clone(), gained: Taken::default(), lost: Taken::of(service) }
     }
 
-    /// Takes what an object needs beyond what it had, and writes it into `new`; `None` for kinds that need nothing.
-    pub fn reserve(
-        self: &Arc<Self>,
-        kind: &Kind,
-        new: &mut Value,
-        old: Option<&Value>,
-    ) -> Result<Option<Reservation>, Vec<FieldError>> {
-        if is_service(kind) { self.reserve_for(new, old).map(Some) } else { Ok(None) }
+    /// A mark for [`settle`](Self::settle) when anything is in doubt.
+    pub fn doubts(&self) -> Option<u64> {
+        let tables = self.tables();
+        let none = tables.doubtful.addresses.is_empty() && tables.doubtful.ports.is_empty();
+        (!none).then_some(tables.doubts)
     }
 
-    fn tables(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends the doubts: what none of these services has is free. They must be those that there were after all writes
+    /// that came into doubt up to `mark` had come to their ends.
+    pub fn settle<'a>(&self, mark: u64, services: impl Iterator<Item = &'a Value>) {
+        let mut tables = self.tables();
+        if tables.doubts != mark {
+            return;
+        }
+        let mut free = std::mem::take(&mut tables.doubtful);
+        services.for_each(|service| free.remove(&Taken::of(service)));
+        tables.taken.remove(&free);
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give_back(&self, what: &Taken) {
-        let mut taken = self.tables();
-        for address in &what.addresses {
-            taken.addresses.remove(address);
-        }
-        for port in &what.ports {
-            taken.ports.remove(port);
-        }
+        let mut tables = self.tables();
+        tables.taken.remove(what);
+        tables.doubtful.remove(what);
     }
 
-    /// The same for a service.
-    fn reserve_for(
+    /// Takes what `new` needs beyond what `old` has, and writes it into `new`.
+    pub fn reserve(
         self: &Arc<Self>,
         new: &mut Value,
         old: Option<&Value>,
@@ -167,9 +199,9 @@ impl Allocator {
         let old_address = old.and_then(address);
         let old_ports: HashSet<u16> = old.map(node_ports).unwrap_or_default().into_iter().collect();
         {
-            let mut taken = self.tables();
-            self.take_address(&mut taken, &mut reservation.gained, new, old_address)?;
-            take_ports(&mut taken, &mut reservation.gained, new, &old_ports)?;
+            let taken = &mut self.tables().taken;
+            self.take_address(taken, &mut reservation.gained, new, old_address)?;
+            take_ports(taken, &mut reservation.gained, new, &old_ports)?;
         }
         let new_ports: HashSet<u16> = node_ports(new).into_iter().collect();
         reservation.lost.ports = old_ports.difference(&new_ports).copied().collect();
@@ -306,7 +338,8 @@ fn take_ports(
     Ok(())
 }
 
-fn is_service(kind: &Kind) -> bool {
+/// Whether objects of this kind have addresses and node ports.
+pub fn concerns(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.plural == "services"
 }
 
@@ -391,7 +424,7 @@ mod tests {
         let mut seen = HashSet::new();
         for n in 0..254 {
             let mut new = service(json!({"type": "ClusterIP"}));
-            allocator.reserve_for(&mut new, None).unwrap().commit();
+            allocator.reserve(&mut new, None).unwrap().commit();
             let address = address(&new).unwrap();
             assert!(seen.insert(address));
             let low = u32::from(address) - u32::from(Ipv4Addr::new(10, 96, 0, 0)) < 16;
@@ -399,7 +432,7 @@ mod tests {
             assert_eq!(new["spec"]["ipFamilies"], json!(["IPv4"]));
             assert_eq!(new["spec"]["clusterIPs"], json!([address.to_string()]));
         }
-        let errors = allocator.reserve_for(&mut service(json!({})), None).err().unwrap();
+        let errors = allocator.reserve(&mut service(json!({})), None).err().unwrap();
         assert!(errors[0].message.contains("range is full"));
     }
 
@@ -407,20 +440,44 @@ mod tests {
     fn addresses_asked_for_are_given_once() {
         let allocator = allocator();
         let asked = || service(json!({"clusterIP": "10.96.0.10"}));
-        drop(allocator.reserve_for(&mut asked(), None).unwrap());
-        allocator.reserve_for(&mut asked(), None).unwrap().keep();
-        let error = allocator.reserve_for(&mut asked(), None).err().unwrap().remove(0);
+        drop(allocator.reserve(&mut asked(), None).unwrap());
+        allocator.reserve(&mut asked(), None).unwrap().commit();
+        let error = allocator.reserve(&mut asked(), None).err().unwrap().remove(0);
         assert_eq!(
             error.to_string(),
             "spec.clusterIPs: Invalid value: [\"10.96.0.10\"]: failed to allocate IP 10.96.0.10: provided IP is \
              already allocated"
         );
-        let error =
-            allocator.reserve_for(&mut service(json!({"clusterIP": "10.97.0.1"})), None).err().unwrap();
+        let error = allocator.reserve(&mut service(json!({"clusterIP": "10.97.0.1"})), None).err().unwrap();
         assert!(error[0].message.ends_with("The range of valid IPs is 10.96.0.0/24"), "{error:?}");
         let mut headless = service(json!({"clusterIP": "None"}));
-        allocator.reserve_for(&mut headless, None).unwrap().commit();
+        allocator.reserve(&mut headless, None).unwrap().commit();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_taken_until_the_store_can_say() {
+        let allocator = allocator();
+        let asked = |address: &str| service(json!({"clusterIP": address}));
+        let keep = |address: &str| allocator.reserve(&mut asked(address), None).unwrap().keep();
+        let is_free = |address: &str| allocator.reserve(&mut asked(address), None).is_ok();
+        assert_eq!(allocator.doubts(), None);
+        keep("10.96.0.1");
+        let early = allocator.doubts().unwrap();
+        keep("10.96.0.2");
+        allocator.settle(early, std::iter::empty());
+        assert!(!is_free("10.96.0.1") && !is_free("10.96.0.2"), "the second came into doubt later");
+        let there = asked("10.96.0.2");
+        allocator.settle(allocator.doubts().unwrap(), std::iter::once(&there));
+        assert!(is_free("10.96.0.1") && !is_free("10.96.0.2"));
+        assert_eq!(allocator.doubts(), None);
+        // What was freed in between may be somebody else's.
+        allocator.release(&there).keep();
+        let mark = allocator.doubts().unwrap();
+        allocator.release(&there).commit();
+        let _new = allocator.reserve(&mut asked("10.96.0.2"), None).unwrap();
+        allocator.settle(mark, std::iter::empty());
+        assert!(!is_free("10.96.0.2"));
     }
 
     #[test]
@@ -429,10 +486,10 @@ mod tests {
         let ports =
             json!([{"port": 80, "protocol": "TCP", "nodePort": 31000}, {"port": 53, "protocol": "UDP"}]);
         let mut old = service(json!({"type": "NodePort", "ports": ports}));
-        allocator.reserve_for(&mut old, None).unwrap().commit();
+        allocator.reserve(&mut old, None).unwrap().commit();
         assert_eq!(node_ports(&old).len(), 2);
         let mut rival = service(json!({"type": "NodePort", "ports": [{"port": 1, "nodePort": 31000}]}));
-        let error = allocator.reserve_for(&mut rival, None).err().unwrap().remove(0);
+        let error = allocator.reserve(&mut rival, None).err().unwrap().remove(0);
         assert_eq!(
             error.to_string(),
             "spec.ports[0].nodePort: Invalid value: 31000: provided port is already allocated"
@@ -444,7 +501,7 @@ mod tests {
         plain["spec"]["type"] = json!("ClusterIP");
         carry(&mut plain, &old);
         assert_eq!(node_ports(&plain), Vec::<u16>::new());
-        allocator.reserve_for(&mut plain, Some(&old)).unwrap().commit();
-        allocator.reserve_for(&mut rival, None).unwrap().commit();
+        allocator.reserve(&mut plain, Some(&old)).unwrap().commit();
+        allocator.reserve(&mut rival, None).unwrap().commit();
     }
 }

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use super::Store;
+use super::writer::Limits;
 use redb::backends::FileBackend;
 use redb::{BackendError, Database, DatabaseError, StorageBackend};
 
@@ -34,6 +36,12 @@ impl Faults {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let disk = FaultyDisk { file: FileBackend::new(file)?, faults: self.clone() };
         Database::builder().create_with_backend(disk)
+    }
+
+    /// A store on such a disk.
+    pub fn store(self: &Arc<Self>, path: &Path) -> Store {
+        let (faults, limits) = (self.clone(), Limits { events: 100, bytes: usize::MAX });
+        Store::open_with(path, Box::new(move |path| faults.open(path)), limits).unwrap()
     }
 
     fn check(&self, operation: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -72,7 +72,7 @@ impl Registry {
         if self.store.get(&key).is_some() {
             return Err(exists());
         }
-        let reservation = self.reserve(place, &mut object, None)?;
+        let reservation = self.reserve(place, &mut object, None).await?;
         if options.dry_run {
             return Ok(Response::Transient { value: value_as_served(kind, object), created: true, warnings });
         }

@@ -14,7 +14,7 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response};
 use crate::api::status::{Details, Status};
-use crate::apiserver::admission;
+use crate::apiserver::{admission, allocate};
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -237,7 +237,7 @@ impl Registry {
         last: Value,
     ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
         let (store, key) = (self.store.clone(), place.key());
-        let freed = self.allocator.release(place.kind, entry.json());
+        let freed = allocate::concerns(place.kind).then(|| self.allocator.release(entry.json()));
         let write = async move { store.delete(&key, entry.revision, encode_at(last)).await };
         carry_out(write, freed).await
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::allocate::{Allocator, Reservation};
+use super::allocate::{self, Allocator, Reservation};
 use super::strategy::{self, Strategy};
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
@@ -88,15 +88,31 @@ impl Registry {
         &self.allocator
     }
 
-    /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had.
-    fn reserve(
+    /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had; `None` for
+    /// kinds that need nothing.
+    async fn reserve(
         &self,
         place: Place<'_>,
         new: &mut Value,
         old: Option<&Value>,
     ) -> Result<Option<Reservation>, Status> {
-        let reserved = self.allocator.reserve(place.kind, new, old);
+        if !allocate::concerns(place.kind) {
+            return Ok(None);
+        }
+        self.settle_doubts(place.kind).await;
+        let reserved = self.allocator.reserve(new, old).map(Some);
         reserved.map_err(|errors| Status::invalid(place.kind.group, place.kind.kind, place.name, &errors))
+    }
+
+    /// Finds out what became of the writes of services of which it was not known.
+    async fn settle_doubts(&self, services: &Kind) {
+        let Some(mark) = self.allocator.doubts() else { return };
+        // Once a later transaction went well, the store shows what is on the disk.
+        if self.store.check().await.is_err() {
+            return;
+        }
+        let Ok(there) = self.store.list(&services.prefix(None), None, 0, None) else { return };
+        self.allocator.settle(mark, there.entries.iter().map(|entry| entry.json()));
     }
 
     /// The object as it lies in the store, in the stored version.

@@ -100,7 +100,7 @@ impl Registry {
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
-            let reservation = self.reserve(place, &mut new, Some(current.json()))?;
+            let reservation = self.reserve(place, &mut new, Some(current.json())).await?;
             if options.dry_run {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });

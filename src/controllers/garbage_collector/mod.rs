@@ -54,7 +54,6 @@ fn collected() -> impl Iterator<Item = &'static Kind> {
 /// All that is read of an object.
 #[derive(Deserialize)]
 struct Partial {
-    #[serde(default)]
     metadata: ObjectMeta,
 }
 
