@@ -2,17 +2,14 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor,
 };
 
-/// The most complaints about repeated and unknown fields that are told (as Kubernetes' decoder does).
-pub const MOST_COMPLAINTS: usize = 100;
-/// The most bytes of a field's path that are told.
-const LONGEST_PATH: usize = 1024;
+use super::complaints;
 
 /// A document of a format: a scalar, a list or a map.
 pub trait Document:
@@ -91,7 +88,7 @@ impl Document for serde_yaml::Value {
 }
 
 /// Reads a document; the last of several values of a field counts, and each further one makes a message
-/// (`duplicate field "spec.x"`), up to [`MOST_COMPLAINTS`].
+/// (`duplicate field "spec.x"`), up to [`complaints::MOST`].
 pub fn read<'de, V: Document, D: Deserializer<'de>>(deserializer: D) -> Result<(V, Vec<String>), D::Error> {
     let duplicates = RefCell::new(Vec::new());
     let place = Place { path: Path::Root, duplicates: &duplicates, document: PhantomData };
@@ -107,43 +104,18 @@ enum Path<'a, V: Document> {
 }
 
 impl<V: Document> Path<'_, V> {
-    /// Writes the path, unless it is longer than what `text` takes.
-    fn write(&self, text: &mut Bounded) -> fmt::Result {
+    fn write(&self, text: &mut complaints::Path) -> fmt::Result {
         match self {
             Path::Root => Ok(()),
             Path::Field(parent, key) => {
                 parent.write(text)?;
-                if !text.0.is_empty() {
-                    text.write_char('.')?;
-                }
-                text.write_str(&V::name(key))
+                text.field(&V::name(key))
             }
             Path::Item(parent, index) => {
                 parent.write(text)?;
-                write!(text, "[{index}]")
+                text.item(*index)
             }
         }
-    }
-
-    /// The path as a message shows it.
-    fn shown(&self) -> String {
-        let mut text = Bounded(String::new());
-        if self.write(&mut text).is_err() {
-            text.0.push_str("...");
-        }
-        text.0
-    }
-}
-
-/// Text that takes no more than [`LONGEST_PATH`], as its writer chooses how long it is.
-struct Bounded(String);
-
-impl Write for Bounded {
-    fn write_str(&mut self, piece: &str) -> fmt::Result {
-        let left = LONGEST_PATH.saturating_sub(self.0.len());
-        let taken = piece.floor_char_boundary(left);
-        self.0.push_str(&piece[..taken]);
-        if taken == piece.len() { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
@@ -165,8 +137,9 @@ impl<V: Document> Place<'_, V> {
 
     fn tell(&self) {
         let mut duplicates = self.duplicates.borrow_mut();
-        if duplicates.len() < MOST_COMPLAINTS {
-            duplicates.push(format!("duplicate field {:?}", self.path.shown()));
+        if duplicates.len() < complaints::MOST {
+            let path = complaints::path(|text| self.path.write(text));
+            duplicates.push(format!("duplicate field {path:?}"));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::duplicates::MOST_COMPLAINTS;
+use crate::api::complaints::MOST;
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, FieldValidation, WriteOptions};
@@ -94,7 +94,7 @@ pub fn read_patched(
 
 fn complaints(mut unknown: Vec<String>, options: &WriteOptions) -> Vec<String> {
     unknown.extend(options.duplicates.iter().cloned());
-    unknown.truncate(MOST_COMPLAINTS);
+    unknown.truncate(MOST);
     unknown
 }
 

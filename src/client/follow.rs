@@ -25,7 +25,12 @@ enum State {
     /// Everything up to a revision is known.
     Listed { resource_version: String },
     /// Changes come in.
-    Watching { resource_version: String, changes: Box<dyn Changes>, told: bool },
+    Watching {
+        resource_version: String,
+        changes: Box<dyn Changes>,
+        /// Whether any has come.
+        told: bool,
+    },
     /// The last step failed; try again from the start after a while.
     Failed,
 }

@@ -16,7 +16,7 @@ pub fn strict_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Err
 #[cfg(test)]
 mod tests {
     use super::strict_json;
-    use crate::api::duplicates::MOST_COMPLAINTS;
+    use crate::api::complaints;
     use serde_json::json;
 
     #[test]
@@ -41,7 +41,7 @@ mod tests {
         let repeats = ["\"a\":1"; 1000].join(",");
         let (value, duplicates) = strict_json(format!("{{\"{key}\":{{{repeats}}}}}").as_bytes()).unwrap();
         assert_eq!(value, json!({ key: {"a": 1} }));
-        assert_eq!(duplicates.len(), MOST_COMPLAINTS);
+        assert_eq!(duplicates.len(), complaints::MOST);
         assert_eq!(duplicates[0], format!("duplicate field \"{}...\"", "é".repeat(512)));
     }
 }

@@ -195,7 +195,7 @@ impl Session {
         let mut decoder = Decoder::default();
         let mut buffer = BytesMut::with_capacity(64 << 10);
         let opened = self.opened.clone();
-        // Since when the client is neither read nor written to.
+        // When the client was last read or asked, while it is not read.
         let mut unheard = None;
         loop {
             while self.waiting < SESSION_BYTES
