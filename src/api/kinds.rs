@@ -135,8 +135,7 @@ pub static KINDS: &[Kind] = &[
         singular: "pod",
         short_names: &["po"],
         categories: &["all"],
-        // Not served yet: `ephemeralcontainers` and `resize`, whose rows belong here and whose rules belong beside
-        // `strategy/pod/update.rs`. No other path changes those fields of a pod.
+        // `ephemeralcontainers` and `resize` are not served, and no other path changes what they would.
         subresources: &[
             sub("attach", "PodAttachOptions", &["create", "get"]),
             sub("binding", "Binding", &["create"]),

@@ -1,7 +1,8 @@
 //! Service addresses and node ports: who has which, and who gets which next.
 //!
 //! The tables live in memory and are rebuilt from the stored services at start. A write takes what it needs
-//! in a [`Reservation`], which gives everything back unless the write succeeds.
+//! in a [`Reservation`], which gives everything back when the write is refused. What a write had to do with whose end
+//! nobody knows is in doubt, and stays taken until the store can say.
 //! Bands and messages are those of Kubernetes' `pkg/registry/core/service/{ipallocator,portallocator}`.
 
 use std::collections::HashSet;
@@ -12,9 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Value, json};
 
 use super::families;
-use super::registry::{Place, Registry};
 use crate::api::kinds::Kind;
-use crate::api::status::{FieldError, Status};
+use crate::api::status::FieldError;
 
 /// Kubernetes' default `--service-node-port-range`.
 pub const NODE_PORTS: RangeInclusive<u16> = 30000..=32767;
@@ -69,14 +69,48 @@ struct Taken {
     ports: HashSet<u16>,
 }
 
+impl Taken {
+    /// What a stored service has.
+    fn of(service: &Value) -> Taken {
+        Taken {
+            addresses: address(service).into_iter().collect(),
+            ports: node_ports(service).into_iter().collect(),
+        }
+    }
+
+    fn add(&mut self, more: Taken) {
+        self.addresses.extend(more.addresses);
+        self.ports.extend(more.ports);
+    }
+
+    fn remove(&mut self, what: &Taken) {
+        for address in &what.addresses {
+            self.addresses.remove(address);
+        }
+        for port in &what.ports {
+            self.ports.remove(port);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    taken: Taken,
+    /// What of it may be nobody's.
+    doubtful: Taken,
+    /// How often anything came into doubt.
+    doubts: u64,
+}
+
 /// The tables of one cluster.
 #[derive(Debug)]
 pub struct Allocator {
     range: ServiceRange,
-    taken: Mutex<Taken>,
+    tables: Mutex<Tables>,
 }
 
-/// What a write took; dropped without [`commit`](Reservation::commit), it gives everything back.
+/// What a write took, and what it will free; dropped without [`commit`](Reservation::commit) or
+/// [`keep`](Reservation::keep), it gives back what it took.
 #[must_use]
 pub struct Reservation {
     allocator: Arc<Allocator>,
@@ -90,6 +124,14 @@ impl Reservation {
         self.gained = Taken::default();
         self.allocator.give_back(&self.lost);
     }
+
+    /// Nobody knows whether the write succeeded: nothing of it may be given to somebody else.
+    pub fn keep(mut self) {
+        let mut tables = self.allocator.tables();
+        tables.doubtful.add(std::mem::take(&mut self.gained));
+        tables.doubtful.add(std::mem::take(&mut self.lost));
+        tables.doubts += 1;
+    }
 }
 
 impl Drop for Reservation {
@@ -102,11 +144,8 @@ impl Allocator {
     /// Tables for `range`, in which what these services have is taken.
     pub fn new<'a>(range: ServiceRange, services: impl Iterator<Item = &'a Value>) -> Allocator {
         let mut taken = Taken::default();
-        for service in services {
-            taken.addresses.extend(address(service));
-            taken.ports.extend(node_ports(service));
-        }
-        Allocator { range, taken: Mutex::new(taken) }
+        services.for_each(|service| taken.add(Taken::of(service)));
+        Allocator { range, tables: Mutex::new(Tables { taken, ..Tables::default() }) }
     }
 
     /// The range that addresses come from.
@@ -114,32 +153,42 @@ impl Allocator {
         self.range
     }
 
-    /// The object is gone: what it had is free.
-    pub fn release(&self, kind: &Kind, object: &Value) {
-        if is_service(kind) {
-            self.give_back(&Taken {
-                addresses: address(object).into_iter().collect(),
-                ports: node_ports(object).into_iter().collect(),
-            });
-        }
+    /// What the removal of a service will free.
+    pub fn release(self: &Arc<Self>, service: &Value) -> Reservation {
+        Reservation { allocator: self.clone(), gained: Taken::default(), lost: Taken::of(service) }
     }
 
-    fn tables(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A mark for [`settle`](Self::settle) when anything is in doubt.
+    pub fn doubts(&self) -> Option<u64> {
+        let tables = self.tables();
+        let none = tables.doubtful.addresses.is_empty() && tables.doubtful.ports.is_empty();
+        (!none).then_some(tables.doubts)
+    }
+
+    /// Ends the doubts: what none of these services has is free. They must be those that there were after all writes
+    /// that came into doubt up to `mark` had come to their ends.
+    pub fn settle<'a>(&self, mark: u64, services: impl Iterator<Item = &'a Value>) {
+        let mut tables = self.tables();
+        if tables.doubts != mark {
+            return;
+        }
+        let mut free = std::mem::take(&mut tables.doubtful);
+        services.for_each(|service| free.remove(&Taken::of(service)));
+        tables.taken.remove(&free);
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn give_back(&self, what: &Taken) {
-        let mut taken = self.tables();
-        for address in &what.addresses {
-            taken.addresses.remove(address);
-        }
-        for port in &what.ports {
-            taken.ports.remove(port);
-        }
+        let mut tables = self.tables();
+        tables.taken.remove(what);
+        tables.doubtful.remove(what);
     }
 
     /// Takes what `new` needs beyond what `old` has, and writes it into `new`.
-    fn reserve(
+    pub fn reserve(
         self: &Arc<Self>,
         new: &mut Value,
         old: Option<&Value>,
@@ -150,9 +199,9 @@ impl Allocator {
         let old_address = old.and_then(address);
         let old_ports: HashSet<u16> = old.map(node_ports).unwrap_or_default().into_iter().collect();
         {
-            let mut taken = self.tables();
-            self.take_address(&mut taken, &mut reservation.gained, new, old_address)?;
-            take_ports(&mut taken, &mut reservation.gained, new, &old_ports)?;
+            let taken = &mut self.tables().taken;
+            self.take_address(taken, &mut reservation.gained, new, old_address)?;
+            take_ports(taken, &mut reservation.gained, new, &old_ports)?;
         }
         let new_ports: HashSet<u16> = node_ports(new).into_iter().collect();
         reservation.lost.ports = old_ports.difference(&new_ports).copied().collect();
@@ -289,7 +338,8 @@ fn take_ports(
     Ok(())
 }
 
-fn is_service(kind: &Kind) -> bool {
+/// Whether objects of this kind have addresses and node ports.
+pub fn concerns(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.plural == "services"
 }
 
@@ -356,28 +406,6 @@ pub fn carry(new: &mut Value, old: &Value) {
     }
 }
 
-impl Registry {
-    /// Takes what a service needs beyond what it had; nothing for other kinds.
-    pub(super) fn reserve(
-        &self,
-        place: Place<'_>,
-        new: &mut Value,
-        old: Option<&Value>,
-    ) -> Result<Reservation, Status> {
-        let allocator = self.allocator();
-        if !is_service(place.kind) {
-            return Ok(Reservation {
-                allocator: allocator.clone(),
-                gained: Taken::default(),
-                lost: Taken::default(),
-            });
-        }
-        allocator
-            .reserve(new, old)
-            .map_err(|errors| Status::invalid(place.kind.group, place.kind.kind, place.name, &errors))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,6 +453,31 @@ mod tests {
         let mut headless = service(json!({"clusterIP": "None"}));
         allocator.reserve(&mut headless, None).unwrap().commit();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_taken_until_the_store_can_say() {
+        let allocator = allocator();
+        let asked = |address: &str| service(json!({"clusterIP": address}));
+        let keep = |address: &str| allocator.reserve(&mut asked(address), None).unwrap().keep();
+        let is_free = |address: &str| allocator.reserve(&mut asked(address), None).is_ok();
+        assert_eq!(allocator.doubts(), None);
+        keep("10.96.0.1");
+        let early = allocator.doubts().unwrap();
+        keep("10.96.0.2");
+        allocator.settle(early, std::iter::empty());
+        assert!(!is_free("10.96.0.1") && !is_free("10.96.0.2"), "the second came into doubt later");
+        let there = asked("10.96.0.2");
+        allocator.settle(allocator.doubts().unwrap(), std::iter::once(&there));
+        assert!(is_free("10.96.0.1") && !is_free("10.96.0.2"));
+        assert_eq!(allocator.doubts(), None);
+        // What was freed in between may be somebody else's.
+        allocator.release(&there).keep();
+        let mark = allocator.doubts().unwrap();
+        allocator.release(&there).commit();
+        let _new = allocator.reserve(&mut asked("10.96.0.2"), None).unwrap();
+        allocator.settle(mark, std::iter::empty());
+        assert!(!is_free("10.96.0.2"));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::api::status::FieldError;
 
-/// Fills in the families that a service does not name, and refuses those that the cluster has not.
+/// Fills in the families that a service does not name, and refuses those that the cluster has not. What is stored and
+/// does not change stays, whoever took it.
 pub fn set(service: &mut Value, old: Option<&Value>) -> Result<(), Vec<FieldError>> {
     const FAMILY: &str = "IPv4";
     let addresses = [&service["spec"]["clusterIP"], &service["spec"]["clusterIPs"][0]];
@@ -28,6 +29,11 @@ pub fn set(service: &mut Value, old: Option<&Value>) -> Result<(), Vec<FieldErro
         let before = old.map(|old| &old["spec"]["ipFamilyPolicy"]).filter(|policy| policy.is_string());
         let default = || json!(if anything { "RequireDualStack" } else { "SingleStack" });
         spec.insert("ipFamilyPolicy".into(), before.cloned().unwrap_or_else(default));
+    }
+    let kept =
+        |field: &str| old.is_some_and(|old| spec.get(field).is_some_and(|new| *new == old["spec"][field]));
+    if kept("ipFamilyPolicy") && kept("ipFamilies") && !empty(spec.get("ipFamilies")) {
+        return Ok(());
     }
     let policy = spec["ipFamilyPolicy"].clone();
     let families = spec.entry("ipFamilies").or_insert(Value::Null);
@@ -100,5 +106,11 @@ mod tests {
         let mut new = service(json!({}));
         set(&mut new, Some(&old)).unwrap();
         assert_eq!(new["spec"]["ipFamilyPolicy"], "PreferDualStack");
+        let old = service(json!({"ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv6"]}));
+        let mut same = old.clone();
+        assert_eq!(set(&mut same, Some(&old)), Ok(()));
+        assert_eq!(same, old);
+        let mut new = service(json!({"ipFamilyPolicy": "PreferDualStack", "ipFamilies": ["IPv6"]}));
+        assert!(set(&mut new, Some(&old)).is_err());
     }
 }

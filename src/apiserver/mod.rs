@@ -38,6 +38,7 @@ pub mod discovery;
 pub mod openapi;
 pub mod table;
 
+pub mod answer;
 pub mod streaming;
 
 pub mod http;

@@ -2,14 +2,13 @@
 
 use serde_json::{Value, json};
 
+use crate::api::complaints::MOST;
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, FieldValidation, WriteOptions};
 use crate::api::schema;
 use crate::api::status::{FieldError, Status};
 
-/// The most complaints about unknown and repeated fields that are told (as Kubernetes' decoder does).
-const MOST_COMPLAINTS: usize = 100;
 /// The schema of the options that a delete may bring in its body.
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
@@ -68,15 +67,16 @@ pub fn read(
     }
 }
 
-/// The same for what a patch has made of an object: what is wrong with it is wrong with the patch, and told so.
+/// The same for what a patch makes of an object: what is wrong with it is wrong with the patch, and told so.
 pub fn read_patched(
     kind: &'static Kind,
-    mut patched: Value,
+    make: impl Fn() -> Result<Value, Status>,
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
-    let given = patched.to_string();
+    let mut patched = make()?;
     let refused = |why: &str| {
-        let error = FieldError::invalid("patch", &json!(given), why);
+        // Made once more: the reading changes it, and a copy of each for a message that is rarely told costs more.
+        let error = FieldError::invalid("patch", &json!(make()?.to_string()), why);
         Err(Status::invalid("", "", "", &[error]))
     };
     check_kind(&kind.into(), &mut patched)?;
@@ -94,7 +94,7 @@ pub fn read_patched(
 
 fn complaints(mut unknown: Vec<String>, options: &WriteOptions) -> Vec<String> {
     unknown.extend(options.duplicates.iter().cloned());
-    unknown.truncate(MOST_COMPLAINTS);
+    unknown.truncate(MOST);
     unknown
 }
 
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(read(kind, body.clone(), &options(FieldValidation::Warn)).unwrap().1, complaints);
         let (object, silent) = read(kind, body.clone(), &options(FieldValidation::Ignore)).unwrap();
         assert!(silent.is_empty() && object.get("foo").is_none());
-        let refused = read_patched(kind, body.clone(), &strict).unwrap_err();
+        let refused = read_patched(kind, || Ok(body.clone()), &strict).unwrap_err();
         assert_eq!(refused.code, 422);
         assert!(
             refused.message.starts_with(" \"\" is invalid: patch: Invalid value: \"{"),
@@ -238,9 +238,14 @@ mod tests {
             refused.message
         );
         assert!(refused.message.ends_with(&format!(": strict decoding error: {}", complaints.join(", "))));
-        assert_eq!(read_patched(kind, body, &options(FieldValidation::Warn)).unwrap().1, complaints);
-        let wrong = read_patched(kind, json!({"data": "x"}), &WriteOptions::default()).unwrap_err();
+        assert_eq!(
+            read_patched(kind, || Ok(body.clone()), &options(FieldValidation::Warn)).unwrap().1,
+            complaints
+        );
+        let wrong = read_patched(kind, || Ok(json!({"data": "x"})), &WriteOptions::default()).unwrap_err();
         assert_eq!(wrong.code, 422);
+        // What is refused is shown as the patch made it.
+        assert!(refused.message.contains("\\\"foo\\\":1"), "{}", refused.message);
     }
 
     #[test]

@@ -25,7 +25,12 @@ enum State {
     /// Everything up to a revision is known.
     Listed { resource_version: String },
     /// Changes come in.
-    Watching { resource_version: String, changes: Box<dyn Changes> },
+    Watching {
+        resource_version: String,
+        changes: Box<dyn Changes>,
+        /// Whether any has come.
+        told: bool,
+    },
     /// The last step failed; try again from the start after a while.
     Failed,
 }
@@ -79,9 +84,9 @@ impl<F: Follower> Conversation<F> {
                 let list = ListOptions { resource_version: resource_version.clone(), ..self.options.clone() };
                 let options = WatchOptions { list, bookmarks: true, ..WatchOptions::default() };
                 let changes = self.client.watch(self.target.clone(), options).await?;
-                Ok(State::Watching { resource_version, changes })
+                Ok(State::Watching { resource_version, changes, told: false })
             }
-            State::Watching { mut resource_version, mut changes } => match changes.next().await {
+            State::Watching { mut resource_version, mut changes, told } => match changes.next().await {
                 Some(Ok(change)) => {
                     let revision = match &change {
                         Change::Added(entry) | Change::Modified(entry) | Change::Deleted(entry) => {
@@ -92,10 +97,12 @@ impl<F: Follower> Conversation<F> {
                     self.follower.changed(&change, revision);
                     self.tries = 0;
                     resource_version = revision.to_string();
-                    Ok(State::Watching { resource_version, changes })
+                    Ok(State::Watching { resource_version, changes, told: true })
                 }
                 Some(Err(status)) => Err(status),
-                None => Ok(State::Listed { resource_version }),
+                None if told => Ok(State::Listed { resource_version }),
+                // A server whose watches tell nothing would be asked without pause.
+                None => Err(Status::unavailable("the watch ended before it told anything")),
             },
         }
     }

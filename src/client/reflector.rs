@@ -343,13 +343,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn watches_that_keep_failing_are_tried_less_and_less() {
-        let api = FakeApi::default();
-        api.refuse_watches();
-        let (_reflector, feed) =
-            Reflector::<ConfigMap>::new(api.client().namespaced("d"), ListOptions::default());
-        let _task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(feed));
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        let watches = api.seen.lock().unwrap().iter().filter(|s| s.starts_with("Watch")).count();
-        assert!((5..20).contains(&watches), "{watches}");
+        for fail in [FakeApi::refuse_watches, FakeApi::end_watches] {
+            let api = FakeApi::default();
+            fail(&api);
+            let (_reflector, feed) =
+                Reflector::<ConfigMap>::new(api.client().namespaced("d"), ListOptions::default());
+            let _task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(feed));
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let watches = api.seen.lock().unwrap().iter().filter(|s| s.starts_with("Watch")).count();
+            assert!((5..20).contains(&watches), "{watches}");
+        }
     }
 }

@@ -19,6 +19,7 @@ pub struct FakeApi {
     store: Store,
     broken: Arc<tokio::sync::watch::Sender<u32>>,
     no_watches: Arc<AtomicBool>,
+    brief_watches: Arc<AtomicBool>,
     /// Requests seen, as `VERB TARGET`.
     pub seen: Arc<Mutex<Vec<String>>>,
     _dir: Arc<tempfile::TempDir>,
@@ -31,6 +32,7 @@ impl Default for FakeApi {
             store: Store::open(&dir.path().join("store")).unwrap(),
             broken: Arc::new(tokio::sync::watch::channel(0).0),
             no_watches: Arc::default(),
+            brief_watches: Arc::default(),
             seen: Arc::default(),
             _dir: Arc::new(dir),
         }
@@ -94,6 +96,11 @@ impl FakeApi {
         self.no_watches.store(true, Ordering::Relaxed);
     }
 
+    /// Ends every watch from now on before it tells anything.
+    pub fn end_watches(&self) {
+        self.brief_watches.store(true, Ordering::Relaxed);
+    }
+
     async fn answer(&self, request: Request) -> Result<Response, Status> {
         let target = request.target;
         let resource = target.resource.clone();
@@ -122,7 +129,8 @@ impl FakeApi {
             Action::Watch(options) => {
                 let from = options.list.resource_version.parse().unwrap();
                 let watch = self.store.watch(&prefix, from);
-                Ok(Response::Watch(Box::new(FakeWatch { watch, broken: self.broken.subscribe() })))
+                let brief = self.brief_watches.load(Ordering::Relaxed);
+                Ok(Response::Watch(Box::new(FakeWatch { watch, broken: self.broken.subscribe(), brief })))
             }
             Action::Create(mut value, _) => {
                 if let Some(prefix) = value["metadata"]["generateName"].as_str() {
@@ -168,11 +176,15 @@ impl Transport for FakeApi {
 struct FakeWatch {
     watch: Watch,
     broken: tokio::sync::watch::Receiver<u32>,
+    brief: bool,
 }
 
 impl Changes for FakeWatch {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Change, Status>>> {
         async move {
+            if self.brief {
+                return None;
+            }
             tokio::select! {
                 biased;
                 _ = self.broken.changed() => Some(Err(Status::expired("too old resource version"))),

@@ -87,9 +87,17 @@ impl Disk {
         }));
         let done = done.unwrap_or_else(|_| Err(damaged(&self.path, "its structure cannot be read")));
         if done.is_err() {
-            self.database = None;
+            self.abandon();
         }
         done
+    }
+
+    /// Lets go of the engine, which may not get over its failure even to end.
+    fn abandon(&mut self) {
+        let database = self.database.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::warn!(path = %self.path.display(), "the store's engine did not end well");
+        }
     }
 
     fn fail(&self, what: &str, error: impl std::fmt::Display) -> Error {
@@ -108,11 +116,14 @@ impl Disk {
     /// Makes a change that survives power loss. A failure leaves open whether it did; [`reopen`](Self::reopen)
     /// finds out.
     pub fn commit(&mut self, change: &Change<'_>) -> Result<(), Error> {
-        self.try_commit(change).map_err(|error| {
-            let error = self.fail("write", error);
-            self.database = None;
-            error
-        })
+        let done = match catch_unwind(AssertUnwindSafe(|| self.try_commit(change))) {
+            Ok(done) => done.map_err(|error| self.fail("write", error)),
+            Err(_) => Err(self.fail("write", "the engine panicked")),
+        };
+        if done.is_err() {
+            self.abandon();
+        }
+        done
     }
 
     fn try_commit(&self, change: &Change<'_>) -> Result<(), redb::Error> {
@@ -330,7 +341,7 @@ fn open_locked(path: &Path, opener: &Opener) -> Result<Database, Error> {
             Ok(database) => return Ok(database),
             Err(DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => {
                 // There is nothing to await: the kernel drops a dead process's lock when it has taken the
-                // process apart. This runs before any task does.
+                // process apart.
                 std::thread::park_timeout(LOCK_RETRY);
             }
             Err(DatabaseError::DatabaseAlreadyOpen) => {

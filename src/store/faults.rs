@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use super::Store;
+use super::writer::Limits;
 use redb::backends::FileBackend;
 use redb::{BackendError, Database, DatabaseError, StorageBackend};
 
@@ -19,6 +21,8 @@ pub struct Faults {
     pub countdown: AtomicI64,
     /// Whether the failing operation is carried out nevertheless, as when only its answer is lost.
     pub done_anyway: AtomicBool,
+    /// Whether it panics instead of answering with an error.
+    pub panics: AtomicBool,
 }
 
 impl Faults {
@@ -34,6 +38,12 @@ impl Faults {
         Database::builder().create_with_backend(disk)
     }
 
+    /// A store on such a disk.
+    pub fn store(self: &Arc<Self>, path: &Path) -> Store {
+        let (faults, limits) = (self.clone(), Limits { events: 100, bytes: usize::MAX });
+        Store::open_with(path, Box::new(move |path| faults.open(path)), limits).unwrap()
+    }
+
     fn check(&self, operation: impl FnOnce() -> Result<()>) -> Result<()> {
         let no_room = || Err(Error::from(ErrorKind::StorageFull));
         if self.full.load(Ordering::SeqCst) {
@@ -45,6 +55,7 @@ impl Faults {
         if self.done_anyway.load(Ordering::SeqCst) {
             operation()?;
         }
+        assert!(!self.panics.load(Ordering::SeqCst), "the disk fails by a panic");
         no_room()
     }
 }

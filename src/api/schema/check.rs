@@ -4,7 +4,7 @@ use base64::Engine;
 use serde_json::Value;
 
 use super::{Scalar, Schema, Shape};
-use crate::api::{meta, quantity};
+use crate::api::{complaints, meta, quantity};
 
 /// What was found while an object was read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,9 @@ impl Reader {
                     self.path.push(Segment::Key(key.clone()));
                     let kept = match schema.field(key) {
                         None => {
-                            self.found.unknown.push(format!("unknown field {:?}", self.shown(true)));
+                            if self.found.unknown.len() < complaints::MOST {
+                                self.found.unknown.push(format!("unknown field {:?}", self.shown(true)));
+                            }
                             false
                         }
                         Some(_) if value.is_null() => false,
@@ -134,7 +136,7 @@ impl Reader {
                     Ok(q) => *value = q.to_string().into(),
                     // An empty quantity is none.
                     Err(quantity::ParseError::Empty) => *value = "0".into(),
-                    Err(e) => self.found.errors.push(e.to_string()),
+                    Err(e) => self.wrong(|_| e.to_string()),
                 }
             }
             (Scalar::Time | Scalar::MicroTime, Value::String(text)) => match text.parse() {
@@ -146,14 +148,14 @@ impl Reader {
                         _ => "2006-01-02T15:04:05.000000Z07:00",
                     };
                     let text = text.as_str();
-                    self.found.errors.push(format!(
-                        "parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\""
-                    ));
+                    self.wrong(|_| {
+                        format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")
+                    });
                 }
             },
             (Scalar::Bytes, Value::String(text)) => {
                 if let Some(at) = not_base64(text) {
-                    self.found.errors.push(format!("illegal base64 data at input byte {at}"));
+                    self.wrong(|_| format!("illegal base64 data at input byte {at}"));
                 }
             }
             (_, other) => {
@@ -163,31 +165,34 @@ impl Reader {
         }
     }
 
+    /// Records a value that does not fit.
+    fn wrong(&mut self, say: impl FnOnce(&Reader) -> String) {
+        if self.found.errors.len() < complaints::MOST {
+            let said = say(self);
+            self.found.errors.push(said);
+        }
+    }
+
     fn mismatch(&mut self, given: &str, schema: Schema) {
         let wanted = go_type(schema);
-        let at = if self.owner.is_empty() {
-            "Go value".to_owned()
-        } else {
-            format!("Go struct field {}.{}", self.owner, self.shown(false))
-        };
-        self.found.errors.push(format!("json: cannot unmarshal {given} into {at} of type {wanted}"));
+        self.wrong(|reader| {
+            let at = if reader.owner.is_empty() {
+                "Go value".to_owned()
+            } else {
+                format!("Go struct field {}.{}", reader.owner, reader.shown(false))
+            };
+            format!("json: cannot unmarshal {given} into {at} of type {wanted}")
+        });
     }
 
     fn shown(&self, indexes: bool) -> String {
-        let mut text = String::new();
-        for segment in &self.path {
-            match segment {
-                Segment::Key(key) => {
-                    if !text.is_empty() {
-                        text.push('.');
-                    }
-                    text.push_str(key);
-                }
-                Segment::Index(i) if indexes => text.push_str(&format!("[{i}]")),
-                Segment::Index(_) => {}
-            }
-        }
-        text
+        complaints::path(|text| {
+            self.path.iter().try_for_each(|segment| match segment {
+                Segment::Key(key) => text.field(key),
+                Segment::Index(i) if indexes => text.item(*i),
+                Segment::Index(_) => Ok(()),
+            })
+        })
     }
 }
 

@@ -16,6 +16,7 @@ pub fn strict_json(bytes: &[u8]) -> Result<(Value, Vec<String>), serde_json::Err
 #[cfg(test)]
 mod tests {
     use super::strict_json;
+    use crate::api::complaints;
     use serde_json::json;
 
     #[test]
@@ -32,5 +33,15 @@ mod tests {
         assert!(strict_json(b"{} x").is_err());
         assert!(strict_json(b"[1,").is_err());
         assert!(strict_json(&b"[".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn what_is_told_is_bounded() {
+        let key = "é".repeat(1 << 20);
+        let repeats = ["\"a\":1"; 1000].join(",");
+        let (value, duplicates) = strict_json(format!("{{\"{key}\":{{{repeats}}}}}").as_bytes()).unwrap();
+        assert_eq!(value, json!({ key: {"a": 1} }));
+        assert_eq!(duplicates.len(), complaints::MOST);
+        assert_eq!(duplicates[0], format!("duplicate field \"{}...\"", "é".repeat(512)));
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Scalar, Schema, Shape, check, document};
+use crate::api::complaints;
 use crate::api::kinds::KINDS;
 
 const POD: &str = "io.k8s.api.core.v1.Pod";
@@ -150,6 +151,18 @@ fn wrong_types_are_told_in_the_decoders_words() {
         check(POD, &mut json!("x")).errors,
         ["json: cannot unmarshal string into Go value of type v1.Pod"]
     );
+}
+
+#[test]
+fn what_is_told_is_bounded() {
+    let of = "io.k8s.api.authentication.v1.SelfSubjectReview";
+    let key = "k".repeat(1 << 20);
+    let mut review = json!({"status": {"userInfo": {"extra": {key: vec![1; 1000]}}}});
+    let errors = check(of, &mut review).errors;
+    assert_eq!(errors.len(), complaints::MOST);
+    assert!(errors.iter().all(|error| error.len() < 2000), "{}", errors[0].len());
+    let fields: serde_json::Map<_, _> = (0..1000).map(|n| (format!("f{n}"), json!(1))).collect();
+    assert_eq!(check(POD, &mut fields.into()).unknown.len(), complaints::MOST);
 }
 
 /// Compares structure and merge rules with Kubernetes' published definitions. The rules were taken from there,

@@ -82,7 +82,7 @@ fn still_bound(registry: &Registry, binding: &Binding, now: Timestamp) -> bool {
 }
 
 fn is_alive(object: &Value, uid: &str, now: Timestamp) -> bool {
-    let ended = meta::deleted(object).is_some_and(|at| at + DELETED_FOR < now);
+    let ended = meta::deleted(object).is_some_and(|at| now.duration_since(at) > DELETED_FOR);
     meta::uid(object) == uid && !ended
 }
 
@@ -124,6 +124,8 @@ mod tests {
             (json!({"uid": "u", "deletionTimestamp": "2024-01-01T00:05:00Z"}), true),
             (json!({"uid": "u", "deletionTimestamp": "2024-01-01T00:00:00Z"}), true),
             (json!({"uid": "u", "deletionTimestamp": "2023-12-31T23:59:59Z"}), false),
+            (json!({"uid": "u", "deletionTimestamp": Timestamp::MAX.to_string()}), true),
+            (json!({"uid": "u", "deletionTimestamp": Timestamp::MIN.to_string()}), false),
         ] {
             assert_eq!(is_alive(&json!({ "metadata": metadata }), "u", now), alive, "{metadata}");
         }

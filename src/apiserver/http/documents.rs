@@ -9,10 +9,11 @@ use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
 use super::query::Query;
-use super::{Body, Server, form_of, health, not_allowed, respond};
+use super::{Server, form_of, health, not_allowed, respond};
 use crate::api::meta;
 use crate::api::status::Status;
 use crate::api::version::{self, MAJOR, MINOR};
+use crate::apiserver::answer::{self, Body};
 use crate::apiserver::auth::tokens::ISSUER;
 use crate::apiserver::discovery;
 
@@ -33,7 +34,7 @@ impl Server {
         }
         if trimmed == "/metrics" {
             let text = self.metrics.text(self.api.registry().store().revision());
-            return Ok(respond::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
+            return Ok(answer::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
             return self.documents.answer(trimmed, query.text("hash"), request.headers());
@@ -130,7 +131,7 @@ fn tagged(value: &Value, headers: &HeaderMap) -> http::Response<Body> {
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes());
     let content = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let mut response =
-        if known { respond::typed(304, content, "") } else { respond::typed(200, content, bytes) };
+        if known { answer::typed(304, content, "") } else { answer::typed(200, content, bytes) };
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }

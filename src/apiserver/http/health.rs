@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 
+use super::Server;
 use super::query::Query;
-use super::{Body, Server, respond};
 use crate::api::status::Status;
+use crate::apiserver::answer::{self, Body};
 
 /// How long the store may take to answer.
 const STORE_PATIENCE: Duration = Duration::from_secs(2);
@@ -58,7 +59,7 @@ impl Server {
                 }
             }
         };
-        let mut response = respond::typed(code, "text/plain; charset=utf-8", text);
+        let mut response = answer::typed(code, "text/plain; charset=utf-8", text);
         let headers = response.headers_mut();
         headers
             .insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));

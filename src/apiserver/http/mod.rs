@@ -15,6 +15,7 @@ use self::metrics::Metrics;
 use self::negotiate::{Form, Shown};
 use self::parse::{Route, Verb};
 use self::query::Query;
+use super::answer::{self, Body};
 use super::auth::{self, Certified};
 use super::table::IncludeObject;
 use super::{ApiServer, reviews, streaming};
@@ -35,9 +36,6 @@ pub mod query;
 pub mod respond;
 mod serve;
 mod warnings;
-
-/// The body of every answer.
-pub type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 
 /// Kubernetes' limit for request bodies.
 const BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -84,7 +82,7 @@ impl Server {
         let watching = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
         let audit = request.headers().get("audit-id").cloned();
         let (verb, answer) = self.answer(peer, request).await;
-        let response = answer.unwrap_or_else(|failed| respond::status(&failed));
+        let response = answer.unwrap_or_else(|failed| answer::status(&failed));
         let streams = watching || verb == "watch" || verb == "connect";
         let mut response =
             if compress && !streams && response.headers().get(header::CONTENT_ENCODING).is_none() {
@@ -182,7 +180,7 @@ impl Server {
         };
         let answer = act.await;
         let Some(deprecated) = kind.and_then(|kind| kind.deprecated) else { return answer };
-        let mut response = answer.unwrap_or_else(|failed| respond::status(&failed));
+        let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
         warnings::add(&mut response, &[deprecated.to_owned()]);
         Ok(response)
     }

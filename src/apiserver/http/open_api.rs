@@ -14,8 +14,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
-use super::{Body, accepts_gzip, respond};
+use super::accepts_gzip;
 use crate::api::status::Status;
+use crate::apiserver::answer::{self, Body};
 use crate::apiserver::{discovery, openapi};
 
 /// How long a client may keep a document that it named by its hash.
@@ -93,13 +94,13 @@ impl Documents {
         let given = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let known = given.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == tag || t == "*");
         let mut response = if elsewhere {
-            respond::typed(301, "application/json", "")
+            answer::typed(301, "application/json", "")
         } else if known {
-            respond::typed(304, "application/json", "")
+            answer::typed(304, "application/json", "")
         } else if accepts_gzip(headers) {
-            respond::typed(200, "application/json", document.compressed.clone())
+            answer::typed(200, "application/json", document.compressed.clone())
         } else {
-            respond::typed(200, "application/json", document.plain())
+            answer::typed(200, "application/json", document.plain())
         };
         let sent = response.status() == http::StatusCode::OK;
         let headers_out = response.headers_mut();

@@ -1,12 +1,11 @@
 //! Answers as bytes: objects, lists, tables, statuses, watches.
 
-use std::convert::Infallible;
 use std::io::Write;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body as _, Frame};
 use hyper::header::{self, HeaderValue};
 use jiff::Timestamp;
@@ -14,11 +13,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::negotiate::{Form, Format, Shown};
-use super::{Body, warnings};
+use super::warnings;
 use crate::api::kinds::Kind;
 use crate::api::request::{Change, Changes, Response};
 use crate::api::status::Status;
 use crate::api::yaml;
+use crate::apiserver::answer::{Body, full, status, typed};
 use crate::apiserver::registry::encode;
 use crate::apiserver::table::{self, IncludeObject};
 use crate::store::{Entry, Snapshot};
@@ -37,37 +37,12 @@ pub struct Show {
     pub include: IncludeObject,
 }
 
-/// A body of these bytes.
-pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
-}
-
-/// An answer with a body of this type.
-pub fn typed(code: u16, content_type: &'static str, bytes: impl Into<Bytes>) -> http::Response<Body> {
-    let mut response = http::Response::new(full(bytes));
-    *response.status_mut() =
-        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
 /// The head of an answer alone, with the length that its body would have.
 pub fn without_body(mut response: http::Response<Body>) -> http::Response<Body> {
     if let Some(length) = response.body().size_hint().exact() {
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     *response.body_mut() = full(Bytes::new());
-    response
-}
-
-/// A `Status`, as JSON.
-pub fn status(status: &Status) -> http::Response<Body> {
-    let bytes = serde_json::to_vec(status).unwrap_or_default();
-    let code = if status.code == 0 { 200 } else { status.code };
-    let mut response = typed(code, "application/json", bytes);
-    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
     response
 }
 
@@ -90,26 +65,24 @@ pub fn response(answer: Response, show: Show, stopping: &CancellationToken) -> h
         Response::Object { entry, created, warnings } => {
             let code = if created { 201 } else { 200 };
             let plain = show.form.shown == Shown::Plain && show.form == Form::default();
-            let response = if plain {
+            let mut response = if plain {
                 typed(code, "application/json", entry.bytes.clone())
             } else {
                 value(code, &object(&show, entry.json()), show.form)
             };
-            with_warnings(response, &warnings)
+            warnings::add(&mut response, &warnings);
+            response
         }
         Response::Transient { value: shown, created, warnings } => {
             let code = if created { 201 } else { 200 };
-            with_warnings(value(code, &object(&show, &shown), show.form), &warnings)
+            let mut response = value(code, &object(&show, &shown), show.form);
+            warnings::add(&mut response, &warnings);
+            response
         }
         Response::List { snapshot, continue_token } => list(snapshot, &continue_token, &show),
         Response::Watch(changes) => watch(changes, show, stopping.clone()),
         Response::Status(done) => status(&done),
     }
-}
-
-fn with_warnings(mut response: http::Response<Body>, warnings: &[String]) -> http::Response<Body> {
-    warnings::add(&mut response, warnings);
-    response
 }
 
 /// One object as the client wants it shown.

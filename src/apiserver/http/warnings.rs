@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use hyper::header::{HeaderName, HeaderValue};
 
-use super::Body;
+use crate::apiserver::answer::Body;
 
 /// Characters of all warnings together; beyond, each is cut.
 const ALL_CHARACTERS: usize = 4 * 1024;
@@ -50,7 +50,7 @@ fn bounded(warnings: &[String]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::http::respond;
+    use crate::apiserver::answer;
 
     #[test]
     fn warnings_are_told_once_and_not_without_end() {
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn any_text_makes_a_header() {
-        let mut response = http::Response::new(respond::full(""));
+        let mut response = http::Response::new(answer::full(""));
         add(&mut response, &["a \"b\" \\ c\nd".to_owned(), "größer".to_owned()]);
         let headers: Vec<&[u8]> =
             response.headers().get_all("warning").iter().map(HeaderValue::as_bytes).collect();

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Place, Registry, as_served, as_stored, encode_at, internal, metadata, to_the_end, value_as_served,
+    Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::kinds::Kind;
 use crate::api::meta;
@@ -28,11 +28,16 @@ impl Registry {
         let (body, warnings) = structure::read(kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
         let base = meta::generate_name(&body);
-        let generated = meta::name(&body).is_empty() && !base.is_empty();
-        let made = with_free_name(generated, || {
-            self.create_once(kind, namespace, body.clone(), options, warnings.clone())
-        });
-        made.await.map_err(|status| if base.is_empty() { status } else { no_free_name(status) })
+        if base.is_empty() {
+            return self.create_once(kind, namespace, body, options, warnings).await;
+        }
+        let made = if meta::name(&body).is_empty() {
+            let attempt = || self.create_once(kind, namespace, body.clone(), options, warnings.clone());
+            with_free_name(attempt).await
+        } else {
+            self.create_once(kind, namespace, body, options, warnings).await
+        };
+        made.map_err(no_free_name)
     }
 
     async fn create_once(
@@ -67,19 +72,13 @@ impl Registry {
         if self.store.get(&key).is_some() {
             return Err(exists());
         }
-        let reservation = self.reserve(place, &mut object, None)?;
+        let reservation = self.reserve(place, &mut object, None).await?;
         if options.dry_run {
             return Ok(Response::Transient { value: value_as_served(kind, object), created: true, warnings });
         }
         let store = self.store.clone();
-        let written = to_the_end(async move {
-            let written = store.create(&key, encode_at(object)).await;
-            if written.is_ok() {
-                reservation.commit();
-            }
-            written
-        });
-        let entry = written.await?.map_err(|e| match e {
+        let write = async move { store.create(&key, encode_at(object)).await };
+        let entry = carry_out(write, reservation).await?.map_err(|e| match e {
             store::Error::Exists { .. } => exists(),
             other => internal(other),
         })?;
@@ -88,14 +87,14 @@ impl Registry {
 }
 
 /// Makes the attempt again, under another name, when the name that was generated for it is taken.
-async fn with_free_name<T, F>(generated: bool, attempt: impl Fn() -> F) -> Result<T, Status>
+async fn with_free_name<T, F>(attempt: impl Fn() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,
 {
     let mut tries = 1;
     loop {
         match attempt().await {
-            Err(status) if generated && status.is("AlreadyExists") && tries < NAME_ATTEMPTS => tries += 1,
+            Err(status) if status.is("AlreadyExists") && tries < NAME_ATTEMPTS => tries += 1,
             other => return other,
         }
     }
@@ -123,12 +122,10 @@ mod tests {
             let free = tries.get() >= free_at;
             async move { if free { Ok(()) } else { Err(Status::already_exists("", "configmaps", "x-b")) } }
         };
-        with_free_name(true, || attempt(3)).await.unwrap();
+        with_free_name(|| attempt(3)).await.unwrap();
         assert_eq!(tries.take(), 3);
-        with_free_name(true, || attempt(99)).await.unwrap_err();
+        let status = with_free_name(|| attempt(99)).await.unwrap_err();
         assert_eq!(tries.take(), NAME_ATTEMPTS);
-        let status = with_free_name(false, || attempt(2)).await.unwrap_err();
-        assert_eq!(tries.take(), 1);
         let told = no_free_name(status);
         assert_eq!(
             (told.code, told.reason.as_str(), told.message.as_str()),

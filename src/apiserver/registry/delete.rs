@@ -9,12 +9,12 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Place, Registry, as_served, encode_at, internal, to_the_end, value_as_served};
+use super::{Place, Registry, as_served, carry_out, encode_at, internal, value_as_served};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response};
 use crate::api::status::{Details, Status};
-use crate::apiserver::admission;
+use crate::apiserver::{admission, allocate};
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -236,16 +236,10 @@ impl Registry {
         entry: Arc<Entry>,
         last: Value,
     ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
-        let (store, allocator, kind, key) =
-            (self.store.clone(), self.allocator.clone(), place.kind, place.key());
-        to_the_end(async move {
-            let removed = store.delete(&key, entry.revision, encode_at(last)).await;
-            if removed.is_ok() {
-                allocator.release(kind, entry.json());
-            }
-            removed
-        })
-        .await
+        let (store, key) = (self.store.clone(), place.key());
+        let freed = allocate::concerns(place.kind).then(|| self.allocator.release(entry.json()));
+        let write = async move { store.delete(&key, entry.revision, encode_at(last)).await };
+        carry_out(write, freed).await
     }
 
     /// Removes every selected object, or begins to; the answer is the list of them.

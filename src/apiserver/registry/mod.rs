@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::allocate::Allocator;
+use super::allocate::{self, Allocator, Reservation};
 use super::strategy::{self, Strategy};
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
@@ -88,6 +88,33 @@ impl Registry {
         &self.allocator
     }
 
+    /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had; `None` for
+    /// kinds that need nothing.
+    async fn reserve(
+        &self,
+        place: Place<'_>,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Option<Reservation>, Status> {
+        if !allocate::concerns(place.kind) {
+            return Ok(None);
+        }
+        self.settle_doubts(place.kind).await;
+        let reserved = self.allocator.reserve(new, old).map(Some);
+        reserved.map_err(|errors| Status::invalid(place.kind.group, place.kind.kind, place.name, &errors))
+    }
+
+    /// Finds out what became of the writes of services of which it was not known.
+    async fn settle_doubts(&self, services: &Kind) {
+        let Some(mark) = self.allocator.doubts() else { return };
+        // Once a later transaction went well, the store shows what is on the disk.
+        if self.store.check().await.is_err() {
+            return;
+        }
+        let Ok(there) = self.store.list(&services.prefix(None), None, 0, None) else { return };
+        self.allocator.settle(mark, there.entries.iter().map(|entry| entry.json()));
+    }
+
     /// The object as it lies in the store, in the stored version.
     pub fn find(&self, place: Place<'_>) -> Result<Arc<Entry>, Status> {
         self.store.get(&place.key()).ok_or_else(|| place.not_found())
@@ -134,10 +161,27 @@ fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'stati
     }
 }
 
-/// Carries a write, and what must follow it, to the end, even when nobody waits for the request any more: a write
+/// Carries out a write, and settles what was reserved for it even when nobody waits for the request any more: a write
 /// that is queued is carried out whether or not its caller is still there.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Status> {
-    tokio::spawn(work).await.map_err(|error| Status::internal(format!("a write was cut off: {error}")))
+async fn carry_out<W>(
+    write: W,
+    reserved: Option<Reservation>,
+) -> Result<Result<Arc<Entry>, store::Error>, Status>
+where
+    W: Future<Output = Result<Arc<Entry>, store::Error>> + Send + 'static,
+{
+    let Some(reservation) = reserved else { return Ok(write.await) };
+    let settled = tokio::spawn(async move {
+        let written = write.await;
+        match &written {
+            Ok(_) => reservation.commit(),
+            Err(store::Error::Exists { .. } | store::Error::Conflict { .. }) => drop(reservation),
+            // The change may have reached the disk all the same.
+            Err(_) => reservation.keep(),
+        }
+        written
+    });
+    settled.await.map_err(|error| Status::internal(format!("a write was cut off: {error}")))
 }
 
 /// A store failure that no rule of the API explains.

@@ -5,6 +5,7 @@ use crate::api::request::{
     Changes, DeleteOptions, ListOptions, PatchKind, Response, WatchOptions, WriteOptions,
 };
 use crate::apiserver::allocate::ServiceRange;
+use crate::store::faults::Faults;
 
 struct Fixture {
     registry: Registry,
@@ -12,8 +13,12 @@ struct Fixture {
 }
 
 async fn fixture() -> Fixture {
+    fixture_on(&Faults::none()).await
+}
+
+async fn fixture_on(disk: &Arc<Faults>) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("store")).unwrap();
+    let store = disk.store(&directory.path().join("store"));
     let range = ServiceRange::parse("10.96.0.0/16").unwrap();
     let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty())));
     let fixture = Fixture { registry, _directory: directory };
@@ -357,7 +362,26 @@ async fn a_write_whose_client_went_keeps_what_it_took() {
     })
     .await;
     watch.next().await.unwrap();
-    while f.create("services", Some("a"), service("two")).await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    let freed = async {
+        while f.create("services", Some("a"), service("two")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), freed).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_write_took_whose_end_nobody_knows_stays_taken_until_it_is_known() {
+    let disk = Faults::none();
+    let f = fixture_on(&disk).await;
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"clusterIP": "10.96.0.50", "ports": [{"port": 80}]}});
+    disk.full.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(f.create("services", Some("a"), service("one")).await.unwrap_err().code, 500);
+    let refused = f.create("services", Some("a"), service("two")).await.unwrap_err();
+    assert!(refused.message.contains("provided IP is already allocated"), "{refused}");
+    disk.full.store(false, std::sync::atomic::Ordering::SeqCst);
+    f.config("another", json!({})).await;
+    f.create("services", Some("a"), service("two")).await.unwrap();
+    let refused = f.create("services", Some("a"), service("one")).await.unwrap_err();
+    assert!(refused.message.contains("provided IP is already allocated"), "{refused}");
 }

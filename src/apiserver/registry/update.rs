@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::{
-    Place, Registry, as_served, as_stored, encode_at, internal, metadata, to_the_end, value_as_served,
+    Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::meta;
 use crate::api::request::{PatchKind, Response, WriteOptions};
@@ -73,8 +73,8 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Response, Status> {
         self.change(place, part, options, |current| {
-            let patched = patching::apply(place.kind, kind, current, patch)?;
-            let (body, warnings) = structure::read_patched(place.kind, patched, options)?;
+            let apply = || patching::apply(place.kind, kind, current, patch);
+            let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
             Ok((body, warnings))
@@ -100,7 +100,7 @@ impl Registry {
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
-            let reservation = self.reserve(place, &mut new, Some(current.json()))?;
+            let reservation = self.reserve(place, &mut new, Some(current.json())).await?;
             if options.dry_run {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });
@@ -171,7 +171,7 @@ impl Registry {
         place: Place<'_>,
         current: Arc<Entry>,
         new: Value,
-        reservation: Reservation,
+        reservation: Option<Reservation>,
     ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
         let old = current.json();
         let ends = meta::is_deleting(&new)
@@ -184,14 +184,8 @@ impl Registry {
             return self.remove(place, current, new).await;
         }
         let (store, key) = (self.store.clone(), place.key());
-        to_the_end(async move {
-            let written = store.update(&key, current.revision, encode_at(new)).await;
-            if written.is_ok() {
-                reservation.commit();
-            }
-            written
-        })
-        .await
+        let write = async move { store.update(&key, current.revision, encode_at(new)).await };
+        carry_out(write, reservation).await
     }
 }
 

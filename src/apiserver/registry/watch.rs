@@ -130,18 +130,22 @@ impl Watch {
             return Some(Ok(change));
         }
         loop {
-            tokio::select! {
-                // The clocks first: a watch whose changes are always ready has an end, too.
-                biased;
-                () = until(self.deadline) => return None,
-                () = until(self.next_bookmark) => {
-                    self.next_bookmark = Some(Instant::now() + BOOKMARK_INTERVAL);
-                    let revision = self.events.progress();
-                    if revision > self.told {
-                        self.told = revision;
-                        return Some(Ok(Change::Bookmark { revision, initial_events_end: false }));
-                    }
+            // Looked at before each change: a watch whose changes are always ready has an end, too.
+            let now = Instant::now();
+            if self.deadline.is_some_and(|at| at <= now) {
+                return None;
+            }
+            if self.next_bookmark.is_some_and(|at| at <= now) {
+                self.next_bookmark = Some(now + BOOKMARK_INTERVAL);
+                let revision = self.events.progress();
+                if revision > self.told {
+                    self.told = revision;
+                    return Some(Ok(Change::Bookmark { revision, initial_events_end: false }));
                 }
+            }
+            tokio::select! {
+                // Changes first: a timer is set only when there is none.
+                biased;
                 event = self.events.next() => match event {
                     Ok(event) => if let Some(change) = seen(&self.selection, &event) {
                         self.told = event.revision;
@@ -150,6 +154,8 @@ impl Watch {
                     Err(store::Error::Closed) => return None,
                     Err(error) => return Some(Err(expired(error))),
                 },
+                () = until(self.deadline) => {}
+                () = until(self.next_bookmark) => {}
             }
         }
     }

@@ -19,7 +19,7 @@ use self::ports::Pod;
 use self::process::{ErrorForm, Purpose, Streams};
 use self::spdy::{Stalled, Stream};
 use self::websocket::{Channels, Coding};
-use super::http::{Body, respond};
+use super::answer::{self, Body};
 use crate::api::node::{ContainerRef, ExecOptions, Node};
 use crate::api::request::Target;
 use crate::api::status::Status;
@@ -82,7 +82,7 @@ pub async fn serve(
         Some("portforward") => forward(node, target, query, request),
         _ => Err(Status::no_such_path()),
     };
-    answer.unwrap_or_else(|status| respond::status(&status))
+    answer.unwrap_or_else(|status| answer::status(&status))
 }
 
 fn pod_of(target: &Target) -> (String, String) {

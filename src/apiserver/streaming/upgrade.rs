@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::api::status::Status;
-use crate::apiserver::http::{Body, respond};
+use crate::apiserver::answer::{self, Body};
 
 /// What the connection changes to.
 const SPDY: &str = "SPDY/3.1";
@@ -44,7 +44,7 @@ pub fn accept(
         Some(chosen) => *chosen,
         None => return Err(Box::new(refusal(&offered, ours))),
     };
-    let mut response = http::Response::new(respond::full(Bytes::new()));
+    let mut response = http::Response::new(answer::full(Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let answer = response.headers_mut();
     answer.insert(header::UPGRADE, HeaderValue::from_static(SPDY));
@@ -61,7 +61,7 @@ fn refusal(offered: &[&str], ours: &[&'static str]) -> http::Response<Body> {
         offered.join(" "),
         ours.join(" ")
     );
-    let mut response = respond::status(&Status::failure(403, "Forbidden", message));
+    let mut response = answer::status(&Status::failure(403, "Forbidden", message));
     for own in ours {
         response.headers_mut().append(ACCEPTED, HeaderValue::from_static(own));
     }

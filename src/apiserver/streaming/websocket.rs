@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::pipe::{Inlet, Outlet};
 use super::upgrade;
 use crate::api::status::Status;
-use crate::apiserver::http::{Body, respond};
+use crate::apiserver::answer::{self, Body};
 
 /// Messages to the client that wait to be written.
 const QUEUE: usize = 16;
@@ -63,7 +63,7 @@ pub fn choose(headers: &HeaderMap, ours: &[&'static str]) -> Result<&'static str
 pub fn accept(headers: &HeaderMap, protocol: &'static str) -> Result<http::Response<Body>, Status> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY);
     let key = key.ok_or_else(|| Status::bad_request("unable to upgrade: there is no Sec-WebSocket-Key"))?;
-    let mut response = http::Response::new(respond::full(Bytes::new()));
+    let mut response = http::Response::new(answer::full(Bytes::new()));
     *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
     let answer = response.headers_mut();
     answer.insert(header::UPGRADE, HeaderValue::from_static("websocket"));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::members::{hostname, is_headless, is_ready, ports_of, publishes_all, reference};
-use super::{Action, HEADLESS, listed};
+use super::members::{hostname, inherited_labels, is_headless, is_ready, ports_of, publishes_all, reference};
+use super::{Action, listed};
 
 /// The label that says who wrote the object.
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
@@ -35,12 +35,8 @@ pub(super) fn plan(service: &Service, members: &[&Arc<Pod>], present: Option<&En
 }
 
 fn wanted(service: &Service, members: &[&Arc<Pod>]) -> Endpoints {
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    let mut labels = inherited_labels(service);
     labels.insert(MANAGED_BY.into(), MANAGER.into());
-    labels.remove(HEADLESS);
-    if is_headless(service) {
-        labels.insert(HEADLESS.into(), String::new());
-    }
     let subsets = subsets(service, members);
     Endpoints {
         metadata: ObjectMeta {
@@ -168,7 +164,7 @@ mod tests {
     fn labels_follow_the_service() {
         let before = wanted(&service(json!({"clusterIP": "None"})), &[]);
         let labels = before.metadata.labels.as_ref().unwrap();
-        assert!(labels.contains_key(HEADLESS) && labels["tier"] == "front");
+        assert!(labels.contains_key(super::super::HEADLESS) && labels["tier"] == "front");
         assert_eq!(plan(&service(json!({"clusterIP": "None"})), &[], Some(&before)), None);
         let mut relabelled = service(json!({"clusterIP": "None"}));
         relabelled.metadata.labels = Some([("tier".to_owned(), "back".to_owned())].into());

@@ -1,8 +1,12 @@
 //! Which pods are behind a service, and what each of them offers. Pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointPort;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::HEADLESS;
 
 /// Whether a service says by itself which pods are behind it.
 pub(super) fn has_selector(service: &Service) -> bool {
@@ -35,6 +39,16 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
 
 pub(super) fn is_headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()) == Some("None")
+}
+
+/// The labels that what belongs to a service has of it.
+pub(super) fn inherited_labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS);
+    if is_headless(service) {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    }
+    labels
 }
 
 pub(super) fn publishes_all(service: &Service) -> bool {

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::members::{hostname, is_headless, is_ready, ports_of, publishes_all, reference};
-use super::{Action, HEADLESS, SERVICE_NAME, listed};
+use super::members::{hostname, inherited_labels, is_ready, ports_of, publishes_all, reference};
+use super::{Action, SERVICE_NAME, listed};
 
 /// The label that says whose slice it is.
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -132,13 +132,9 @@ fn endpoint(service: &Service, pod: &Pod) -> Endpoint {
 }
 
 fn labels(service: &Service) -> BTreeMap<String, String> {
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    let mut labels = inherited_labels(service);
     labels.insert(SERVICE_NAME.to_owned(), service.metadata.name.clone().unwrap_or_default());
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
-    labels.remove(HEADLESS);
-    if is_headless(service) {
-        labels.insert(HEADLESS.to_owned(), String::new());
-    }
     labels
 }
 

@@ -107,7 +107,8 @@ impl Graph {
         touched
     }
 
-    fn dependents_of(&self, uid: &str) -> impl Iterator<Item = String> {
+    /// The keys of what is known to name an owner of this uid.
+    pub fn dependents_of(&self, uid: &str) -> impl Iterator<Item = String> {
         self.dependents.get(uid).into_iter().flatten().cloned()
     }
 

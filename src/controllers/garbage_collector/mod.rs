@@ -38,7 +38,12 @@ pub async fn run(client: Client) {
     }
     let collector = Collector { client, graph };
     let reconcile = |key: String| collector.reconcile(key);
-    join_all((0..WORKERS).map(|_| work("garbage-collector", &queue, reconcile))).await;
+    let workers = join_all((0..WORKERS).map(|_| work("garbage-collector", &queue, reconcile)));
+    tokio::select! {
+        _ = workers => {}
+        // What nobody follows any more would never be looked at.
+        ended = tasks.join_next() => tracing::error!(?ended, "the garbage collector lost a watch"),
+    }
 }
 
 /// The kinds that are looked at: all but events, as in Kubernetes (pure).
@@ -49,14 +54,14 @@ fn collected() -> impl Iterator<Item = &'static Kind> {
 /// All that is read of an object.
 #[derive(Deserialize)]
 struct Partial {
-    #[serde(default)]
     metadata: ObjectMeta,
 }
 
-/// The metadata, read past everything else. What cannot be read is nobody's and owns nothing.
-fn metadata(entry: &Entry) -> ObjectMeta {
+/// The metadata, read past everything else.
+fn metadata(entry: &Entry) -> Result<ObjectMeta, Status> {
     let read: Result<Partial, _> = serde_json::from_slice(&entry.bytes);
-    read.map(|partial| partial.metadata).unwrap_or_default()
+    let unreadable = |e| Status::internal(format!("the metadata of {} cannot be read: {e}", entry.key));
+    read.map(|partial| partial.metadata).map_err(unreadable)
 }
 
 /// An object's place: its kind, its namespace and its name.
@@ -108,7 +113,7 @@ impl Feed {
 
 impl Follower for Feed {
     fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
-        let objects: Vec<ObjectMeta> = entries.iter().map(|entry| metadata(entry)).collect();
+        let objects: Vec<ObjectMeta> = entries.iter().filter_map(|entry| metadata(entry).ok()).collect();
         let objects = objects.iter().map(|meta| (Place::of(self.kind, meta).key(), meta));
         let touched = lock(&self.graph).listed(&self.kind.prefix(None), objects);
         self.touch(touched);
@@ -120,7 +125,8 @@ impl Follower for Feed {
             Change::Deleted(entry) => (entry, true),
             Change::Bookmark { .. } => return,
         };
-        let meta = metadata(entry);
+        // What cannot be read is nobody's, as far as is known.
+        let Ok(meta) = metadata(entry) else { return };
         let key = Place::of(self.kind, &meta).key();
         let mut graph = lock(&self.graph);
         let touched = if gone { graph.gone(&key, &meta) } else { graph.present(&key, &meta) };
@@ -151,10 +157,10 @@ impl Collector {
         }
     }
 
-    /// The object's metadata now.
+    /// The object's metadata now. One that cannot be read is there, whatever it is.
     async fn live(&self, place: &Place) -> Result<Option<ObjectMeta>, Status> {
         match self.client.object(place.kind, place.namespace.as_deref(), &place.name).await {
-            Ok(entry) => Ok(Some(metadata(&entry))),
+            Ok(entry) => metadata(&entry).map(Some),
             Err(status) if status.is("NotFound") => Ok(None),
             Err(status) => Err(status),
         }
@@ -165,11 +171,25 @@ impl Collector {
         let mut found = Vec::new();
         for kind in collected().filter(|kind| kind.namespaced || place.namespace.is_none()) {
             for entry in self.client.objects(kind, place.namespace.as_deref()).await? {
-                let meta = metadata(&entry);
+                let Ok(meta) = metadata(&entry) else { continue };
                 if meta.owner_references.iter().flatten().any(|owner| owner.uid == uid) {
                     found.push((Place::of(kind, &meta), meta));
                 }
             }
+        }
+        Ok(found)
+    }
+
+    /// What the watches have told to belong to an object, as it is now: to look at every object for each of many that
+    /// go together would take the square of their number.
+    async fn known_dependents(&self, place: &Place, uid: &str) -> Result<Vec<ObjectMeta>, Status> {
+        let keys: Vec<String> = lock(&self.graph).dependents_of(uid).collect();
+        let near = |below: &Place| place.namespace.is_none() || below.namespace == place.namespace;
+        let mut found = Vec::new();
+        for below in keys.iter().filter_map(|key| Place::parse(key)).filter(near) {
+            let meta = self.live(&below).await?;
+            let belongs = |meta: &ObjectMeta| meta.owner_references.iter().flatten().any(|o| o.uid == uid);
+            found.extend(meta.filter(belongs));
         }
         Ok(found)
     }
@@ -217,8 +237,7 @@ impl Collector {
         }
         let mut dependents = Vec::new();
         if owners.iter().any(|(_, owner)| *owner == Owner::Waiting) {
-            let found = self.dependents(place, meta.uid.as_deref().unwrap_or_default()).await?;
-            dependents.extend(found.into_iter().map(|(_, meta)| meta));
+            dependents = self.known_dependents(place, meta.uid.as_deref().unwrap_or_default()).await?;
         }
         match plan(meta, &owners, &dependents) {
             Action::Keep => Ok(()),
@@ -281,6 +300,7 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::testing::FakeApi;
 
     #[test]
     fn keys_name_places() {
@@ -294,8 +314,50 @@ mod tests {
     fn metadata_is_read_past_everything_else() {
         let bytes = br#"{"spec": {"a": [1, {}]}, "metadata": {"name": "www", "uid": "u"}}"#;
         let entry = Entry::new("pods/d/www".into(), bytes.as_slice().into(), 1, 1);
-        assert_eq!(metadata(&entry).uid.as_deref(), Some("u"));
+        assert_eq!(metadata(&entry).unwrap().uid.as_deref(), Some("u"));
         let odd = Entry::new("pods/d/odd".into(), b"[]".as_slice().into(), 1, 1);
-        assert_eq!(metadata(&odd), ObjectMeta::default());
+        let told = metadata(&odd).unwrap_err();
+        assert!(told.message.contains("pods/d/odd"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn an_owner_that_cannot_be_read_is_not_gone() {
+        let api = FakeApi::default();
+        api.put("configmaps", json!({"metadata": {"namespace": "d", "name": "o", "uid": 7}}));
+        let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u"});
+        api.put(
+            "configmaps",
+            json!({"metadata": {"namespace": "d", "name": "child", "uid": "c", "ownerReferences": [reference]}}),
+        );
+        let collector = Collector { client: api.client(), graph: Arc::default() };
+        assert!(collector.reconcile("configmaps/d/child".into()).await.is_err());
+        assert_eq!(api.all("configmaps").len(), 2);
+        // One that is not there is.
+        api.remove("configmaps", "d", "o");
+        collector.reconcile("configmaps/d/child".into()).await.unwrap();
+        assert!(api.all("configmaps").is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_object_that_owns_something_goes_in_the_foreground_without_a_look_at_all_others() {
+        let api = FakeApi::default();
+        let of = |kind: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "name": uid, "uid": uid});
+        for meta in [
+            json!({"name": "o", "uid": "o", "deletionTimestamp": "2026-01-01T00:00:00Z",
+                "finalizers": ["foregroundDeletion"]}),
+            json!({"name": "child", "uid": "child", "ownerReferences": [of("ConfigMap", "o")]}),
+            json!({"name": "below", "uid": "below", "ownerReferences": [of("ConfigMap", "child")]}),
+        ] {
+            let mut object = json!({ "metadata": meta });
+            object["metadata"]["namespace"] = json!("d");
+            api.put("configmaps", object);
+        }
+        let collector = Collector { client: api.client(), graph: Arc::default() };
+        let below = collector.live(&Place::parse("configmaps/d/below").unwrap()).await.unwrap().unwrap();
+        lock(&collector.graph).present("configmaps/d/below", &below);
+        collector.reconcile("configmaps/d/child".into()).await.unwrap();
+        let seen = api.seen.lock().unwrap().clone();
+        assert!(seen.iter().all(|request| !request.starts_with("List")), "{seen:?}");
+        assert!(seen.iter().any(|request| request.starts_with("Delete")), "{seen:?}");
     }
 }

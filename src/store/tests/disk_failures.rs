@@ -8,7 +8,6 @@ use redb::ReadableTable;
 use tokio::sync::oneshot;
 
 use super::super::faults::Faults;
-use super::super::writer::Limits;
 use super::super::{Error, Store};
 use super::{encode, fresh, keys};
 
@@ -185,16 +184,11 @@ async fn a_file_of_the_older_format_is_brought_to_the_present_one() {
     }
 }
 
-fn on(faults: &std::sync::Arc<Faults>, path: &Path) -> Store {
-    let (faults, limits) = (faults.clone(), Limits { events: 100, bytes: usize::MAX });
-    Store::open_with(path, Box::new(move |path| faults.open(path)), limits).unwrap()
-}
-
 #[tokio::test]
 async fn a_full_disk_refuses_writes_until_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let (path, faults) = (dir.path().join("store"), Faults::none());
-    let store = on(&faults, &path);
+    let store = faults.store(&path);
     store.create("a", encode("1")).await.unwrap();
     let mut watch = store.watch("", 1);
     faults.full.store(true, Ordering::SeqCst);
@@ -214,15 +208,16 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
 
 #[tokio::test]
 async fn whichever_operation_fails_memory_and_disk_tell_the_same() {
-    for done_anyway in [false, true] {
+    for (done_anyway, panics) in [(false, false), (true, false), (false, true), (true, true)] {
         let mut failures = 0;
         for operation in 0.. {
             let dir = tempfile::tempdir().unwrap();
             let (path, faults) = (dir.path().join("store"), Faults::none());
-            let store = on(&faults, &path);
+            let store = faults.store(&path);
             store.create("a", encode("1")).await.unwrap();
             store.create("b", encode("1")).await.unwrap();
             faults.done_anyway.store(done_anyway, Ordering::SeqCst);
+            faults.panics.store(panics, Ordering::SeqCst);
             faults.countdown.store(operation, Ordering::SeqCst);
             let written = store.update("a", 1, encode("2")).await;
             let untouched = faults.countdown.swap(-1, Ordering::SeqCst) >= 0;
@@ -272,7 +267,7 @@ async fn hold_up(store: &Store, key: &str, meanwhile: impl AsyncFnOnce()) {
 async fn a_refusal_waits_for_what_it_lost_to() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Faults::none();
-    let store = on(&faults, &dir.path().join("store"));
+    let store = faults.store(&dir.path().join("store"));
     let mut first = Box::pin(store.create("k", encode("first")));
     let mut second = Box::pin(store.create("k", encode("second")));
     hold_up(&store, "held", async || {

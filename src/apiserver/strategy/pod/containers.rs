@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::super::value::{entries, is_set, items, text};
+use super::fields::{id, invalid, one_of, seccomp};
 use super::handlers::{handler, probe};
-use super::validate::{id, invalid, one_of, seccomp};
-use super::{all_containers, volumes};
+use super::references::{field_ref, resource_ref};
+use super::volumes;
 use crate::api::names;
 use crate::api::quantity;
 use crate::api::status::FieldError;
@@ -241,45 +242,6 @@ const ENV_FIELDS: [&str; 9] = [
     "status.podIPs",
 ];
 
-/// A field of the pod itself, by its path.
-pub(super) fn field_ref(path: &str, reference: &Value, allowed: &[&str]) -> Option<FieldError> {
-    let at = format!("{path}.fieldPath");
-    let field = text(reference, "fieldPath");
-    if field.is_empty() {
-        return Some(FieldError::required(at, ""));
-    }
-    for map in ["metadata.labels", "metadata.annotations"] {
-        if let Some(key) =
-            field.strip_prefix(map).and_then(|k| k.strip_prefix("['")).and_then(|k| k.strip_suffix("']"))
-        {
-            return names::qualified_name(key)
-                .first()
-                .map(|w| FieldError::invalid(at.as_str(), &json!(key), w));
-        }
-    }
-    (!allowed.contains(&field)).then(|| FieldError::not_supported(at, &reference["fieldPath"], allowed))
-}
-
-/// A resource of a container, by its name.
-pub(super) fn resource_ref(path: &str, reference: &Value) -> Option<FieldError> {
-    const ALLOWED: [&str; 6] = [
-        "limits.cpu",
-        "limits.ephemeral-storage",
-        "limits.memory",
-        "requests.cpu",
-        "requests.ephemeral-storage",
-        "requests.memory",
-    ];
-    let at = format!("{path}.resource");
-    let resource = text(reference, "resource");
-    if resource.is_empty() {
-        return Some(FieldError::required(at, ""));
-    }
-    let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
-    (!huge && !ALLOWED.contains(&resource))
-        .then(|| FieldError::not_supported(at, &reference["resource"], &ALLOWED))
-}
-
 fn resources(path: &str, resources: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let amount = |value: &Value| value.as_str().and_then(|t| quantity::parse(t).ok());
@@ -337,9 +299,4 @@ fn security(path: &str, context: &Value) -> Vec<FieldError> {
         }
     }
     errors
-}
-
-/// Whether any container of the pod has that name.
-pub(super) fn exists(spec: &Value, name: &str) -> bool {
-    all_containers(spec).any(|(_, c)| text(c, "name") == name)
 }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::value::{items, text};
-use super::validate::{invalid, one_of};
+use super::fields::{invalid, one_of};
 use crate::api::names;
 use crate::api::status::FieldError;
 

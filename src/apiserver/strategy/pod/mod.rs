@@ -4,8 +4,10 @@ mod affinity;
 mod columns;
 mod containers;
 mod defaults;
+mod fields;
 mod handlers;
 mod qos;
+mod references;
 mod status;
 mod update;
 mod validate;
@@ -104,13 +106,6 @@ impl Strategy for Pod {
     fn cells(&self, pod: &Value, now: Timestamp) -> Vec<Value> {
         columns::cells(pod, now)
     }
-}
-
-/// The containers of all three sorts, with the paths of their lists.
-fn all_containers(spec: &Value) -> impl Iterator<Item = (&'static str, &Value)> {
-    ["initContainers", "containers", "ephemeralContainers"]
-        .into_iter()
-        .flat_map(|list| super::value::items(spec, list).iter().map(move |c| (list, c)))
 }
 
 #[cfg(test)]

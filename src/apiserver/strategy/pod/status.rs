@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use super::super::address::BAD_IP;
 use super::super::value::{items, text};
 use crate::api::names;
 use crate::api::status::FieldError;
@@ -34,8 +35,7 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     for list in ["podIPs", "hostIPs"] {
         for (i, address) in items(status, list).iter().enumerate() {
             if text(address, "ip").parse::<IpAddr>().is_err() {
-                let detail = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
-                errors.push(FieldError::invalid(format!("status.{list}[{i}]"), &address["ip"], detail));
+                errors.push(FieldError::invalid(format!("status.{list}[{i}]"), &address["ip"], BAD_IP));
             }
         }
     }

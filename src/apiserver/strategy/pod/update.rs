@@ -48,8 +48,6 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
         ));
     }
     put_back(&mut munged, old, "tolerations");
-    // Containers for debugging come by the subresource `ephemeralcontainers` alone, resources by `resize`; both
-    // will call this with what they may change set aside.
     let mut before = old.clone();
     // Binding sets the node by its own path; defaults make an absent list and an empty one alike.
     fill(&mut before, "nodeName", "");

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::value::{is_set, items, text};
-use super::containers;
-use super::validate::invalid;
+use super::fields::invalid;
+use super::references;
 use crate::api::names;
 use crate::api::quantity;
 use crate::api::status::FieldError;
@@ -176,17 +176,17 @@ fn downward(path: &str, source: &Value, spec: &Value) -> Vec<FieldError> {
                 errors.push(FieldError::required(&at, "one of fieldRef and resourceFieldRef is required"));
             }
             (Value::Null, reference) => {
-                errors.extend(containers::resource_ref(&format!("{at}.resourceFieldRef"), reference));
+                errors.extend(references::resource_ref(&format!("{at}.resourceFieldRef"), reference));
                 let container = text(reference, "containerName");
                 if container.is_empty() {
                     errors.push(FieldError::required(format!("{at}.resourceFieldRef.containerName"), ""));
-                } else if !containers::exists(spec, container) {
+                } else if !references::exists(spec, container) {
                     let given = &reference["containerName"];
                     errors.push(FieldError::not_found(format!("{at}.resourceFieldRef.containerName"), given));
                 }
             }
             (reference, Value::Null) => {
-                errors.extend(containers::field_ref(&format!("{at}.fieldRef"), reference, &FIELDS));
+                errors.extend(references::field_ref(&format!("{at}.fieldRef"), reference, &FIELDS));
             }
             _ => {
                 let why = "fieldRef and resourceFieldRef can not be specified simultaneously";

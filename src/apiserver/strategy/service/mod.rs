@@ -93,8 +93,14 @@ impl Strategy for Service {
         validate::service(service)
     }
 
+    fn validate_create(&self, service: &Value) -> Vec<FieldError> {
+        validate::ratcheted(service, &Value::Null)
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        validate::update(new, old)
+        let mut errors = validate::update(new, old);
+        errors.extend(validate::ratcheted(new, old));
+        errors
     }
 
     fn fields(&self, service: &Value) -> Vec<(&'static str, String)> {

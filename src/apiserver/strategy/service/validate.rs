@@ -36,7 +36,6 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
         }
     }
     errors.extend(affinity(spec));
-    errors.extend(families(spec));
     errors.extend(addresses(spec));
     if !TYPES.contains(&kind) {
         errors.push(FieldError::not_supported("spec.type", &spec["type"], &TYPES));
@@ -200,8 +199,25 @@ fn addresses(spec: &Value) -> Vec<FieldError> {
             "first value must match `clusterIP`",
         ));
     }
-    for (i, ip) in items(spec, "externalIPs").iter().enumerate() {
-        errors.extend(address::endpoint(&format!("spec.externalIPs[{i}]"), ip));
+    errors
+}
+
+fn external_addresses(spec: &Value) -> Vec<FieldError> {
+    let all = items(spec, "externalIPs").iter().enumerate();
+    all.filter_map(|(i, ip)| address::endpoint(&format!("spec.externalIPs[{i}]"), ip)).collect()
+}
+
+/// What is wrong with fields that services of older versions have as they came: those may stay as they are. The old
+/// service is null for a new one.
+pub(super) fn ratcheted(new: &Value, old: &Value) -> Vec<FieldError> {
+    let (new, old) = (&new["spec"], &old["spec"]);
+    let changed = |field: &str| new[field] != old[field];
+    let mut errors = Vec::new();
+    if changed("ipFamilies") || changed("ipFamilyPolicy") {
+        errors.extend(families(new));
+    }
+    if changed("externalIPs") {
+        errors.extend(external_addresses(new));
     }
     errors
 }
@@ -260,7 +276,8 @@ mod tests {
     fn wrong(spec: Value) -> Vec<String> {
         let mut object = json!({ "spec": spec });
         Service.default(&mut object);
-        service(&object).iter().map(ToString::to_string).collect()
+        let errors = service(&object).into_iter().chain(ratcheted(&object, &Value::Null));
+        errors.map(|error| error.to_string()).collect()
     }
 
     #[test]
@@ -340,6 +357,18 @@ mod tests {
         assert_eq!(selector.len(), 2);
         let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]);
         assert_eq!(wrong(json!({"ports": ports})).len(), 1);
+    }
+
+    #[test]
+    fn what_was_taken_once_may_stay() {
+        let old = json!({"spec": {"ipFamilies": ["IPv5"], "externalIPs": ["127.0.0.1"]}});
+        let mut new = old.clone();
+        new["spec"]["type"] = json!("ClusterIP");
+        assert!(ratcheted(&new, &old).is_empty());
+        new["spec"]["externalIPs"] = json!(["127.0.0.1", "192.0.2.1"]);
+        assert_eq!(ratcheted(&new, &old).len(), 1);
+        new["spec"]["ipFamilyPolicy"] = json!("SingleStack");
+        assert_eq!(ratcheted(&new, &old).len(), 2);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! bound is the connection read no further, until bytes were taken. In a port-forward, whose streams have nothing to do
 //! with each other, the stream that holds most of the bound is then broken off if its holder takes no byte at all for a
 //! while: a slow reader is waited for, a dead one does not take the session with it. The streams of one process wait for
-//! it without end, as a pipe would.
+//! it without end, as a pipe would. A client that left is seen by reading; while it is not read, by what is sent to it.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,12 +38,15 @@ const FRAMES: usize = 64;
 const CONTROLS: usize = 1024;
 /// Bytes from the client that wait for the holders of all streams; beyond, the client is not read.
 const SESSION_BYTES: usize = 16 << 20;
-/// How long a holder may take nothing at all while it keeps the session from being read.
+/// How long a holder may take nothing at all while it keeps the session from being read, and how often the client of a
+/// session that is not read is asked whether it is still there.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Streams that may be open at once.
 const STREAMS: usize = 2048;
 /// The protocol's first window.
 const WINDOW: i64 = 64 << 10;
+/// What the client is asked with; the server's numbers are even.
+const PING: u32 = 2;
 /// Status of a reset: the stream is not accepted.
 const REFUSED: u32 = 3;
 /// Status of a reset: more came than could be taken.
@@ -192,6 +195,8 @@ impl Session {
         let mut decoder = Decoder::default();
         let mut buffer = BytesMut::with_capacity(64 << 10);
         let opened = self.opened.clone();
+        // When the client was last read or asked, while it is not read.
+        let mut unheard = None;
         loop {
             while self.waiting < SESSION_BYTES
                 && let Some(frame) = decoder.next(&mut buffer).map_err(io::Error::other)?
@@ -199,7 +204,9 @@ impl Session {
                 self.take(frame).await?;
             }
             let full = self.waiting >= SESSION_BYTES;
-            let hog = self.hog().filter(|_| full && self.stalled == Stalled::BreakOff);
+            unheard = full.then(|| unheard.unwrap_or_else(Instant::now));
+            let ask = unheard.map_or_else(Instant::now, |since| since + PATIENCE);
+            let hog = if full && self.stalled == Stalled::BreakOff { self.hog() } else { None };
             let until = hog.map_or_else(Instant::now, |(_, progressed)| progressed + PATIENCE);
             tokio::select! {
                 read = reader.read_buf(&mut buffer), if !full => if read? == 0 {
@@ -213,6 +220,10 @@ impl Session {
                     tracing::debug!(stream = id, "broke off a stream whose data nobody takes");
                     self.break_off(id);
                     self.put(Frame::Reset { stream: id, status: FLOW_CONTROL_ERROR }).await?;
+                },
+                () = tokio::time::sleep_until(ask), if full => {
+                    unheard = Some(Instant::now());
+                    self.put(Frame::Ping { id: PING }).await?;
                 },
                 () = opened.closed(), if self.pumps.is_empty() => {
                     // After all data.
@@ -237,7 +248,7 @@ impl Session {
                 self.break_off(stream);
                 Ok(())
             }
-            // An even number answers a question of ours, and we ask none.
+            // An even number answers a question of ours; that it could be asked is all there was to know.
             Frame::Ping { id } if id % 2 == 1 => self.put(frame).await,
             Frame::Settings { window: Some(window) } => {
                 let change = i64::from(window) - self.initial;

@@ -44,11 +44,11 @@ impl Client {
         }
     }
 
-    /// The next frame that is neither a reply nor a window.
+    /// The next frame that is neither a reply nor a window nor a question.
     async fn next(&mut self) -> Frame {
         loop {
             match self.decoder.next(&mut self.buffer).unwrap() {
-                Some(Frame::SynReply { .. } | Frame::WindowUpdate { .. }) => {}
+                Some(Frame::SynReply { .. } | Frame::WindowUpdate { .. } | Frame::Ping { id: PING }) => {}
                 Some(frame) => return frame,
                 None => assert_ne!(self.stream.read_buf(&mut self.buffer).await.unwrap(), 0),
             }
@@ -101,4 +101,14 @@ async fn a_slow_reader_is_not_broken_off() {
     // A reset that comes behind the flood is seen as well.
     client.send(Frame::Reset { stream: 1, status: 5 }).await;
     slow.outlet.closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_left_a_full_session_is_missed() {
+    let mut client = Client::new(Stalled::Wait);
+    let stream = client.open(1).await;
+    client.flood(1).await;
+    let Client { stream: connection, .. } = client;
+    drop(connection);
+    tokio::time::timeout(PATIENCE * 3, stream.outlet.closed()).await.unwrap();
 }

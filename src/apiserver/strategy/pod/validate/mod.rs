@@ -4,14 +4,15 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::super::address::BAD_IP;
 use super::super::value::{entries, is_set, items, text};
+use super::fields::{id, invalid, one_of, seccomp};
 use super::{affinity, containers, volumes};
 use crate::api::names;
 use crate::api::status::FieldError;
 
 const RESTART: [&str; 3] = ["Always", "Never", "OnFailure"];
 const DNS: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-pub(super) const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
 pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
     let spec = &pod["spec"];
@@ -63,20 +64,6 @@ pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// A field that must be there and be one of a few words.
-pub(super) fn one_of(path: &str, value: &Value, allowed: &[&str]) -> Option<FieldError> {
-    match value.as_str().unwrap_or_default() {
-        "" => Some(FieldError::required(path, "")),
-        word if allowed.contains(&word) => None,
-        _ => Some(FieldError::not_supported(path, value, allowed)),
-    }
-}
-
-/// An error for each thing that is wrong with a value.
-pub(super) fn invalid(path: &str, value: &Value, wrong: Vec<String>) -> Vec<FieldError> {
-    wrong.iter().map(|w| FieldError::invalid(path, value, w)).collect()
-}
-
 fn security(spec: &Value) -> Vec<FieldError> {
     let context = &spec["securityContext"];
     let mut errors = Vec::new();
@@ -102,42 +89,6 @@ fn security(spec: &Value) -> Vec<FieldError> {
         }
     }
     errors.extend(seccomp("spec.securityContext.seccompProfile", &context["seccompProfile"]));
-    errors
-}
-
-/// A user or group id.
-pub(super) fn id(path: &str, value: &Value) -> Option<FieldError> {
-    let id = value.as_i64()?;
-    if (0..=i64::from(i32::MAX)).contains(&id) {
-        return None;
-    }
-    Some(FieldError::invalid(path, value, "must be between 0 and 2147483647, inclusive"))
-}
-
-pub(super) fn seccomp(path: &str, profile: &Value) -> Vec<FieldError> {
-    const TYPES: [&str; 3] = ["Localhost", "RuntimeDefault", "Unconfined"];
-    if profile.is_null() {
-        return Vec::new();
-    }
-    let mut errors = Vec::new();
-    errors.extend(one_of(&format!("{path}.type"), &profile["type"], &TYPES));
-    let file = format!("{path}.localhostProfile");
-    match (text(profile, "type"), text(profile, "localhostProfile")) {
-        ("Localhost", "") => {
-            errors.push(FieldError::required(file, "must be set when seccomp type is Localhost"));
-        }
-        ("Localhost", name) if name.starts_with('/') => {
-            errors.push(FieldError::invalid(file, &profile["localhostProfile"], "must be a relative path"));
-        }
-        ("Localhost", name) if name.split('/').any(|part| part == "..") => {
-            errors.push(FieldError::invalid(file, &profile["localhostProfile"], "must not contain '..'"));
-        }
-        (other, name) if other != "Localhost" && !name.is_empty() => {
-            let why = "can only be set when seccomp type is Localhost";
-            errors.push(FieldError::invalid(file, &profile["localhostProfile"], why));
-        }
-        _ => {}
-    }
     errors
 }
 
