@@ -187,6 +187,22 @@ async fn every_verb_is_idempotent_and_removal_leaves_nothing() {
     assert!(root.processes().unwrap().is_empty() && root.children().unwrap().is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_the_end_waits_for_the_same_one() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("ends").await;
+    host.sandbox("s").await;
+    host.runtime.start(&host.container("s", "c", &["sleep", "1000"])).await.unwrap();
+    fill(&host, "c");
+    let other = minik::runtime::linux::LinuxRuntime::connect(host.config.clone()).await.unwrap();
+    let (one, two) = tokio::join!(host.runtime.shutdown(), other.shutdown());
+    one.unwrap();
+    two.unwrap();
+    assert!(!host.config.state_dir.join("containers/c").exists());
+}
+
 /// Files in a container's writable layer, so that its removal takes a while.
 fn fill(host: &Host, id: &str) {
     let upper = host.config.state_dir.join("containers").join(id).join("upper");
