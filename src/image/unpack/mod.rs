@@ -461,7 +461,6 @@ pub(super) fn is_whiteout(mode: u32, device: u64) -> bool {
     FileType::from_raw_mode(mode) == FileType::CharacterDevice && device == 0
 }
 
-/// A path to an open directory, for calls that take no descriptor.
 fn mark_opaque(directory: &Root) -> io::Result<()> {
     let path = directory.descriptor_path();
     kernel(rustix::fs::setxattr(path, OPAQUE_XATTR, b"y", XattrFlags::empty()))
