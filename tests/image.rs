@@ -357,13 +357,13 @@ async fn refusals_carry_the_registrys_own_words() {
     ];
     for (fault, expected) in cases {
         proxy.fault("/manifests/", 1, fault);
-        let message = shelf.pull(&proxy.name("library/alpine")).await.unwrap_err().to_string();
+        let message = shelf.pull(&proxy.name("library/busybox")).await.unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
-        assert!(message.starts_with(&proxy.name("library/alpine:latest")), "{message}");
+        assert!(message.starts_with(&proxy.name("library/busybox:latest")), "{message}");
     }
-    let missing = shelf.pull(&proxy.name("library/alpine:nonsense")).await.unwrap_err().to_string();
+    let missing = shelf.pull(&proxy.name("library/busybox:nonsense")).await.unwrap_err().to_string();
     assert!(missing.contains("answered 404: manifest unknown"), "{missing}");
-    let nobody = shelf.pull("127.0.0.1:1/library/alpine").await.unwrap_err();
+    let nobody = shelf.pull("127.0.0.1:1/library/busybox").await.unwrap_err();
     assert!(matches!(&nobody, Error::Unreachable { host, .. } if host == "http://127.0.0.1:1"), "{nobody}");
     assert!(shelf.images.list().unwrap().is_empty() && shelf.holds("layers").is_empty());
 }
@@ -376,11 +376,11 @@ async fn passing_troubles_are_tried_again() {
     let proxy = Proxy::start().await;
     proxy.fault("/manifests/", 2, Fault::Says(503, vec![], ""));
     proxy.fault("/blobs/", 1, Fault::Says(429, vec![("retry-after", "1")], ""));
-    let image = Shelf::new().pull(&proxy.name("library/alpine")).await.unwrap();
-    assert_eq!(image.references, [proxy.name("library/alpine:latest")]);
+    let image = Shelf::new().pull(&proxy.name("library/busybox")).await.unwrap();
+    assert_eq!(image.references, [proxy.name("library/busybox:latest")]);
     let shelf = Shelf::new();
     proxy.fault("/manifests/", 100, Fault::Says(500, vec![], ""));
-    let error = shelf.pull(&proxy.name("library/alpine")).await.unwrap_err().to_string();
+    let error = shelf.pull(&proxy.name("library/busybox")).await.unwrap_err().to_string();
     assert!(error.contains("answered 500: Internal Server Error"), "{error}");
 }
 
@@ -392,7 +392,7 @@ async fn a_cut_layer_goes_on_where_it_was() {
     let proxy = Proxy::start().await;
     let cut = 60_000;
     let shelf = Shelf::new();
-    let plain = shelf.pull(&proxy.name("library/nginx")).await.unwrap();
+    let plain = shelf.pull(&proxy.name("library/torture")).await.unwrap();
     let largest = {
         let sizes: BTreeMap<String, u64> = proxy
             .blobs()
@@ -410,7 +410,7 @@ async fn a_cut_layer_goes_on_where_it_was() {
         proxy.fault(part, 1, Fault::Cut(cut));
         proxy.fault(part, 1, again.unwrap_or(Fault::Cut(2 * cut)));
         let shelf = Shelf::new();
-        let image = shelf.pull(&proxy.name("library/nginx")).await.unwrap();
+        let image = shelf.pull(&proxy.name("library/torture")).await.unwrap();
         assert_eq!(image.id, plain.id);
         let seen = &proxy.blobs()[&largest];
         let ranges: Vec<&str> =
@@ -424,10 +424,10 @@ async fn a_cut_layer_goes_on_where_it_was() {
     }
     // What comes in ever so small pieces comes whole; a registry that sends nothing more is given up on.
     proxy.fault(part, 8, Fault::Cut(1000));
-    Shelf::new().pull(&proxy.name("library/nginx")).await.unwrap();
+    Shelf::new().pull(&proxy.name("library/torture")).await.unwrap();
     proxy.fault(part, 1000, Fault::Cut(0));
     let shelf = Shelf::new();
-    let error = shelf.pull(&proxy.name("library/nginx")).await.unwrap_err();
+    let error = shelf.pull(&proxy.name("library/torture")).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(shelf.images.list().unwrap().is_empty() && shelf.holds("tmp").is_empty());
 }
@@ -439,14 +439,14 @@ async fn what_is_not_what_was_announced_is_refused() {
     }
     let proxy = Proxy::start().await;
     let good = Shelf::new();
-    let image = good.pull(&proxy.name("library/alpine")).await.unwrap();
+    let image = good.pull(&proxy.name("library/torture")).await.unwrap();
     let shelf = Shelf::new();
     proxy.fault("/blobs/", 1, Fault::Flip);
-    let config = shelf.pull(&proxy.name("library/alpine")).await.unwrap_err().to_string();
+    let config = shelf.pull(&proxy.name("library/torture")).await.unwrap_err().to_string();
     assert!(config.contains("its configuration is not what sha256:"), "{config}");
     let layer = proxy.blobs().into_keys().find(|d| *d != image.id).unwrap();
     proxy.fault(Box::leak(layer.into_boxed_str()), 1, Fault::Flip);
-    let error = shelf.pull(&proxy.name("library/alpine")).await.unwrap_err().to_string();
+    let error = shelf.pull(&proxy.name("library/torture")).await.unwrap_err().to_string();
     assert!(error.contains("sha256:"), "{error}");
     let by_digest = image.repo_digests.last().unwrap().clone();
     proxy.fault("/manifests/sha256:", 1, Fault::Flip);
@@ -473,8 +473,7 @@ async fn images_that_share_a_layer_fetch_it_once() {
     }
     let proxy = Proxy::start().await;
     let shelf = Shelf::new();
-    let names =
-        ["library/nginx", "library/nginx:1.12.2", "library/mysql:5.7", "library/wordpress:4.9-apache"];
+    let names = ["library/torture", "library/busybox", "instavote/vote:movies", "instavote/vote:indent"];
     let all = names.iter().chain(&names).map(|name| {
         let (shelf, name) = (&shelf, proxy.name(name));
         async move { shelf.pull(&name).await.unwrap() }
@@ -510,7 +509,7 @@ async fn credentials_come_from_the_pull_or_from_dockers_file() {
     let proxy = Proxy::start().await;
     // dev:secret
     proxy.plan.lock().unwrap().wants = Some("Basic ZGV2OnNlY3JldA==".to_owned());
-    let name = proxy.name("library/alpine");
+    let name = proxy.name("library/busybox");
     let shelf = Shelf::new();
     let refused = shelf.pull(&name).await.unwrap_err().to_string();
     assert!(refused.contains("answered 401: Unauthorized (check the name, or log in"), "{refused}");
@@ -537,7 +536,7 @@ async fn tokens_are_fetched_as_somebody_and_again_when_they_expire() {
     }
     let proxy = Proxy::start().await;
     proxy.plan.lock().unwrap().expire();
-    let name = proxy.name("library/nginx");
+    let name = proxy.name("library/busybox");
     let plain = Shelf::new().pull(&name).await.unwrap();
     let layer = proxy.blobs().into_keys().find(|digest| *digest != plain.id).unwrap();
     let layer: &'static str = Box::leak(layer.into_boxed_str());
@@ -581,10 +580,10 @@ async fn credentials_that_fit_are_tried_in_turn() {
     };
     let both = [credential("outdated"), credential("secret")];
     let shelf = Shelf::new();
-    shelf.images.pull(&proxy.name("library/alpine"), &both, &Silent).await.unwrap();
+    shelf.images.pull(&proxy.name("library/busybox"), &both, &Silent).await.unwrap();
     // What let one user in is not remembered for the same user with another password.
     proxy.plan.lock().unwrap().wants = Some("Basic ZGV2Om90aGVy".to_owned());
-    shelf.images.pull(&proxy.name("library/alpine"), &[credential("other")], &Silent).await.unwrap();
+    shelf.images.pull(&proxy.name("library/busybox"), &[credential("other")], &Silent).await.unwrap();
     let seen = &proxy.plan.lock().unwrap().seen;
     let last = seen.iter().rev().take(2).map(|s| s.headers.get("authorization").is_some());
     assert_eq!(last.collect::<Vec<_>>(), [true, false]);
@@ -596,18 +595,18 @@ async fn an_outage_in_the_middle_of_a_layer_is_lived_through() {
         return;
     }
     let proxy = Proxy::start().await;
-    let plain = Shelf::new().pull(&proxy.name("library/alpine")).await.unwrap();
+    let plain = Shelf::new().pull(&proxy.name("library/busybox")).await.unwrap();
     let layer = proxy.blobs().into_keys().find(|digest| *digest != plain.id).unwrap();
     let layer: &'static str = Box::leak(layer.into_boxed_str());
     proxy.fault(layer, 1, Fault::Cut(1000));
     // More failures than one request is tried.
     proxy.fault(layer, 6, Fault::Says(503, vec![], ""));
     let shelf = Shelf::new();
-    shelf.pull(&proxy.name("library/alpine")).await.unwrap();
+    shelf.pull(&proxy.name("library/busybox")).await.unwrap();
     // A connection that breaks after the last byte leaves nothing to ask for.
     proxy.plan.lock().unwrap().seen.clear();
     proxy.fault(layer, 1, Fault::Unfinished);
-    Shelf::new().pull(&proxy.name("library/alpine")).await.unwrap();
+    Shelf::new().pull(&proxy.name("library/busybox")).await.unwrap();
     assert_eq!(proxy.blobs()[layer].len(), 1);
 }
 
@@ -629,14 +628,16 @@ async fn content_is_not_removed_under_a_pull_or_a_start() {
         }
         other
     });
-    let image = shelf.pull(&proxy.name("library/nginx")).await.unwrap();
+    let image = shelf.pull(&proxy.name("library/torture")).await.unwrap();
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     let other = remover.join().unwrap();
     // The name goes; the layers stay for who has just been given them, until that is over.
-    other.remove(&proxy.name("library/nginx")).unwrap();
+    other.remove(&proxy.name("library/torture")).unwrap();
     assert!(image.layers.iter().all(|layer| layer.is_dir()));
     drop(image);
     other.collect().unwrap();
+    // The end of a store waits for what it removes.
+    drop(other);
     for part in ["layers", "blobs", "implied", "tmp"] {
         assert!(shelf.holds(part).is_empty(), "{part}");
     }
@@ -649,10 +650,10 @@ async fn a_pull_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
     }
     let proxy = Proxy::start().await;
     let shelf = Shelf::new();
-    let name = proxy.name("library/nginx");
+    let name = proxy.name("library/torture");
     proxy.fault("/blobs/", 1, Fault::Whole);
     proxy.fault("/blobs/", 100, Fault::Stall);
-    let mut child = minik(&shelf, &name, &[]).spawn().unwrap();
+    let mut child = minik(&shelf, &["pull", &name], &[]).spawn().unwrap();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while shelf.holds("tmp").is_empty() {
         assert!(std::time::Instant::now() < until, "no layer is being unpacked");
@@ -661,17 +662,18 @@ async fn a_pull_that_is_killed_leaves_nothing_in_the_way_of_the_next() {
     child.kill().unwrap();
     child.wait().unwrap();
     proxy.plan.lock().unwrap().faults.clear();
-    let done = tokio::task::spawn_blocking(move || (minik(&shelf, &name, &[]).output().unwrap(), shelf));
+    let done =
+        tokio::task::spawn_blocking(move || (minik(&shelf, &["pull", &name], &[]).output().unwrap(), shelf));
     let (run, shelf) = done.await.unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let tmp: Vec<_> = std::fs::read_dir(shelf.dir.path().join("images/tmp")).unwrap().collect();
     assert!(tmp.is_empty(), "{tmp:?}");
 }
 
-/// `minik image pull` into a shelf, with variables set.
-fn minik(shelf: &Shelf, name: &str, variables: &[(&str, &str)]) -> Command {
+/// `minik image` with a shelf and these words, with variables set.
+fn minik(shelf: &Shelf, words: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_minik"));
-    command.args(["image", "pull", name, "--data-dir"]).arg(shelf.dir.path());
+    command.arg("image").args(words).arg("--data-dir").arg(shelf.dir.path());
     command.env_clear().env("PATH", std::env::var("PATH").unwrap()).env("HOME", shelf.dir.path());
     command
         .envs(variables.iter().copied())
@@ -758,11 +760,11 @@ async fn proxies_and_private_authorities_come_from_the_environment() {
         tokio::task::spawn_blocking(move || {
             let shelf = Shelf::new();
             let variables: Vec<_> = variables.iter().map(|(key, value)| (*key, value.as_str())).collect();
-            let run = minik(&shelf, &name, &variables).output().unwrap();
+            let run = minik(&shelf, &["pull", &name], &variables).output().unwrap();
             (run.status.success(), String::from_utf8_lossy(&run.stderr).into_owned())
         })
     };
-    let name = || "registry.test/library/alpine".to_owned();
+    let name = || "registry.test/library/busybox".to_owned();
     let both = || vec![("HTTPS_PROXY", through.clone()), ("SSL_CERT_FILE", trusted.clone())];
     let (good, said) = pull(name(), both()).await.unwrap();
     assert!(good, "{said}");
@@ -773,7 +775,7 @@ async fn proxies_and_private_authorities_come_from_the_environment() {
     asked.lock().unwrap().clear();
     let all = || vec![("HTTPS_PROXY", through.clone()), ("HTTP_PROXY", through.clone())];
     for host in [&tls, &proxy.host] {
-        let (good, said) = pull(format!("{host}/library/alpine"), all()).await.unwrap();
+        let (good, said) = pull(format!("{host}/library/busybox"), all()).await.unwrap();
         assert!(good, "{host}: {said}");
     }
     assert!(asked.lock().unwrap().is_empty());
@@ -854,7 +856,11 @@ async fn layers_that_repeat_and_leave_directories_out_make_the_right_tree() {
     assert_eq!(inside(&loaded[0], "stat -c %Y tmp owned/deep owned/deep/y"), "1000000\n1000000\n1000000\n");
     // All of it goes together, also the layer that no registry has.
     drop(loaded);
-    shelf.images.remove("made:1").unwrap();
+    let other =
+        Images::open(Settings { dir: shelf.dir.path().join("images"), ..Settings::default() }).unwrap();
+    other.remove("made:1").unwrap();
+    // The end of a store waits for what it removes.
+    drop(other);
     for part in ["layers", "blobs", "implied", "tmp"] {
         assert!(shelf.holds(part).is_empty(), "{part}");
     }
@@ -905,8 +911,8 @@ async fn mirrors_are_asked_in_order() {
     let proxy = Proxy::start().await;
     let mirrors = vec!["http://127.0.0.1:1".to_owned(), format!("http://{}", proxy.host)];
     let shelf = Shelf::with(|settings| settings.mirrors = [("example.test".to_owned(), mirrors)].into());
-    let image = shelf.pull("example.test/library/alpine:latest").await.unwrap();
-    assert_eq!(image.references, ["example.test/library/alpine:latest"]);
+    let image = shelf.pull("example.test/library/busybox:latest").await.unwrap();
+    assert_eq!(image.references, ["example.test/library/busybox:latest"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -948,6 +954,37 @@ async fn a_saved_archive_is_the_same_image_for_everybody() {
         let manifest = digest_of(&skopeo(&["inspect", "--raw"], &alone));
         assert!(image.repo_digests.iter().any(|one| one.ends_with(&manifest)), "{name}: {manifest}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_replaced_whole_or_not_at_all() {
+    if !is_root() {
+        return;
+    }
+    let shelf = Shelf::new();
+    let bytes = archive("made:1", &[layer(&[("a", 0o644)])]);
+    shelf.images.load(std::io::Cursor::new(bytes)).await.unwrap();
+    let directory = shelf.dir.path().join("archives");
+    std::fs::create_dir(&directory).unwrap();
+    let (there, link) = (directory.join("there.tar"), directory.join("link.tar"));
+    std::fs::write(&there, "an archive").unwrap();
+    std::os::unix::fs::symlink("there.tar", &link).unwrap();
+    let save = |words: &[&str]| minik(&shelf, &[&["save", "-o"], words].concat(), &[]).output().unwrap();
+    let run = save(&[there.to_str().unwrap(), "made:1", "mistyped"]);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(!run.status.success() && said.contains("no such image: mistyped"), "{said}");
+    assert_eq!(std::fs::read_to_string(&there).unwrap(), "an archive");
+    for place in [link.to_str().unwrap(), "/dev/null"] {
+        let run = save(&[place, "made:1"]);
+        assert!(run.status.success(), "{place}: {}", String::from_utf8_lossy(&run.stderr));
+    }
+    assert!(link.is_symlink());
+    let saved = std::fs::File::open(&there).unwrap();
+    assert_eq!(Shelf::new().images.load(saved).await.unwrap()[0].references, ["docker.io/library/made:1"]);
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 2, "nothing lies beside it");
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(
+        &std::fs::metadata("/dev/null").unwrap().file_type()
+    ));
 }
 
 fn digest_of(bytes: &[u8]) -> String {

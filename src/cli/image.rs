@@ -1,9 +1,10 @@
 //! `minik image`: the images of this machine, with or without a running cluster.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -70,7 +71,7 @@ pub async fn run(verb: Verb, global: &Global) -> Result<(), Failure> {
                 mirrors: machine.registry_mirrors.unwrap_or_default(),
                 insecure: machine.insecure_registries.unwrap_or_default(),
                 docker_config: Some(Person::invoking().docker_config()),
-                in_use: layers_in_use(&places.data_dir),
+                in_use: layers_in_use(),
                 ..image::Settings::default()
             }
         }
@@ -88,16 +89,33 @@ pub async fn run(verb: Verb, global: &Global) -> Result<(), Failure> {
             }
             Ok(())
         }
-        Verb::Save { names, output } => {
-            let out: Box<dyn Write + Send> = if output.as_os_str() == "-" {
-                Box::new(io::stdout())
-            } else {
-                let file = File::create(&output);
-                Box::new(file.map_err(|error| Failure::general(format!("{}: {error}", output.display())))?)
-            };
-            images.save(&names, out).await.map_err(failed)
-        }
+        Verb::Save { names, output } => save(&images, &names, &output).await,
     }
+}
+
+/// Writes an archive beside the one of that name, which it replaces when it is whole.
+async fn save(images: &Images, names: &[String], output: &Path) -> Result<(), Failure> {
+    if output.as_os_str() == "-" {
+        return images.save(names, io::stdout()).await.map_err(failed);
+    }
+    let fail = |error: io::Error| Failure::general(format!("{}: {error}", output.display()));
+    // The file that a link leads to; a device or pipe can only be written to.
+    let target = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
+    if fs::metadata(&target).is_ok_and(|there| !there.is_file()) {
+        let out = File::options().write(true).open(&target).map_err(fail)?;
+        return images.save(names, out).await.map_err(failed);
+    }
+    let mut name = OsString::from(".");
+    name.push(target.file_name().unwrap_or_default());
+    name.push(format!(".{}", std::process::id()));
+    let beside = target.with_file_name(name);
+    let out = File::create(&beside).map_err(fail)?;
+    let saved = images.save(names, out).await.map_err(failed);
+    let saved = saved.and_then(|()| fs::rename(&beside, &target).map_err(fail));
+    if saved.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    saved
 }
 
 fn failed(error: image::Error) -> Failure {

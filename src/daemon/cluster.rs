@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::places::Places;
-use super::settings::{Error, Settings};
+use super::places::{DEFAULT_DATA_DIR, Places};
+use super::settings::{Error, Settings, check_profile};
 use crate::image::{self, LayersInUse};
 use crate::runtime::supervisor;
 
@@ -85,24 +85,36 @@ impl Cluster {
             insecure: self.insecure_registries.clone(),
             docker_config: self.docker_config.clone(),
             limits: image::unpack::Limits::default(),
-            in_use: layers_in_use(&places.data_dir),
+            in_use: layers_in_use(),
         }
     }
 }
 
-/// Who knows the layers that containers stand on: the records of every cluster that shares the data directory.
-pub fn layers_in_use(data_dir: &Path) -> LayersInUse {
-    let data_dir = data_dir.to_owned();
-    LayersInUse::new(move || {
+/// Who knows the layers that containers stand on: the records of every cluster of the machine, also of one whose data
+/// is gone or elsewhere.
+pub fn layers_in_use() -> LayersInUse {
+    LayersInUse::new(|| {
         let mut layers = Vec::new();
-        for entry in fs::read_dir(&data_dir)? {
-            // What is not called as a cluster can be is none's.
-            if let Ok(profile) = entry?.file_name().into_string() {
-                layers.extend(supervisor::layers_in_use(&Places::new(&profile, &data_dir).runtime())?);
-            }
+        for profile in profiles(Places::all_runs())? {
+            // Where containers are on record does not depend on the data directory.
+            let places = Places::new(&profile, Path::new(DEFAULT_DATA_DIR));
+            layers.extend(supervisor::layers_in_use(&places.runtime())?);
         }
         Ok(layers)
     })
+}
+
+/// What in a directory is called as a cluster can be; there need be no such directory.
+fn profiles(directory: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut profiles = Vec::new();
+    for entry in entries {
+        profiles.extend(entry?.file_name().into_string().ok().filter(|name| check_profile(name).is_ok()));
+    }
+    Ok(profiles)
 }
 
 /// What is noted outside the data directory of a cluster that may run, so that it can be found and cleaned up.
@@ -161,4 +173,21 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     fs::rename(&next, path).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_are_found_by_what_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(profiles(&dir.path().join("none")).unwrap().is_empty());
+        for name in ["minik", "images", "Other", ".hidden", "exercise-1"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let mut found = profiles(dir.path()).unwrap();
+        found.sort();
+        assert_eq!(found, ["exercise-1", "minik"]);
+    }
 }

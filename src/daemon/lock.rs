@@ -1,18 +1,13 @@
 //! Locks between minik's processes: held by an open file, gone with the process, and saying who holds them.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::places::Places;
-
-/// A lock that is held until this is dropped.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
-}
+pub use crate::sys::lock::Lock;
 
 /// Who holds a lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,20 +38,18 @@ pub enum Attempt {
 
 /// Takes a lock if nobody has it; `name` is what others are told of its holder.
 pub fn attempt(path: &Path, name: &str) -> io::Result<Attempt> {
-    loop {
-        let mut file = open(path)?;
-        match file.try_lock() {
-            Ok(()) if is_at(&file, path) => {
-                file.set_len(0)?;
-                file.write_all(format!("{} {name}\n", std::process::id()).as_bytes())?;
-                return Ok(Attempt::Taken(Lock { _file: file }));
-            }
-            // Its last holder removed the file.
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(Attempt::Held(holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
+    if let Some(directory) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }
+    match Lock::try_exclusive(path)? {
+        Some(lock) => claim(lock, name),
+        None => Ok(Attempt::Held(holder(path))),
+    }
+}
+
+fn claim(mut lock: Lock, name: &str) -> io::Result<Attempt> {
+    lock.say(&format!("{} {name}\n", std::process::id()))?;
+    Ok(Attempt::Taken(lock))
 }
 
 /// Takes a lock, waiting for it for up to `limit`; `waiting` is told once who has it.
@@ -66,36 +59,29 @@ pub async fn wait(
     limit: Duration,
     waiting: impl FnOnce(&Holder),
 ) -> io::Result<Attempt> {
-    let until = tokio::time::Instant::now() + limit;
-    let mut waiting = Some(waiting);
-    loop {
-        let holder = match attempt(&path, name)? {
-            Attempt::Held(holder) => holder,
-            taken => return Ok(taken),
-        };
-        if let Some(waiting) = waiting.take() {
-            waiting(&holder);
-        }
-        let file = open(&path)?;
-        // The thread ends with the process when the time is over first. The lock is let go of and taken anew: its file
-        // may have been removed meanwhile.
-        let free = tokio::task::spawn_blocking(move || file.lock());
-        if tokio::time::timeout_at(until, free).await.is_err() {
-            return Ok(Attempt::Held(holder));
-        }
+    let holder = match attempt(&path, name)? {
+        Attempt::Held(holder) => holder,
+        taken => return Ok(taken),
+    };
+    waiting(&holder);
+    // The thread ends with the process when the time is over first.
+    let free = tokio::task::spawn_blocking(move || Lock::exclusive(&path));
+    match tokio::time::timeout(limit, free).await {
+        Ok(taken) => claim(taken.map_err(io::Error::other)??, name),
+        Err(_) => Ok(Attempt::Held(holder)),
     }
 }
 
 /// Who holds a lock; `None` when nobody does. Makes nothing.
 pub fn held(path: &Path) -> io::Result<Option<Holder>> {
-    let mut file = match File::open(path) {
+    let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
-        Err(TryLockError::WouldBlock) => Ok(Some(holder(&mut file))),
+        Err(TryLockError::WouldBlock) => Ok(Some(holder(path))),
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
@@ -103,39 +89,14 @@ pub fn held(path: &Path) -> io::Result<Option<Holder>> {
 /// Takes the lock of everything that concerns all clusters of the machine, waiting for it. It is the directory of what
 /// runs, so that nothing is left over.
 pub async fn of_machine() -> io::Result<Lock> {
-    loop {
-        let path = Places::all_runs();
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        let directory = File::open(path)?;
-        let locked = tokio::task::spawn_blocking(move || directory.lock().map(|()| directory)).await;
-        let directory = locked.map_err(io::Error::other)??;
-        if is_at(&directory, path) {
-            return Ok(Lock { _file: directory });
-        }
-    }
+    let locked = tokio::task::spawn_blocking(|| Lock::directory(Places::all_runs())).await;
+    locked.map_err(io::Error::other)?
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    if let Some(directory) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-    }
-    File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-}
-
-/// Whether the file is still the one that others find there.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(own), Ok(there)) => (own.dev(), own.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
-fn holder(file: &mut File) -> Holder {
-    let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
-    match (read, text.trim_end().split_once(' ')) {
-        (Ok(_), Some((pid, name))) => Holder { name: name.to_owned(), pid: pid.parse().ok() },
-        _ => Holder::default(),
+fn holder(path: &Path) -> Holder {
+    match fs::read_to_string(path).unwrap_or_default().trim_end().split_once(' ') {
+        Some((pid, name)) => Holder { name: name.to_owned(), pid: pid.parse().ok() },
+        None => Holder::default(),
     }
 }
 

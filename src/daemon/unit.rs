@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::cluster::write_private;
 use super::places::Places;
@@ -30,6 +31,9 @@ const ENVIRONMENT: [&str; 11] = [
     "MINIK_LOG",
 ];
 
+/// How long systemd may take for what it is asked: longer than it gives a daemon to stop (`TimeoutStopSec`).
+const JOB: Duration = Duration::from_secs(120);
+
 /// Whether units can be started here.
 pub fn available() -> bool {
     Path::new(DIRECTORY).is_dir()
@@ -40,7 +44,7 @@ fn path(places: &Places) -> PathBuf {
 }
 
 fn systemctl(args: &[&str]) -> Result<(), program::Error> {
-    program::run("systemctl", args, &[]).map(drop)
+    program::run_within(JOB, "systemctl", args, &[]).map(drop)
 }
 
 /// Starts the daemon by this command; one that systemd is about to start again is stopped before.

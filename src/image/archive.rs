@@ -1,6 +1,6 @@
 //! Archives of images: docker-archive and OCI layout, in and out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use super::layer::{self, digest_text, sha256};
 use super::manifest::{self, Compression, Document};
 use super::pull::Expected;
 use super::reference::Reference;
-use super::store::{Record, Scratch};
+use super::store::{Record, Scratch, Store};
 use super::tarball::{self, Reader};
 use super::unpack::Limits;
 use super::{Error, Image, Images};
@@ -235,49 +235,61 @@ impl Images {
         Ok(image)
     }
 
-    /// Writes images as an OCI layout that is a docker-archive too (`manifest.json` beside `index.json`).
+    /// Writes images as an OCI layout that is a docker-archive too (`manifest.json` beside `index.json`). Nothing is
+    /// written when one of them is not here, and none of them goes meanwhile.
     pub async fn save(&self, names: &[String], out: impl Write + Send + 'static) -> Result<(), Error> {
         let store = self.store.clone();
         let names = names.to_owned();
         self.blocking(move || {
-            let mut builder = tar::Builder::new(out);
-            let mut written = std::collections::BTreeSet::new();
-            let (mut manifests, mut docker) = (Vec::new(), Vec::new());
-            append(&mut builder, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+            let _held = store.hold()?;
+            let mut chosen = Vec::new();
             for name in &names {
-                let (digest, record) = store.record(name)?.ok_or_else(|| Error::NoSuchImage(name.clone()))?;
-                for blob in record.blobs.iter().chain([&record.config, &digest]) {
-                    if written.insert(blob.clone()) {
-                        let mut file =
-                            File::open(store.blob_path(blob)?).map_err(failed("cannot read a blob of the store"))?;
-                        builder.append_file(blob_name(blob), &mut file).map_err(failed("cannot write the archive"))?;
-                    }
-                }
-                let manifest = store.blob(&digest)?.unwrap_or_default();
-                let media_type = manifest::media_type(&manifest);
-                let tags: Vec<String> = Reference::parse(name).ok().filter(|r| r.tag.is_some()).map(|r| r.to_string()).into_iter().collect();
-                let mut descriptor = json!({
-                    "mediaType": media_type, "digest": digest, "size": manifest.len(),
-                });
-                if let Some(tag) = tags.first() {
-                    descriptor["annotations"] = json!({
-                        CONTAINERD_NAME: tag, REF_NAME: tag.rsplit_once(':').map_or("latest", |(_, t)| t),
-                    });
-                }
-                manifests.push(descriptor);
-                docker.push(json!({
-                    "Config": blob_name(&record.config), "RepoTags": tags,
-                    "Layers": record.blobs.iter().map(|b| blob_name(b)).collect::<Vec<_>>(),
-                }));
+                let found = store.record(name)?.ok_or_else(|| Error::NoSuchImage(name.clone()))?;
+                chosen.push((name.as_str(), found));
             }
-            let index = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
-            append(&mut builder, "index.json", index.to_string().as_bytes())?;
-            append(&mut builder, "manifest.json", Value::Array(docker).to_string().as_bytes())?;
-            let mut out = builder.into_inner().map_err(failed("cannot write the archive"))?;
-            out.flush().map_err(failed("cannot write the archive"))
+            write_archive(&store, &chosen, out)
         })
         .await
     }
+}
+
+fn write_archive(store: &Store, images: &[(&str, (String, Record))], out: impl Write) -> Result<(), Error> {
+    let failed_to_write = || failed("cannot write the archive");
+    let mut builder = tar::Builder::new(out);
+    let mut written = BTreeSet::new();
+    let (mut manifests, mut docker) = (Vec::new(), Vec::new());
+    append(&mut builder, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    for (name, (digest, record)) in images {
+        for blob in record.blobs.iter().chain([&record.config, digest]) {
+            if written.insert(blob) {
+                let mut file =
+                    File::open(store.blob_path(blob)?).map_err(failed("cannot read a blob of the store"))?;
+                builder.append_file(blob_name(blob), &mut file).map_err(failed_to_write())?;
+            }
+        }
+        let manifest = store.blob(digest)?.unwrap_or_default();
+        let tag = Reference::parse(name).ok().filter(|r| r.tag.is_some()).map(|r| r.to_string());
+        let mut descriptor = json!({
+            "mediaType": manifest::media_type(&manifest), "digest": digest, "size": manifest.len(),
+        });
+        if let Some(tag) = &tag {
+            descriptor["annotations"] = json!({
+                CONTAINERD_NAME: tag, REF_NAME: tag.rsplit_once(':').map_or("latest", |(_, t)| t),
+            });
+        }
+        manifests.push(descriptor);
+        docker.push(json!({
+            "Config": blob_name(&record.config), "RepoTags": Vec::from_iter(tag),
+            "Layers": record.blobs.iter().map(|b| blob_name(b)).collect::<Vec<_>>(),
+        }));
+    }
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests,
+    });
+    append(&mut builder, "index.json", index.to_string().as_bytes())?;
+    append(&mut builder, "manifest.json", Value::Array(docker).to_string().as_bytes())?;
+    let mut out = builder.into_inner().map_err(failed_to_write())?;
+    out.flush().map_err(failed_to_write())
 }
 
 fn blob_name(digest: &str) -> String {

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +48,7 @@ impl Directory {
 
 /// The attributes that users of the image see: `user.*`, but for overlayfs's own.
 fn xattrs(directory: &Root) -> io::Result<BTreeMap<String, Vec<u8>>> {
-    let path = descriptor_path(directory);
+    let path = directory.descriptor_path();
     let mut names = vec![0; 64 << 10];
     let length = match rustix::fs::listxattr(&path, &mut names) {
         Ok(length) => length,
@@ -65,10 +64,6 @@ fn xattrs(directory: &Root) -> io::Result<BTreeMap<String, Vec<u8>>> {
         }
     }
     Ok(found)
-}
-
-fn descriptor_path(directory: &Root) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))
 }
 
 /// Paths as bytes, zero bytes between them.
@@ -163,7 +158,7 @@ fn look_in(root: &Root, path: &Path) -> io::Result<(Found, bool)> {
 
 fn is_opaque(directory: &Root) -> bool {
     let mut value = [0; 8];
-    let read = rustix::fs::getxattr(descriptor_path(directory), OPAQUE_XATTR, &mut value);
+    let read = rustix::fs::getxattr(directory.descriptor_path(), OPAQUE_XATTR, &mut value);
     read.is_ok_and(|length| &value[..length] == b"y")
 }
 
@@ -175,7 +170,7 @@ pub fn make(layer: &Path, directories: &[Directory]) -> io::Result<()> {
     let path = |directory: &Directory| PathBuf::from(OsStr::from_bytes(&directory.path).to_owned());
     for directory in directories {
         let here = root.mkdir_all(path(directory), 0o755)?;
-        let at = descriptor_path(&here);
+        let at = here.descriptor_path();
         let (user, group) = (Uid::from_raw(directory.uid), Gid::from_raw(directory.gid));
         rustix::fs::chownat(CWD, &at, Some(user), Some(group), AtFlags::empty())?;
         rustix::fs::chmodat(CWD, &at, Mode::from_raw_mode(directory.mode), AtFlags::empty())?;

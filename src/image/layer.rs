@@ -27,8 +27,6 @@ pub struct Unpacked {
     pub digest: String,
     /// The digest of its uncompressed contents.
     pub diff_id: String,
-    /// Bytes of the stream.
-    pub size: u64,
     /// Directories without attributes of their own (see [`unpack::Contents`]).
     pub implied: BTreeSet<PathBuf>,
 }
@@ -46,11 +44,10 @@ pub fn digest_text(hash: Sha256) -> String {
     format!("sha256:{digits}")
 }
 
-/// Reads what is read through it into a hash, counts it, and copies it to a file.
+/// Reads what is read through it into a hash, and copies it to a file.
 struct Tee<'a, R> {
     inner: R,
     hash: Sha256,
-    count: u64,
     copy: Option<&'a mut File>,
 }
 
@@ -58,7 +55,6 @@ impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(buffer)?;
         self.hash.update(&buffer[..got]);
-        self.count += got as u64;
         if let Some(file) = &mut self.copy {
             file.write_all(&buffer[..got])?;
         }
@@ -121,17 +117,17 @@ pub fn unpack(
     directory: &Path,
     limits: Limits,
 ) -> Result<Unpacked, unpack::Error> {
-    let mut tee = Tee { inner: stream, hash: Sha256::new(), count: 0, copy: blob };
+    let mut tee = Tee { inner: stream, hash: Sha256::new(), copy: blob };
     let (diff_id, implied) = {
         let inner = inflate(&mut tee).map_err(unpack::Error::Read)?;
-        let mut contents = Tee { inner, hash: Sha256::new(), count: 0, copy: None };
+        let mut contents = Tee { inner, hash: Sha256::new(), copy: None };
         let unpacked = unpack::unpack(&mut contents, directory, limits)?;
         // The digest covers what follows the archive's end, too.
         io::copy(&mut contents, &mut io::sink()).map_err(unpack::Error::Read)?;
         (digest_text(contents.hash), unpacked.implied)
     };
     io::copy(&mut tee, &mut io::sink()).map_err(unpack::Error::Read)?;
-    Ok(Unpacked { digest: digest_text(tee.hash), diff_id, size: tee.count, implied })
+    Ok(Unpacked { digest: digest_text(tee.hash), diff_id, implied })
 }
 
 #[cfg(test)]
@@ -159,7 +155,6 @@ mod tests {
             let mut blob = tempfile::tempfile().unwrap();
             let done = unpack(stream.as_slice(), Some(&mut blob), dir.path(), Limits::default()).unwrap();
             assert_eq!((done.digest, done.diff_id), (sha256(&stream), sha256(&tar)));
-            assert_eq!(done.size, stream.len() as u64);
             assert_eq!(blob.metadata().unwrap().len(), stream.len() as u64);
             assert_eq!(std::fs::read_to_string(dir.path().join("greeting")).unwrap(), "hello");
         }

@@ -7,7 +7,6 @@
 pub mod archive;
 pub mod credentials;
 pub mod layer;
-pub mod lock;
 pub mod pull;
 pub mod reference;
 pub mod registry;
@@ -28,10 +27,9 @@ pub use manifest::ImageConfig;
 pub use store::LayersInUse;
 pub use users::User;
 
-use self::lock::Lock;
-use self::reference::Reference;
 use self::registry::RegistryClient;
 use self::store::Store;
+use crate::sys::lock::Lock;
 
 /// How images are fetched and kept.
 #[derive(Debug, Clone, Default)]
@@ -199,11 +197,5 @@ impl Images {
     /// Removes what no image and no container needs: what failed pulls and outdated tags left.
     pub fn collect(&self) -> Result<(), Error> {
         self.store.collect()
-    }
-
-    /// Gives an image one more name.
-    pub fn tag(&self, name: &str, new: &Reference) -> Result<(), Error> {
-        let image = self.store.find(name)?.ok_or_else(|| Error::NoSuchImage(name.to_owned()))?;
-        self.store.tag(&image.id, new)
     }
 }

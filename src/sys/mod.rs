@@ -3,6 +3,7 @@
 
 pub mod capability;
 pub mod device;
+pub mod lock;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

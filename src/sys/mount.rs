@@ -135,10 +135,11 @@ fn overlay_by_option_string(
     Ok(rustix::mount::mount("overlay", target, "overlay", flags, options.as_c_str())?)
 }
 
-/// The mount that `path` is on, by its mount point, and how later mounts below it spread from and to its peers.
-pub fn spread_of(path: &Path) -> io::Result<(PathBuf, Spread)> {
+/// The mount that an open file or directory (`O_PATH` suffices) is on, by its mount point, and how later mounts below
+/// it spread from and to its peers.
+pub fn spread_of(place: BorrowedFd<'_>) -> io::Result<(PathBuf, Spread)> {
     use rustix::fs::{AtFlags, StatxFlags};
-    let id = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID)?.stx_mnt_id;
+    let id = rustix::fs::statx(place, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id;
     spread_in(&std::fs::read_to_string("/proc/self/mountinfo")?, id)
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its mount is out of sight"))
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -37,6 +37,11 @@ impl Root {
     /// The same directory, but a path that would leave it (`..`, absolute symlinks) is an error (`EXDEV`).
     pub fn strict(self) -> Root {
         Root { resolve: ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS, ..self }
+    }
+
+    /// A path to the directory, wherever it has gone, for calls that take no descriptor; good while this is kept.
+    pub fn descriptor_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd()))
     }
 
     /// Opens what `relative` names, following symlinks inside the root (unless `O_NOFOLLOW` is given, for the

@@ -36,11 +36,18 @@ pub fn tree(directory: &Path) -> io::Result<()> {
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(about(error.into())),
     };
-    remove(parent.as_fd(), &name, None, 0).map_err(about)
+    remove(parent.as_fd(), &name, None, 0, &mut 0).map_err(about)
 }
 
-/// Removes one name. `top` is the directory that everything is in; `None` for that directory itself.
-fn remove(parent: BorrowedFd<'_>, name: &CStr, top: Option<BorrowedFd<'_>>, depth: usize) -> io::Result<()> {
+/// Removes one name. `top` is the directory that everything is in; `None` for that directory itself. `moved` counts what
+/// was moved up into it, so that no name is tried twice.
+fn remove(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    top: Option<BorrowedFd<'_>>,
+    depth: usize,
+    moved: &mut u64,
+) -> io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         // A directory, whatever POSIX and Linux call it.
@@ -50,7 +57,7 @@ fn remove(parent: BorrowedFd<'_>, name: &CStr, top: Option<BorrowedFd<'_>>, dept
     if depth == DEPTH
         && let Some(top) = top
     {
-        return move_up(parent, name, top);
+        return move_up(parent, name, top, moved);
     }
     let directory = open(parent, name)?;
     let inner = top.unwrap_or(directory.as_fd());
@@ -60,7 +67,7 @@ fn remove(parent: BorrowedFd<'_>, name: &CStr, top: Option<BorrowedFd<'_>>, dept
             break;
         }
         for child in &names {
-            remove(directory.as_fd(), child, Some(inner), depth + 1)?;
+            remove(directory.as_fd(), child, Some(inner), depth + 1, moved)?;
         }
         // Only the top gets new names meanwhile: those that were moved up into it.
         if top.is_some() {
@@ -105,16 +112,16 @@ pub(super) fn names(directory: &OwnedFd, name: &CStr) -> io::Result<Vec<CString>
 }
 
 /// Gives a directory a new name in the topmost one, whose names are read again.
-fn move_up(parent: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>) -> io::Result<()> {
-    for number in 0_u64.. {
-        let new = format!(".deep-{number}");
+fn move_up(parent: BorrowedFd<'_>, name: &CStr, top: BorrowedFd<'_>, moved: &mut u64) -> io::Result<()> {
+    loop {
+        let new = format!(".deep-{moved}");
+        *moved += 1;
         match rustix::fs::renameat_with(parent, name, top, new.as_str(), RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(()),
             Err(Errno::EXIST) => continue,
             Err(error) => return Err(about(error, name)),
         }
     }
-    Ok(())
 }
 
 fn about(error: Errno, name: &CStr) -> io::Error {

@@ -17,11 +17,11 @@ pub const MAX_FDS: usize = 8;
 
 /// Connects, waiting at most so long for room in a listener's queue; the same holds for each later sending.
 pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, setsockopt, socket, sockopt};
-    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket =
+        nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let patience = nix::sys::time::TimeVal::new(patience.as_secs() as i64, patience.subsec_micros().into());
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;
-    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(socket.into())
 }
 

@@ -13,12 +13,12 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use self::transfer::{ChannelReader, fetch};
 use crate::image::layer::{self, Unpacked, sha256};
-use crate::image::lock::Lock;
 use crate::image::manifest::{self, Document};
 use crate::image::reference::Reference;
 use crate::image::registry::{Endpoint, Session};
 use crate::image::store::{self, Record, Scratch};
 use crate::image::{Credential, Error, Image, Images, Progress, Stage};
+use crate::sys::lock::Lock;
 
 /// Layers of one image fetched at the same time (as Docker and containerd do).
 const PARALLEL: usize = 3;
@@ -96,13 +96,13 @@ impl Images {
         credentials: &[Credential],
         progress: &dyn Progress,
     ) -> Result<Image, Error> {
-        let mut sessions = self.registry.sessions(reference, endpoint, credentials).await.into_iter();
-        let mut result = Err(content(reference, "there is no registry to ask"));
-        for session in &mut sessions {
-            result = self.pull_from(&session, reference, progress).await;
+        let (first, others) = self.registry.sessions(reference, endpoint, credentials).await;
+        let mut result = self.pull_from(&first, reference, progress).await;
+        for session in others {
             if !matches!(&result, Err(Error::Registry { status: 401 | 403 | 404, .. })) {
                 break;
             }
+            result = self.pull_from(&session, reference, progress).await;
         }
         result
     }

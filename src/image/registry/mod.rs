@@ -76,23 +76,20 @@ impl RegistryClient {
         endpoint::of(&self.settings, reference)
     }
 
-    /// Views of one endpoint, to be tried in order: as each credential that fits it, or as nobody when none does.
+    /// Views of one endpoint, to be tried in order: as each credential that fits it, or as nobody when none does. There is
+    /// a first one always.
     pub async fn sessions<'a>(
         &'a self,
         reference: &'a Reference,
         endpoint: &Endpoint,
         credentials: &[Credential],
-    ) -> Vec<Session<'a>> {
+    ) -> (Session<'a>, Vec<Session<'a>>) {
         let (path, registry) = (self.settings.docker_config.clone(), endpoint.registry.clone());
         let configured =
             tokio::task::spawn_blocking(move || credentials::configured(path.as_deref(), &registry)).await;
         let configured = configured.unwrap_or_default();
         let all = credentials.iter().chain(&configured);
-        let mut fitting: Vec<Option<Credential>> =
-            credentials::matching(&endpoint.registry, reference, all).into_iter().map(Some).collect();
-        if fitting.is_empty() {
-            fitting.push(None);
-        }
+        let mut fitting = credentials::matching(&endpoint.registry, reference, all).into_iter();
         let session = |credential| Session {
             client: self,
             reference,
@@ -100,7 +97,7 @@ impl RegistryClient {
             credential,
             reached: AtomicBool::new(false),
         };
-        fitting.into_iter().map(session).collect()
+        (session(fitting.next()), fitting.map(|credential| session(Some(credential))).collect())
     }
 }
 
@@ -127,7 +124,7 @@ impl Session<'_> {
         Error::Unreachable { reference: self.reference.to_string(), host: self.host(), message }
     }
 
-    /// A manifest or index by tag or digest: its bytes and the digest that the registry claims.
+    /// A manifest or index by tag or digest.
     pub async fn manifest(&self, target: &str) -> Result<Vec<u8>, Error> {
         let response = self.get(&self.url(&format!("manifests/{target}")), Some(manifest::ACCEPT), 0).await?;
         self.read(response, MANIFEST_MAX, "manifest").await

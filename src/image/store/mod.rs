@@ -18,17 +18,20 @@
 mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use self::index::{Index, resolve, topmost};
 use super::layer::sha256;
-use super::lock::Lock;
 use super::reference::{Reference, is_hex};
 use super::{Error, Image, implied, manifest};
+use crate::sys::lock::Lock;
+use crate::sys::removal;
 
 pub use self::index::Record;
 
@@ -50,10 +53,14 @@ impl LayersInUse {
         LayersInUse(Some(Arc::new(ask)))
     }
 
-    fn ask(&self) -> Result<BTreeSet<PathBuf>, Error> {
+    /// The layers by their names, which say what is in them: the store itself may be known by several paths.
+    fn ask(&self) -> Result<BTreeSet<OsString>, Error> {
         let Some(ask) = &self.0 else { return Ok(BTreeSet::new()) };
         let what = "image store: cannot find out which layers are in use".to_owned();
-        ask().map(|layers| layers.into_iter().collect()).map_err(|source| Error::Store { what, source })
+        let names = |layers: Vec<PathBuf>| {
+            layers.iter().filter_map(|layer| layer.file_name().map(OsStr::to_owned)).collect()
+        };
+        ask().map(names).map_err(|source| Error::Store { what, source })
     }
 }
 
@@ -67,6 +74,7 @@ impl std::fmt::Debug for LayersInUse {
 pub struct Store {
     dir: PathBuf,
     in_use: LayersInUse,
+    removals: Removals,
 }
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -101,7 +109,7 @@ impl Store {
             }
             Err(error) => return Err(failed("read", &format)(error)),
         }
-        let store = Store { dir: dir.to_owned(), in_use };
+        let store = Store { dir: dir.to_owned(), in_use, removals: Removals::default() };
         store.sweep()?;
         // A machine that does not name its boot cannot be told to have crashed.
         if let Ok(boot) = fs::read_to_string(BOOT_ID) {
@@ -129,19 +137,17 @@ impl Store {
     /// Removes what crashed processes left: temporary directories and lock files that nobody holds.
     fn sweep(&self) -> Result<(), Error> {
         let tmp = self.dir.join("tmp");
+        let mut left = Vec::new();
         for entry in fs::read_dir(&tmp).map_err(failed("read", &tmp))?.flatten() {
             let path = entry.path();
             let Ok(Some(lock)) = Lock::try_exclusive(&path.with_extension("lock")) else { continue };
-            if path.extension().is_none_or(|e| e != "lock") {
-                match fs::remove_dir_all(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(failed("remove", &path)(error));
-                    }
-                    _ => {}
-                }
+            if path.extension().is_some_and(|e| e == "lock") {
+                lock.remove();
+            } else {
+                left.push(Scratch { path, lock: Some(lock) });
             }
-            lock.remove();
         }
+        self.removals.begin(left);
         Ok(())
     }
 
@@ -338,18 +344,6 @@ impl Store {
         })
     }
 
-    /// Gives an image one more name.
-    pub fn tag(&self, id: &str, reference: &Reference) -> Result<(), Error> {
-        self.change(|index| {
-            let manifest =
-                index.images.iter().find(|(_, r)| r.config == id).map(|(digest, _)| digest.clone());
-            let manifest = manifest.ok_or_else(|| Error::NoSuchImage(id.to_owned()))?;
-            let tag = reference.tag.as_deref().unwrap_or("latest");
-            index.tags.insert(format!("{}:{tag}", reference.name()), manifest);
-            Ok(())
-        })
-    }
-
     /// The image of this name or id, when it is here.
     pub fn find(&self, name: &str) -> Result<Option<Image>, Error> {
         let index = self.read()?;
@@ -419,8 +413,8 @@ impl Store {
         let mut outdated = Vec::new();
         for manifest in index.untagged() {
             let layers = index.images[&manifest].all_layers();
-            let paths = layers.map(|l| self.layer_path(l)).collect::<Result<Vec<_>, _>>()?;
-            if paths.is_empty() || !paths.iter().all(|path| in_use.contains(path)) {
+            let names = layers.map(|layer| hex(layer)).collect::<Result<Vec<_>, _>>()?;
+            if names.is_empty() || !names.iter().all(|name| in_use.contains(OsStr::new(name))) {
                 outdated.push(manifest);
             }
         }
@@ -437,28 +431,26 @@ impl Store {
         let (mut blobs, mut layers) = (BTreeSet::new(), in_use);
         for (manifest, record) in &index.images {
             for digest in record.blobs.iter().chain([manifest, &record.config]).chain(&record.digests) {
-                blobs.insert(self.blob_path(digest)?);
+                blobs.insert(OsString::from(hex(digest)?));
             }
             for layer in record.all_layers() {
-                layers.insert(self.layer_path(layer)?);
+                layers.insert(OsString::from(hex(layer)?));
             }
         }
-        let lists: BTreeSet<PathBuf> =
-            layers.iter().filter_map(|l| Some(self.dir.join("implied").join(l.file_name()?))).collect();
         // Moved aside at once, removed when nobody waits for it any more.
         let aside = self.scratch()?;
-        for (directory, keep) in [("blobs", &blobs), ("layers", &layers), ("implied", &lists)] {
+        for (directory, keep) in [("blobs", &blobs), ("layers", &layers), ("implied", &layers)] {
             let directory = self.dir.join(directory);
             for entry in fs::read_dir(&directory).map_err(failed("read", &directory))?.flatten() {
-                let path = entry.path();
-                if !keep.contains(&path) {
+                if !keep.contains(&entry.file_name()) {
+                    let path = entry.path();
                     let number = format!("{:016x}", getrandom::u64().unwrap_or_default());
                     fs::rename(&path, aside.path().join(number)).map_err(failed("remove", &path))?;
                 }
             }
         }
         drop(alone);
-        drop(aside);
+        self.removals.begin(vec![aside]);
         Ok(())
     }
 }
@@ -478,8 +470,35 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if let Err(error) = removal::tree(&self.path) {
+            tracing::warn!(%error, "cannot remove what was left of image work: it is tried again at the next start");
+        }
         self.lock.take().into_iter().for_each(Lock::remove);
+    }
+}
+
+/// What is being removed beside everything else: nobody's start waits until a large image is gone, only the end of the
+/// store does.
+#[derive(Default)]
+struct Removals(Mutex<Vec<JoinHandle<()>>>);
+
+impl Removals {
+    fn begin(&self, what: Vec<Scratch>) {
+        if what.is_empty() {
+            return;
+        }
+        // Where there is no thread to be had, it goes at once.
+        let begun = std::thread::Builder::new().name("image-removal".to_owned()).spawn(move || drop(what));
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|thread| !thread.is_finished());
+        running.extend(begun);
+    }
+}
+
+impl Drop for Removals {
+    fn drop(&mut self) {
+        let running = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        running.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -349,7 +349,7 @@ impl Unpacker {
             self.parents.clear();
         }
         if kind == FileType::Directory {
-            std::fs::remove_dir_all(descriptor_path(parent).join(name))
+            std::fs::remove_dir_all(parent.descriptor_path().join(name))
                 .map_err(item.failed("replace the directory"))?;
         } else {
             kernel(rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty()))
@@ -425,7 +425,7 @@ impl Unpacker {
     }
 
     fn directory_metadata(&mut self, item: &Item, here: &Root) -> Result<(), Error> {
-        let path = descriptor_path(here);
+        let path = here.descriptor_path();
         let owner = item.owner();
         kernel(rustix::fs::chownat(CWD, &path, owner.0, owner.1, AtFlags::empty()))
             .map_err(item.failed("set the owner"))?;
@@ -445,7 +445,7 @@ impl Unpacker {
             let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             // A directory that a later entry replaced has no time of its own any more.
             let Ok(here) = self.root.open_dir(path) else { continue };
-            let set = rustix::fs::utimensat(CWD, descriptor_path(&here), times, AtFlags::empty());
+            let set = rustix::fs::utimensat(CWD, here.descriptor_path(), times, AtFlags::empty());
             kernel(set).map_err(|source| Error::Write {
                 path: path.display().to_string(),
                 what: "set the time",
@@ -461,13 +461,8 @@ pub(super) fn is_whiteout(mode: u32, device: u64) -> bool {
     FileType::from_raw_mode(mode) == FileType::CharacterDevice && device == 0
 }
 
-/// A path to an open directory, for calls that take no descriptor.
-fn descriptor_path(directory: &Root) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", directory.as_fd().as_raw_fd()))
-}
-
 fn mark_opaque(directory: &Root) -> io::Result<()> {
-    let path = descriptor_path(directory);
+    let path = directory.descriptor_path();
     kernel(rustix::fs::setxattr(path, OPAQUE_XATTR, b"y", XattrFlags::empty()))
 }
 

@@ -196,7 +196,7 @@ impl Supervisor {
         }
         let directory = self.container_directory(&config.id);
         // What a crash left of the same id: a volatile upper layer must not be used again.
-        super::rootfs::remove_directory(&directory)?;
+        crate::sys::removal::tree(&directory)?;
         fs::create_dir(&directory)?;
         fs::create_dir(directory.join("upper"))?;
         fs::create_dir(directory.join("work"))?;

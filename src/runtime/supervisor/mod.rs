@@ -135,8 +135,8 @@ struct Supervisor {
     filters: HashMap<Vec<String>, Rc<seccomp::Filter>>,
     /// What containers may use, where the kernel takes such programs.
     devices: Option<device::Program>,
-    /// The client that asked for the end.
-    ending: Option<u64>,
+    /// The clients that asked for the end, once one has.
+    ending: Option<Vec<u64>>,
     /// Held as long as the supervisor lives.
     _lock: nix::fcntl::Flock<File>,
 }
@@ -232,10 +232,10 @@ impl Supervisor {
             for (token, source, flags) in self.poller.wait()? {
                 self.dispatch(token, source, flags);
             }
-            if let Some(client) = self.ending
-                && self.children.is_empty()
+            if self.children.is_empty()
+                && let Some(clients) = self.ending.take()
             {
-                self.reply(client, &Reply::Done, vec![]);
+                clients.into_iter().for_each(|client| self.reply(client, &Reply::Done, vec![]));
                 let _ = fs::remove_file(self.options.run_dir.join(protocol::SOCKET));
                 return Ok(());
             }

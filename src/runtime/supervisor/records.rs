@@ -1,7 +1,7 @@
 //! What must survive the supervisor: each sandbox and container as a file in the run directory (a tmpfs).
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -33,7 +33,7 @@ pub struct ContainerRecord {
 pub fn layers_in_use(run_dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(run_dir.join(CONTAINERS)) {
         Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Vec::new());
         }
         Err(error) => return Err(error),
@@ -47,8 +47,8 @@ pub fn layers_in_use(run_dir: &Path) -> io::Result<Vec<PathBuf>> {
         match parse::<ContainerRecord>(&path) {
             Ok(record) => layers.extend(record.config.layers),
             // Its container was removed just then.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(unreadable(&path, &error)),
         }
     }
     Ok(layers)
@@ -77,26 +77,27 @@ impl Records {
     /// Forgets a record.
     pub fn remove(&self, id: &str) -> io::Result<()> {
         match fs::remove_file(self.file(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
     /// All records. A damaged one is logged and put aside, for whoever looks into it: what it was about ends as
-    /// anything does that no record tells of.
+    /// anything does that no record tells of. One that cannot be read at the time may be sound: that is an error.
     pub fn load<T: DeserializeOwned>(&self) -> io::Result<Vec<T>> {
         let mut records = Vec::new();
-        for entry in fs::read_dir(&self.directory)?.flatten() {
-            let path = entry.path();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
             match parse(&path) {
                 Ok(record) => records.push(record),
-                Err(error) => {
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
                     tracing::error!(path = %path.display(), %error, "damaged record: what it was about is removed");
                     fs::rename(&path, path.with_extension("damaged"))?;
                 }
+                Err(error) => return Err(unreadable(&path, &error)),
             }
         }
         Ok(records)
@@ -105,6 +106,10 @@ impl Records {
     fn file(&self, id: &str) -> PathBuf {
         self.directory.join(format!("{id}.json"))
     }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 fn parse<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
@@ -132,5 +137,9 @@ mod tests {
             assert_eq!(loaded.iter().map(|record| record.config.id.as_str()).collect::<Vec<_>>(), ["a"]);
         }
         assert!(file("b.damaged").exists() && !file("b.json").exists());
+        // Not damage, but trouble of the moment.
+        fs::create_dir(file("c.json")).unwrap();
+        let error = records.load::<SandboxRecord>().unwrap_err().to_string();
+        assert!(error.contains("c.json") && file("c.json").exists(), "{error}");
     }
 }

@@ -7,14 +7,13 @@ use std::path::PathBuf;
 use nix::sched::CloneFlags;
 
 use super::containers::{Container, Life};
-use super::rootfs::remove_directory;
 use super::sandboxes::{INIT_GROUP, shm_directory};
 use super::{Child, Supervisor, check_id};
 use crate::runtime::ContainerConfig;
 use crate::runtime::cgroups::{Group, Tree};
 use crate::runtime::protocol::{Failure, Reply};
 use crate::stdio::Exit;
-use crate::sys::{mount, process};
+use crate::sys::{mount, process, removal};
 
 /// How long killed processes may take to end, in seconds.
 const PATIENCE: u32 = 30;
@@ -54,7 +53,7 @@ impl Work {
             group.kill_and_wait(PATIENCE)?;
         }
         self.mounts.iter().try_for_each(|path| mount::detach(path))?;
-        self.directories.iter().try_for_each(|path| remove_directory(path))?;
+        self.directories.iter().try_for_each(|path| removal::tree(path))?;
         self.group.as_ref().map_or(Ok(()), Group::remove)
     }
 }
@@ -89,15 +88,16 @@ impl Supervisor {
         self.begin(target, vec![client], None, group)
     }
 
+    /// Ends everything; whoever asks for it again waits for the same end.
     pub(super) fn shut_down(&mut self, client: u64) {
-        if self.ending.is_some() {
-            return self.fail(client, Failure::Protocol("supervisor is shutting down".into()));
+        if let Some(waiting) = &mut self.ending {
+            return waiting.push(client);
         }
         let group = self.tree.root().child("pods");
-        self.ending = Some(client);
+        self.ending = Some(vec![client]);
         if let Err(failure) = self.begin(Target::All, vec![], None, group) {
-            self.fail(client, failure);
             self.ending = None;
+            self.fail(client, failure);
         }
     }
 
@@ -181,7 +181,7 @@ impl Supervisor {
             if !self.sandboxes.contains_key(&id) {
                 tracing::error!(sandbox = id, "no record tells of it: removing it");
                 let shm = shm_directory(&self.options.run_dir, &id);
-                let removed = mount::detach(&shm).and_then(|()| remove_directory(&shm)).and(group.remove());
+                let removed = mount::detach(&shm).and_then(|()| removal::tree(&shm)).and(group.remove());
                 warn_on_error(&id, removed);
                 continue;
             }
@@ -320,7 +320,31 @@ pub fn remove_leftovers(options: &super::Options) -> io::Result<()> {
     for path in mount::below(&options.run_dir)?.iter().rev().filter(|path| **path != options.run_dir) {
         mount::detach(path)?;
     }
-    remove_directory(&options.state_dir.join("containers"))?;
-    remove_directory(&options.state_dir.join("trash"))?;
-    remove_directory(&options.run_dir)
+    removal::tree(&options.state_dir.join("containers"))?;
+    removal::tree(&options.state_dir.join("trash"))?;
+    removal::tree(&options.run_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{Mode, OFlags};
+
+    #[test]
+    fn what_a_container_has_piled_up_is_removed_however_deep() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = dir.path().join("layer");
+        fs::create_dir(&layer).unwrap();
+        let open = OFlags::PATH | OFlags::DIRECTORY;
+        let mut here = rustix::fs::open(&layer, open, Mode::empty()).unwrap();
+        for _ in 0..2000 {
+            rustix::fs::mkdirat(&here, "d", Mode::RWXU).unwrap();
+            here = rustix::fs::openat(&here, "d", open, Mode::empty()).unwrap();
+        }
+        let work = Work { group: None, mounts: vec![], directories: vec![layer.clone()] };
+        // A stack that has some 130 bytes for each level.
+        let little = std::thread::Builder::new().stack_size(256 << 10);
+        little.spawn(move || work.run().unwrap()).unwrap().join().unwrap();
+        assert!(!layer.exists());
+    }
 }

@@ -4,7 +4,6 @@
 //! process. Every place inside the root is found by descriptor, resolved in that root; an image that ships `/dev` or
 //! `/proc` as a symlink is refused.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -115,15 +114,23 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
                 .during(format_args!("mount tmpfs on {at:?}"))?;
             return Ok(Source { target, tree, directory: true });
         }
-        MountSource::Bind(path) => mount::clone_path(path)
-            .during(format_args!("mount {:?} on {at:?}", path.display().to_string()))?,
+        MountSource::Bind(path) => {
+            let shown = path.display().to_string();
+            // Before it is opened, as this mounts what is to be mounted there on demand.
+            let tree = mount::clone_path(path).during(format_args!("mount {shown:?} on {at:?}"))?;
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let opened =
+                rustix::fs::open(path, flags, Mode::empty()).during(format_args!("open {shown:?}"))?;
+            require_spread(mount.propagation, opened.as_fd(), &shown)?;
+            tree
+        }
         MountSource::SubPath { base, path } => {
             let shown = base.join(path).display().to_string();
-            let open = || mount::clone_fd(open_or_make_inside(base, path)?.as_fd());
-            open().during(format_args!("mount {shown:?} on {at:?}"))?
+            let opened = open_or_make_inside(base, path).during(format_args!("mount {shown:?} on {at:?}"))?;
+            require_spread(mount.propagation, opened.as_fd(), &shown)?;
+            mount::clone_fd(opened.as_fd()).during(format_args!("mount {shown:?} on {at:?}"))?
         }
     };
-    require_spread(mount)?;
     let spread = match mount.propagation {
         Propagation::Private => Spread::Private,
         Propagation::HostToContainer => Spread::Slave,
@@ -151,29 +158,19 @@ fn open_or_make_inside(base: &Path, path: &Path) -> io::Result<OwnedFd> {
 
 /// A mount from which later mounts cannot spread as asked for is an error (as in containerd): silently, a container
 /// would wait for them in vain.
-fn require_spread(mount: &Mount) -> Step<()> {
-    let source = match &mount.source {
-        MountSource::Bind(path) => path.clone(),
-        MountSource::SubPath { base, path } => base.join(path),
-        MountSource::Tmpfs { .. } => return Ok(()),
+fn require_spread(propagation: Propagation, source: BorrowedFd<'_>, shown: &str) -> Step<()> {
+    let (enough, wanted): (&[Spread], _) = match propagation {
+        Propagation::Private => return Ok(()),
+        Propagation::HostToContainer => (&[Spread::Shared, Spread::Slave], "shared or slave"),
+        Propagation::Bidirectional => (&[Spread::Shared], "shared"),
     };
-    if mount.propagation == Propagation::Private {
+    let (point, spread) =
+        mount::spread_of(source).during(format_args!("find the mount that {shown:?} is on"))?;
+    if enough.contains(&spread) {
         return Ok(());
     }
-    let shown = source.display().to_string();
-    let (point, spread) =
-        mount::spread_of(&source).during(format_args!("find the mount that {shown:?} is on"))?;
     let point = point.display().to_string();
-    match (mount.propagation, spread) {
-        (Propagation::Private, _) | (_, Spread::Shared) => Ok(()),
-        (Propagation::HostToContainer, Spread::Slave) => Ok(()),
-        (Propagation::HostToContainer, Spread::Private) => Err(Failed(format!(
-            "path {shown:?} is mounted on {point:?} but it is not a shared or slave mount"
-        ))),
-        (Propagation::Bidirectional, Spread::Slave | Spread::Private) => {
-            Err(Failed(format!("path {shown:?} is mounted on {point:?} but it is not a shared mount")))
-        }
-    }
+    Err(Failed(format!("path {shown:?} is mounted on {point:?} but it is not a {wanted} mount")))
 }
 
 /// Builds the root and makes it `/`.
@@ -343,14 +340,6 @@ pub fn show_console(root: &Root, terminal: BorrowedFd<'_>) {
     let shown = mount::clone_fd(terminal).and_then(|tree| mount::attach(tree.as_fd(), at.as_fd()));
     if shown.is_err() {
         let _ = rustix::fs::unlinkat(dev.as_fd(), "console", rustix::fs::AtFlags::empty());
-    }
-}
-
-/// Removes a container's directory from the host: its writable layer and what else is there.
-pub fn remove_directory(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

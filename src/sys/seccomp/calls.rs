@@ -306,7 +306,8 @@ pub const ALLOWED_LEGACY: &[&str] = &[
 ];
 
 /// What only 32-bit programs call: wider forms of what was too narrow, and what came before those. `socketcall` and
-/// `ipc` carry many calls, whose arguments a filter cannot see; C libraries of 32-bit images need them.
+/// `ipc` carry many calls, whose arguments a filter cannot see (`AF_VSOCK` is one); C libraries of 32-bit programs are built
+/// to need them, without a way to fall back.
 pub const ALLOWED_32_BIT: &[&str] = &[
     "_llseek",
     "_newselect",

@@ -15,7 +15,9 @@ mod program;
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 /// The values of `personality(2)` that ordinary programs use, and "only tell me".
 const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0xffff_ffff];
-/// `AF_VSOCK` would reach the hypervisor around every network policy.
+/// `AF_VSOCK` would reach the hypervisor around every network policy. A 32-bit program can still have it by `socketcall`,
+/// whose arguments are out of a filter's sight; without that call, C libraries as distributions build them for 32-bit
+/// programs have no sockets at all.
 const AF_VSOCK: u64 = 40;
 
 /// A compiled program.
