@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::request::ListOptions;
 use crate::client::reflector::Reflector;
@@ -156,16 +156,17 @@ pub async fn follow(
     };
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
-    // Asked to let pods through after the first services: their programs take their time.
-    let (mut firewalls, mut asked) = (None, false);
+    let mut firewalls = Some(tokio::time::Instant::now());
+    // Beside everything else: their programs take their time.
+    let mut opening = Opening(None);
     let mut foreign = false;
     loop {
         tokio::select! {
-            () = &mut shutdown => return Ok(()),
+            () = &mut shutdown => break,
             changed = states.changed() => if changed.is_err() {
                 // Whoever makes the states ended; what is installed is the best that is known.
                 shutdown.await;
-                return Ok(());
+                break;
             },
             heard = events.next(|event| {
                 foreign |= node.is_foreign(event);
@@ -184,27 +185,43 @@ pub async fn follow(
                 Err(source) => return Err(Error::Io { tried: "listening to rule changes", source }),
             },
             () = sleep_until(retry) => {}
-            () = sleep_until(firewalls) => {
+            () = sleep_until(firewalls), if opening.0.is_none() => {
                 firewalls = None;
                 let config = node.config.clone();
-                if let Err(error) = blocking(move || firewall::open(&config)).await.flatten() {
-                    tracing::warn!(%error, "letting pods through other firewalls");
-                }
+                opening = Opening(Some(tokio::spawn(blocking(move || firewall::open(&config)))));
                 continue;
             }
+            () = opening.done() => continue,
         }
         let Some(wanted) = states.borrow_and_update().clone() else { continue };
         let complete = node.apply(wanted).await.unwrap_or_else(|error| {
             tracing::error!(%error, "programming services; trying again in {delay:?}");
             false
         });
-        if !std::mem::replace(&mut asked, true) {
-            firewalls = Some(tokio::time::Instant::now());
-        }
         (retry, delay) = match complete {
             true => (None, RETRY),
             false => (Some(tokio::time::Instant::now() + delay), (delay * 2).min(RETRY_MAX)),
         };
+    }
+    // Who takes the rules away next must find them all.
+    if opening.0.is_some() {
+        opening.done().await;
+    }
+    Ok(())
+}
+
+/// Letting pods through other firewalls, while that is under way.
+struct Opening(Option<JoinHandle<Result<Result<(), Error>, Error>>>);
+
+impl Opening {
+    /// Waits for its end, for ever when none is under way.
+    async fn done(&mut self) {
+        let Some(task) = &mut self.0 else { return std::future::pending().await };
+        let done = task.await;
+        self.0 = None;
+        if let Ok(Err(error)) = done.map(Result::flatten) {
+            tracing::warn!(%error, "letting pods through other firewalls");
+        }
     }
 }
 
