@@ -20,8 +20,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
 /// How long each step of the drain may take beside the containers' grace.
 const STEP: Duration = Duration::from_secs(STEP_SECONDS);
 const STEP_SECONDS: u64 = 4;
-/// How long the whole drain may take beside that grace: five steps, and the process's own end.
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(5 * STEP_SECONDS + 5);
+/// How long that of the network may take: the programs of other firewalls need seconds on a slow machine.
+const NETWORK_STEP: Duration = Duration::from_secs(NETWORK_SECONDS);
+const NETWORK_SECONDS: u64 = 12;
+/// How long the whole drain may take beside that grace: four steps, that of the network, and the process's own end.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(4 * STEP_SECONDS + NETWORK_SECONDS + 5);
 
 /// A cluster that runs.
 pub struct Running {
@@ -147,7 +150,8 @@ impl Running {
             self.network.close().await;
             cleanup::remove_network(&self.places).await
         };
-        failures.extend(in_time("the network", STEP, network).await.unwrap_or_else(|late| vec![late]));
+        failures
+            .extend(in_time("the network", NETWORK_STEP, network).await.unwrap_or_else(|late| vec![late]));
         failures
     }
 }
