@@ -158,6 +158,7 @@ fn parse_flow(tuple: &[u8]) -> Option<Flow> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::tests::config;
 
     fn at(text: &str) -> Endpoint {
         let (address, port) = text.split_once(':').unwrap();
@@ -177,16 +178,6 @@ mod tests {
     fn masqueraded(mut tracked: Tracked) -> Tracked {
         tracked.reply.destination = at("192.0.2.1:6000");
         tracked
-    }
-
-    fn config() -> Config {
-        Config {
-            table: "minik".into(),
-            pods: "10.244.0.0/16".parse().unwrap(),
-            services: "10.96.0.0/12".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 244, 0, 1),
-            link_prefix: "mk".into(),
-        }
     }
 
     #[test]

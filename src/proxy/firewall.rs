@@ -130,16 +130,7 @@ fn firewalld(verb: &str, config: &Config) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config() -> Config {
-        Config {
-            table: "minik".into(),
-            pods: "10.244.0.0/16".parse().unwrap(),
-            services: "10.96.0.0/12".parse().unwrap(),
-            gateway: "10.244.0.1".parse().unwrap(),
-            link_prefix: "mk".into(),
-        }
-    }
+    use crate::proxy::tests::config;
 
     #[test]
     fn only_chains_that_drop_get_rules() {

@@ -344,6 +344,17 @@ mod tests {
     use crate::client::testing::FakeApi;
     use crate::network::PodNetwork;
 
+    /// What the tests of this module's parts are configured with.
+    pub(super) fn config() -> Config {
+        Config {
+            table: "minik".into(),
+            pods: "10.244.0.0/16".parse().unwrap(),
+            services: "10.96.0.0/12".parse().unwrap(),
+            gateway: Ipv4Addr::new(10, 244, 0, 1),
+            link_prefix: "mk".into(),
+        }
+    }
+
     /// Waits until the rules do (or no longer do) mention a text.
     async fn until_rules(text: &str, mention: bool) {
         let rules = || {

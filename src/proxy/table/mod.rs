@@ -238,16 +238,7 @@ mod tests {
     use super::chain::Chain;
     use super::*;
     use crate::proxy::state::Endpoint;
-
-    fn config() -> Config {
-        Config {
-            table: "minik".into(),
-            pods: "10.244.0.0/16".parse().unwrap(),
-            services: "10.96.0.0/12".parse().unwrap(),
-            gateway: Ipv4Addr::new(10, 244, 0, 1),
-            link_prefix: "mk".into(),
-        }
-    }
+    use crate::proxy::tests::config;
 
     fn service(number: u8, endpoints: &[[u8; 4]]) -> (Frontend, Backends) {
         let address = Some(Ipv4Addr::new(10, 96, 0, number));
