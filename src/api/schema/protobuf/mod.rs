@@ -80,7 +80,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value, Unreadable> {
 }
 
 /// The type of a kind. Options are registered in every group and version.
-fn registered(version: &str, kind: &str) -> Option<Schema> {
+fn registered(version: &str, kind: &str) -> Option<Schema<'static>> {
     if kind == "DeleteOptions" {
         return Schema::of("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     }
@@ -139,7 +139,7 @@ fn next<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Wire<'a>)>, DecodeError>
 /// Reads a message's fields into `out`; `of` has the numbers, `schema` the types (they differ where a struct is inlined).
 fn message(
     of: &str,
-    schema: Schema,
+    schema: Schema<'_>,
     mut bytes: &[u8],
     depth: usize,
     out: &mut Map<String, Value>,
@@ -182,7 +182,7 @@ fn message(
 }
 
 /// A map's entry: a message of the key and the value.
-fn entry(element: Schema, wire: Wire<'_>, depth: usize) -> Result<(String, Value), Unreadable> {
+fn entry(element: Schema<'_>, wire: Wire<'_>, depth: usize) -> Result<(String, Value), Unreadable> {
     let (mut key, mut content) = (String::new(), Wire::Bytes(&[]));
     if let Wire::Bytes(mut bytes) = wire {
         while let Some((number, wire)) = next(&mut bytes)? {

@@ -11,7 +11,7 @@ use crate::api::meta;
 use crate::api::schema::{Scalar, Schema, Shape};
 
 /// A single value; null where the wire says that there is none.
-pub(super) fn value(schema: Schema, wire: Wire<'_>, depth: usize) -> Result<Value, Unreadable> {
+pub(super) fn value(schema: Schema<'_>, wire: Wire<'_>, depth: usize) -> Result<Value, Unreadable> {
     let shape = schema.shape();
     Ok(match (shape, wire) {
         (Shape::Scalar(Scalar::Boolean), Wire::Number(n)) => (n != 0).into(),
