@@ -3,6 +3,7 @@
 
 pub mod complaints;
 pub mod duplicates;
+pub mod fields;
 pub mod kinds;
 pub mod meta;
 pub mod names;
