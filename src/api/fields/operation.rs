@@ -43,10 +43,13 @@ static NEVER_OWNED: LazyLock<Set> = LazyLock::new(|| {
     set
 });
 
+/// An object in one of its versions, and its type there.
+pub type Converted<'o> = (Cow<'o, Value>, Option<Schema<'o>>);
+
 /// The versions of a kind.
 pub trait Versions {
     /// The object as this version (`apps/v1`) has it, and its type there; `None` when the version is not known.
-    fn convert<'o>(&self, object: &'o Value, version: &str) -> Option<(Cow<'o, Value>, Option<Schema>)>;
+    fn convert<'o>(&'o self, object: &'o Value, version: &str) -> Option<Converted<'o>>;
 }
 
 /// How a write reaches an object.
@@ -55,7 +58,7 @@ pub struct Context<'a> {
     /// The version in which the object is written: `apps/v1`.
     pub version: &'a str,
     /// Its type; `None` for objects of unknown structure.
-    pub place: Option<Schema>,
+    pub place: Option<Schema<'a>>,
     /// `status`, or nothing for the object itself.
     pub subresource: &'a str,
     /// The fields that this kind of write cannot change, with what is below them.
@@ -86,13 +89,23 @@ pub enum Failure {
     Conflicts(Vec<Conflict>),
 }
 
-/// The managers of an object that `manager` changed from `live` to `new`.
-pub fn update(managers: Managers, live: &Value, new: &Value, manager: &str, context: &Context) -> Managers {
+/// What a write that brings an object from `live` to `new` changes of what it can change.
+pub fn changes(live: &Value, new: &Value, context: &Context) -> Comparison {
+    compare(context.place, live, new).without(context.reset)
+}
+
+/// The managers of an object after these changes, by which `manager` brought it from `live` to `new`.
+pub fn update(
+    managers: Managers,
+    changes: Comparison,
+    (live, new): (&Value, &Value),
+    manager: &str,
+    context: &Context,
+) -> Managers {
     let mut managers = reconciled(managers, live, context);
-    let changes = Changes::new(live, new, context);
+    let changes = Changes::new(changes, live, new, context);
     managers.change(|_, owned| changes.left(owned));
-    let here = changes.here();
-    let set = here.modified.clone().union(&here.added).difference(&NEVER_OWNED);
+    let set = changes.here.clone().written().difference(&NEVER_OWNED);
     if !set.is_empty() {
         let identity = Identity::updater(manager, context.version, context.subresource);
         let before = managers.get(&identity).map(|owned| owned.set.clone()).unwrap_or_default();
@@ -117,7 +130,8 @@ pub fn apply(
 ) -> Result<Applied, Failure> {
     if managers.is_empty() {
         let nothing = Value::Object(Default::default());
-        managers = update(managers, &nothing, live, BEFORE_FIRST_APPLY, context);
+        let found = changes(&nothing, live, context);
+        managers = update(managers, found, (&nothing, live), BEFORE_FIRST_APPLY, context);
     }
     let managers = reconciled(managers, live, context);
     let merged = merge(context.place, live, config)?;
@@ -155,7 +169,7 @@ fn apply_merged(
         Some(last) => prune(merged, &managers, last, context),
         None => merged.clone(),
     };
-    let changes = Changes::new(live, &object, context);
+    let changes = Changes::new(changes(live, &object, context), live, &object, context);
     if !force {
         let others = conflict::touched(&managers, |other| match *other == identity {
             true => Set::default(),
@@ -230,13 +244,8 @@ impl Comparison {
 }
 
 impl<'a> Changes<'a> {
-    fn new(live: &'a Value, new: &'a Value, context: &'a Context<'a>) -> Changes<'a> {
-        let here = compare(context.place, live, new).without(context.reset);
+    fn new(here: Comparison, live: &'a Value, new: &'a Value, context: &'a Context<'a>) -> Changes<'a> {
         Changes { live, new, context, here, elsewhere: Default::default() }
-    }
-
-    fn here(&self) -> &Comparison {
-        &self.here
     }
 
     /// The changes in the version of what a manager owns; `None` when that version is not known.
@@ -248,7 +257,7 @@ impl<'a> Changes<'a> {
         let compared = || {
             let (live, place) = self.context.versions.convert(self.live, version)?;
             let (new, _) = self.context.versions.convert(self.new, version)?;
-            Some(compare(place, &live, &new).without(self.context.reset))
+            Some(changes(&live, &new, &Context { place, ..*self.context }))
         };
         self.elsewhere.borrow_mut().entry(version.clone()).or_insert_with(compared).clone()
     }

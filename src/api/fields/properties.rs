@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::collect::collect;
 use super::merge::merge;
-use super::{Applied, Context, Failure, Managers, Set, Versions, apply, compare, update};
+use super::{Applied, Context, Converted, Failure, Managers, Set, Versions, apply, changes, compare, update};
 use crate::api::schema::Schema;
 
 const POD: &str = "io.k8s.api.core.v1.Pod";
@@ -37,10 +37,10 @@ impl Random {
     }
 }
 
-struct Only(Option<Schema>);
+struct Only(Option<Schema<'static>>);
 
 impl Versions for Only {
-    fn convert<'o>(&self, object: &'o Value, version: &str) -> Option<(Cow<'o, Value>, Option<Schema>)> {
+    fn convert<'o>(&'o self, object: &'o Value, version: &str) -> Option<Converted<'o>> {
         (version == "v1").then_some((Cow::Borrowed(object), self.0))
     }
 }
@@ -131,8 +131,10 @@ impl World {
     }
 
     fn update(&mut self, manager: &str, object: Value) {
-        self.managers =
-            self.with(|context| update(self.managers.clone(), &self.object, &object, manager, context));
+        self.managers = self.with(|context| {
+            let found = changes(&self.object, &object, context);
+            update(self.managers.clone(), found, (&self.object, &object), manager, context)
+        });
         self.object = object;
     }
 

@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
-use super::{Applied, Context, Failure, Managers, Set, Step, Versions, apply, check, compare, update};
+use super::{
+    Applied, Context, Converted, Failure, Managers, Set, Step, Versions, apply, changes, check, compare,
+    update,
+};
 use crate::api::schema::Schema;
 
 const POD: &str = "io.k8s.api.core.v1.Pod";
@@ -12,10 +15,10 @@ const SERVICE: &str = "io.k8s.api.core.v1.Service";
 const CONFIG_MAP: &str = "io.k8s.api.core.v1.ConfigMap";
 
 /// One version, of this type.
-struct Only(Option<Schema>);
+struct Only(Option<Schema<'static>>);
 
 impl Versions for Only {
-    fn convert<'o>(&self, object: &'o Value, version: &str) -> Option<(Cow<'o, Value>, Option<Schema>)> {
+    fn convert<'o>(&'o self, object: &'o Value, version: &str) -> Option<Converted<'o>> {
         (version == "v1").then_some((Cow::Borrowed(object), self.0))
     }
 }
@@ -49,7 +52,8 @@ impl Story {
     fn update(&mut self, manager: &str, object: Value) {
         let reset = Set::default();
         let context = context(&self.only, &reset);
-        self.managers = update(self.managers.clone(), &self.object, &object, manager, &context);
+        let found = changes(&self.object, &object, &context);
+        self.managers = update(self.managers.clone(), found, (&self.object, &object), manager, &context);
         self.object = object;
     }
 

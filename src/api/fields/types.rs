@@ -85,17 +85,17 @@ pub(super) fn is_atomic(place: Schema) -> bool {
 }
 
 /// The field's type, when it is one of a struct.
-pub(super) fn declared(place: Option<Schema>, name: &str) -> Option<Schema> {
+pub(super) fn declared<'s>(place: Option<Schema<'s>>, name: &str) -> Option<Schema<'s>> {
     place.filter(|p| p.shape() == Shape::Struct)?.field(name)
 }
 
 /// The type of what lies at a key of an object.
-pub(super) fn child(place: Option<Schema>, name: &str) -> Option<Schema> {
+pub(super) fn child<'s>(place: Option<Schema<'s>>, name: &str) -> Option<Schema<'s>> {
     place?.child(name)
 }
 
 /// The type of what lies at a step.
-pub(super) fn at_step(place: Option<Schema>, step: &Step) -> Option<Schema> {
+pub(super) fn at_step<'s>(place: Option<Schema<'s>>, step: &Step) -> Option<Schema<'s>> {
     match step {
         Step::Field(name) => child(place, name),
         _ => place?.element(),
