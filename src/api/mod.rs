@@ -5,6 +5,7 @@ pub mod cel;
 pub mod complaints;
 pub mod duplicates;
 pub mod formats;
+pub mod fields;
 pub mod kinds;
 pub mod meta;
 pub mod names;
