@@ -4,8 +4,8 @@
 pub mod cel;
 pub mod complaints;
 pub mod duplicates;
-pub mod formats;
 pub mod fields;
+pub mod formats;
 pub mod kinds;
 pub mod meta;
 pub mod names;
