@@ -29,6 +29,7 @@ pub mod service_account;
 pub mod strategy;
 pub mod structure;
 
+pub mod resource_metrics;
 pub mod reviews;
 pub mod subresource;
 
@@ -41,7 +42,10 @@ pub mod openapi;
 pub mod table;
 
 pub mod answer;
+pub mod proxy;
 pub mod streaming;
+
+pub mod aggregation;
 
 pub mod http;
 
