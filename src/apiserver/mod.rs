@@ -25,12 +25,12 @@ pub mod admission;
 pub mod allocate;
 pub mod families;
 pub mod patching;
-pub mod service_account;
 pub mod strategy;
 pub mod structure;
 
 pub mod reviews;
 pub mod subresource;
+pub mod webhook;
 
 pub mod auth;
 pub mod bootstrap;

@@ -12,7 +12,8 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{Response, User, WriteOptions};
 use crate::api::status::Status;
-use crate::apiserver::{admission, strategy, structure};
+use crate::apiserver::admission::{self, Attributes, Operation, Options};
+use crate::apiserver::{strategy, structure};
 use crate::store;
 
 /// How often a clashing generated name is replaced by another.
@@ -28,17 +29,24 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, warnings) = structure::read(&**kind, body, options)?;
+        let (body, mut warnings) = structure::read(&**kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
-        let base = meta::generate_name(&body);
+        let mut object = as_stored(kind, body);
+        strategy::of(kind).default(&mut object);
+        metadata::begin_create(&mut object, kind, namespace);
+        let mut asked = attributes(user, kind, namespace, options);
+        admission::mutate(self, &mut asked, &mut object).await?;
+        warnings.append(&mut asked.warnings);
+        let base = meta::generate_name(&object);
         if base.is_empty() {
-            return self.create_once(user, kind, namespace, body, options, warnings).await;
+            return self.create_once(user, kind, namespace, object, options, warnings).await;
         }
-        let made = if meta::name(&body).is_empty() {
-            let attempt = || self.create_once(user, kind, namespace, body.clone(), options, warnings.clone());
+        let made = if meta::name(&object).is_empty() {
+            let attempt =
+                || self.create_once(user, kind, namespace, object.clone(), options, warnings.clone());
             with_free_name(attempt).await
         } else {
-            self.create_once(user, kind, namespace, body, options, warnings).await
+            self.create_once(user, kind, namespace, object, options, warnings).await
         };
         made.map_err(no_free_name)
     }
@@ -48,18 +56,15 @@ impl Registry {
         user: &User,
         kind: &Arc<Kind>,
         namespace: Option<&str>,
-        body: Value,
+        mut object: Value,
         options: &WriteOptions,
         mut warnings: Vec<String>,
     ) -> Result<Response, Status> {
         let strategy = strategy::of(kind);
-        let mut object = as_stored(kind, body);
-        strategy.default(&mut object);
         metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
         if strategy.has_generation() {
             meta::set(&mut object, "generation", 1);
         }
-        admission::create(self, user, kind, namespace, &mut object).await?;
         strategy.prepare_create(&mut object);
 
         let name = meta::name(&object).to_owned();
@@ -76,17 +81,40 @@ impl Registry {
         if self.store.get(&key).is_some() {
             return Err(exists());
         }
+        let mut asked = attributes(user, kind, namespace, options);
+        let admitted = admission::validate(self, &mut asked, &object).await?;
+        warnings.append(&mut asked.warnings);
         let reservation = self.reserve(place, &mut object, None).await?;
         if options.dry_run {
             return Ok(Response::Transient { value: value_as_served(kind, object), created: true, warnings });
         }
         let store = self.store.clone();
         let write = async move { store.create(&key, encode_at(object)).await };
-        let entry = carry_out(write, reservation).await?.map_err(|e| match e {
+        let entry = carry_out(admitted.carry_out(write), reservation).await?.map_err(|e| match e {
             store::Error::Exists { .. } => exists(),
             other => internal(other),
         })?;
         Ok(Response::Object { entry: as_served(kind, entry), created: true, warnings })
+    }
+}
+
+/// What admission sees of a create.
+fn attributes<'a>(
+    user: &'a User,
+    kind: &'a Arc<Kind>,
+    namespace: Option<&'a str>,
+    options: &'a WriteOptions,
+) -> Attributes<'a> {
+    Attributes {
+        operation: Operation::Create,
+        kind,
+        subresource: "",
+        namespace: namespace.filter(|_| kind.namespaced),
+        name: "",
+        old: None,
+        user,
+        options: Options::Create(options),
+        warnings: Vec::new(),
     }
 }
 

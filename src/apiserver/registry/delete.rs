@@ -14,7 +14,8 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
-use crate::apiserver::{admission, allocate};
+use crate::apiserver::admission::{self, Attributes, Operation, Options};
+use crate::apiserver::allocate;
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -194,20 +195,46 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Response, Status> {
         let options = checked(options)?;
-        admission::delete(self, user, place).await?;
+        let warnings = self.admit_delete(user, place, &options).await?;
         let shown = SHOWN_WHEN_REMOVED.contains(&&*place.kind.plural);
         match self.delete_once(place, &options).await? {
             Outcome::Removed(entry) if !shown => Ok(removed(place, entry.json())),
             Outcome::DryRun(value, true) if !shown => Ok(removed(place, &value)),
             Outcome::Removed(entry) | Outcome::Marked(entry) => {
                 let entry = as_served(place.kind, entry);
-                Ok(Response::Object { entry, created: false, warnings: Vec::new() })
+                Ok(Response::Object { entry, created: false, warnings })
             }
             Outcome::DryRun(value, _) => {
                 let value = value_as_served(place.kind, value);
-                Ok(Response::Transient { value, created: false, warnings: Vec::new() })
+                Ok(Response::Transient { value, created: false, warnings })
             }
         }
+    }
+
+    /// Asks admission about a delete; what the user is to be told.
+    async fn admit_delete(
+        &self,
+        user: &User,
+        place: Place<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Vec<String>, Status> {
+        // What is not there is told by who looks for it.
+        let Some(entry) = self.store.get(&place.key()) else { return Ok(Vec::new()) };
+        let mut asked = Attributes {
+            operation: Operation::Delete,
+            kind: place.kind,
+            subresource: "",
+            namespace: place.namespace.filter(|_| place.kind.namespaced),
+            name: place.name,
+            old: Some(entry.json()),
+            user,
+            options: Options::Delete(options),
+            warnings: Vec::new(),
+        };
+        admission::mutate(self, &mut asked, &mut Value::Null).await?;
+        // Nothing is used up by a delete: there is nothing to charge.
+        drop(admission::validate(self, &mut asked, &Value::Null).await?);
+        Ok(asked.warnings)
     }
 
     async fn delete_once(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Outcome, Status> {
@@ -280,7 +307,7 @@ impl Registry {
         let object = entry.json();
         let namespace = kind.namespaced.then(|| meta::namespace(object));
         let place = Place { kind, namespace, name: meta::name(object) };
-        admission::delete(self, user, place).await?;
+        self.admit_delete(user, place, options).await?;
         match self.delete_once(place, options).await {
             Ok(Outcome::Removed(last) | Outcome::Marked(last)) => Ok(Some(as_served(kind, last))),
             Ok(Outcome::DryRun(..)) => Ok(Some(entry)),

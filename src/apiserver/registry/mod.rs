@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
 use super::strategy::{self, Strategy};
 use crate::api::kinds::{self, Kind};
@@ -31,6 +32,7 @@ pub use update::Part;
 pub struct Registry {
     store: Store,
     allocator: Arc<Allocator>,
+    admission: Arc<Admission>,
 }
 
 /// One object's place: its kind as served, its namespace and its name.
@@ -75,7 +77,7 @@ impl Place<'_> {
 impl Registry {
     /// A registry over `store`; service addresses and ports already given out are read from it.
     pub fn new(store: Store, allocator: Arc<Allocator>) -> Registry {
-        Registry { store, allocator }
+        Registry { store, allocator, admission: Arc::default() }
     }
 
     /// The store below, for progress and shutdown.
@@ -86,6 +88,16 @@ impl Registry {
     /// Who has which service address and node port.
     pub fn allocator(&self) -> &Arc<Allocator> {
         &self.allocator
+    }
+
+    /// What admission keeps between requests.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The present objects under a prefix of keys, as they are stored.
+    pub fn all(&self, prefix: &str) -> Vec<Arc<Entry>> {
+        self.store.list(prefix, None, 0, None).map(|listed| listed.entries).unwrap_or_default()
     }
 
     /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had; `None` for
@@ -139,7 +151,7 @@ pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
 }
 
 /// A value in the version that `kind` serves.
-fn value_as_served(kind: &Kind, value: Value) -> Value {
+pub fn value_as_served(kind: &Kind, value: Value) -> Value {
     if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_events_group(&value) }
 }
 
@@ -154,7 +166,7 @@ pub fn encode(value: &Value) -> Bytes {
 }
 
 /// What the store calls at the moment of the write: the object with the revision of that write in it.
-fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
+pub fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
     move |revision| {
         meta::set(&mut value, "resourceVersion", json!(revision.to_string()));
         encode(&value)

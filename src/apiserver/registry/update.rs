@@ -10,6 +10,7 @@ use super::{
 use crate::api::meta;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
+use crate::apiserver::admission::{self, Admitted, Attributes, Operation, Options};
 use crate::apiserver::allocate::{self, Reservation};
 use crate::apiserver::{patching, structure};
 use crate::store::{self, Entry};
@@ -33,6 +34,18 @@ pub enum Part {
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
+}
+
+impl Part {
+    /// The path below the object that writes it; empty for the object itself.
+    fn subresource(self) -> &'static str {
+        match self {
+            Part::Object => "",
+            Part::Status => "status",
+            Part::Finalize => "finalize",
+            Part::Binding => "binding",
+        }
+    }
 }
 
 impl Registry {
@@ -88,7 +101,7 @@ impl Registry {
     /// writer was faster, unless the result insists on a resourceVersion.
     pub async fn change(
         &self,
-        _user: &User,
+        user: &User,
         place: Place<'_>,
         part: Part,
         options: &WriteOptions,
@@ -97,18 +110,22 @@ impl Registry {
         for _ in 0..ATTEMPTS {
             let current = self.find(place)?;
             let (new, mut warnings) = make(as_served(place.kind, current.clone()).json())?;
-            let new = as_stored(place.kind, new);
+            let mut new = as_stored(place.kind, new);
             check_identity(place, &new, &current)?;
+            let mut asked = attributes(user, place, part, options, current.json());
+            admission::mutate(self, &mut asked, &mut new).await?;
             let mut new = self.prepare(place, part, new, current.json())?;
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
+            let admitted = admission::validate(self, &mut asked, &new).await?;
+            warnings.append(&mut asked.warnings);
             let reservation = self.reserve(place, &mut new, Some(current.json())).await?;
             if options.dry_run {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });
             }
-            match self.write(place, current, new, reservation).await? {
+            match self.write(place, current, new, (admitted, reservation)).await? {
                 Ok(entry) => {
                     let entry = as_served(place.kind, entry);
                     return Ok(Response::Object { entry, created: false, warnings });
@@ -174,7 +191,7 @@ impl Registry {
         place: Place<'_>,
         current: Arc<Entry>,
         new: Value,
-        reservation: Option<Reservation>,
+        (admitted, reservation): (Admitted, Option<Reservation>),
     ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
         let old = current.json();
         let ends = meta::is_deleting(&new)
@@ -188,7 +205,28 @@ impl Registry {
         }
         let (store, key) = (self.store.clone(), place.key());
         let write = async move { store.update(&key, current.revision, encode_at(new)).await };
-        carry_out(write, reservation).await
+        carry_out(admitted.carry_out(write), reservation).await
+    }
+}
+
+/// What admission sees of a change.
+fn attributes<'a>(
+    user: &'a User,
+    place: Place<'a>,
+    part: Part,
+    options: &'a WriteOptions,
+    old: &'a Value,
+) -> Attributes<'a> {
+    Attributes {
+        operation: Operation::Update,
+        kind: place.kind,
+        subresource: part.subresource(),
+        namespace: place.namespace.filter(|_| place.kind.namespaced),
+        name: place.name,
+        old: Some(old),
+        user,
+        options: Options::Update(options),
+        warnings: Vec::new(),
     }
 }
 
