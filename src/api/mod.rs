@@ -4,6 +4,7 @@
 pub mod cel;
 pub mod complaints;
 pub mod duplicates;
+pub mod fields;
 pub mod formats;
 pub mod kinds;
 pub mod meta;

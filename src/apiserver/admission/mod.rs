@@ -43,21 +43,22 @@ pub struct Admission {
     hooks: Hooks,
 }
 
-/// Completes an object that is to be written, or decides already that it will not be. `object` is null for what
-/// brings none, such as a delete.
+/// Completes an object that is to be written, or decides already that it will not be; whether somebody else than this
+/// server changed it. `object` is null for what brings none, such as a delete.
 pub async fn mutate(
     registry: &Registry,
     attributes: &mut Attributes<'_>,
     object: &mut Value,
-) -> Result<(), Status> {
+) -> Result<bool, Status> {
     complete(registry, attributes, object).await?;
-    let Some(mut round) = hooks::mutating::Round::begin(registry, attributes) else { return Ok(()) };
-    if round.call(registry, attributes, object).await? {
+    let Some(mut round) = hooks::mutating::Round::begin(registry, attributes) else { return Ok(false) };
+    let changed = round.call(registry, attributes, object).await?;
+    if changed {
         // What a webhook added may be something that the plugins before it complete or refuse.
         complete(registry, attributes, object).await?;
         round.again(registry, attributes, object).await?;
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// The mutating plugins that are part of the server.

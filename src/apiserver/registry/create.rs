@@ -5,8 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::managed_fields::{self, Ownership};
+use super::update::Made;
 use super::{
-    Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
+    Part, Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::kinds::Kind;
 use crate::api::meta;
@@ -29,24 +31,48 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, mut warnings) = structure::read(&**kind, body, options)?;
+        let (body, warnings) = structure::read(&**kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
-        let mut object = as_stored(kind, body);
+        let made = Made { object: body, warnings, ownership: Ownership::Moves };
+        self.create_made(user, kind, namespace, made, options).await
+    }
+
+    /// Makes an object of what a write brings.
+    pub(super) async fn create_made(
+        &self,
+        user: &User,
+        kind: &Arc<Kind>,
+        namespace: Option<&str>,
+        made: Made,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let Made { object, mut warnings, ownership } = made;
+        let mut object = as_stored(kind, object);
+        let given = object.pointer_mut("/metadata/managedFields").map(Value::take);
         strategy::of(kind).default(&mut object);
         metadata::begin_create(&mut object, kind, namespace);
+        // What admission and the kind's own rules add is nobody's.
+        let fields = match ownership {
+            Ownership::Moves => {
+                let manager = managed_fields::manager(user, options);
+                managed_fields::after_update(kind, Part::Object, (None, &object), given.as_ref(), manager)
+            }
+            Ownership::Applied(managers) => managers.to_wire(),
+            Ownership::Stays => Value::Null,
+        };
+        meta::set(&mut object, "managedFields", fields);
         let mut asked = attributes(user, kind, namespace, options);
         admission::mutate(self, &mut asked, &mut object).await?;
         warnings.append(&mut asked.warnings);
+        let once = |object, warnings| self.create_once(user, kind, namespace, object, warnings, options);
         let base = meta::generate_name(&object);
         if base.is_empty() {
-            return self.create_once(user, kind, namespace, object, options, warnings).await;
+            return once(object, warnings).await;
         }
         let made = if meta::name(&object).is_empty() {
-            let attempt =
-                || self.create_once(user, kind, namespace, object.clone(), options, warnings.clone());
-            with_free_name(attempt).await
+            with_free_name(|| once(object.clone(), warnings.clone())).await
         } else {
-            self.create_once(user, kind, namespace, object, options, warnings).await
+            once(object, warnings).await
         };
         made.map_err(no_free_name)
     }
@@ -57,8 +83,8 @@ impl Registry {
         kind: &Arc<Kind>,
         namespace: Option<&str>,
         mut object: Value,
-        options: &WriteOptions,
         mut warnings: Vec<String>,
+        options: &WriteOptions,
     ) -> Result<Response, Status> {
         let strategy = strategy::of(kind);
         metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
@@ -77,13 +103,13 @@ impl Registry {
         warnings.extend(strategy.warnings(&object));
         let place = Place { kind, namespace, name: &name };
         let key = place.key();
+        let mut asked = attributes(user, kind, namespace, options);
+        let admitted = admission::validate(self, &mut asked, &object).await?;
+        warnings.append(&mut asked.warnings);
         let exists = || Status::already_exists(&kind.group, &kind.plural, &name);
         if self.store.get(&key).is_some() {
             return Err(exists());
         }
-        let mut asked = attributes(user, kind, namespace, options);
-        let admitted = admission::validate(self, &mut asked, &object).await?;
-        warnings.append(&mut asked.warnings);
         let reservation = self.reserve(place, &mut object, None).await?;
         if options.dry_run {
             return Ok(Response::Transient { value: value_as_served(kind, object), created: true, warnings });

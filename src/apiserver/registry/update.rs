@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::managed_fields::{self, Ownership};
 use super::{
     Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::meta;
+use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::admission::{self, Admitted, Attributes, Operation, Options};
 use crate::apiserver::allocate::{self, Reservation};
-use crate::apiserver::{patching, structure};
+use crate::apiserver::structure;
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
@@ -46,6 +48,16 @@ impl Part {
             Part::Binding => "binding",
         }
     }
+}
+
+/// What a write makes of an object, before the rules of its kind.
+pub(super) struct Made {
+    /// The object.
+    pub(super) object: Value,
+    /// What to warn about.
+    pub(super) warnings: Vec<String>,
+    /// Who manages its fields.
+    pub(super) ownership: Ownership,
 }
 
 impl Registry {
@@ -87,8 +99,11 @@ impl Registry {
         patch: &Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
+        if kind == PatchKind::Apply {
+            return self.apply(user, place, part, patch, options).await;
+        }
         self.change(user, place, part, options, |current| {
-            let apply = || patching::apply(place.kind, kind, current, patch);
+            let apply = || patch::apply(kind, place.kind.types.schema(), current, patch);
             let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
@@ -107,14 +122,36 @@ impl Registry {
         options: &WriteOptions,
         make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync,
     ) -> Result<Response, Status> {
+        let make = |current: &Value| {
+            let (object, warnings) = make(current)?;
+            let ownership = if part == Part::Binding { Ownership::Stays } else { Ownership::Moves };
+            Ok(Made { object, warnings, ownership })
+        };
+        self.change_to(user, place, part, options, make).await
+    }
+
+    /// The same, where `make` says too who manages the result.
+    pub(super) async fn change_to(
+        &self,
+        user: &User,
+        place: Place<'_>,
+        part: Part,
+        options: &WriteOptions,
+        make: impl Fn(&Value) -> Result<Made, Status> + Send + Sync,
+    ) -> Result<Response, Status> {
+        let manager = managed_fields::manager(user, options);
         for _ in 0..ATTEMPTS {
             let current = self.find(place)?;
-            let (new, mut warnings) = make(as_served(place.kind, current.clone()).json())?;
-            let mut new = as_stored(place.kind, new);
-            check_identity(place, &new, &current)?;
+            let mut made = make(as_served(place.kind, current.clone()).json())?;
+            made.object = as_stored(place.kind, made.object);
+            check_identity(place, &made.object, &current)?;
+            let (mut new, mut warnings) = begin(place, part, made, current.json(), manager);
             let mut asked = attributes(user, place, part, options, current.json());
-            admission::mutate(self, &mut asked, &mut new).await?;
-            let mut new = self.prepare(place, part, new, current.json())?;
+            if admission::mutate(self, &mut asked, &mut new).await? {
+                // Whoever changed it may not touch more than who asked.
+                carry_over(place, part, &mut new, current.json());
+            }
+            let mut new = finish(place, part, new, current.json())?;
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
@@ -135,54 +172,6 @@ impl Registry {
             }
         }
         Err(place.modified())
-    }
-
-    /// The new object as it is to be stored, with everything carried over that this write may not touch.
-    fn prepare(&self, place: Place<'_>, part: Part, given: Value, old: &Value) -> Result<Value, Status> {
-        let strategy = place.strategy();
-        let mut new = given;
-        metadata::prepare_update(&mut new, old);
-        match part {
-            Part::Object => {
-                if place.kind.subresource("status").is_some() {
-                    carry_field(&mut new, old, "status");
-                }
-                strategy.default(&mut new);
-                strategy.prepare_update(&mut new, old);
-                if place.kind.plural == "services" {
-                    allocate::carry(&mut new, old);
-                }
-            }
-            Part::Status => {
-                keep_only(&mut new, old, &["metadata", "status"]);
-                meta::carry(&mut new, old, "ownerReferences");
-                strategy.prepare_status_update(&mut new, old);
-            }
-            // Only the server itself makes these.
-            Part::Binding => {}
-            Part::Finalize => {
-                let finalizers = new["spec"]["finalizers"].clone();
-                new = old.clone();
-                new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
-            }
-        }
-        if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
-            meta::set(&mut new, "generation", meta::generation(old) + 1);
-        }
-        meta::carry(&mut new, old, "resourceVersion");
-        let mut errors = metadata::validate(&new, place.kind);
-        errors.extend(metadata::validate_update(&new, old));
-        if part == Part::Object {
-            errors.extend(strategy.validate(&new));
-            errors.extend(strategy.validate_update(&new, old));
-        }
-        if part == Part::Status {
-            errors.extend(strategy.validate_status_update(&new, old));
-        }
-        if !errors.is_empty() {
-            return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));
-        }
-        Ok(new)
     }
 
     /// Writes a change; one that takes the last finalizer off a deleted object removes it.
@@ -207,6 +196,83 @@ impl Registry {
         let write = async move { store.update(&key, current.revision, encode_at(new)).await };
         carry_out(admitted.carry_out(write), reservation).await
     }
+}
+
+/// The new object as the client wants it, with everything carried over that this write may not touch, and what to warn
+/// about.
+fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -> (Value, Vec<String>) {
+    let Made { object: mut new, warnings, ownership } = made;
+    let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
+    metadata::prepare_update(&mut new, old);
+    carry_over(place, part, &mut new, old);
+    if part == Part::Object {
+        place.strategy().default(&mut new);
+    }
+    // What admission and the kind's own rules add is nobody's.
+    let fields = match ownership {
+        Ownership::Moves => {
+            managed_fields::after_update(place.kind, part, (Some(old), &new), given.as_ref(), manager)
+        }
+        Ownership::Stays => old["metadata"]["managedFields"].clone(),
+        Ownership::Applied(managers) => managers.to_wire(),
+    };
+    meta::set(&mut new, "managedFields", fields);
+    (new, warnings)
+}
+
+/// Puts back what a write of this part may not touch.
+fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
+    match part {
+        Part::Object => {
+            if place.kind.subresource("status").is_some() {
+                carry_field(new, old, "status");
+            }
+        }
+        Part::Status => {
+            keep_only(new, old, &["metadata", "status"]);
+            meta::carry(new, old, "ownerReferences");
+        }
+        // Only the server itself makes these.
+        Part::Binding => {}
+        Part::Finalize => {
+            let finalizers = new["spec"]["finalizers"].clone();
+            *new = old.clone();
+            new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
+        }
+    }
+}
+
+/// The new object as it is to be stored, by the rules of its kind.
+fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<Value, Status> {
+    let strategy = place.strategy();
+    match part {
+        Part::Object => {
+            strategy.prepare_update(&mut new, old);
+            if place.kind.plural == "services" {
+                allocate::carry(&mut new, old);
+            }
+        }
+        Part::Status => strategy.prepare_status_update(&mut new, old),
+        Part::Binding | Part::Finalize => {}
+    }
+    if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
+        meta::set(&mut new, "generation", meta::generation(old) + 1);
+    }
+    meta::carry(&mut new, old, "resourceVersion");
+    managed_fields::keep_times(&mut new, old);
+    let mut errors = metadata::validate(&new, place.kind);
+    errors.extend(metadata::validate_update(&new, old));
+    if part == Part::Object {
+        errors.extend(strategy.validate(&new));
+        errors.extend(strategy.validate_update(&new, old));
+    }
+    if part == Part::Status {
+        errors.extend(strategy.validate_status_update(&new, old));
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));
+    }
+    Ok(new)
 }
 
 /// What admission sees of a change.
