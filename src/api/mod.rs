@@ -2,6 +2,7 @@
 //! quantities, schemas and patches. No I/O happens here.
 
 pub mod complaints;
+pub mod cron;
 pub mod duplicates;
 pub mod kinds;
 pub mod meta;

@@ -81,3 +81,14 @@ pub(super) fn carry_over(new: &mut Value, old: &Value, key: &str) {
         };
     }
 }
+
+/// Writes the zeros of numbers that an object within another always shows.
+pub(super) fn fill_zero_number(value: &mut Value, key: &str, fields: &[&str]) {
+    let within = object(value, key);
+    for field in fields {
+        let number = within.entry(*field).or_insert(Value::Null);
+        if number.is_null() {
+            *number = 0.into();
+        }
+    }
+}
