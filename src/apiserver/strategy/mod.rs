@@ -6,7 +6,7 @@
 mod address;
 mod checks;
 mod column;
-mod value;
+pub(super) mod value;
 
 mod apps;
 mod autoscaling;
@@ -149,6 +149,8 @@ pub fn of(kind: &Kind) -> &'static dyn Strategy {
         ("autoscaling", kind) => autoscaling::of(kind).unwrap_or(&Plain),
         ("batch", kind) => batch::of(kind).unwrap_or(&Plain),
         ("policy", kind) => policy::of(kind).unwrap_or(&Plain),
+        // The removed group of what `apps` and `networking.k8s.io` hold today.
+        ("extensions", kind) => apps::of(kind).unwrap_or(&Plain),
         _ => &Plain,
     }
 }

@@ -97,7 +97,7 @@ pub(in super::super) fn without_selector(path: &str, spec: &Value) -> Vec<FieldE
     match text(spec, "completionMode") {
         "Indexed" => errors.extend(indexed(path, spec)),
         mode => {
-            if mode != "NonIndexed" {
+            if mode != "NonIndexed" && !spec["completionMode"].is_null() {
                 let known = ["NonIndexed", "Indexed"];
                 errors.push(FieldError::not_supported(at("completionMode"), &json!(mode), &known));
             }
