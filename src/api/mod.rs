@@ -3,6 +3,7 @@
 
 pub mod cel;
 pub mod complaints;
+pub mod cron;
 pub mod duplicates;
 pub mod fields;
 pub mod formats;

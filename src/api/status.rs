@@ -111,6 +111,15 @@ impl FieldError {
         }
     }
 
+    /// The same of a field whose value is not shown.
+    pub fn invalid_without_value(field: impl Into<String>, detail: &str) -> FieldError {
+        FieldError {
+            field: field.into(),
+            reason: "FieldValueInvalid",
+            message: join("Invalid value", detail),
+        }
+    }
+
     /// A field's value is none of those allowed.
     pub fn not_supported(
         field: impl Into<String>,

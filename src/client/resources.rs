@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -25,6 +25,7 @@ resources! {
     Namespace => "namespaces",
     Node => "nodes",
     Pod => "pods",
+    ResourceQuota => "resourcequotas",
     Secret => "secrets",
     Service => "services",
     ServiceAccount => "serviceaccounts",

@@ -8,10 +8,15 @@ use serde_json::Value;
 
 use super::schema::Schema;
 
+mod apps;
+mod autoscaling;
+mod batch;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod legacy;
+mod policy;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -149,6 +154,12 @@ impl Kind {
         self.with(Subresource { name: "status", kind, group_version: None, verbs: PART_VERBS })
     }
 
+    /// Reading and changing the number of replicas, whatever else the object holds.
+    fn with_scale(self) -> Kind {
+        let group_version = Some(("autoscaling", "v1"));
+        self.with(Subresource { name: "scale", kind: "Scale".into(), group_version, verbs: PART_VERBS })
+    }
+
     /// A subresource whose bodies are of a kind of the object's own group and version.
     fn with_own(self, name: &'static str, kind: &'static str, verbs: &'static [&'static str]) -> Kind {
         self.with(Subresource { name, kind: kind.into(), group_version: None, verbs })
@@ -194,8 +205,19 @@ impl Kind {
 /// Every built-in kind, grouped by API group in discovery's order. Where several rows share a storage, the first is
 /// what is stored.
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
-    let groups = [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds()];
-    groups.into_iter().flatten().map(Arc::new).collect()
+    let groups = [
+        core::kinds(),
+        apps::kinds(),
+        events::kinds(),
+        autoscaling::kinds(),
+        batch::kinds(),
+        policy::kinds(),
+        coordination::kinds(),
+        discovery::kinds(),
+    ];
+    let today = groups.concat();
+    let legacy = legacy::kinds(&today);
+    today.into_iter().chain(legacy).map(Arc::new).collect()
 });
 
 /// The built-in kind served at this group, version and plural.

@@ -9,11 +9,14 @@
 //! controller would take such a taint away.
 
 mod attributes;
+pub mod certificates;
+mod connect;
 pub mod hooks;
 pub mod ingress_class;
 pub mod limit_ranger;
 pub mod namespace_lifecycle;
 pub mod pod_security;
+pub mod policies;
 pub mod priority;
 pub mod quota;
 mod rights;
@@ -30,7 +33,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 pub use self::attributes::{Attributes, Operation, Options};
+pub use self::connect::{connect, create_part};
 use self::hooks::Hooks;
+use self::policies::Policies;
 use self::quota::{Charge, Locks};
 use super::registry::Registry;
 use crate::api::status::Status;
@@ -41,6 +46,7 @@ use crate::store::{self, Entry};
 pub struct Admission {
     quotas: Locks,
     hooks: Hooks,
+    policies: Policies,
 }
 
 /// Completes an object that is to be written, or decides already that it will not be; whether somebody else than this
@@ -51,12 +57,24 @@ pub async fn mutate(
     object: &mut Value,
 ) -> Result<bool, Status> {
     complete(registry, attributes, object).await?;
-    let Some(mut round) = hooks::mutating::Round::begin(registry, attributes) else { return Ok(false) };
-    let changed = round.call(registry, attributes, object).await?;
+    let mut policies = policies::mutating::Round::begin(registry, attributes);
+    let mut hooks = hooks::mutating::Round::begin(registry, attributes);
+    let mut changed = false;
+    if let Some(policies) = &mut policies {
+        changed |= policies.call(registry, attributes, object)?;
+    }
+    if let Some(hooks) = &mut hooks {
+        changed |= hooks.call(registry, attributes, object).await?;
+    }
     if changed {
-        // What a webhook added may be something that the plugins before it complete or refuse.
+        // What was added may be something that the plugins before complete or refuse.
         complete(registry, attributes, object).await?;
-        round.again(registry, attributes, object).await?;
+        if let Some(policies) = &mut policies {
+            policies.again(registry, attributes, object)?;
+        }
+        if let Some(hooks) = &mut hooks {
+            hooks.again(registry, attributes, object).await?;
+        }
     }
     Ok(changed)
 }
@@ -109,8 +127,12 @@ pub async fn validate(
             storage::validate_resize(registry, attributes, object)?;
         }
         ("scheduling.k8s.io", "priorityclasses") => priority::validate(registry, attributes, object)?,
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            certificates::validate(registry, attributes, object)?;
+        }
         _ => pod_security::validate(registry, attributes, object)?,
     }
+    policies::validating::validate(registry, attributes, object)?;
     hooks::validating::call(registry, attributes, object).await?;
     let charge = quota::check(registry, attributes, object).await?;
     Ok(Admitted { charge })
@@ -118,6 +140,7 @@ pub async fn validate(
 
 /// A write that was let through.
 #[must_use]
+#[derive(Default)]
 pub struct Admitted {
     /// What it uses up of the namespace's quotas; nobody else is let through there until it is charged.
     charge: Option<Charge>,

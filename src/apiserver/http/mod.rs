@@ -18,7 +18,7 @@ use self::query::Query;
 use super::answer::{self, Body};
 use super::auth::{self, Certified};
 use super::table::IncludeObject;
-use super::{ApiServer, reviews, streaming};
+use super::{ApiServer, admission, reviews, streaming};
 use crate::api::kinds::{self, Kind};
 use crate::api::node::Node;
 use crate::api::request::{Action, PatchKind, Request, Target, Transport, User, WriteOptions};
@@ -153,9 +153,11 @@ impl Server {
         let action = Action::Get { resource_version: String::new() };
         let whole = Target { subresource: None, ..target.clone() };
         auth::authorize(&Request { user: user.clone(), target: target.clone(), action: action.clone() })?;
+        let asker = user.clone();
         // The pod must be there before its node is asked.
         self.api.call(Request { user, target: whole, action }).await?;
         let query = request.uri().query().unwrap_or_default().to_owned();
+        admission::connect(self.api.registry(), &asker, &target, &Query::parse(&query)).await?;
         Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
     }
 

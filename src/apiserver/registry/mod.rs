@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
 use super::strategy::{self, Strategy};
-use crate::api::kinds::{self, Kind};
+use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
@@ -19,15 +19,16 @@ use crate::store::{self, Entry, Revision, Store};
 mod apply;
 mod create;
 mod delete;
-pub mod event_versions;
 mod managed_fields;
 pub mod metadata;
 mod read;
 pub mod selection;
 mod update;
+mod versions;
 mod watch;
 
 pub use update::Part;
+pub use versions::{as_served, as_stored, stored_kind, value_as_served};
 
 /// Objects in the store, with the rules of the API around them; cheap to clone.
 #[derive(Clone)]
@@ -133,33 +134,6 @@ impl Registry {
     pub fn find(&self, place: Place<'_>) -> Result<Arc<Entry>, Status> {
         self.store.get(&place.key()).ok_or_else(|| place.not_found())
     }
-}
-
-/// The kind in whose version the objects of `kind` are stored.
-pub fn stored_kind(kind: &Kind) -> &Kind {
-    if kind.group == event_versions::GROUP {
-        return kinds::by_resource("", "v1", "events").map_or(kind, |events| events);
-    }
-    kind
-}
-
-/// An entry in the version that `kind` serves.
-pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
-    if std::ptr::eq(stored_kind(kind), kind) {
-        return entry;
-    }
-    let value = event_versions::to_events_group(entry.json());
-    Entry::new(entry.key.clone(), encode(&value), entry.created, entry.revision)
-}
-
-/// A value in the version that `kind` serves.
-pub fn value_as_served(kind: &Kind, value: Value) -> Value {
-    if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_events_group(&value) }
-}
-
-/// A client's object in the version that is stored.
-pub fn as_stored(kind: &Kind, value: Value) -> Value {
-    if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_core_group(&value) }
 }
 
 /// JSON bytes of a value, which always encodes; they hold no more memory than they need.

@@ -147,7 +147,9 @@ impl Registry {
             check_identity(place, &made.object, &current)?;
             let (mut new, mut warnings) = begin(place, part, made, current.json(), manager);
             let mut asked = attributes(user, place, part, options, current.json());
-            if admission::mutate(self, &mut asked, &mut new).await? {
+            // A binding was decided about as what the client sent, which is no pod.
+            let asks = part != Part::Binding;
+            if asks && admission::mutate(self, &mut asked, &mut new).await? {
                 // Whoever changed it may not touch more than who asked.
                 carry_over(place, part, &mut new, current.json());
             }
@@ -155,7 +157,10 @@ impl Registry {
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
-            let admitted = admission::validate(self, &mut asked, &new).await?;
+            let admitted = match asks {
+                true => admission::validate(self, &mut asked, &new).await?,
+                false => Admitted::default(),
+            };
             warnings.append(&mut asked.warnings);
             let reservation = self.reserve(place, &mut new, Some(current.json())).await?;
             if options.dry_run {

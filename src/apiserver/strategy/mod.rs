@@ -4,16 +4,28 @@
 //! A strategy is pure: it sees objects, never the store.
 
 mod address;
+mod checks;
 mod column;
-mod value;
+pub(super) mod value;
 
+mod apps;
+mod autoscaling;
+mod batch;
 mod configmap;
 mod endpoints;
 mod event;
 mod lease;
+mod limitrange;
 mod namespace;
 mod node;
+mod persistentvolume;
+mod persistentvolumeclaim;
 mod pod;
+mod podtemplate;
+mod policy;
+mod replicationcontroller;
+mod resourcequota;
+mod resources;
 mod secret;
 mod service;
 mod serviceaccount;
@@ -119,14 +131,26 @@ pub fn of(kind: &Kind) -> &'static dyn Strategy {
         ("", "Endpoints") => &endpoints::Endpoints,
         ("", "Event") => &event::Event,
         ("events.k8s.io", "Event") => &event::StrictEvent,
+        ("", "LimitRange") => &limitrange::LimitRange,
         ("", "Namespace") => &namespace::Namespace,
         ("", "Node") => &node::Node,
+        ("", "PersistentVolume") => &persistentvolume::PersistentVolume,
+        ("", "PersistentVolumeClaim") => &persistentvolumeclaim::PersistentVolumeClaim,
         ("", "Pod") => &pod::Pod,
+        ("", "PodTemplate") => &podtemplate::PodTemplate,
+        ("", "ReplicationController") => &replicationcontroller::ReplicationController,
+        ("", "ResourceQuota") => &resourcequota::ResourceQuota,
         ("", "Secret") => &secret::Secret,
         ("", "Service") => &service::Service,
         ("", "ServiceAccount") => &serviceaccount::ServiceAccount,
         ("coordination.k8s.io", "Lease") => &lease::Lease,
         ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
+        ("apps", kind) => apps::of(kind).unwrap_or(&Plain),
+        ("autoscaling", kind) => autoscaling::of(kind).unwrap_or(&Plain),
+        ("batch", kind) => batch::of(kind).unwrap_or(&Plain),
+        ("policy", kind) => policy::of(kind).unwrap_or(&Plain),
+        // The removed group of what `apps` and `networking.k8s.io` hold today.
+        ("extensions", kind) => apps::of(kind).unwrap_or(&Plain),
         _ => &Plain,
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
+use super::admission;
 use super::registry::{Part, Place};
 use super::structure::{self, Type};
 use crate::api::kinds::{Text, Types};
@@ -92,7 +93,9 @@ async fn bind(
     body: Value,
     options: &WriteOptions,
 ) -> Result<Response, Status> {
-    let (binding, warnings) = read_about(place, BINDING, body, options)?;
+    let (mut binding, mut warnings) = read_about(place, BINDING, body, options)?;
+    let told = admission::create_part(api.registry(), user, place, "binding", &mut binding, options);
+    warnings.extend(told.await?);
     let errors = wrong_target(&binding["target"]);
     if !errors.is_empty() {
         return Err(Status::invalid("", "Binding", place.name, &errors));
@@ -165,7 +168,9 @@ async fn evict(
     body: Value,
     write: &WriteOptions,
 ) -> Result<Response, Status> {
-    let (eviction, warnings) = read_about(place, EVICTION, body, write)?;
+    let (mut eviction, mut warnings) = read_about(place, EVICTION, body, write)?;
+    let told = admission::create_part(api.registry(), user, place, "eviction", &mut eviction, write);
+    warnings.extend(told.await?);
     let mut options = structure::delete_options(eviction["deleteOptions"].clone())?;
     options.dry_run |= write.dry_run;
     api.registry().delete(user, place, &options).await?;

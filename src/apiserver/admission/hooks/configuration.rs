@@ -50,7 +50,7 @@ impl Webhook {
             name: text("name").to_owned(),
             configuration: configuration.to_owned(),
             constraints: Constraints::of_webhook(hook),
-            conditions: Condition::all(&hook["matchConditions"], false),
+            conditions: Condition::all(&hook["matchConditions"]),
             ignores_failures: text("failurePolicy") == "Ignore",
             is_free_of_side_effects: ["None", "NoneOnDryRun"].contains(&text("sideEffects")),
             is_called_again: text("reinvocationPolicy") == "IfNeeded",

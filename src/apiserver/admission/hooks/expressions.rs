@@ -131,11 +131,6 @@ impl Input {
         }
     }
 
-    /// The object as it is to be now.
-    pub fn set_object(&mut self, object: &Value) {
-        self.object = Val::of_json(object, &Type::Dyn);
-    }
-
     /// The value of a name.
     pub fn value(&self, name: &str) -> Option<Val> {
         Some(
@@ -209,20 +204,21 @@ impl Expression {
 /// A match condition.
 #[derive(Debug)]
 pub struct Condition {
-    /// What it is called.
-    pub name: String,
     expression: Expression,
 }
 
 impl Condition {
-    /// The `matchConditions` of a webhook, or of a policy that may have parameters.
-    pub fn all(list: &Value, params: bool) -> Vec<Condition> {
+    /// The `matchConditions` of a webhook.
+    pub fn all(list: &Value) -> Vec<Condition> {
+        Condition::all_in(list, &environment(false, true))
+    }
+
+    /// Those of whoever has more to name.
+    pub fn all_in(list: &Value, env: &Env) -> Vec<Condition> {
         let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-        let Some(list) = list.as_array().filter(|list| !list.is_empty()) else { return Vec::new() };
-        let env = environment(params, true);
+        let Some(list) = list.as_array() else { return Vec::new() };
         let read = |condition: &Value| Condition {
-            name: text(condition, "name"),
-            expression: Expression::new(&env, &text(condition, "expression"), &[Type::Bool]),
+            expression: Expression::new(env, &text(condition, "expression"), &[Type::Bool]),
         };
         list.iter().map(read).collect()
     }
@@ -230,11 +226,15 @@ impl Condition {
 
 /// Whether all conditions hold. One that does not decides alone; else failures do, as whoever asks wants them: they are
 /// no match, or an error.
-pub fn all_hold(conditions: &[Condition], input: &Input, ignores_failures: bool) -> Result<bool, String> {
+pub fn all_hold(
+    conditions: &[Condition],
+    variables: impl Fn(&str) -> Option<Val>,
+    ignores_failures: bool,
+) -> Result<bool, String> {
     let mut meter = Meter::new(CONDITIONS_LIMIT);
     let mut failures = Vec::new();
     for condition in conditions {
-        match condition.expression.evaluate(|name| input.value(name), &mut meter) {
+        match condition.expression.evaluate(&variables, &mut meter) {
             Ok(Val::Bool(true)) => {}
             Ok(_) => return Ok(false),
             Err(why) => failures.push(why),
@@ -287,10 +287,11 @@ mod tests {
         ] {
             let list: Vec<Value> =
                 expressions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
-            let conditions = Condition::all(&json!(list), false);
+            let conditions = Condition::all(&json!(list));
+            let variables = |name: &str| input.value(name);
             let strict: Result<bool, String> = strict.map_err(str::to_owned);
-            assert_eq!(all_hold(&conditions, &input, false), strict, "{expressions:?}");
-            assert_eq!(all_hold(&conditions, &input, true), lenient, "{expressions:?}");
+            assert_eq!(all_hold(&conditions, variables, false), strict, "{expressions:?}");
+            assert_eq!(all_hold(&conditions, variables, true), lenient, "{expressions:?}");
         }
     }
 

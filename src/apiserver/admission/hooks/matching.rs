@@ -20,7 +20,6 @@ pub struct Match {
     pub kind: Value,
     /// Where they are served: group, version and plural.
     pub resource: Value,
-    /// The kind in whose version the objects are shown.
     served: Arc<Kind>,
     /// Whether the body is of the kind itself.
     whole: bool,
@@ -43,6 +42,11 @@ impl Match {
             served: served.clone(),
             whole,
         }
+    }
+
+    /// The kind in whose version the objects are shown.
+    pub fn kind(&self) -> &Kind {
+        &self.served
     }
 
     /// A stored object as it is shown.
@@ -114,6 +118,8 @@ pub struct Constraints {
     rules: Vec<Rule>,
     /// Requests that it is not about after all.
     excluded: Vec<Rule>,
+    /// Whether no rules are no limits: so for policies, not for webhooks.
+    open: bool,
     /// Whether other versions of the same objects are meant, too.
     equivalent: bool,
     namespaces: Result<LabelSelector, String>,
@@ -131,6 +137,7 @@ impl Constraints {
         Constraints {
             rules: Rule::all(&constraints["resourceRules"]),
             excluded: Rule::all(&constraints["excludeResourceRules"]),
+            open: true,
             ..Constraints::read(constraints)
         }
     }
@@ -144,15 +151,11 @@ impl Constraints {
         Constraints {
             rules: Vec::new(),
             excluded: Vec::new(),
+            open: false,
             equivalent: value["matchPolicy"] != "Exact",
             namespaces: selector("namespaceSelector"),
             objects: selector("objectSelector"),
         }
-    }
-
-    /// Whether there are rules at all; a binding without them leaves the choice to its policy.
-    pub fn has_rules(&self) -> bool {
-        !self.rules.is_empty()
     }
 
     /// As what they are about a request; `None` when they are not.
@@ -167,7 +170,7 @@ impl Constraints {
     }
 
     /// Whether the selectors select the request.
-    pub fn selected(
+    fn selected(
         &self,
         registry: &Registry,
         attributes: &Attributes<'_>,
@@ -201,7 +204,7 @@ impl Constraints {
         if hit(&self.excluded, attributes.kind) {
             return None;
         }
-        if hit(&self.rules, attributes.kind) {
+        if hit(&self.rules, attributes.kind) || (self.open && self.rules.is_empty()) {
             return Some(Match::exact(attributes));
         }
         let others = equivalents(attributes.kind).filter(|_| self.equivalent);

@@ -65,7 +65,7 @@ impl<T> Kept<T> {
 }
 
 /// Kinds that decide about admission themselves; nobody may lock everybody out of changing them.
-fn is_exempt(attributes: &Attributes<'_>) -> bool {
+pub fn is_exempt(attributes: &Attributes<'_>) -> bool {
     const KINDS: [&str; 6] = [
         "validatingwebhookconfigurations",
         "mutatingwebhookconfigurations",
@@ -134,7 +134,7 @@ fn concerned(
         return Ok(Some(found));
     }
     let input = Input::of(registry, attributes, object, &found);
-    match expressions::all_hold(&hook.conditions, &input, hook.ignores_failures) {
+    match expressions::all_hold(&hook.conditions, |name| input.value(name), hook.ignores_failures) {
         Ok(holds) => Ok(holds.then_some(found)),
         Err(why) => Err(attributes.forbidden(object, &why)),
     }

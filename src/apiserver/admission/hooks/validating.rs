@@ -44,9 +44,7 @@ async fn judge(
 ) -> (Vec<String>, Result<(), Failure>) {
     match ask(registry, hook, attributes, object, found, false).await {
         Ok(answer) if answer.allowed => (answer.warnings, Ok(())),
-        Ok(answer) => {
-            (answer.warnings, Err(review::rejection(&hook.name, &answer.result).into()))
-        }
+        Ok(answer) => (answer.warnings, Err(review::rejection(&hook.name, &answer.result).into())),
         Err(failure) => (Vec::new(), Err(failure)),
     }
 }
