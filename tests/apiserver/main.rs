@@ -12,5 +12,7 @@ mod events;
 mod identity;
 mod objects;
 mod pages;
+mod versions;
 mod watches;
+mod workloads;
 mod writes;

@@ -5,6 +5,7 @@
 
 mod check;
 pub mod document;
+pub mod legacy;
 pub mod protobuf;
 mod strict;
 
@@ -65,7 +66,7 @@ pub struct Schema<'a> {
 impl Schema<'static> {
     /// A type of the schema document by its name.
     pub fn of(name: &str) -> Option<Schema<'static>> {
-        let (name, target) = document::structure(name)?;
+        let (name, target) = document::structure(name).or_else(|| legacy::structure(name))?;
         Some(Schema { site: target, target, name })
     }
 }
@@ -168,6 +169,11 @@ impl<'a> Schema<'a> {
     /// Whether a strategic merge patch does so with the field: `merge`, `replace`, `retainKeys`.
     pub fn has_strategy(&self, strategy: &str) -> bool {
         self.extension("x-kubernetes-patch-strategy").split(',').any(|s| s == strategy)
+    }
+
+    /// Whether fields that the type does not know are kept.
+    pub fn preserves_unknown(&self) -> bool {
+        self.target.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
     }
 
     /// The default that the field's schema states.

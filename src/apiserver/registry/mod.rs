@@ -15,8 +15,10 @@ use crate::api::meta;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
+mod apply;
 mod create;
 mod delete;
+mod managed_fields;
 pub mod metadata;
 mod read;
 pub mod selection;
