@@ -200,10 +200,22 @@ mod tests {
             assert_eq!(row["kind"], *kind.kind);
             let items = aggregated[usize::from(!kind.group.is_empty())]["items"].as_array().unwrap();
             let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == &*kind.group);
-            let mut rows = rows.flat_map(|i| i["versions"][0]["resources"].as_array().unwrap());
+            let versions = rows.flat_map(|i| i["versions"].as_array().unwrap());
+            let version = versions.filter(|version| version["version"] == *kind.version);
+            let mut rows = version.flat_map(|version| version["resources"].as_array().unwrap());
             assert!(rows.any(|r| r["resource"] == *kind.plural), "{}", kind.plural);
         }
         assert!(resources(&KINDS, "nonsense", "v1").is_none());
         assert!(group(&KINDS, "discovery.k8s.io").is_some());
+    }
+
+    #[test]
+    fn removed_versions_come_last() {
+        let of = |name: &str| group(&KINDS, name).unwrap();
+        assert_eq!(of("apps")["preferredVersion"]["version"], "v1");
+        assert_eq!(of("autoscaling")["preferredVersion"]["version"], "v2");
+        assert_eq!(of("batch")["versions"][1]["version"], "v1beta1");
+        let all = group_list(&KINDS);
+        assert_eq!(all["groups"].as_array().unwrap().last().unwrap()["name"], "extensions");
     }
 }

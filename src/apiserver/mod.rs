@@ -28,6 +28,7 @@ pub mod patching;
 pub mod strategy;
 pub mod structure;
 
+mod components;
 pub mod reviews;
 pub mod subresource;
 pub mod webhook;
@@ -125,6 +126,10 @@ impl ApiServer {
         };
         let kind = &kind;
         let namespace = namespace_of(kind, target)?;
+        if components::concerns(kind) && target.subresource.is_none() {
+            let revision = self.registry.store().revision();
+            return components::answer(kind, target.name.as_deref(), request.action, revision);
+        }
         match (&target.name, &target.subresource) {
             (Some(name), Some(subresource)) => {
                 let place = Place { kind, namespace, name };

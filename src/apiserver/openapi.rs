@@ -225,7 +225,8 @@ fn add_path_parameters(bodies: &Bodies, operations: &mut Map<String, Value>, nam
 
 /// The named types and everything that they refer to, marked with the kinds that they are.
 fn schemas(kinds: &[Arc<Kind>], roots: &[&str]) -> Map<String, Value> {
-    let all = schema::document::described();
+    let mut all = schema::document::described();
+    schema::legacy::describe(&mut all);
     let mut found = Map::new();
     let mut wanted: Vec<String> = roots.iter().map(|r| (*r).to_owned()).collect();
     while let Some(name) = wanted.pop() {

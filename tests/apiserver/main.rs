@@ -15,6 +15,8 @@ mod pages;
 mod pod_security;
 mod policies;
 mod quotas;
+mod versions;
 mod watches;
 mod webhooks;
+mod workloads;
 mod writes;

@@ -16,3 +16,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         })
         .collect()
 }
+
+pub(super) fn scale() -> Kind {
+    V1.namespaced("Scale", "scales")
+}

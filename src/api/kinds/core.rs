@@ -6,6 +6,11 @@ const V1: GroupVersion = GroupVersion { group: "", version: "v1", types: "io.k8s
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
+        Kind {
+            verbs: &["get", "list"],
+            deprecated: Some("v1 ComponentStatus is deprecated in v1.19+".into()),
+            ..V1.cluster("ComponentStatus", "componentstatuses").short("cs")
+        },
         V1.namespaced("ConfigMap", "configmaps").short("cm"),
         Kind {
             deprecated: Some(

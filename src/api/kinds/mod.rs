@@ -220,6 +220,9 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
     today.into_iter().chain(legacy).map(Arc::new).collect()
 });
 
+/// What the subresource `scale` shows of objects of other kinds; no collection serves it.
+pub static SCALE: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(autoscaling::scale()));
+
 /// The built-in kind served at this group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
     KINDS.iter().find(|k| k.group == group && k.version == version && k.plural == plural)
@@ -230,10 +233,12 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Ki
     KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
-/// The built-in kinds that are stored, each once, however many groups and versions serve its objects.
+/// The built-in kinds that are stored, each once, however many groups and versions serve its objects. What is made up
+/// for each request cannot be watched.
 pub fn stored() -> impl Iterator<Item = &'static Arc<Kind>> {
     let first = |kind: &Kind| KINDS.iter().find(|other| other.storage == kind.storage);
-    KINDS.iter().filter(move |kind| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind)))
+    let once = move |kind: &&'static Arc<Kind>| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind));
+    KINDS.iter().filter(|kind| kind.verbs.contains(&"watch")).filter(once)
 }
 
 #[cfg(test)]

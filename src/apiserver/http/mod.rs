@@ -175,7 +175,9 @@ impl Server {
             return Err(Status::no_such_path());
         }
         let act = async {
-            let show = shown(kind.clone(), request.headers(), query)?;
+            let scale = target.subresource.as_deref() == Some("scale");
+            let answered = if scale { Some(kinds::SCALE.clone()) } else { kind.clone() };
+            let show = shown(answered, request.headers(), query)?;
             let action = read_action(verb, query, request).await?;
             let answer = self.api.call(Request { user, target, action }).await?;
             Ok(respond::response(answer, show, &self.stopping))

@@ -1,6 +1,7 @@
 //! The registry against the real store: what clients rely on.
 
 use super::*;
+use crate::api::kinds;
 use crate::api::request::{
     Changes, DeleteOptions, ListOptions, PatchKind, Response, User, WatchOptions, WriteOptions,
 };

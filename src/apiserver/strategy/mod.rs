@@ -11,6 +11,7 @@ pub(super) mod value;
 mod apps;
 mod autoscaling;
 mod batch;
+mod componentstatus;
 mod configmap;
 mod endpoints;
 mod event;
@@ -127,6 +128,7 @@ pub trait Strategy: Sync {
 /// The behaviour of a kind of the table. Kinds without a file of their own behave plainly.
 pub fn of(kind: &Kind) -> &'static dyn Strategy {
     match (&*kind.group, &*kind.kind) {
+        ("", "ComponentStatus") => &componentstatus::ComponentStatus,
         ("", "ConfigMap") => &configmap::ConfigMap,
         ("", "Endpoints") => &endpoints::Endpoints,
         ("", "Event") => &event::Event,

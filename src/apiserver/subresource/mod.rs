@@ -1,7 +1,9 @@
-//! Paths below an object that have a meaning of their own: `status`, `binding`, `eviction`, `finalize`, `token`.
+//! Paths below an object that have a meaning of their own: `status`, `scale`, `binding`, `eviction`, `finalize`,
+//! `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
+mod scale;
 mod token;
 
 use jiff::Timestamp;
@@ -51,6 +53,7 @@ pub async fn answer(
         ("status", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::Status, how, &patch, &options).await
         }
+        ("scale", action) => scale::answer(api, user, place, action).await,
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }

@@ -140,10 +140,10 @@ impl Forms {
 
     /// Metrics as version 1 writes them, the text of its annotations.
     pub(super) fn written(&self, metrics: &[Value]) -> String {
-        metrics.iter().map(|metric| self.old(metric)).collect::<Value>().to_string()
+        metrics.iter().map(|metric| self.written_one(metric)).collect::<Value>().to_string()
     }
 
-    fn old(&self, metric: &Value) -> Value {
+    fn written_one(&self, metric: &Value) -> Value {
         let Some((name, field, values)) = self.row(metric) else { return metric.clone() };
         let within = &metric[*field];
         let mut old = json!({});
@@ -159,10 +159,10 @@ impl Forms {
     /// The metrics that version 1 wrote; nothing when the text is none of its lists.
     pub(super) fn read(&self, text: &str) -> Option<Vec<Value>> {
         let list: Vec<Value> = serde_json::from_str(text).ok()?;
-        list.iter().map(|metric| self.new(metric)).collect()
+        list.iter().map(|metric| self.read_one(metric)).collect()
     }
 
-    fn new(&self, metric: &Value) -> Option<Value> {
+    fn read_one(&self, metric: &Value) -> Option<Value> {
         let (name, field, values) = self.row(metric)?;
         let mut new = json!({});
         for (path, key) in *values {

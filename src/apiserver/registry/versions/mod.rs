@@ -104,7 +104,7 @@ pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
         return entry;
     }
     let value = value_as_served(kind, entry.json().clone());
-    Entry::new(entry.key.clone(), encode(&value), entry.created, entry.revision)
+    entry.in_form(encode(&value))
 }
 
 /// A value in the version that `kind` serves.

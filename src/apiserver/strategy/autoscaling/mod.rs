@@ -2,6 +2,7 @@
 
 mod hpa;
 mod metrics;
+mod scale;
 
 use super::Strategy;
 
@@ -9,6 +10,7 @@ use super::Strategy;
 pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
     match kind {
         "HorizontalPodAutoscaler" => Some(&hpa::HorizontalPodAutoscaler),
+        "Scale" => Some(&scale::Scale),
         _ => None,
     }
 }
