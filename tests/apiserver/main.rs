@@ -12,5 +12,6 @@ mod events;
 mod identity;
 mod objects;
 mod pages;
+mod platform;
 mod watches;
 mod writes;

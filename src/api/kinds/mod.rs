@@ -8,10 +8,19 @@ use serde_json::Value;
 
 use super::schema::Schema;
 
+mod admissionregistration;
+mod apiregistration;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
+mod networking;
+mod node;
+mod rbac;
+mod scheduling;
+mod storage;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -138,8 +147,13 @@ impl Kind {
     }
 
     /// Lists the kind among `kubectl get all`.
-    fn in_all(mut self) -> Kind {
-        self.categories.push("all".into());
+    fn in_all(self) -> Kind {
+        self.among("all")
+    }
+
+    /// Lists the kind under a category's name.
+    fn among(mut self, category: &'static str) -> Kind {
+        self.categories.push(category.into());
         self
     }
 
@@ -194,7 +208,21 @@ impl Kind {
 /// Every built-in kind, grouped by API group in discovery's order. Where several rows share a storage, the first is
 /// what is stored.
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
-    let groups = [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds()];
+    let groups = [
+        core::kinds(),
+        apiregistration::kinds(),
+        events::kinds(),
+        certificates::kinds(),
+        networking::kinds(),
+        rbac::kinds(),
+        storage::kinds(),
+        admissionregistration::kinds(),
+        scheduling::kinds(),
+        coordination::kinds(),
+        node::kinds(),
+        discovery::kinds(),
+        flowcontrol::kinds(),
+    ];
     groups.into_iter().flatten().map(Arc::new).collect()
 });
 
