@@ -170,6 +170,11 @@ impl<'a> Schema<'a> {
         self.extension("x-kubernetes-patch-strategy").split(',').any(|s| s == strategy)
     }
 
+    /// Whether fields that the type does not know are kept.
+    pub fn preserves_unknown(&self) -> bool {
+        self.target.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
+    }
+
     /// The default that the field's schema states.
     pub fn default_value(&self) -> Option<&'a Value> {
         self.site.get("default")
