@@ -17,6 +17,19 @@ use crate::store::Revision;
 
 /// Before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The classes of pods that a cluster cannot do without, with their values and descriptions (`pkg/apis/scheduling`).
+const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
@@ -29,6 +42,10 @@ impl ApiServer {
             self.ensure("", "namespaces", None, name, namespace).await?;
         }
         self.started.namespaces.store(true, Ordering::Release);
+        for (name, value, description) in PRIORITY_CLASSES {
+            let class = json!({"metadata": {"name": name}, "value": value, "description": description});
+            self.ensure("scheduling.k8s.io", "priorityclasses", None, name, class).await?;
+        }
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
             "type": "ClusterIP", "clusterIP": self.registry.allocator().range().nth(1).to_string(),
@@ -77,6 +94,8 @@ impl ApiServer {
         let service = ["services", "endpoints", "endpointslices"];
         let keys = service.map(|plural| format!("{plural}/default/kubernetes")).into_iter();
         let keys = keys.chain(NAMESPACES.iter().map(|name| format!("namespaces/{name}")));
+        let classes = PRIORITY_CLASSES.iter().map(|(name, ..)| format!("priorityclasses/{name}"));
+        let keys = keys.chain(classes);
         select_all(keys.map(next)).await;
     }
 

@@ -12,6 +12,7 @@ mod events;
 mod identity;
 mod objects;
 mod pages;
+mod platform;
 mod pod_security;
 mod policies;
 mod quotas;

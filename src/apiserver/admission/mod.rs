@@ -38,6 +38,7 @@ use self::hooks::Hooks;
 use self::policies::Policies;
 use self::quota::{Charge, Locks};
 use super::registry::Registry;
+use super::strategy;
 use crate::api::status::Status;
 use crate::store::{self, Entry};
 
@@ -103,6 +104,9 @@ async fn complete(
         }
         ("", "persistentvolumes") => storage::protect_volume(object),
         ("networking.k8s.io", "ingresses") => ingress_class::set_default(registry, object),
+        ("certificates.k8s.io", "certificatesigningrequests") => {
+            strategy::certificates::set_requester(object, attributes.user);
+        }
         _ => {}
     }
     Ok(())

@@ -20,11 +20,6 @@ use crate::store::{self, Entry};
 /// How often a change is tried again on what another writer made of the object in between.
 const ATTEMPTS: usize = 16;
 
-/// Kinds whose objects a replace may bring into being (`AllowCreateOnUpdate` of Kubernetes' strategies).
-const CREATED_ON_UPDATE: &[&str] = &["endpoints", "events", "leases", "services"];
-/// Kinds that a replace without a resourceVersion may not touch (`AllowUnconditionalUpdate`).
-const NEVER_UNCONDITIONAL: &[&str] = &["leases"];
-
 /// Which part of an object a write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -36,16 +31,19 @@ pub enum Part {
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
+    /// The conditions by which a certificate request is decided.
+    Approval,
 }
 
 impl Part {
     /// The path below the object that writes it; empty for the object itself.
-    fn subresource(self) -> &'static str {
+    pub fn subresource(self) -> &'static str {
         match self {
             Part::Object => "",
             Part::Status => "status",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
+            Part::Approval => "approval",
         }
     }
 }
@@ -75,10 +73,10 @@ impl Registry {
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
-        if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&&*place.kind.plural) {
+        if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
-        if !versioned && NEVER_UNCONDITIONAL.contains(&&*place.kind.plural) {
+        if !versioned && !place.strategy().unconditional_update() {
             let error = FieldError::invalid(
                 "metadata.resourceVersion",
                 &json!(""),
@@ -237,6 +235,7 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
             keep_only(new, old, &["metadata", "status"]);
             meta::carry(new, old, "ownerReferences");
         }
+        Part::Approval => keep_only(new, old, &["metadata", "status"]),
         // Only the server itself makes these.
         Part::Binding => {}
         Part::Finalize => {
@@ -258,6 +257,7 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
             }
         }
         Part::Status => strategy.prepare_status_update(&mut new, old),
+        Part::Approval => strategy.prepare_approval_update(&mut new, old),
         Part::Binding | Part::Finalize => {}
     }
     if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
@@ -273,6 +273,9 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
     }
     if part == Part::Status {
         errors.extend(strategy.validate_status_update(&new, old));
+    }
+    if part == Part::Approval {
+        errors.extend(strategy.validate_approval_update(&new, old));
     }
     if !errors.is_empty() {
         return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));

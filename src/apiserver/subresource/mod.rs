@@ -43,7 +43,7 @@ pub async fn answer(
         return Err(Status::no_such_path());
     };
     match (subresource, action) {
-        ("status", Action::Get { resource_version }) => {
+        ("approval" | "status", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -54,6 +54,12 @@ pub async fn answer(
             api.registry().patch(user, place, Part::Status, how, &patch, &options).await
         }
         ("scale", action) => scale::answer(api, user, place, action).await,
+        ("approval", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::Approval, body, &options).await
+        }
+        ("approval", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::Approval, how, &patch, &options).await
+        }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
