@@ -169,9 +169,7 @@ mod tests {
 
     #[test]
     fn what_is_there_is_counted() {
-        let pod = |cpu: &str, phase: &str| {
-            json!({"spec": {"containers": [{"resources": {"requests": {"cpu": cpu}}}]}, "status": {"phase": phase}})
-        };
+        let pod = |cpu: &str, phase: &str| json!({"spec": {"containers": [{"resources": {"requests": {"cpu": cpu}}}]}, "status": {"phase": phase}});
         let pods = [pod("500m", "Running"), pod("1", "Running"), pod("1", "Succeeded")];
         let maps = [json!({}), json!({})];
         let objects: Objects<'_> =
@@ -198,7 +196,8 @@ mod tests {
 
     #[test]
     fn only_what_is_counted_is_followed() {
-        let quota = |hard: Value| serde_json::from_value(json!({"metadata": {}, "spec": {"hard": hard}})).unwrap();
+        let quota =
+            |hard: Value| serde_json::from_value(json!({"metadata": {}, "spec": {"hard": hard}})).unwrap();
         let plurals = |hard: Value| {
             let kinds = counted(Some(&quota(hard)));
             kinds.iter().map(|kind| kind.plural.to_string()).collect::<Vec<_>>()

@@ -49,7 +49,9 @@ async fn what_a_policy_does_not_allow_is_refused_or_told() {
     let made = f.post(MAPS, other).await;
     assert_eq!(
         made.warnings(),
-        ["Validation failed for ValidatingAdmissionPolicy 'few-keys' with binding 'everywhere': at most 1 keys, not 2"]
+        [
+            "Validation failed for ValidatingAdmissionPolicy 'few-keys' with binding 'everywhere': at most 1 keys, not 2"
+        ]
     );
     made.expect(201);
     f.delete(&format!("{MAPS}/limits")).await.expect(200);

@@ -82,7 +82,9 @@ async fn quotas_are_counted_when_they_come_and_when_something_goes() {
     let f = Fixture::start().await;
     let _counting = count(&f);
     f.config("a").await;
-    f.post(QUOTAS, json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "2"}}})).await.expect(201);
+    f.post(QUOTAS, json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "2"}}}))
+        .await
+        .expect(201);
     until_used(&f, "q", json!({"configmaps": "1"})).await;
     f.config("b").await;
     f.post(MAPS, json!({"metadata": {"name": "c"}})).await.expect(403);

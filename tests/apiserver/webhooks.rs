@@ -125,10 +125,7 @@ async fn a_webhook_denies_and_warns() {
     .await;
     validating(&f, json!([hook.webhook(json!({}))])).await;
     let refused = f.post(MAPS, json!({"metadata": {"name": "bad"}})).await.expect(403);
-    assert_eq!(
-        refused["message"],
-        "admission webhook \"maps.example.com\" denied the request: no bad names"
-    );
+    assert_eq!(refused["message"], "admission webhook \"maps.example.com\" denied the request: no bad names");
     let made = f.post(MAPS, json!({"metadata": {"name": "good"}, "data": {"a": "b"}})).await;
     assert_eq!(made.warnings(), ["good was looked at"]);
     made.expect(201);
@@ -143,7 +140,10 @@ async fn a_webhook_denies_and_warns() {
     assert_eq!((&create["namespace"], &create["userInfo"]["username"]), (&json!("default"), &json!("admin")));
     assert_eq!((&create["dryRun"], &create["oldObject"]), (&json!(false), &Value::Null));
     assert_eq!(create["object"]["kind"], "ConfigMap");
-    assert_eq!((&update["object"]["data"]["a"], &update["oldObject"]["data"]["a"]), (&json!("c"), &json!("b")));
+    assert_eq!(
+        (&update["object"]["data"]["a"], &update["oldObject"]["data"]["a"]),
+        (&json!("c"), &json!("b"))
+    );
     assert_eq!((&delete["object"], &delete["oldObject"]["metadata"]["name"]), (&Value::Null, &json!("good")));
     assert_eq!(delete["options"]["kind"], "DeleteOptions");
 }
@@ -195,7 +195,8 @@ async fn webhooks_behind_services_change_objects() {
         Some(patch(labels))
     })
     .await;
-    let service = json!({"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 443, "targetPort": 8443}]}});
+    let service =
+        json!({"metadata": {"name": "hook"}, "spec": {"ports": [{"port": 443, "targetPort": 8443}]}});
     f.post("/api/v1/namespaces/default/services", service).await.expect(201);
     let slice = json!({"metadata": {"name": "hook", "labels": {"kubernetes.io/service-name": "hook"}},
         "addressType": "IPv4", "ports": [{"name": "", "port": hook.port}],
@@ -218,7 +219,8 @@ async fn who_wants_to_know_of_later_changes_is_asked_again() {
     let f = Fixture::start().await;
     let counting = Hook::start(|_| Some(json!({"allowed": true}))).await;
     let once = Hook::start(|_| Some(json!({"allowed": true}))).await;
-    let adding = Hook::start(|_| Some(patch(json!([{"op": "add", "path": "/data", "value": {"a": "b"}}])))).await;
+    let adding =
+        Hook::start(|_| Some(patch(json!([{"op": "add", "path": "/data", "value": {"a": "b"}}])))).await;
     let named = |hook: &Hook, name: &str, policy: &str| {
         hook.webhook(json!({"name": name, "reinvocationPolicy": policy}))
     };

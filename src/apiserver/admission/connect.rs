@@ -36,12 +36,7 @@ pub async fn create_part(
 }
 
 /// Decides about a conversation, whose wishes are its query.
-pub async fn connect(
-    registry: &Registry,
-    user: &User,
-    target: &Target,
-    query: &Query,
-) -> Result<(), Status> {
+pub async fn connect(registry: &Registry, user: &User, target: &Target, query: &Query) -> Result<(), Status> {
     let subresource = target.subresource.as_deref().unwrap_or_default();
     let Some(kind) = kinds::by_resource(&target.group, &target.version, &target.resource) else {
         return Ok(());

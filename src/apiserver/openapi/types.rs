@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::api::kinds::{self, Kind};
-use crate::api::schema::document;
+use crate::api::schema::{document, legacy};
 
 /// What references to types begin with, in the embedded types and in version 3.
 pub(super) const REFERENCE: &str = "#/components/schemas/";

@@ -221,10 +221,10 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Response, Status> {
         let options = checked(options)?;
-        let warnings = self.admit_delete(user, place, &options).await?;
+        let mut warnings = self.admit_delete(user, place, &options).await?;
         let shown = SHOWN_WHEN_REMOVED.contains(&&*place.kind.plural);
         let silent = options.propagation_policy.is_none() && place.kind.is("batch", "jobs");
-        let warnings = if silent { vec![PODS_STAY.to_owned()] } else { Vec::new() };
+        warnings.extend(silent.then(|| PODS_STAY.to_owned()));
         match self.delete_once(place, &options).await? {
             Outcome::Removed(entry) if !shown => Ok(removed(place, entry.json())),
             Outcome::DryRun(value, true) if !shown => Ok(removed(place, &value)),

@@ -79,8 +79,10 @@ impl Binding {
             (false, _) => None,
             (true, Some(namespace)) => Some(namespace),
             (true, None) => {
-                return Err("cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
-                    .to_owned());
+                return Err(
+                    "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
+                        .to_owned(),
+                );
             }
         };
         let found: Vec<Value> = match text("name") {
@@ -96,9 +98,7 @@ impl Binding {
             }
         };
         if found.is_empty() && self.reference["parameterNotFoundAction"] == "Deny" {
-            return Err(
-                "no params found for policy binding with `Deny` parameterNotFoundAction".to_owned()
-            );
+            return Err("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned());
         }
         Ok(found)
     }

@@ -86,14 +86,17 @@ impl<R> Policy<R> {
     }
 }
 
-/// The policies of one sort that concern a request, each with its bindings.
+/// The policies of one sort, and their bindings.
+type Bound<R> = (Arc<Vec<Policy<R>>>, Arc<Vec<Binding>>);
+
+/// The policies of one sort that there are for a request; `None` when there are none.
 fn all<R>(
     registry: &Registry,
     attributes: &Attributes<'_>,
     (policies, bindings): (&str, &str),
     (kept, kept_bindings): (&Kept<Vec<Policy<R>>>, &Kept<Vec<Binding>>),
     read: impl Fn(&Value) -> Policy<R>,
-) -> Option<(Arc<Vec<Policy<R>>>, Arc<Vec<Binding>>)> {
+) -> Option<Bound<R>> {
     let entries = registry.all(&format!("{policies}/"));
     if entries.is_empty() || is_exempt(attributes) {
         return None;
@@ -101,8 +104,8 @@ fn all<R>(
     let bound = registry.all(&format!("{bindings}/"));
     let each = |entries: &[Arc<Entry>]| entries.iter().map(|entry| read(entry.json())).collect();
     let policies = kept.of(&entries, each);
-    let bindings = kept_bindings
-        .of(&bound, |entries| entries.iter().map(|entry| Binding::read(entry.json())).collect());
+    let bindings =
+        kept_bindings.of(&bound, |entries| entries.iter().map(|entry| Binding::read(entry.json())).collect());
     Some((policies, bindings))
 }
 

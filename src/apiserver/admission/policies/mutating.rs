@@ -203,9 +203,7 @@ impl Mutation {
                 let value = expression.evaluate(variables, &mut meter)?;
                 let Val::Struct(_) = value else {
                     let of = value.type_name();
-                    return Err(format!(
-                        "unsupported return type from ApplyConfiguration expression: {of}"
-                    ));
+                    return Err(format!("unsupported return type from ApplyConfiguration expression: {of}"));
                 };
                 let Some(mut set) = value.to_json() else {
                     return Err("error applying patch: the value is none of JSON".to_owned());
@@ -239,9 +237,8 @@ fn operations(value: &Val) -> Result<Value, String> {
     };
     let read = |item: &Val| match item {
         Val::Struct(built) if built.name == "JSONPatch" => {
-            let unsayable = || {
-                "JSONPath valueExpression evaluated to a type that could not marshal to JSON".to_owned()
-            };
+            let unsayable =
+                || "JSONPath valueExpression evaluated to a type that could not marshal to JSON".to_owned();
             item.to_json().ok_or_else(unsayable)
         }
         other => Err(format!(
@@ -285,11 +282,10 @@ mod tests {
     #[test]
     fn expressions_change_objects() {
         let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "x"}]}});
-        let configure = |text: &str| {
-            json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": text}})
-        };
+        let configure = |text: &str| json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": text}});
         let patch = |text: &str| json!({"patchType": "JSONPatch", "jsonPatch": {"expression": text}});
-        let sidecar = "Object{spec: Object.spec{containers: [Object.spec.containers{name: 'b', image: 'y'}]}}";
+        let sidecar =
+            "Object{spec: Object.spec{containers: [Object.spec.containers{name: 'b', image: 'y'}]}}";
         let names = |pod: &Value| {
             let list = pod["spec"]["containers"].as_array().unwrap();
             list.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

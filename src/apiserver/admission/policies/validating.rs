@@ -66,11 +66,7 @@ fn read(policy: &Value) -> Policy<Rules> {
 }
 
 /// Decides about what is to be written.
-pub fn validate(
-    registry: &Registry,
-    attributes: &mut Attributes<'_>,
-    object: &Value,
-) -> Result<(), Status> {
+pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &Value) -> Result<(), Status> {
     let kept = &registry.admission().policies;
     let names = ("validatingadmissionpolicies", "validatingadmissionpolicybindings");
     let kept = (&kept.validating, &kept.validating_bindings);
@@ -167,10 +163,8 @@ fn violations(policy: &Policy<Rules>, input: &Arc<Variables>) -> Vec<Violation> 
     for validation in &policy.rules.validations {
         match validation.expression.evaluate(|name| input.value(name), &mut meter) {
             Ok(Val::Bool(true)) => {}
-            Ok(_) => found.push(Violation {
-                message: message(validation, input),
-                reason: validation.reason.clone(),
-            }),
+            Ok(_) => found
+                .push(Violation { message: message(validation, input), reason: validation.reason.clone() }),
             Err(_) if policy.ignores_failures => {}
             Err(why) => found.push(failed(why)),
         }
@@ -227,18 +221,22 @@ mod tests {
             (rule(json!({})), Some(("failed expression: object.spec.replicas <= 5", "Invalid"))),
             (rule(json!({"message": "too many", "reason": "Forbidden"})), Some(("too many", "Forbidden"))),
             (
-                rule(json!({"message": "too many", "messageExpression": "'has ' + string(object.spec.replicas)"})),
+                rule(
+                    json!({"message": "too many", "messageExpression": "'has ' + string(object.spec.replicas)"}),
+                ),
                 Some(("has 7", "Invalid")),
             ),
-            (rule(json!({"message": "too many", "messageExpression": "object.nothing"})), Some(("too many", "Invalid"))),
+            (
+                rule(json!({"message": "too many", "messageExpression": "object.nothing"})),
+                Some(("too many", "Invalid")),
+            ),
             (rule(json!({"expression": "object.spec.replicas == 7"})), None),
             (
                 rule(json!({"expression": "object.nothing"})),
                 Some(("expression 'object.nothing' resulted in error: no such key: nothing", "Invalid")),
             ),
         ] {
-            let expected: Vec<_> =
-                expected.into_iter().map(|(m, r)| (m.to_owned(), r.to_owned())).collect();
+            let expected: Vec<_> = expected.into_iter().map(|(m, r)| (m.to_owned(), r.to_owned())).collect();
             assert_eq!(found(spec.clone(), object.clone()), expected, "{spec}");
         }
     }
