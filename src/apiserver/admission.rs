@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::registry::{Place, Registry};
-use super::service_account;
+use super::{service_account, strategy};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::User;
@@ -24,11 +24,14 @@ const PRIORITY_CLASSES: &[(&str, i64)] =
 /// Decides about, and completes, an object that is to be made.
 pub async fn create(
     registry: &Registry,
-    _user: &User,
+    user: &User,
     kind: &Kind,
     namespace: Option<&str>,
     object: &mut Value,
 ) -> Result<(), Status> {
+    if kind.is("certificates.k8s.io", "certificatesigningrequests") {
+        strategy::certificates::set_requester(object, user);
+    }
     let Some(namespace) = namespace.filter(|_| kind.namespaced) else { return Ok(()) };
     check_namespace(registry, kind, namespace, meta::name(object))?;
     if kind.is("", "pods") {

@@ -12,6 +12,7 @@ mod events;
 mod identity;
 mod objects;
 mod pages;
+mod platform;
 mod versions;
 mod watches;
 mod workloads;

@@ -8,15 +8,24 @@ use serde_json::Value;
 
 use super::schema::Schema;
 
+mod admissionregistration;
+mod apiregistration;
 mod apps;
 mod autoscaling;
 mod batch;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
 mod legacy;
+mod networking;
+mod node;
 mod policy;
+mod rbac;
+mod scheduling;
+mod storage;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -143,8 +152,13 @@ impl Kind {
     }
 
     /// Lists the kind among `kubectl get all`.
-    fn in_all(mut self) -> Kind {
-        self.categories.push("all".into());
+    fn in_all(self) -> Kind {
+        self.among("all")
+    }
+
+    /// Lists the kind under a category's name.
+    fn among(mut self, category: &'static str) -> Kind {
+        self.categories.push(category.into());
         self
     }
 
@@ -207,13 +221,22 @@ impl Kind {
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
     let groups = [
         core::kinds(),
+        apiregistration::kinds(),
         apps::kinds(),
         events::kinds(),
         autoscaling::kinds(),
         batch::kinds(),
+        certificates::kinds(),
+        networking::kinds(),
         policy::kinds(),
+        rbac::kinds(),
+        storage::kinds(),
+        admissionregistration::kinds(),
+        scheduling::kinds(),
         coordination::kinds(),
+        node::kinds(),
         discovery::kinds(),
+        flowcontrol::kinds(),
     ];
     let today = groups.concat();
     let legacy = legacy::kinds(&today);

@@ -19,11 +19,6 @@ use crate::store::{self, Entry};
 /// How often a change is tried again on what another writer made of the object in between.
 const ATTEMPTS: usize = 16;
 
-/// Kinds whose objects a replace may bring into being (`AllowCreateOnUpdate` of Kubernetes' strategies).
-const CREATED_ON_UPDATE: &[&str] = &["endpoints", "events", "leases", "services"];
-/// Kinds that a replace without a resourceVersion may not touch (`AllowUnconditionalUpdate`).
-const NEVER_UNCONDITIONAL: &[&str] = &["leases"];
-
 /// Which part of an object a write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -35,6 +30,8 @@ pub enum Part {
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
+    /// The conditions by which a certificate request is decided.
+    Approval,
 }
 
 /// What a write makes of an object, before the rules of its kind.
@@ -62,10 +59,10 @@ impl Registry {
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
-        if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&&*place.kind.plural) {
+        if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
-        if !versioned && NEVER_UNCONDITIONAL.contains(&&*place.kind.plural) {
+        if !versioned && !place.strategy().unconditional_update() {
             let error = FieldError::invalid(
                 "metadata.resourceVersion",
                 &json!(""),
@@ -195,6 +192,10 @@ impl Registry {
                 manage(&mut new);
                 strategy.prepare_status_update(&mut new, old);
             }
+            Part::Approval => {
+                keep_only(&mut new, old, &["metadata", "status"]);
+                strategy.prepare_approval_update(&mut new, old);
+            }
             // Only the server itself makes these.
             Part::Binding => manage(&mut new),
             Part::Finalize => {
@@ -217,6 +218,9 @@ impl Registry {
         }
         if part == Part::Status {
             errors.extend(strategy.validate_status_update(&new, old));
+        }
+        if part == Part::Approval {
+            errors.extend(strategy.validate_approval_update(&new, old));
         }
         if !errors.is_empty() {
             return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));

@@ -3,6 +3,7 @@
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
+mod eviction;
 mod scale;
 mod token;
 
@@ -42,7 +43,7 @@ pub async fn answer(
         return Err(Status::no_such_path());
     };
     match (subresource, action) {
-        ("status", Action::Get { resource_version }) => {
+        ("approval" | "status", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -53,11 +54,19 @@ pub async fn answer(
             api.registry().patch(user, place, Part::Status, how, &patch, &options).await
         }
         ("scale", action) => scale::answer(api, user, place, action).await,
+        ("approval", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::Approval, body, &options).await
+        }
+        ("approval", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::Approval, how, &patch, &options).await
+        }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
         ("binding", Action::Create(body, options)) => bind(api, user, place, body, &options).await,
-        ("eviction", Action::Create(body, options)) => evict(api, user, place, body, &options).await,
+        ("eviction", Action::Create(body, options)) => {
+            eviction::evict(api, user, place, body, &options).await
+        }
         ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
         _ => Err(Status::method_not_allowed(&place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
     }
@@ -158,21 +167,6 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
         None => pod["status"]["conditions"] = json!([condition]),
     }
     Ok(pod)
-}
-
-/// Deletes a pod as a drain asks for it. Disruption budgets, once served, are consulted here.
-async fn evict(
-    api: &ApiServer,
-    user: &User,
-    place: Place<'_>,
-    body: Value,
-    write: &WriteOptions,
-) -> Result<Response, Status> {
-    let (eviction, warnings) = read_about(place, EVICTION, body, write)?;
-    let mut options = structure::delete_options(eviction["deleteOptions"].clone())?;
-    options.dry_run |= write.dry_run;
-    api.registry().delete(user, place, &options).await?;
-    Ok(created(warnings))
 }
 
 #[cfg(test)]

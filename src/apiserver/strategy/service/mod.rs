@@ -16,6 +16,14 @@ use crate::api::status::FieldError;
 pub(super) struct Service;
 
 impl Strategy for Service {
+    fn name_errors(&self, _object: &Value, name: &str) -> Vec<String> {
+        names::dns1035_label(name)
+    }
+
+    fn created_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, service: &mut Value) {
         object(service, "spec");
         object(service, "status");
