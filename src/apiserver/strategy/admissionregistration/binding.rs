@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::column::{self, AGE, NAME};
 use super::super::error::{named, word};
 use super::super::selector;
-use super::super::value::{fill, items, text};
+use super::super::value::{fill, text};
 use super::super::{Column, Strategy};
 use super::matching;
 use crate::api::names;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::column::{self, AGE, NAME, NONE};
 use super::value::{carry_over, fill, fill_zero, is_set, items, items_mut, object, text};
 use super::{Column, Strategy};
+use crate::api::names;
 use crate::api::status::FieldError;
 
 /// The strategy of services.
