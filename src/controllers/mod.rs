@@ -11,6 +11,7 @@ pub mod namespaces;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
+pub mod volume_protection;
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -61,6 +62,7 @@ impl Controllers {
         tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
         tasks.spawn(namespaces::run(client.clone(), namespaces, pods.clone()));
+        tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));

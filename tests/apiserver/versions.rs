@@ -136,3 +136,32 @@ async fn other_removed_versions_mean_what_they_meant() {
     let set = f.get(&format!("{}/www", at("apps/v1beta2", "statefulsets"))).await.expect(200);
     assert_eq!(set["apiVersion"], "apps/v1beta2");
 }
+
+#[tokio::test]
+async fn old_ingresses_name_their_services_otherwise() {
+    let f = Fixture::start().await;
+    let at = |version: &str| format!("/apis/{version}/namespaces/default/ingresses");
+    for (version, name) in [("extensions/v1beta1", "one"), ("networking.k8s.io/v1beta1", "two")] {
+        let backend = json!({"serviceName": "www", "servicePort": 80});
+        let ingress = json!({"metadata": {"name": name}, "spec": {"rules": [{"host": "a.example",
+            "http": {"paths": [{"path": "/", "backend": backend}]}}]}});
+        let made = f.post(&at(version), ingress).await;
+        assert_eq!(made.warnings().len(), 1, "{version}");
+        assert!(made.warnings()[0].ends_with("use networking.k8s.io/v1 Ingress"), "{version}");
+        let made = made.expect(201);
+        let path = &made["spec"]["rules"][0]["http"]["paths"][0];
+        assert_eq!((&path["backend"], &path["pathType"]), (&backend, &json!("ImplementationSpecific")));
+        let now = f.get(&format!("{}/{name}", at("networking.k8s.io/v1"))).await.expect(200);
+        assert_eq!(
+            now["spec"]["rules"][0]["http"]["paths"][0]["backend"],
+            json!({"service": {"name": "www", "port": {"number": 80}}})
+        );
+        let unknown =
+            json!({"spec": {"rules": [{"http": {"paths": [{"backend": {"service": {"name": "b"}}}]}}]}});
+        let told = f.patch(&format!("{}/{name}?dryRun=All", at(version)), unknown).await.warnings();
+        assert!(
+            told.iter().any(|w| w.contains("unknown field \"spec.rules[0].http.paths[0].backend.service\"")),
+            "{told:?}"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::server::{Fixture, names, sent};
+use super::server::{Fixture, PODS, names, sent};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
@@ -223,4 +223,39 @@ async fn components_are_well_as_long_as_they_can_be_asked() {
     assert_eq!(cells, json!(["scheduler", "Healthy", "ok", ""]));
     f.get("/api/v1/componentstatuses/other").await.expect(404);
     f.delete("/api/v1/componentstatuses/scheduler").await.expect(405);
+}
+
+#[tokio::test]
+async fn an_eviction_asks_the_budgets() {
+    let f = Fixture::start().await;
+    f.pod("www").await;
+    let pod = format!("{PODS}/www");
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    f.patch(&pod, json!({"metadata": {"labels": {"app": "www"}}})).await.expect(200);
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    f.patch(&format!("{pod}/status"), json!({ "status": ready })).await.expect(200);
+    let budget = json!({"metadata": {"name": "b"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "www"}}}});
+    f.post(budgets, budget).await.expect(201);
+    let evict = async || f.post(&format!("{pod}/eviction"), json!({"metadata": {"name": "www"}})).await;
+    let refused = evict().await.expect(429);
+    assert_eq!(refused["message"], "Cannot evict pod as it would violate the pod's disruption budget.");
+    assert_eq!(
+        refused["details"]["causes"][0]["message"],
+        "The disruption budget b is still being processed by the server."
+    );
+    let counts = |allowed: i64| {
+        json!({"status": {"observedGeneration": 1, "disruptionsAllowed": allowed, "currentHealthy": 1,
+            "desiredHealthy": 1, "expectedPods": 1}})
+    };
+    f.patch(&format!("{budgets}/b/status"), counts(0)).await.expect(200);
+    assert_eq!(
+        evict().await.expect(429)["details"]["causes"][0]["message"],
+        "The disruption budget b needs 1 healthy pods and has 1 currently"
+    );
+    f.patch(&format!("{budgets}/b/status"), counts(1)).await.expect(200);
+    evict().await.expect(201);
+    let budget = f.get(&format!("{budgets}/b")).await.expect(200);
+    assert_eq!(budget["status"]["disruptionsAllowed"], 0);
+    assert!(budget["status"]["disruptedPods"]["www"].is_string());
 }

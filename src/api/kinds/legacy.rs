@@ -14,8 +14,6 @@ struct Removed {
     by: &'static str,
     /// The minor versions of Kubernetes that deprecated and removed it.
     since: (u8, u8),
-    /// Whether its structure differs from that of today: then the schema document has it under a name of its own.
-    differs: bool,
 }
 
 impl Removed {
@@ -25,19 +23,15 @@ impl Removed {
         kind: &'static str,
         by: &'static str,
     ) -> Removed {
-        Removed { group, version, kind, by, since: (0, 0), differs: false }
+        Removed { group, version, kind, by, since: (0, 0) }
     }
 
     const fn since(self, deprecated: u8, removed: u8) -> Removed {
         Removed { since: (deprecated, removed), ..self }
     }
 
-    const fn differs(self) -> Removed {
-        Removed { differs: true, ..self }
-    }
-
+    /// The name of its type, which begins with the first word of its group.
     fn types(&self) -> String {
-        // As in the document: a group's first word.
         let group = self.group.split('.').next().unwrap_or_default();
         format!("io.k8s.api.{group}.{}.{}", self.version, self.kind)
     }
@@ -57,7 +51,7 @@ impl Removed {
             version: self.version.into(),
             short_names: Vec::new(),
             categories: Vec::new(),
-            types: if self.differs { Types::Named(self.types().into()) } else { today.types.clone() },
+            types: Types::Named(self.types().into()),
             deprecated: Some(warning.into()),
             ..today.clone()
         }
@@ -72,14 +66,14 @@ const REMOVED: &[Removed] = &[
     Removed::new("apps", "v1beta2", "ReplicaSet", "apps").since(9, 16),
     Removed::new("apps", "v1beta2", "StatefulSet", "apps").since(9, 16),
     Removed::new("apps", "v1beta1", "ControllerRevision", "apps").since(8, 16),
-    Removed::new("apps", "v1beta1", "Deployment", "apps").since(8, 16).differs(),
+    Removed::new("apps", "v1beta1", "Deployment", "apps").since(8, 16),
     Removed::new("apps", "v1beta1", "StatefulSet", "apps").since(8, 16),
     Removed::new("batch", "v1beta1", "CronJob", "batch").since(21, 25),
     Removed::new("policy", "v1beta1", "PodDisruptionBudget", "policy").since(21, 25),
-    Removed::new("networking.k8s.io", "v1beta1", "Ingress", "networking.k8s.io").since(19, 22).differs(),
-    Removed::new("extensions", "v1beta1", "DaemonSet", "apps").since(8, 16).differs(),
-    Removed::new("extensions", "v1beta1", "Deployment", "apps").since(8, 16).differs(),
-    Removed::new("extensions", "v1beta1", "Ingress", "networking.k8s.io").since(14, 22).differs(),
+    Removed::new("networking.k8s.io", "v1beta1", "Ingress", "networking.k8s.io").since(19, 22),
+    Removed::new("extensions", "v1beta1", "DaemonSet", "apps").since(8, 16),
+    Removed::new("extensions", "v1beta1", "Deployment", "apps").since(8, 16),
+    Removed::new("extensions", "v1beta1", "Ingress", "networking.k8s.io").since(14, 22),
     Removed::new("extensions", "v1beta1", "NetworkPolicy", "networking.k8s.io").since(9, 16),
     Removed::new("extensions", "v1beta1", "ReplicaSet", "apps").since(8, 16),
 ];
@@ -94,7 +88,7 @@ pub(super) fn kinds(today: &[Kind]) -> Vec<Kind> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{by_kind, by_resource, stored};
+    use super::super::{Kind, by_kind, by_resource, stored};
 
     #[test]
     fn removed_versions_are_deprecated_and_share_the_store_of_todays() {
@@ -107,8 +101,9 @@ mod tests {
                 "extensions/v1beta1 Deployment is deprecated in v1.8+, unavailable in v1.16+; use apps/v1 Deployment"
             )
         );
-        assert!(stored().all(|kind| !kind.version.contains("beta")));
+        let removed = |kind: &Kind| kind.deprecated.as_ref().is_some_and(|text| text.contains("unavailable"));
+        assert!(!stored().any(|kind| removed(kind)));
         let cron_job = by_kind("batch", "v1beta1", "CronJob").unwrap();
-        assert_eq!(cron_job.types.name(), "io.k8s.api.batch.v1.CronJob");
+        assert_eq!(cron_job.types.name(), "io.k8s.api.batch.v1beta1.CronJob");
     }
 }

@@ -12,7 +12,9 @@ use super::document;
 struct Package {
     /// What their names begin with.
     name: &'static str,
-    types: &'static [Type],
+    group: &'static str,
+    version: &'static str,
+    types: &'static [&'static [Type]],
 }
 
 /// A type that differs from that of today, or refers to one that does.
@@ -93,12 +95,65 @@ const INGRESS: &[Type] = &[
     },
 ];
 
+/// What has a spec that did not have to say which pods it means.
+const REPLICA_SET: &[Type] = &[
+    Type::same("io.k8s.api.apps.v1.ReplicaSet"),
+    Type { optional: &["selector"], ..Type::same("io.k8s.api.apps.v1.ReplicaSetSpec") },
+];
+const STATEFUL_SET: &[Type] = &[
+    Type::same("io.k8s.api.apps.v1.StatefulSet"),
+    Type { optional: &["selector"], ..Type::same("io.k8s.api.apps.v1.StatefulSetSpec") },
+];
+
 const PACKAGES: &[Package] = &[
-    Package { name: "io.k8s.api.apps.v1beta1", types: DEPLOYMENT },
-    Package { name: "io.k8s.api.extensions.v1beta1", types: DAEMON_SET },
-    Package { name: "io.k8s.api.extensions.v1beta1", types: DEPLOYMENT },
-    Package { name: "io.k8s.api.extensions.v1beta1", types: INGRESS },
-    Package { name: "io.k8s.api.networking.v1beta1", types: INGRESS },
+    Package {
+        name: "io.k8s.api.apps.v1beta1",
+        group: "apps",
+        version: "v1beta1",
+        types: &[&[Type::same("io.k8s.api.apps.v1.ControllerRevision")], DEPLOYMENT, STATEFUL_SET],
+    },
+    Package {
+        name: "io.k8s.api.apps.v1beta2",
+        group: "apps",
+        version: "v1beta2",
+        types: &[&[
+            Type::same("io.k8s.api.apps.v1.ControllerRevision"),
+            Type::same("io.k8s.api.apps.v1.DaemonSet"),
+            Type::same("io.k8s.api.apps.v1.Deployment"),
+            Type::same("io.k8s.api.apps.v1.ReplicaSet"),
+            Type::same("io.k8s.api.apps.v1.StatefulSet"),
+        ]],
+    },
+    Package {
+        name: "io.k8s.api.batch.v1beta1",
+        group: "batch",
+        version: "v1beta1",
+        types: &[&[Type::same("io.k8s.api.batch.v1.CronJob")]],
+    },
+    Package {
+        name: "io.k8s.api.extensions.v1beta1",
+        group: "extensions",
+        version: "v1beta1",
+        types: &[
+            DAEMON_SET,
+            DEPLOYMENT,
+            INGRESS,
+            &[Type::same("io.k8s.api.networking.v1.NetworkPolicy")],
+            REPLICA_SET,
+        ],
+    },
+    Package {
+        name: "io.k8s.api.networking.v1beta1",
+        group: "networking.k8s.io",
+        version: "v1beta1",
+        types: &[INGRESS],
+    },
+    Package {
+        name: "io.k8s.api.policy.v1beta1",
+        group: "policy",
+        version: "v1beta1",
+        types: &[&[Type::same("io.k8s.api.policy.v1.PodDisruptionBudget")]],
+    },
 ];
 
 fn last(name: &str) -> &str {
@@ -110,12 +165,16 @@ fn reference(name: &str) -> String {
 }
 
 impl Package {
+    fn all(&self) -> impl Iterator<Item = &'static Type> {
+        self.types.iter().flat_map(|types| types.iter())
+    }
+
     /// The package's types, made of those that `today` gives.
     fn make<'a>(
         &self,
         today: impl Fn(&'static str) -> Option<&'a Value>,
     ) -> impl Iterator<Item = (String, Value)> {
-        self.types.iter().filter_map(move |of| {
+        self.all().filter_map(move |of| {
             let mut schema = today(of.today)?.clone();
             if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
                 required.retain(|name| !of.optional.iter().any(|optional| name == optional));
@@ -127,6 +186,10 @@ impl Package {
                 }
             }
             self.refer(&mut schema);
+            if let Some(kind) = schema.pointer_mut("/x-kubernetes-group-version-kind/0") {
+                kind["group"] = json!(self.group);
+                kind["version"] = json!(self.version);
+            }
             Some((format!("{}.{}", self.name, last(of.today)), schema))
         })
     }
@@ -152,7 +215,7 @@ impl Package {
         match schema {
             Value::Object(fields) => {
                 for (key, value) in fields.iter_mut() {
-                    let own = self.types.iter().find(|of| *value == reference(of.today));
+                    let own = self.all().find(|of| *value == reference(of.today));
                     match own {
                         Some(of) if key == "$ref" => {
                             *value = json!(reference(&format!("{}.{}", self.name, last(of.today))));
@@ -226,7 +289,7 @@ mod tests {
         let mut all = document::described();
         describe(&mut all);
         for package in PACKAGES {
-            for of in package.types {
+            for of in package.all() {
                 let name = format!("{}.{}", package.name, last(of.today));
                 let described = all[&name]["properties"].as_object().unwrap();
                 let (_, structure) = structure(&name).unwrap();

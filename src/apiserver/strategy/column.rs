@@ -38,8 +38,8 @@ pub(super) const AGE: Column = Column {
     priority: 0,
 };
 
-/// When the object was made, for kinds of whose objects nothing else is shown.
-pub(super) const CREATED: Column = Column { name: "Created At", kind: "date", ..AGE };
+/// When the object was made, for kinds without columns of their own.
+pub(super) const CREATED_AT: Column = Column { name: "Created At", kind: "date", ..AGE };
 
 /// A column that is always shown.
 pub(super) const fn text(name: &'static str, description: &'static str) -> Column {
@@ -71,8 +71,8 @@ pub(super) fn age(object: &Value, now: Timestamp) -> Value {
     since(&object["metadata"]["creationTimestamp"], now).into()
 }
 
-/// The cell of [`CREATED`].
-pub(super) fn created(object: &Value) -> Value {
+/// The cell of [`CREATED_AT`].
+pub(super) fn created_at(object: &Value) -> Value {
     meta::created(object).map_or(UNKNOWN.to_owned(), meta::timestamp).into()
 }
 

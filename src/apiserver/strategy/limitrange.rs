@@ -17,6 +17,10 @@ const LISTS: &[&str] = &["max", "min", "default", "defaultRequest", "maxLimitReq
 pub(super) struct LimitRange;
 
 impl Strategy for LimitRange {
+    fn created_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, range: &mut Value) {
         object(range, "spec");
         let items = items_mut(&mut range["spec"], "limits");
@@ -41,12 +45,12 @@ impl Strategy for LimitRange {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[NAME, column::CREATED];
+        const COLUMNS: &[Column] = &[NAME, column::CREATED_AT];
         COLUMNS
     }
 
     fn cells(&self, range: &Value, _now: Timestamp) -> Vec<Value> {
-        vec![column::name(range), column::created(range)]
+        vec![column::name(range), column::created_at(range)]
     }
 }
 

@@ -17,31 +17,30 @@ mod autoscaling;
 mod batch;
 pub mod certificates;
 mod componentstatus;
-mod flowcontrol;
-mod networking;
-mod rbac;
-mod runtimeclass;
-mod scheduling;
-mod storage;
-
 mod configmap;
 mod endpoints;
 mod event;
+mod flowcontrol;
 mod lease;
 mod limitrange;
 mod namespace;
+mod networking;
 mod node;
 mod persistentvolume;
 mod persistentvolumeclaim;
 mod pod;
 mod podtemplate;
 mod policy;
+mod rbac;
 mod replicationcontroller;
 mod resourcequota;
 mod resources;
+mod runtimeclass;
+mod scheduling;
 mod secret;
 mod service;
 mod serviceaccount;
+mod storage;
 
 use serde_json::Value;
 
@@ -192,11 +191,12 @@ fn of_group(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     match group {
         "admissionregistration.k8s.io" => admissionregistration::of(kind),
         "apiregistration.k8s.io" => apiregistration::of(kind),
-        // The removed group held what `apps` and `networking.k8s.io` hold today.
-        "apps" | "extensions" => apps::of(kind),
+        "apps" => apps::of(kind),
         "autoscaling" => autoscaling::of(kind),
         "batch" => batch::of(kind),
         "certificates.k8s.io" => certificates::of(kind),
+        // The removed group of what others hold today.
+        "extensions" => apps::of(kind).or_else(|| networking::of(kind)),
         "flowcontrol.apiserver.k8s.io" => flowcontrol::of(kind),
         "networking.k8s.io" => networking::of(kind),
         "policy" => policy::of(kind),

@@ -3,6 +3,7 @@
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
+mod eviction;
 mod scale;
 mod token;
 
@@ -64,7 +65,9 @@ pub async fn answer(
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
         ("binding", Action::Create(body, options)) => bind(api, user, place, body, &options).await,
-        ("eviction", Action::Create(body, options)) => evict(api, user, place, body, &options).await,
+        ("eviction", Action::Create(body, options)) => {
+            eviction::evict(api, user, place, body, &options).await
+        }
         ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
         _ => Err(Status::method_not_allowed(&place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
     }
@@ -167,23 +170,6 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
         None => pod["status"]["conditions"] = json!([condition]),
     }
     Ok(pod)
-}
-
-/// Deletes a pod as a drain asks for it. Disruption budgets, once served, are consulted here.
-async fn evict(
-    api: &ApiServer,
-    user: &User,
-    place: Place<'_>,
-    body: Value,
-    write: &WriteOptions,
-) -> Result<Response, Status> {
-    let (mut eviction, mut warnings) = read_about(place, EVICTION, body, write)?;
-    let told = admission::create_part(api.registry(), user, place, "eviction", &mut eviction, write);
-    warnings.extend(told.await?);
-    let mut options = structure::delete_options(eviction["deleteOptions"].clone())?;
-    options.dry_run |= write.dry_run;
-    api.registry().delete(user, place, &options).await?;
-    Ok(created(warnings))
 }
 
 #[cfg(test)]

@@ -31,6 +31,11 @@ const CHANGEABLE: &[&str] = &[
 pub(in super::super) struct StatefulSet;
 
 impl Strategy for StatefulSet {
+    /// The name begins those of its pods, which are host names.
+    fn name_errors(&self, _set: &Value, name: &str) -> Vec<String> {
+        names::dns_label(name)
+    }
+
     fn default(&self, set: &mut Value) {
         object(set, "spec");
         let spec = &mut set["spec"];

@@ -19,6 +19,10 @@ const STATUSES: &[&str] = &["False", "True", "Unknown"];
 pub(in super::super) struct PodDisruptionBudget;
 
 impl Strategy for PodDisruptionBudget {
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn default(&self, budget: &mut Value) {
         object(budget, "spec");
     }

@@ -33,12 +33,12 @@ impl Strategy for Role {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[NAME, column::CREATED];
+        const COLUMNS: &[Column] = &[NAME, column::CREATED_AT];
         COLUMNS
     }
 
     fn cells(&self, role: &Value, _now: Timestamp) -> Vec<Value> {
-        vec![column::name(role), column::created(role)]
+        vec![column::name(role), column::created_at(role)]
     }
 }
 
