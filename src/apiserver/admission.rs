@@ -10,6 +10,7 @@ use super::registry::{Place, Registry};
 use super::service_account;
 use crate::api::kinds::Kind;
 use crate::api::meta;
+use crate::api::request::User;
 use crate::api::status::{Cause, Status};
 
 /// Namespaces that a cluster cannot be without.
@@ -23,13 +24,14 @@ const PRIORITY_CLASSES: &[(&str, i64)] =
 /// Decides about, and completes, an object that is to be made.
 pub async fn create(
     registry: &Registry,
-    kind: &'static Kind,
+    _user: &User,
+    kind: &Kind,
     namespace: Option<&str>,
     object: &mut Value,
 ) -> Result<(), Status> {
     let Some(namespace) = namespace.filter(|_| kind.namespaced) else { return Ok(()) };
     check_namespace(registry, kind, namespace, meta::name(object))?;
-    if kind.group.is_empty() && kind.plural == "pods" {
+    if kind.is("", "pods") {
         service_account::admit(registry, namespace, object).await?;
         set_priority(object)?;
         add_tolerations(object);
@@ -38,8 +40,12 @@ pub async fn create(
 }
 
 /// Decides about a delete.
-pub fn delete(place: Place<'_>) -> Result<(), Status> {
-    if place.kind.plural == "namespaces" && IMMORTAL_NAMESPACES.contains(&place.name) {
+pub async fn delete(_registry: &Registry, _user: &User, place: Place<'_>) -> Result<(), Status> {
+    may_be_deleted(place)
+}
+
+fn may_be_deleted(place: Place<'_>) -> Result<(), Status> {
+    if place.kind.is("", "namespaces") && IMMORTAL_NAMESPACES.contains(&place.name) {
         return Err(Status::forbidden("", "namespaces", place.name, "this namespace may not be deleted"));
     }
     Ok(())
@@ -55,7 +61,7 @@ fn check_namespace(registry: &Registry, kind: &Kind, namespace: &str, name: &str
         return Ok(());
     }
     let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
-    let mut status = Status::forbidden(kind.group, kind.plural, name, &why);
+    let mut status = Status::forbidden(&kind.group, &kind.plural, name, &why);
     status.details.get_or_insert_default().causes.push(Cause {
         reason: "NamespaceTerminating".into(),
         message: format!("namespace {namespace} is being terminated"),
@@ -139,8 +145,8 @@ mod tests {
     #[test]
     fn some_namespaces_stay() {
         let kind = crate::api::kinds::by_resource("", "v1", "namespaces").unwrap();
-        let error = delete(Place { kind, namespace: None, name: "default" }).unwrap_err();
+        let error = may_be_deleted(Place { kind, namespace: None, name: "default" }).unwrap_err();
         assert_eq!(error.message, "namespaces \"default\" is forbidden: this namespace may not be deleted");
-        assert!(delete(Place { kind, namespace: None, name: "mine" }).is_ok());
+        assert!(may_be_deleted(Place { kind, namespace: None, name: "mine" }).is_ok());
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::ApiServer;
 use super::registry::Place;
 use crate::api::kinds;
-use crate::api::request::WriteOptions;
+use crate::api::request::{User, WriteOptions};
 use crate::api::status::Status;
 use crate::store::Revision;
 
@@ -92,14 +92,14 @@ impl ApiServer {
         let Some(kind) = kinds::by_resource(group, "v1", plural) else {
             return Err(Status::internal(format!("{plural} are not served")));
         };
-        let options = WriteOptions::default();
-        match self.registry.create(kind, namespace, object.clone(), &options).await {
+        let (user, options) = (User::component("system:apiserver"), WriteOptions::default());
+        match self.registry.create(&user, kind, namespace, object.clone(), &options).await {
             Err(status) if status.is("AlreadyExists") => {}
             other => return other.map(drop),
         }
         let place = Place { kind, namespace, name };
         let part = super::registry::Part::Object;
         let merge = crate::api::request::PatchKind::Merge;
-        self.registry.patch(place, part, merge, &object, &options).await.map(drop)
+        self.registry.patch(&user, place, part, merge, &object, &options).await.map(drop)
     }
 }

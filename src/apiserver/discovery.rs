@@ -2,19 +2,22 @@
 //!
 //! Everything here is made from the table of kinds.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::reviews::REVIEWS;
-use crate::api::kinds::{KINDS, Kind, Subresource};
+use crate::api::kinds::{Kind, Subresource, Text};
 
 /// A group and version that is served.
-type GroupVersion = (&'static str, &'static str);
+type GroupVersion = (Text, Text);
 
 /// Groups with their versions in the order of the table, the core group first.
-pub fn group_versions() -> Vec<GroupVersion> {
-    let reviews = REVIEWS.iter().map(|(group, _, _)| (*group, "v1"));
+pub fn group_versions(kinds: &[Arc<Kind>]) -> Vec<GroupVersion> {
+    let reviews = REVIEWS.iter().map(|(group, _, _)| (Text::from(*group), Text::from("v1")));
+    let served = kinds.iter().map(|k| (k.group.clone(), k.version.clone()));
     let mut all: Vec<GroupVersion> = Vec::new();
-    for group_version in KINDS.iter().map(|k| (k.group, k.version)).chain(reviews) {
+    for group_version in served.chain(reviews) {
         if !all.contains(&group_version) {
             all.push(group_version);
         }
@@ -23,8 +26,8 @@ pub fn group_versions() -> Vec<GroupVersion> {
     all
 }
 
-fn named((group, version): GroupVersion) -> String {
-    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+fn named((group, version): &GroupVersion) -> String {
+    if group.is_empty() { version.to_string() } else { format!("{group}/{version}") }
 }
 
 /// `/api`.
@@ -34,14 +37,14 @@ pub fn core_versions(address: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn group_list() -> Value {
-    let groups: Vec<Value> = groups().into_iter().map(without_kind).collect();
+pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
+    let groups: Vec<Value> = groups(kinds).into_iter().map(without_kind).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/GROUP`.
-pub fn group(name: &str) -> Option<Value> {
-    groups().into_iter().find(|g| g["name"] == name)
+pub fn group(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
+    groups(kinds).into_iter().find(|g| g["name"] == name)
 }
 
 fn without_kind(mut group: Value) -> Value {
@@ -52,15 +55,15 @@ fn without_kind(mut group: Value) -> Value {
     group
 }
 
-fn groups() -> Vec<Value> {
+fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
     let mut groups: Vec<Value> = Vec::new();
-    for group_version in group_versions() {
+    for group_version in &group_versions(kinds) {
         let (group, version) = group_version;
         if group.is_empty() {
             continue;
         }
         let entry = json!({"groupVersion": named(group_version), "version": version});
-        match groups.iter_mut().find(|g| g["name"] == group) {
+        match groups.iter_mut().find(|g| g["name"] == **group) {
             Some(known) => {
                 if let Some(versions) = known["versions"].as_array_mut() {
                     versions.push(entry);
@@ -74,10 +77,10 @@ fn groups() -> Vec<Value> {
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
-pub fn resources(group: &str, version: &str) -> Option<Value> {
-    let group_version = group_versions().into_iter().find(|gv| *gv == (group, version))?;
+pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
+    let group_version = group_versions(kinds).into_iter().find(|gv| gv.0 == group && gv.1 == version)?;
     let mut list = Vec::new();
-    for kind in KINDS.iter().filter(|k| (k.group, k.version) == group_version) {
+    for kind in of(kinds, group, version) {
         let mut row = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
             "kind": kind.kind, "verbs": kind.verbs, "storageVersionHash": storage_hash(kind)});
         if !kind.short_names.is_empty() {
@@ -87,7 +90,7 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
             row["categories"] = json!(kind.categories);
         }
         list.push(row);
-        for sub in kind.subresources {
+        for sub in &kind.subresources {
             let mut row = json!({"name": format!("{}/{}", kind.plural, sub.name), "singularName": "",
                 "namespaced": kind.namespaced, "kind": sub.kind, "verbs": sub.verbs});
             if let Some((group, version)) = sub.group_version {
@@ -97,14 +100,14 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
             list.push(row);
         }
     }
-    for (_, plural, kind) in REVIEWS.iter().filter(|r| (r.0, "v1") == group_version) {
+    for (_, plural, kind) in reviews(group, version) {
         list.push(
             json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind,
             "verbs": ["create"]}),
         );
     }
     Some(
-        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": named(group_version), "resources": list}),
+        json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": named(&group_version), "resources": list}),
     )
 }
 
@@ -117,13 +120,12 @@ fn storage_hash(kind: &Kind) -> String {
 }
 
 /// `apidiscovery.k8s.io/v2` of the core group (`/api`) or of all others (`/apis`).
-pub fn aggregated(core: bool) -> Value {
+pub fn aggregated(kinds: &[Arc<Kind>], core: bool) -> Value {
     let mut items: Vec<Value> = Vec::new();
-    for group_version in group_versions().into_iter().filter(|(group, _)| group.is_empty() == core) {
-        let (group, version) = group_version;
-        let served =
-            json!({"version": version, "freshness": "Current", "resources": aggregated_rows(group_version)});
-        match items.iter_mut().find(|i| i["metadata"]["name"] == group || (core && group.is_empty())) {
+    for (group, version) in group_versions(kinds).iter().filter(|(group, _)| group.is_empty() == core) {
+        let resources = aggregated_rows(kinds, group, version);
+        let served = json!({"version": version, "freshness": "Current", "resources": resources});
+        match items.iter_mut().find(|i| i["metadata"]["name"] == **group || (core && group.is_empty())) {
             Some(item) => {
                 if let Some(versions) = item["versions"].as_array_mut() {
                     versions.push(served);
@@ -139,16 +141,28 @@ pub fn aggregated(core: bool) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-fn aggregated_rows(group_version: GroupVersion) -> Vec<Value> {
+/// The kinds of one group and version.
+fn of<'a>(kinds: &'a [Arc<Kind>], group: &str, version: &str) -> impl Iterator<Item = &'a Arc<Kind>> {
+    kinds.iter().filter(move |kind| kind.group == group && kind.version == version)
+}
+
+/// The virtual resources of one group and version.
+fn reviews(
+    group: &str,
+    version: &str,
+) -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    REVIEWS.iter().filter(move |row| row.0 == group && version == "v1")
+}
+
+fn aggregated_rows(kinds: &[Arc<Kind>], group: &str, version: &str) -> Vec<Value> {
     let scope = |namespaced: bool| if namespaced { "Namespaced" } else { "Cluster" };
-    let (group, version) = group_version;
     let sub_row = |sub: &Subresource| {
-        let (group, version) = sub.group_version.unwrap_or(group_version);
+        let (group, version) = sub.group_version.unwrap_or((group, version));
         json!({"subresource": sub.name, "verbs": sub.verbs,
             "responseKind": {"group": group, "version": version, "kind": sub.kind}})
     };
     let mut rows = Vec::new();
-    for kind in KINDS.iter().filter(|k| (k.group, k.version) == group_version) {
+    for kind in of(kinds, group, version) {
         let mut row = json!({"resource": kind.plural, "scope": scope(kind.namespaced), "verbs": kind.verbs,
             "singularResource": kind.singular,
             "responseKind": {"group": group, "version": version, "kind": kind.kind}});
@@ -163,7 +177,7 @@ fn aggregated_rows(group_version: GroupVersion) -> Vec<Value> {
         }
         rows.push(row);
     }
-    for (_, plural, kind) in REVIEWS.iter().filter(|r| (r.0, "v1") == group_version) {
+    for (_, plural, kind) in reviews(group, version) {
         rows.push(json!({"resource": plural, "scope": "Cluster", "verbs": ["create"],
             "singularResource": kind.to_lowercase(),
             "responseKind": {"group": group, "version": version, "kind": kind}}));
@@ -174,21 +188,22 @@ fn aggregated_rows(group_version: GroupVersion) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::kinds::KINDS;
 
     #[test]
     fn every_kind_is_found_in_both_forms() {
-        let aggregated: Vec<Value> = [true, false].map(aggregated).to_vec();
-        for kind in KINDS {
-            let list = resources(kind.group, kind.version).unwrap();
+        let aggregated: Vec<Value> = [true, false].map(|core| aggregated(&KINDS, core)).to_vec();
+        for kind in KINDS.iter() {
+            let list = resources(&KINDS, &kind.group, &kind.version).unwrap();
             let row =
-                list["resources"].as_array().unwrap().iter().find(|r| r["name"] == kind.plural).unwrap();
-            assert_eq!(row["kind"], kind.kind);
+                list["resources"].as_array().unwrap().iter().find(|r| r["name"] == *kind.plural).unwrap();
+            assert_eq!(row["kind"], *kind.kind);
             let items = aggregated[usize::from(!kind.group.is_empty())]["items"].as_array().unwrap();
-            let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == kind.group);
+            let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == &*kind.group);
             let mut rows = rows.flat_map(|i| i["versions"][0]["resources"].as_array().unwrap());
-            assert!(rows.any(|r| r["resource"] == kind.plural), "{}", kind.plural);
+            assert!(rows.any(|r| r["resource"] == *kind.plural), "{}", kind.plural);
         }
-        assert!(resources("nonsense", "v1").is_none());
-        assert!(group("discovery.k8s.io").is_some());
+        assert!(resources(&KINDS, "nonsense", "v1").is_none());
+        assert!(group(&KINDS, "discovery.k8s.io").is_some());
     }
 }

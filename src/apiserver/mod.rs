@@ -12,12 +12,14 @@ use futures::future::BoxFuture;
 use self::allocate::{Allocator, ServiceRange};
 use self::auth::tokens::Tokens;
 use self::registry::{Part, Place, Registry};
-use crate::api::kinds::{self, Kind};
-use crate::api::request::{Action, Request, Response, Target, Transport};
+use self::served::Served;
+use crate::api::kinds::Kind;
+use crate::api::request::{Action, Request, Response, Target, Transport, User};
 use crate::api::status::Status;
 use crate::store::{self, Store};
 
 pub mod registry;
+pub mod served;
 
 pub mod admission;
 pub mod allocate;
@@ -76,6 +78,7 @@ struct Started {
 /// The API server of a cluster.
 pub struct ApiServer {
     registry: Registry,
+    served: Arc<Served>,
     tokens: Tokens,
     started: Started,
 }
@@ -87,7 +90,7 @@ impl ApiServer {
         let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
         let registry = Registry::new(config.store, Arc::new(allocator));
         let tokens = Tokens::new(&config.token_key)?;
-        Ok(Arc::new(ApiServer { registry, tokens, started: Started::default() }))
+        Ok(Arc::new(ApiServer { registry, served: Arc::default(), tokens, started: Started::default() }))
     }
 
     /// What must have happened before the server is ready, by the names of Kubernetes' post-start hooks.
@@ -104,6 +107,11 @@ impl ApiServer {
         &self.registry
     }
 
+    /// The kinds that are served.
+    pub fn served(&self) -> &Served {
+        &self.served
+    }
+
     /// Signs and checks service-account tokens.
     pub fn tokens(&self) -> &Tokens {
         &self.tokens
@@ -111,22 +119,23 @@ impl ApiServer {
 
     async fn answer(&self, request: Request) -> Result<Response, Status> {
         auth::authorize(&request)?;
-        let Request { ref target, .. } = request;
-        let Some(kind) = kinds::by_resource(&target.group, &target.version, &target.resource) else {
+        let Request { ref user, ref target, .. } = request;
+        let Some(kind) = self.served.by_resource(&target.group, &target.version, &target.resource) else {
             return reviews::answer(&request).unwrap_or_else(|| Err(Status::no_such_path()));
         };
-        let namespace = namespace_of(kind, &request.target)?;
+        let kind = &kind;
+        let namespace = namespace_of(kind, target)?;
         match (&target.name, &target.subresource) {
             (Some(name), Some(subresource)) => {
                 let place = Place { kind, namespace, name };
-                subresource::answer(self, place, subresource, request.action).await
+                subresource::answer(self, user, place, subresource, request.action).await
             }
-            (Some(name), None) => self.on_object(Place { kind, namespace, name }, request.action).await,
-            (None, _) => self.on_collection(kind, namespace, request.action).await,
+            (Some(name), None) => self.on_object(user, Place { kind, namespace, name }, request.action).await,
+            (None, _) => self.on_collection(user, kind, namespace, request.action).await,
         }
     }
 
-    async fn on_object(&self, place: Place<'_>, action: Action) -> Result<Response, Status> {
+    async fn on_object(&self, user: &User, place: Place<'_>, action: Action) -> Result<Response, Status> {
         let registry = &self.registry;
         let object = |entry| Response::Object { entry, created: false, warnings: Vec::new() };
         match action {
@@ -134,32 +143,35 @@ impl ApiServer {
             Action::Watch(options) => {
                 registry.watch(place.kind, place.namespace, Some(place.name), &options).map(Response::Watch)
             }
-            Action::Update(body, options) => registry.replace(place, Part::Object, body, &options).await,
-            Action::Patch(how, patch, options) => {
-                registry.patch(place, Part::Object, how, &patch, &options).await
+            Action::Update(body, options) => {
+                registry.replace(user, place, Part::Object, body, &options).await
             }
-            Action::Delete(options) => registry.delete(place, &options).await,
+            Action::Patch(how, patch, options) => {
+                registry.patch(user, place, Part::Object, how, &patch, &options).await
+            }
+            Action::Delete(options) => registry.delete(user, place, &options).await,
             Action::Create(..) | Action::List(_) | Action::DeleteCollection(..) => {
-                Err(Status::method_not_allowed(place.kind.plural, "create"))
+                Err(Status::method_not_allowed(&place.kind.plural, "create"))
             }
         }
     }
 
     async fn on_collection(
         &self,
-        kind: &'static Kind,
+        user: &User,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         action: Action,
     ) -> Result<Response, Status> {
         let registry = &self.registry;
-        let unsupported = |verb| Err(Status::method_not_allowed(kind.plural, verb));
+        let unsupported = |verb| Err(Status::method_not_allowed(&kind.plural, verb));
         match action {
             Action::List(options) => registry.list(kind, namespace, &options),
             Action::Watch(options) => registry.watch(kind, namespace, None, &options).map(Response::Watch),
             Action::Create(..) if kind.namespaced && namespace.is_none() => unsupported("create"),
-            Action::Create(body, options) => registry.create(kind, namespace, body, &options).await,
+            Action::Create(body, options) => registry.create(user, kind, namespace, body, &options).await,
             Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
-                registry.delete_collection(kind, namespace, &list, &options).await
+                registry.delete_collection(user, kind, namespace, &list, &options).await
             }
             Action::DeleteCollection(..) => unsupported("deletecollection"),
             Action::Get { .. } => unsupported("get"),

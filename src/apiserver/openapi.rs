@@ -3,38 +3,40 @@
 //! kubectl reads them before it writes: which query parameters a resource's operations know, and how objects
 //! are built (`explain`, validation, patches).
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::discovery;
-use crate::api::kinds::{KINDS, Kind, Subresource};
+use crate::api::kinds::{Kind, Subresource};
 use crate::api::{schema, version};
 
 /// `/openapi/v3/...` of one group and version; `None` when it is not served.
-pub fn v3(group: &str, version: &str) -> Option<Value> {
-    discovery::group_versions().into_iter().find(|gv| *gv == (group, version))?;
+pub fn v3(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
+    discovery::group_versions(kinds).into_iter().find(|gv| gv.0 == group && gv.1 == version)?;
     let mut paths = Map::new();
     let mut roots = Vec::new();
-    for kind in KINDS.iter().filter(|k| k.group == group && k.version == version) {
-        roots.push(kind.schema);
+    for kind in kinds.iter().filter(|k| k.group == group && k.version == version) {
+        roots.push(kind.types.name());
         add_paths(&mut paths, kind, &|kind| Form::V3.body(kind));
     }
     Some(json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": version::KUBERNETES},
         "paths": paths,
-        "components": {"schemas": schemas(&roots)},
+        "components": {"schemas": schemas(kinds, &roots)},
     }))
 }
 
 /// `/openapi/v2`: everything in one document, in the older form.
-pub fn v2() -> Value {
+pub fn v2(kinds: &[Arc<Kind>]) -> Value {
     let mut paths = Map::new();
     let mut roots = Vec::new();
-    for kind in KINDS {
-        roots.push(kind.schema);
+    for kind in kinds {
+        roots.push(kind.types.name());
         add_paths(&mut paths, kind, &|kind| Form::V2.body(kind));
     }
-    let mut definitions = Value::Object(schemas(&roots));
+    let mut definitions = Value::Object(schemas(kinds, &roots));
     rename_references(&mut definitions);
     json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": version::KUBERNETES}, "paths": paths,
         "definitions": definitions})
@@ -56,7 +58,7 @@ struct Bodies {
 impl Form {
     fn body(self, kind: &Kind) -> Bodies {
         let base = if self == Form::V3 { "#/components/schemas/" } else { "#/definitions/" };
-        Bodies { form: self, schema: json!({"$ref": format!("{base}{}", kind.schema)}) }
+        Bodies { form: self, schema: json!({"$ref": format!("{base}{}", kind.types.name())}) }
     }
 }
 
@@ -70,7 +72,7 @@ impl Bodies {
         }
     }
 
-    fn operation(&self, method: &str, action: &str, kind: &Kind, row: &(&str, &str, &str)) -> Value {
+    fn operation(&self, method: &str, action: &str, kind: &Kind, row: (&str, &str, &str)) -> Value {
         let (group, version, name) = row;
         let mut parameters: Vec<Value> =
             query_parameters(action).iter().map(|(name, of)| self.parameter(name, "query", of)).collect();
@@ -155,8 +157,8 @@ fn query_parameters(action: &str) -> &'static [(&'static str, &'static str)] {
 }
 
 /// The collection's, the object's and the subresources' paths of one kind.
-fn add_paths(paths: &mut Map<String, Value>, kind: &'static Kind, bodies: &dyn Fn(&Kind) -> Bodies) {
-    let root = match kind.group {
+fn add_paths(paths: &mut Map<String, Value>, kind: &Kind, bodies: &dyn Fn(&Kind) -> Bodies) {
+    let root = match &*kind.group {
         "" => format!("/api/{}", kind.version),
         group => format!("/apis/{group}/{}", kind.version),
     };
@@ -165,13 +167,13 @@ fn add_paths(paths: &mut Map<String, Value>, kind: &'static Kind, bodies: &dyn F
         false => format!("{root}/{}", kind.plural),
     };
     let bodies = bodies(kind);
-    let row = (kind.group, kind.version, kind.kind);
+    let row = (&*kind.group, &*kind.version, &*kind.kind);
     let verb = |verb: &str| kind.verbs.contains(&verb);
     let of = |wanted: &[(&str, &str, &str)]| -> Map<String, Value> {
         wanted
             .iter()
             .filter(|(_, _, needs)| verb(needs))
-            .map(|(method, action, _)| ((*method).to_owned(), bodies.operation(method, action, kind, &row)))
+            .map(|(method, action, _)| ((*method).to_owned(), bodies.operation(method, action, kind, row)))
             .collect()
     };
     let mut on_collection = of(&[
@@ -193,7 +195,7 @@ fn add_paths(paths: &mut Map<String, Value>, kind: &'static Kind, bodies: &dyn F
         paths.insert(format!("{root}/{}", kind.plural), Value::Object(of(&[("get", "list", "list")])));
     }
     paths.insert(collection.clone(), Value::Object(on_collection));
-    for sub in kind.subresources {
+    for sub in &kind.subresources {
         let mut operations = subresource(&bodies, kind, sub);
         add_path_parameters(&bodies, &mut operations, &named);
         paths.insert(format!("{collection}/{{name}}/{}", sub.name), Value::Object(operations));
@@ -202,8 +204,8 @@ fn add_paths(paths: &mut Map<String, Value>, kind: &'static Kind, bodies: &dyn F
 }
 
 fn subresource(bodies: &Bodies, kind: &Kind, sub: &Subresource) -> Map<String, Value> {
-    let (group, version) = sub.group_version.unwrap_or((kind.group, kind.version));
-    let row = (group, version, sub.kind);
+    let (group, version) = sub.group_version.unwrap_or((&kind.group, &kind.version));
+    let row = (group, version, &*sub.kind);
     let methods = sub.verbs.iter().filter_map(|verb| match *verb {
         "create" => Some(("post", "post")),
         "get" => Some(("get", "get")),
@@ -211,9 +213,7 @@ fn subresource(bodies: &Bodies, kind: &Kind, sub: &Subresource) -> Map<String, V
         "patch" => Some(("patch", "patch")),
         _ => None,
     });
-    methods
-        .map(|(method, action)| (method.to_owned(), bodies.operation(method, action, kind, &row)))
-        .collect()
+    methods.map(|(method, action)| (method.to_owned(), bodies.operation(method, action, kind, row))).collect()
 }
 
 fn add_path_parameters(bodies: &Bodies, operations: &mut Map<String, Value>, names: &[&str]) {
@@ -224,7 +224,7 @@ fn add_path_parameters(bodies: &Bodies, operations: &mut Map<String, Value>, nam
 }
 
 /// The named types and everything that they refer to, marked with the kinds that they are.
-fn schemas(roots: &[&str]) -> Map<String, Value> {
+fn schemas(kinds: &[Arc<Kind>], roots: &[&str]) -> Map<String, Value> {
     let all = schema::document();
     let mut found = Map::new();
     let mut wanted: Vec<String> = roots.iter().map(|r| (*r).to_owned()).collect();
@@ -234,9 +234,9 @@ fn schemas(roots: &[&str]) -> Map<String, Value> {
         }
         let Some(schema) = all.get(&name) else { continue };
         let mut schema = schema.clone();
-        let kinds: Vec<Value> = KINDS
+        let kinds: Vec<Value> = kinds
             .iter()
-            .filter(|k| k.schema == name)
+            .filter(|k| k.types.name() == name)
             .map(|k| json!({"group": k.group, "version": k.version, "kind": k.kind}))
             .collect();
         if !kinds.is_empty() {
@@ -290,11 +290,12 @@ fn rename_references(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::kinds::KINDS;
 
     #[test]
     fn writes_know_field_validation_and_every_reference_is_there() {
-        for (group, version) in discovery::group_versions() {
-            let document = v3(group, version).unwrap();
+        for (group, version) in discovery::group_versions(&KINDS) {
+            let document = v3(&KINDS, &group, &version).unwrap();
             for (path, item) in document["paths"].as_object().unwrap() {
                 for method in ["post", "put", "patch"] {
                     let Some(operation) = item.get(method) else { continue };
@@ -309,6 +310,6 @@ mod tests {
                 assert!(document["components"]["schemas"].get(&name).is_some(), "{name} is missing");
             }
         }
-        assert!(v3("nonsense", "v1").is_none());
+        assert!(v3(&KINDS, "nonsense", "v1").is_none());
     }
 }

@@ -8,9 +8,9 @@ use crate::api::request::PatchKind;
 use crate::api::status::Status;
 
 /// What a patch makes of an object. Server-side apply has its place here and is not served yet.
-pub fn apply(kind: &'static Kind, how: PatchKind, current: &Value, body: &Value) -> Result<Value, Status> {
+pub fn apply(kind: &Kind, how: PatchKind, current: &Value, body: &Value) -> Result<Value, Status> {
     match how {
         PatchKind::Apply => Err(Status::unsupported_media_type("server-side apply is not served yet")),
-        how => patch::apply(how, kind.schema, current, body),
+        how => patch::apply(how, kind.types.schema(), current, body),
     }
 }

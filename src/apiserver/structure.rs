@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::api::complaints::MOST;
-use crate::api::kinds::Kind;
+use crate::api::kinds::{Kind, Types};
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, FieldValidation, WriteOptions};
-use crate::api::schema;
+use crate::api::schema::{self, Checked, Schema};
 use crate::api::status::{FieldError, Status};
 
 /// The schema of the options that a delete may bring in its body.
@@ -14,24 +14,29 @@ const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions
 
 /// What a body is read as.
 #[derive(Debug, Clone, Copy)]
-pub struct Type {
+pub struct Type<'a> {
     /// Empty for the core group.
-    pub group: &'static str,
+    pub group: &'a str,
     /// `v1`.
-    pub version: &'static str,
+    pub version: &'a str,
     /// `Binding`.
-    pub kind: &'static str,
-    /// Its name in the schema document.
-    pub schema: &'static str,
+    pub kind: &'a str,
+    /// Its structure.
+    pub types: &'a Types,
 }
 
-impl From<&'static Kind> for Type {
-    fn from(kind: &'static Kind) -> Type {
-        Type { group: kind.group, version: kind.version, kind: kind.kind, schema: kind.schema }
+impl<'a> From<&'a Kind> for Type<'a> {
+    fn from(kind: &'a Kind) -> Type<'a> {
+        Type { group: &kind.group, version: &kind.version, kind: &kind.kind, types: &kind.types }
     }
 }
 
-impl Type {
+impl Type<'_> {
+    /// Checks an object against the structure; one whose structure nobody states may be anything.
+    fn check(&self, object: &mut Value) -> Checked {
+        self.types.schema().map(|schema| schema::check(schema, object)).unwrap_or_default()
+    }
+
     fn api_version(&self) -> String {
         if self.group.is_empty() {
             self.version.to_owned()
@@ -42,14 +47,14 @@ impl Type {
 }
 
 /// A client's object with its kind set and its fields checked against the schema, and what to warn about.
-pub fn read(
-    of: impl Into<Type>,
+pub fn read<'a>(
+    of: impl Into<Type<'a>>,
     mut body: Value,
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
     let of = of.into();
     check_kind(&of, &mut body)?;
-    let checked = schema::check(of.schema, &mut body);
+    let checked = of.check(&mut body);
     if let Some(refusal) = checked.refusal(of.version, of.kind) {
         return Err(Status::bad_request(refusal));
     }
@@ -69,7 +74,7 @@ pub fn read(
 
 /// The same for what a patch makes of an object: what is wrong with it is wrong with the patch, and told so.
 pub fn read_patched(
-    kind: &'static Kind,
+    kind: &Kind,
     make: impl Fn() -> Result<Value, Status>,
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
@@ -79,8 +84,9 @@ pub fn read_patched(
         let error = FieldError::invalid("patch", &json!(make()?.to_string()), why);
         Err(Status::invalid("", "", "", &[error]))
     };
-    check_kind(&kind.into(), &mut patched)?;
-    let checked = schema::check(kind.schema, &mut patched);
+    let of = Type::from(kind);
+    check_kind(&of, &mut patched)?;
+    let checked = of.check(&mut patched);
     if let Some(why) = checked.errors.first() {
         return refused(why);
     }
@@ -103,7 +109,7 @@ fn strict(complaints: &[String]) -> String {
 }
 
 /// Fills in a missing kind, as Kubernetes' decoder does, and refuses another one.
-fn check_kind(of: &Type, body: &mut Value) -> Result<(), Status> {
+fn check_kind(of: &Type<'_>, body: &mut Value) -> Result<(), Status> {
     let Some(fields) = body.as_object_mut() else {
         return Err(Status::bad_request("the body of the request must be a JSON object"));
     };
@@ -158,7 +164,7 @@ pub fn delete_options(mut body: Value) -> Result<DeleteOptions, Status> {
     if body.is_null() {
         return Ok(DeleteOptions::default());
     }
-    let checked = schema::check(DELETE_OPTIONS, &mut body);
+    let checked = Schema::of(DELETE_OPTIONS).map(|of| schema::check(of, &mut body)).unwrap_or_default();
     if let Some(refusal) = checked.refusal("v1", "DeleteOptions") {
         return Err(Status::bad_request(refusal));
     }
@@ -214,7 +220,7 @@ mod tests {
 
     #[test]
     fn unknown_and_repeated_fields_are_told_together() {
-        let kind = kinds::by_resource("", "v1", "configmaps").unwrap();
+        let kind: &Kind = kinds::by_resource("", "v1", "configmaps").unwrap();
         let body = json!({"metadata": {"name": "a"}, "foo": 1});
         let complaints = ["unknown field \"foo\"", "duplicate field \"data\""];
         let strict = options(FieldValidation::Strict);

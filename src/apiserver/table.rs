@@ -34,13 +34,13 @@ impl IncludeObject {
 /// The objects as a meta.k8s.io/v1 `Table`; its list metadata is for the caller to fill in. `now` is for ages.
 ///
 /// Objects are given as `kind` serves them, and so they stand beside their cells.
-pub fn render(kind: &'static Kind, objects: &[&Value], include: IncludeObject, now: Timestamp) -> Value {
+pub fn render(kind: &Kind, objects: &[&Value], include: IncludeObject, now: Timestamp) -> Value {
     let strategy = strategy::of(kind);
     let rows: Vec<Value> = objects
         .iter()
         .map(|object| {
             // Cells are made of the stored form; most kinds have no other.
-            let cells = match stored_kind(kind) == kind {
+            let cells = match std::ptr::eq(stored_kind(kind), kind) {
                 true => strategy.cells(object, now),
                 false => strategy.cells(&as_stored(kind, (*object).clone()), now),
             };
@@ -107,7 +107,7 @@ mod tests {
         let event = json!({"apiVersion": "events.k8s.io/v1", "note": "done", "metadata": {"name": "e"}});
         let row = &render(events, &[&event], IncludeObject::Object, now)["rows"][0];
         assert_eq!((&row["object"], &row["cells"][6]), (&event, &json!("done")));
-        for kind in kinds::KINDS {
+        for kind in kinds::KINDS.iter() {
             let table = render(kind, &[&object], IncludeObject::None, now);
             let columns = table["columnDefinitions"].as_array().unwrap().len();
             assert_eq!(table["rows"][0]["cells"].as_array().unwrap().len(), columns, "{}", kind.kind);

@@ -13,9 +13,9 @@ use crate::store::Entry;
 
 fn target(kind: &Kind, namespace: Option<&str>, name: Option<&str>, subresource: Option<&str>) -> Target {
     Target {
-        group: kind.group.to_owned(),
-        version: kind.version.to_owned(),
-        resource: kind.plural.to_owned(),
+        group: kind.group.to_string(),
+        version: kind.version.to_string(),
+        resource: kind.plural.to_string(),
         namespace: namespace.map(str::to_owned),
         name: name.map(str::to_owned),
         subresource: subresource.map(str::to_owned),

@@ -1,5 +1,6 @@
 //! Deleted namespaces: everything in them goes, then they do.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
@@ -46,7 +47,7 @@ fn is_leaving(namespace: &Namespace) -> bool {
 }
 
 /// The kinds whose objects live in namespaces (pure).
-fn contents() -> impl Iterator<Item = &'static Kind> {
+fn contents() -> impl Iterator<Item = &'static Arc<Kind>> {
     kinds::stored().filter(|kind| kind.namespaced)
 }
 

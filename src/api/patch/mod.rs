@@ -16,11 +16,16 @@ const MAX_OPERATIONS: usize = 10_000;
 /// the object, so that their number alone is no bound.
 const MAX_COPIED_BYTES: usize = 3 << 20;
 
-/// The object as the patch leaves it. `schema` names its type, by which a strategic merge patch merges lists.
+/// The object as the patch leaves it. `schema` is its type, by which a strategic merge patch merges lists.
 ///
 /// Server-side apply is no function of object and patch alone (it needs the managed fields and who asks); it is
 /// refused with 415 until the registry has it.
-pub fn apply(kind: PatchKind, schema: &str, object: &Value, body: &Value) -> Result<Value, Status> {
+pub fn apply(
+    kind: PatchKind,
+    schema: Option<Schema<'_>>,
+    object: &Value,
+    body: &Value,
+) -> Result<Value, Status> {
     match kind {
         PatchKind::Json => json(object, body),
         PatchKind::Merge => {
@@ -31,7 +36,7 @@ pub fn apply(kind: PatchKind, schema: &str, object: &Value, body: &Value) -> Res
         }
         PatchKind::Strategic => {
             must_be_object(body)?;
-            strategic::merge(Schema::of(schema), object, body).map_err(|e| Status::bad_request(e.to_string()))
+            strategic::merge(schema, object, body).map_err(|e| Status::bad_request(e.to_string()))
         }
         PatchKind::Apply => Err(Status::unsupported_media_type(
             "server-side apply (application/apply-patch+yaml) is not supported yet; use a merge patch",

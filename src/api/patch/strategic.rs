@@ -20,7 +20,7 @@ pub(super) enum Error {
     UnknownDirective(String),
     /// An item of a merging list cannot be told from the others.
     #[error("map: {item} does not contain declared merge key: {key}")]
-    NoMergeKey { item: String, key: &'static str },
+    NoMergeKey { item: String, key: String },
     /// An item to delete cannot be told from the others.
     #[error("delete patch type with no merge key defined")]
     DeleteWithoutKey,
@@ -39,7 +39,7 @@ pub(super) enum Error {
 }
 
 /// The object as the patch leaves it.
-pub(super) fn merge(schema: Option<Schema>, object: &Value, patch: &Value) -> Result<Value, Error> {
+pub(super) fn merge(schema: Option<Schema<'_>>, object: &Value, patch: &Value) -> Result<Value, Error> {
     let (Value::Object(object), Value::Object(patch)) = (object, patch) else {
         return Ok(without_directives(patch));
     };
@@ -48,7 +48,7 @@ pub(super) fn merge(schema: Option<Schema>, object: &Value, patch: &Value) -> Re
 
 type Object = Map<String, Value>;
 
-fn merge_map(schema: Option<Schema>, mut object: Object, mut patch: Object) -> Result<Object, Error> {
+fn merge_map(schema: Option<Schema<'_>>, mut object: Object, mut patch: Object) -> Result<Object, Error> {
     if let Some(directive) = patch.remove(DIRECTIVE) {
         match directive.as_str() {
             Some("replace") => return Ok(plain(patch)),
@@ -88,7 +88,7 @@ fn merge_map(schema: Option<Schema>, mut object: Object, mut patch: Object) -> R
 }
 
 /// Whether the field is replaced as a whole though it is an object.
-fn replaces(field: Option<Schema>) -> bool {
+fn replaces(field: Option<Schema<'_>>) -> bool {
     field.is_some_and(|f| f.has_strategy("replace"))
 }
 
@@ -110,7 +110,7 @@ fn retain_keys(object: &mut Object, patch: &mut Object) -> Result<(), Error> {
 }
 
 /// Merges the lists that have a `$setElementOrder` beside them, and takes both out of the patch.
-fn ordered_lists(schema: Option<Schema>, object: &mut Object, patch: &mut Object) -> Result<(), Error> {
+fn ordered_lists(schema: Option<Schema<'_>>, object: &mut Object, patch: &mut Object) -> Result<(), Error> {
     let directives: Vec<String> = patch.keys().filter(|key| key.starts_with(ORDER)).cloned().collect();
     for directive in directives {
         let Some(Value::Array(order)) = patch.remove(&directive) else {
@@ -138,7 +138,7 @@ fn ordered_lists(schema: Option<Schema>, object: &mut Object, patch: &mut Object
     Ok(())
 }
 
-fn merge_list(field: Option<Schema>, old: Vec<Value>, new: Vec<Value>) -> Result<Vec<Value>, Error> {
+fn merge_list(field: Option<Schema<'_>>, old: Vec<Value>, new: Vec<Value>) -> Result<Vec<Value>, Error> {
     let Some(field) = field.filter(|f| f.has_strategy("merge")) else {
         return Ok(plain_list(&new));
     };
@@ -156,10 +156,10 @@ fn merge_list(field: Option<Schema>, old: Vec<Value>, new: Vec<Value>) -> Result
     let (mut merged, new) = special_items(old, new, key)?;
     for item in &new {
         let Value::Object(patch) = item else {
-            return Err(Error::NoMergeKey { item: item.to_string(), key });
+            return Err(Error::NoMergeKey { item: item.to_string(), key: key.to_owned() });
         };
         if !patch.contains_key(key) {
-            return Err(Error::NoMergeKey { item: item.to_string(), key });
+            return Err(Error::NoMergeKey { item: item.to_string(), key: key.to_owned() });
         }
         match position(&merged, item, key).map(|at| (at, merged[at].take())) {
             Some((at, Value::Object(old))) => {

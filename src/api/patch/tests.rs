@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use super::apply;
 use crate::api::request::PatchKind;
+use crate::api::schema::Schema;
 
 const POD: &str = "io.k8s.api.core.v1.Pod";
 
 fn strategic(object: Value, patch: Value) -> Value {
-    apply(PatchKind::Strategic, POD, &object, &patch).unwrap()
+    apply(PatchKind::Strategic, Schema::of(POD), &object, &patch).unwrap()
 }
 
 fn containers(list: Value) -> Value {
@@ -135,7 +136,7 @@ fn retained_keys_drop_the_others() {
     );
     assert_eq!(strategic(old.clone(), patch), volume(json!({"name": "v", "hostPath": {"path": "/"}})));
     let patch = volume(json!({"name": "v", "$retainKeys": ["name"], "hostPath": {"path": "/"}}));
-    let error = apply(PatchKind::Strategic, POD, &old, &patch).unwrap_err();
+    let error = apply(PatchKind::Strategic, Schema::of(POD), &old, &patch).unwrap_err();
     assert_eq!((error.code, error.message.as_str()), (400, "invalid patch format of retainKeys"));
 }
 
@@ -159,7 +160,7 @@ fn bad_strategic_patches_are_refused() {
             "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
         ),
     ] {
-        let refused = apply(PatchKind::Strategic, POD, &old, &patch).unwrap_err();
+        let refused = apply(PatchKind::Strategic, Schema::of(POD), &old, &patch).unwrap_err();
         assert_eq!((refused.code, refused.message.as_str()), (400, error));
     }
 }
@@ -167,8 +168,8 @@ fn bad_strategic_patches_are_refused() {
 #[test]
 fn json_and_merge_patches() {
     let object = json!({"a": {"b": [1, 2]}, "c": 1});
-    let json = |body: Value| apply(PatchKind::Json, POD, &object, &body);
-    let merge = |body: Value| apply(PatchKind::Merge, POD, &object, &body);
+    let json = |body: Value| apply(PatchKind::Json, Schema::of(POD), &object, &body);
+    let merge = |body: Value| apply(PatchKind::Merge, Schema::of(POD), &object, &body);
     assert_eq!(
         json(json!([{"op": "add", "path": "/a/b/-", "value": 3}])).unwrap()["a"]["b"],
         json!([1, 2, 3])
@@ -179,7 +180,7 @@ fn json_and_merge_patches() {
     assert_eq!(json(json!({})).unwrap_err().code, 400);
     assert_eq!(merge(json!({"a": {"b": [9]}, "c": null})).unwrap(), json!({"a": {"b": [9]}}));
     assert_eq!(merge(json!([])).unwrap_err().code, 400);
-    assert_eq!(apply(PatchKind::Apply, POD, &object, &json!({})).unwrap_err().code, 415);
+    assert_eq!(apply(PatchKind::Apply, Schema::of(POD), &object, &json!({})).unwrap_err().code, 415);
 }
 
 #[test]
@@ -189,9 +190,9 @@ fn copies_add_up_to_a_bound() {
         let copy = |n: usize| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")});
         Value::Array((0..times).map(copy).collect())
     };
-    assert!(apply(PatchKind::Json, POD, &object, &doubling(10)).is_ok());
+    assert!(apply(PatchKind::Json, Schema::of(POD), &object, &doubling(10)).is_ok());
     // Thirty would make a terabyte.
-    let refused = apply(PatchKind::Json, POD, &object, &doubling(30)).unwrap_err();
+    let refused = apply(PatchKind::Json, Schema::of(POD), &object, &doubling(30)).unwrap_err();
     assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
     assert!(refused.details.unwrap().causes.is_empty());
 }

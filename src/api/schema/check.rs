@@ -26,15 +26,11 @@ impl Checked {
     }
 }
 
-/// Reads an object of the named type: drops unknown fields and nulls, writes quantities and times in their
+/// Reads an object of this type: drops unknown fields and nulls, writes quantities and times in their
 /// canonical forms, and collects what does not fit.
-///
-/// An unknown type name leaves the object as it is.
-pub fn check(name: &str, object: &mut Value) -> Checked {
+pub fn check(schema: Schema<'_>, object: &mut Value) -> Checked {
     let mut reader = Reader::default();
-    if let Some(schema) = Schema::of(name) {
-        reader.read(schema, object);
-    }
+    reader.read(schema, object);
     reader.found
 }
 
@@ -53,7 +49,7 @@ enum Segment {
 }
 
 impl Reader {
-    fn read(&mut self, schema: Schema, value: &mut Value) {
+    fn read(&mut self, schema: Schema<'_>, value: &mut Value) {
         match (schema.shape(), &mut *value) {
             (Shape::Struct, Value::Object(map)) => {
                 let outer = std::mem::replace(&mut self.owner, type_name(schema.name()));
@@ -103,7 +99,7 @@ impl Reader {
     }
 
     /// A null within a list or map is Go's zero value.
-    fn read_element(&mut self, schema: Schema, value: &mut Value) {
+    fn read_element(&mut self, schema: Schema<'_>, value: &mut Value) {
         if !value.is_null() {
             return self.read(schema, value);
         }
@@ -118,7 +114,7 @@ impl Reader {
         };
     }
 
-    fn scalar(&mut self, schema: Schema, scalar: Scalar, value: &mut Value) {
+    fn scalar(&mut self, schema: Schema<'_>, scalar: Scalar, value: &mut Value) {
         match (scalar, &*value) {
             (Scalar::String, Value::String(_)) | (Scalar::Boolean, Value::Bool(_)) => {}
             (Scalar::Number, Value::Number(_)) => {}
@@ -173,7 +169,7 @@ impl Reader {
         }
     }
 
-    fn mismatch(&mut self, given: &str, schema: Schema) {
+    fn mismatch(&mut self, given: &str, schema: Schema<'_>) {
         let wanted = go_type(schema);
         self.wrong(|reader| {
             let at = if reader.owner.is_empty() {
@@ -233,7 +229,7 @@ fn type_name(schema: &'static str) -> &'static str {
 }
 
 /// What the type is called in Kubernetes' Go code.
-fn go_type(schema: Schema) -> String {
+fn go_type(schema: Schema<'_>) -> String {
     let element = || schema.element().map_or_else(|| "interface {}".to_owned(), go_type);
     match schema.shape() {
         Shape::Struct => {

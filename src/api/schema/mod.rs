@@ -68,23 +68,30 @@ pub enum Shape {
 
 /// A place in the schema document: a type, or a field with what is special about that field.
 #[derive(Debug, Clone, Copy)]
-pub struct Schema {
+pub struct Schema<'a> {
     /// The schema as it stands at the field, which carries the merge rules.
-    site: &'static Value,
+    site: &'a Value,
     /// The type behind the field's reference.
-    target: &'static Value,
+    target: &'a Value,
     /// The name of that type; empty for anonymous ones.
     name: &'static str,
 }
 
-impl Schema {
-    /// A type by its name.
-    pub fn of(name: &str) -> Option<Schema> {
+impl Schema<'static> {
+    /// A type of the schema document by its name.
+    pub fn of(name: &str) -> Option<Schema<'static>> {
         let (name, target) = document().as_object()?.get_key_value(name)?;
         Some(Schema { site: target, target, name })
     }
+}
 
-    fn at(site: &'static Value) -> Schema {
+impl<'a> Schema<'a> {
+    /// A schema that stands in no document. It may refer to the types that are in it.
+    pub fn own(schema: &'a Value) -> Schema<'a> {
+        Schema::at(schema)
+    }
+
+    fn at(site: &'a Value) -> Schema<'a> {
         let reference = site.get("$ref").or_else(|| site.get("allOf")?.get(0)?.get("$ref"));
         let named = reference.and_then(Value::as_str).and_then(|r| Schema::of(r.rsplit('/').next()?));
         match named {
@@ -125,23 +132,23 @@ impl Schema {
     }
 
     /// `int32`, `int64`, ...
-    pub fn format(&self) -> &'static str {
+    pub fn format(&self) -> &'a str {
         self.target.get("format").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// A field of a struct.
-    pub fn field(&self, name: &str) -> Option<Schema> {
+    pub fn field(&self, name: &str) -> Option<Schema<'a>> {
         self.target.get("properties")?.get(name).map(Schema::at)
     }
 
     /// The type of a list's items or of a map's values.
-    pub fn element(&self) -> Option<Schema> {
+    pub fn element(&self) -> Option<Schema<'a>> {
         let element = self.target.get("items").or_else(|| self.target.get("additionalProperties"))?;
         element.is_object().then(|| Schema::at(element))
     }
 
     /// What lies at a key of an object, be it a struct or a map.
-    pub fn child(&self, key: &str) -> Option<Schema> {
+    pub fn child(&self, key: &str) -> Option<Schema<'a>> {
         match self.shape() {
             Shape::Struct => self.field(key),
             Shape::Map => self.element(),
@@ -150,18 +157,18 @@ impl Schema {
     }
 
     /// `atomic`, `set`, `map`, or nothing: how server-side apply merges the list.
-    pub fn list_type(&self) -> &'static str {
+    pub fn list_type(&self) -> &'a str {
         self.extension("x-kubernetes-list-type")
     }
 
     /// The keys of a list of type `map`.
-    pub fn list_map_keys(&self) -> impl Iterator<Item = &'static str> {
+    pub fn list_map_keys(&self) -> impl Iterator<Item = &'a str> {
         let keys = self.site.get("x-kubernetes-list-map-keys").and_then(Value::as_array);
         keys.into_iter().flatten().filter_map(Value::as_str)
     }
 
     /// `atomic` or nothing: how server-side apply merges the object.
-    pub fn map_type(&self) -> &'static str {
+    pub fn map_type(&self) -> &'a str {
         match self.extension("x-kubernetes-map-type") {
             "" => self.target.get("x-kubernetes-map-type").and_then(Value::as_str).unwrap_or_default(),
             own => own,
@@ -169,7 +176,7 @@ impl Schema {
     }
 
     /// The field by which a strategic merge patch tells the items of a list apart.
-    pub fn merge_key(&self) -> &'static str {
+    pub fn merge_key(&self) -> &'a str {
         self.extension("x-kubernetes-patch-merge-key")
     }
 
@@ -179,23 +186,17 @@ impl Schema {
     }
 
     /// The default that the field's schema states.
-    pub fn default_value(&self) -> Option<&'static Value> {
+    pub fn default_value(&self) -> Option<&'a Value> {
         self.site.get("default")
     }
 
-    fn extension(&self, key: &str) -> &'static str {
+    fn extension(&self, key: &str) -> &'a str {
         self.site.get(key).and_then(Value::as_str).unwrap_or_default()
     }
 }
 
-/// Calls `visit` with every single value of an object of the named type.
-pub fn walk_scalars(name: &str, object: &mut Value, visit: &mut dyn FnMut(Scalar, &mut Value)) {
-    if let Some(schema) = Schema::of(name) {
-        walk(schema, object, visit);
-    }
-}
-
-fn walk(schema: Schema, value: &mut Value, visit: &mut dyn FnMut(Scalar, &mut Value)) {
+/// Calls `visit` with every single value of an object of this type.
+pub fn walk_scalars(schema: Schema<'_>, value: &mut Value, visit: &mut dyn FnMut(Scalar, &mut Value)) {
     if let Shape::Scalar(scalar) = schema.shape() {
         return visit(scalar, value);
     }
@@ -203,13 +204,13 @@ fn walk(schema: Schema, value: &mut Value, visit: &mut dyn FnMut(Scalar, &mut Va
         Value::Object(map) => {
             for (key, value) in map {
                 if let Some(child) = schema.child(key) {
-                    walk(child, value, visit);
+                    walk_scalars(child, value, visit);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(element) = schema.element() {
-                items.iter_mut().for_each(|item| walk(element, item, visit));
+                items.iter_mut().for_each(|item| walk_scalars(element, item, visit));
             }
         }
         _ => {}

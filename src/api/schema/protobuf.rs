@@ -80,7 +80,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value, Unreadable> {
 }
 
 /// The type of a kind. Options are registered in every group and version.
-fn registered(version: &str, kind: &str) -> Option<Schema> {
+fn registered(version: &str, kind: &str) -> Option<Schema<'static>> {
     if kind == "DeleteOptions" {
         return Schema::of("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions");
     }
@@ -178,7 +178,7 @@ fn next<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Wire<'a>)>, DecodeError>
 /// Reads a message's fields into `out`; `of` has the numbers, `schema` the types (they differ where a struct is inlined).
 fn message(
     of: &str,
-    schema: Schema,
+    schema: Schema<'_>,
     mut bytes: &[u8],
     depth: usize,
     out: &mut Map<String, Value>,
@@ -221,7 +221,7 @@ fn message(
 }
 
 /// A map's entry: a message of the key and the value.
-fn entry(element: Schema, wire: Wire<'_>, depth: usize) -> Result<(String, Value), Unreadable> {
+fn entry(element: Schema<'_>, wire: Wire<'_>, depth: usize) -> Result<(String, Value), Unreadable> {
     let (mut key, mut content) = (String::new(), Wire::Bytes(&[]));
     if let Wire::Bytes(mut bytes) = wire {
         while let Some((number, wire)) = next(&mut bytes)? {
@@ -236,7 +236,7 @@ fn entry(element: Schema, wire: Wire<'_>, depth: usize) -> Result<(String, Value
 }
 
 /// A single value; null where the wire says that there is none.
-fn value(schema: Schema, wire: Wire<'_>, depth: usize) -> Result<Value, Unreadable> {
+fn value(schema: Schema<'_>, wire: Wire<'_>, depth: usize) -> Result<Value, Unreadable> {
     let shape = schema.shape();
     Ok(match (shape, wire) {
         (Shape::Scalar(Scalar::Boolean), Wire::Number(n)) => (n != 0).into(),

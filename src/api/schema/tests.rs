@@ -10,8 +10,8 @@ const POD: &str = "io.k8s.api.core.v1.Pod";
 
 #[test]
 fn the_document_is_readable() {
-    for kind in KINDS {
-        let gvk = &document()[kind.schema]["x-kubernetes-group-version-kind"][0];
+    for kind in KINDS.iter() {
+        let gvk = &document()[kind.types.name()]["x-kubernetes-group-version-kind"][0];
         assert_eq!(gvk, &json!({"group": kind.group, "version": kind.version, "kind": kind.kind}));
     }
     let unresolved = references(document()).into_iter().filter(|name| Schema::of(name).is_none());
@@ -71,7 +71,7 @@ fn unknown_fields_and_nulls_are_dropped() {
         "metadata": {"name": "a", "creationTimestamp": null, "labels": {"x": null, "anything": "y"}},
         "spec": {"containers": [{"name": "c"}, {"name": "d", "imagee": "x", "args": [null]}], "nodeName": null}
     });
-    let checked = check(POD, &mut pod);
+    let checked = check(Schema::of(POD).unwrap(), &mut pod);
     assert_eq!(checked.unknown, ["unknown field \"foo\"", "unknown field \"spec.containers[1].imagee\""]);
     assert_eq!(checked.errors, Vec::<String>::new());
     assert_eq!(
@@ -91,7 +91,7 @@ fn values_take_their_canonical_form() {
                      "managedFields": [{"fieldsV1": {"f:x": {"": null}}}]},
         "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}}}]}
     });
-    assert_eq!(check(POD, &mut pod), super::Checked::default());
+    assert_eq!(check(Schema::of(POD).unwrap(), &mut pod), super::Checked::default());
     assert_eq!(pod["metadata"]["creationTimestamp"], "2024-01-02T02:04:05Z");
     assert_eq!(pod["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:x": {"": null}}));
     assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"], json!({"cpu": "500m", "memory": "1Gi"}));
@@ -139,16 +139,16 @@ fn wrong_types_are_told_in_the_decoders_words() {
         ),
     ] {
         let mut object = object;
-        assert_eq!(check(POD, &mut object).errors, [error]);
+        assert_eq!(check(Schema::of(POD).unwrap(), &mut object).errors, [error]);
     }
     let mut secret = json!({"data": {"a": "YQ==", "b": "Y?=="}});
-    let checked = check("io.k8s.api.core.v1.Secret", &mut secret);
+    let checked = check(Schema::of("io.k8s.api.core.v1.Secret").unwrap(), &mut secret);
     assert_eq!(
         checked.refusal("v1", "Secret").unwrap(),
         "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data at input byte 1"
     );
     assert_eq!(
-        check(POD, &mut json!("x")).errors,
+        check(Schema::of(POD).unwrap(), &mut json!("x")).errors,
         ["json: cannot unmarshal string into Go value of type v1.Pod"]
     );
 }
@@ -158,11 +158,11 @@ fn what_is_told_is_bounded() {
     let of = "io.k8s.api.authentication.v1.SelfSubjectReview";
     let key = "k".repeat(1 << 20);
     let mut review = json!({"status": {"userInfo": {"extra": {key: vec![1; 1000]}}}});
-    let errors = check(of, &mut review).errors;
+    let errors = check(Schema::of(of).unwrap(), &mut review).errors;
     assert_eq!(errors.len(), complaints::MOST);
     assert!(errors.iter().all(|error| error.len() < 2000), "{}", errors[0].len());
     let fields: serde_json::Map<_, _> = (0..1000).map(|n| (format!("f{n}"), json!(1))).collect();
-    assert_eq!(check(POD, &mut fields.into()).unknown.len(), complaints::MOST);
+    assert_eq!(check(Schema::of(POD).unwrap(), &mut fields.into()).unknown.len(), complaints::MOST);
 }
 
 /// Compares structure and merge rules with Kubernetes' published definitions. The rules were taken from there,

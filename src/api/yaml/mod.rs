@@ -77,8 +77,8 @@ fn coerce_known(value: &mut Value) {
     let api_version = value["apiVersion"].as_str().unwrap_or_default();
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let kind = value["kind"].as_str().unwrap_or_default();
-    if let Some(kind) = kinds::by_kind(group, version, kind) {
-        schema::walk_scalars(kind.schema, value, &mut yaml_1_1);
+    if let Some(schema) = kinds::by_kind(group, version, kind).and_then(|kind| kind.types.schema()) {
+        schema::walk_scalars(schema, value, &mut yaml_1_1);
     }
 }
 

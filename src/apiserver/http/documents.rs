@@ -1,5 +1,7 @@
 //! The server's own documents: health, version, metrics, discovery, OpenAPI, token keys.
 
+use std::sync::Arc;
+
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, Method};
@@ -10,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::negotiate::{Form, Shown};
 use super::query::Query;
 use super::{Server, form_of, health, not_allowed, respond};
+use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::status::Status;
 use crate::api::version::{self, MAJOR, MINOR};
@@ -37,7 +40,12 @@ impl Server {
             return Ok(answer::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
-            return self.documents.answer(trimmed, query.text("hash"), request.headers());
+            return self.documents.answer(
+                &self.api.served().kinds(),
+                trimmed,
+                query.text("hash"),
+                request.headers(),
+            );
         }
         let form = form_of(request.headers(), query)?;
         let value = self.described(trimmed, form, request.headers()).ok_or_else(Status::no_such_path)?;
@@ -50,19 +58,20 @@ impl Server {
     fn described(&self, path: &str, form: Form, headers: &HeaderMap) -> Option<Value> {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let aggregated = form.shown == Shown::Discovery;
+        let kinds = &self.api.served().kinds();
         Some(match parts.as_slice() {
-            [] => json!({"paths": paths()}),
+            [] => json!({"paths": paths(kinds)}),
             ["version"] => version(),
-            ["api"] if aggregated => discovery::aggregated(true),
-            ["apis"] if aggregated => discovery::aggregated(false),
+            ["api"] if aggregated => discovery::aggregated(kinds, true),
+            ["apis"] if aggregated => discovery::aggregated(kinds, false),
             ["api"] => {
                 let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
                 discovery::core_versions(host)
             }
-            ["apis"] => discovery::group_list(),
-            ["api", version] => discovery::resources("", version)?,
-            ["apis", group] => discovery::group(group)?,
-            ["apis", group, version] => discovery::resources(group, version)?,
+            ["apis"] => discovery::group_list(kinds),
+            ["api", version] => discovery::resources(kinds, "", version)?,
+            ["apis", group] => discovery::group(kinds, group)?,
+            ["apis", group, version] => discovery::resources(kinds, group, version)?,
             [".well-known", "openid-configuration"] => json!({"issuer": ISSUER,
                 "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
                 "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]}),
@@ -94,7 +103,7 @@ fn platform() -> &'static str {
     }
 }
 
-fn paths() -> Vec<String> {
+fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {
     let mut paths: Vec<String> = [
         "/.well-known/openid-configuration",
         "/api",
@@ -111,7 +120,9 @@ fn paths() -> Vec<String> {
     ]
     .map(str::to_owned)
     .to_vec();
-    for (group, version) in discovery::group_versions().into_iter().filter(|(group, _)| !group.is_empty()) {
+    for (group, version) in
+        discovery::group_versions(kinds).into_iter().filter(|(group, _)| !group.is_empty())
+    {
         paths.push(format!("/apis/{group}"));
         paths.push(format!("/apis/{group}/{version}"));
     }

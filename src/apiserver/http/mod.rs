@@ -19,7 +19,7 @@ use super::answer::{self, Body};
 use super::auth::{self, Certified};
 use super::table::IncludeObject;
 use super::{ApiServer, reviews, streaming};
-use crate::api::kinds;
+use crate::api::kinds::{self, Kind};
 use crate::api::node::Node;
 use crate::api::request::{Action, PatchKind, Request, Target, Transport, User};
 use crate::api::schema::protobuf;
@@ -167,21 +167,21 @@ impl Server {
         query: &Query,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
-        let kind = kinds::by_resource(&target.group, &target.version, &target.resource);
+        let kind = self.api.served().by_resource(&target.group, &target.version, &target.resource);
         if kind.is_none() && reviews::find(&target).is_none() {
             // Said before the body is read, which may be of a kind that is not known either.
             return Err(Status::no_such_path());
         }
         let act = async {
-            let show = shown(kind, request.headers(), query)?;
+            let show = shown(kind.clone(), request.headers(), query)?;
             let action = read_action(verb, query, request).await?;
             let answer = self.api.call(Request { user, target, action }).await?;
             Ok(respond::response(answer, show, &self.stopping))
         };
         let answer = act.await;
-        let Some(deprecated) = kind.and_then(|kind| kind.deprecated) else { return answer };
+        let Some(deprecated) = kind.as_ref().and_then(|kind| kind.deprecated.clone()) else { return answer };
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
-        warnings::add(&mut response, &[deprecated.to_owned()]);
+        warnings::add(&mut response, &[deprecated.into_owned()]);
         Ok(response)
     }
 }
@@ -200,11 +200,7 @@ fn not_allowed() -> Status {
 }
 
 /// How the client wants to see the answer.
-fn shown(
-    kind: Option<&'static kinds::Kind>,
-    headers: &HeaderMap,
-    query: &Query,
-) -> Result<respond::Show, Status> {
+fn shown(kind: Option<Arc<Kind>>, headers: &HeaderMap, query: &Query) -> Result<respond::Show, Status> {
     let form = form_of(headers, query)?;
     let asked = query.text("includeObject");
     let include = match IncludeObject::parse(asked) {

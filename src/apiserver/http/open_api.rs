@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
 use super::accepts_gzip;
+use crate::api::kinds::Kind;
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::{discovery, openapi};
@@ -55,11 +56,11 @@ fn address(path: &str, hash: &str) -> String {
     format!("{path}?hash={hash}")
 }
 
-fn make() -> BTreeMap<String, Document> {
+fn make(kinds: &[Arc<Kind>]) -> BTreeMap<String, Document> {
     let mut all = BTreeMap::new();
     let mut index = serde_json::Map::new();
-    for (group, version) in discovery::group_versions() {
-        let Some(value) = openapi::v3(group, version) else { continue };
+    for (group, version) in discovery::group_versions(kinds) {
+        let Some(value) = openapi::v3(kinds, &group, &version) else { continue };
         let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
         let path = format!("/openapi/v3/{at}");
         let document = Document::new(&value);
@@ -67,7 +68,7 @@ fn make() -> BTreeMap<String, Document> {
         all.insert(path, document);
     }
     all.insert("/openapi/v3".to_owned(), Document::new(&json!({ "paths": index })));
-    all.insert("/openapi/v2".to_owned(), Document::new(&openapi::v2()));
+    all.insert("/openapi/v2".to_owned(), Document::new(&openapi::v2(kinds)));
     all
 }
 
@@ -75,6 +76,7 @@ impl Documents {
     /// Answers a request for `path` with the query parameter `hash`.
     pub(super) fn answer(
         &self,
+        kinds: &[Arc<Kind>],
         path: &str,
         hash: &str,
         headers: &HeaderMap,
@@ -88,7 +90,7 @@ impl Documents {
                 "only the following media types are accepted: application/json",
             ));
         }
-        let document = self.0.get_or_init(make).get(path).ok_or_else(Status::no_such_path)?;
+        let document = self.0.get_or_init(|| make(kinds)).get(path).ok_or_else(Status::no_such_path)?;
         let tag = format!("\"{}\"", document.hash);
         let elsewhere = !hash.is_empty() && hash != document.hash && path.starts_with("/openapi/v3/");
         let given = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -128,12 +130,15 @@ impl Documents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::kinds::KINDS;
 
     #[test]
     fn documents_are_known_by_their_hash() {
         let documents = Documents::default();
         let mut headers = HeaderMap::new();
-        let of = |path: &str, hash: &str, headers: &HeaderMap| documents.answer(path, hash, headers).unwrap();
+        let of = |path: &str, hash: &str, headers: &HeaderMap| {
+            documents.answer(&KINDS, path, hash, headers).unwrap()
+        };
         let index = of("/openapi/v3", "", &headers);
         assert_eq!(index.status(), 200);
         let index: Value =
@@ -156,6 +161,6 @@ mod tests {
             header::ACCEPT,
             HeaderValue::from_static("application/com.github.proto-openapi.spec.v3.v1.0+protobuf"),
         );
-        assert_eq!(documents.answer(path, "", &headers).unwrap_err().code, 406);
+        assert_eq!(documents.answer(&KINDS, path, "", &headers).unwrap_err().code, 406);
     }
 }

@@ -27,10 +27,10 @@ use crate::store::{Entry, Snapshot};
 const PIECE_BYTES: usize = 64 * 1024;
 
 /// What is needed to show the answer to one request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Show {
     /// The kind of the objects, unless the answer is no object of the table.
-    pub kind: Option<&'static Kind>,
+    pub kind: Option<Arc<Kind>>,
     /// How.
     pub form: Form,
     /// How much of objects comes along with table rows.
@@ -87,7 +87,7 @@ pub fn response(answer: Response, show: Show, stopping: &CancellationToken) -> h
 
 /// One object as the client wants it shown.
 fn object(show: &Show, object: &Value) -> Value {
-    match (show.form.shown, show.kind) {
+    match (show.form.shown, &show.kind) {
         (Shown::Table, Some(kind)) => {
             let mut table = table::render(kind, &[object], show.include, Timestamp::now());
             table["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
@@ -111,7 +111,7 @@ fn list_metadata(snapshot: &Snapshot, continue_token: &str) -> Value {
 
 fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response<Body> {
     let metadata = list_metadata(&snapshot, continue_token);
-    let Some(kind) = show.kind else {
+    let Some(kind) = &show.kind else {
         return status(&Status::internal("a list of an unknown kind"));
     };
     let objects = || snapshot.entries.iter().map(|e| e.json());
@@ -125,7 +125,7 @@ fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response
         (Shown::Metadata, ..) => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
             "metadata": metadata, "items": objects().map(table::partial).collect::<Vec<_>>()}),
         (_, Format::Json, false) => return streamed(snapshot, &metadata, kind),
-        _ => json!({"kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
+        _ => json!({"kind": kind.list, "apiVersion": kind.api_version(),
             "metadata": metadata, "items": objects().collect::<Vec<_>>()}),
     };
     value(200, &whole, show.form)
@@ -134,8 +134,8 @@ fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response
 /// A list whose items are written as they lie in the store, piece by piece.
 fn streamed(snapshot: Snapshot, metadata: &Value, kind: &Kind) -> http::Response<Body> {
     let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        kind.kind,
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        kind.list,
         kind.api_version()
     );
     let mut entries = snapshot.entries.into_iter();
@@ -174,13 +174,14 @@ fn streamed(snapshot: Snapshot, metadata: &Value, kind: &Kind) -> http::Response
 fn watch(changes: Box<dyn Changes>, show: Show, stopping: CancellationToken) -> http::Response<Body> {
     struct Following {
         changes: Box<dyn Changes>,
+        show: Show,
         stopping: CancellationToken,
         failed: bool,
         /// Only the first table of a watch names its columns.
         columns_told: bool,
     }
-    let following = Following { changes, stopping, failed: false, columns_told: false };
-    let lines = stream::unfold(following, move |mut following| async move {
+    let following = Following { changes, show, stopping, failed: false, columns_told: false };
+    let lines = stream::unfold(following, |mut following| async move {
         if following.failed {
             return None;
         }
@@ -189,7 +190,7 @@ fn watch(changes: Box<dyn Changes>, show: Show, stopping: CancellationToken) -> 
             change = following.changes.next() => change?,
         };
         let line = match change {
-            Ok(change) => line(&change, &show, &mut following.columns_told),
+            Ok(change) => line(&change, &following.show, &mut following.columns_told),
             Err(error) => {
                 following.failed = true;
                 encode(&json!({"type": "ERROR", "object": error}))
@@ -256,7 +257,7 @@ fn bookmark(revision: &str, initial_events_end: bool, show: &Show) -> Bytes {
     if initial_events_end {
         metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
     }
-    let object = match (show.form.shown, show.kind) {
+    let object = match (show.form.shown, &show.kind) {
         (Shown::Table, _) => json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1",
             "metadata": {"resourceVersion": revision}, "columnDefinitions": null, "rows": []}),
         (Shown::Metadata, _) | (_, None) => {

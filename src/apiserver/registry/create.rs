@@ -1,5 +1,7 @@
 //! Making objects.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -8,7 +10,7 @@ use super::{
 };
 use crate::api::kinds::Kind;
 use crate::api::meta;
-use crate::api::request::{Response, WriteOptions};
+use crate::api::request::{Response, User, WriteOptions};
 use crate::api::status::Status;
 use crate::apiserver::{admission, strategy, structure};
 use crate::store;
@@ -20,29 +22,31 @@ impl Registry {
     /// Makes an object in `namespace` from what a client sent.
     pub async fn create(
         &self,
-        kind: &'static Kind,
+        user: &User,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, warnings) = structure::read(kind, body, options)?;
+        let (body, warnings) = structure::read(&**kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
         let base = meta::generate_name(&body);
         if base.is_empty() {
-            return self.create_once(kind, namespace, body, options, warnings).await;
+            return self.create_once(user, kind, namespace, body, options, warnings).await;
         }
         let made = if meta::name(&body).is_empty() {
-            let attempt = || self.create_once(kind, namespace, body.clone(), options, warnings.clone());
+            let attempt = || self.create_once(user, kind, namespace, body.clone(), options, warnings.clone());
             with_free_name(attempt).await
         } else {
-            self.create_once(kind, namespace, body, options, warnings).await
+            self.create_once(user, kind, namespace, body, options, warnings).await
         };
         made.map_err(no_free_name)
     }
 
     async fn create_once(
         &self,
-        kind: &'static Kind,
+        user: &User,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         body: Value,
         options: &WriteOptions,
@@ -55,7 +59,7 @@ impl Registry {
         if strategy.has_generation() {
             meta::set(&mut object, "generation", 1);
         }
-        admission::create(self, kind, namespace, &mut object).await?;
+        admission::create(self, user, kind, namespace, &mut object).await?;
         strategy.prepare_create(&mut object);
 
         let name = meta::name(&object).to_owned();
@@ -63,12 +67,12 @@ impl Registry {
         errors.extend(strategy.validate(&object));
         errors.extend(strategy.validate_create(&object));
         if !errors.is_empty() {
-            return Err(Status::invalid(kind.group, kind.kind, &name, &errors));
+            return Err(Status::invalid(&kind.group, &kind.kind, &name, &errors));
         }
         warnings.extend(strategy.warnings(&object));
         let place = Place { kind, namespace, name: &name };
         let key = place.key();
-        let exists = || Status::already_exists(kind.group, kind.plural, &name);
+        let exists = || Status::already_exists(&kind.group, &kind.plural, &name);
         if self.store.get(&key).is_some() {
             return Err(exists());
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Place, Registry, as_served, carry_out, encode_at, internal, value_as_served};
 use crate::api::kinds::Kind;
 use crate::api::meta;
-use crate::api::request::{DeleteOptions, ListOptions, Response};
+use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
 use crate::apiserver::{admission, allocate};
 use crate::store::{self, Entry, Snapshot};
@@ -119,7 +119,7 @@ fn set_propagation(object: &mut Value, options: &DeleteOptions, collected: bool)
 
 fn check_preconditions(place: Place<'_>, entry: &Entry, options: &DeleteOptions) -> Result<(), Status> {
     // Kubernetes names the kind here, not the plural.
-    let conflict = |why: String| Err(Status::conflict(place.kind.group, place.kind.kind, place.name, &why));
+    let conflict = |why: String| Err(Status::conflict(&place.kind.group, &place.kind.kind, place.name, &why));
     let uid = meta::uid(entry.json());
     if let Some(asked) = options.precondition_uid.as_deref().filter(|asked| *asked != uid) {
         return conflict(format!(
@@ -178,8 +178,8 @@ enum Outcome {
 fn removed(place: Place<'_>, last: &Value) -> Response {
     Response::Status(Status::success(Details {
         name: place.name.to_owned(),
-        group: place.kind.group.to_owned(),
-        kind: place.kind.plural.to_owned(),
+        group: place.kind.group.to_string(),
+        kind: place.kind.plural.to_string(),
         uid: meta::uid(last).to_owned(),
         ..Details::default()
     }))
@@ -187,10 +187,15 @@ fn removed(place: Place<'_>, last: &Value) -> Response {
 
 impl Registry {
     /// Removes an object, or begins to.
-    pub async fn delete(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Response, Status> {
+    pub async fn delete(
+        &self,
+        user: &User,
+        place: Place<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Response, Status> {
         let options = checked(options)?;
-        admission::delete(place)?;
-        let shown = SHOWN_WHEN_REMOVED.contains(&place.kind.plural);
+        admission::delete(self, user, place).await?;
+        let shown = SHOWN_WHEN_REMOVED.contains(&&*place.kind.plural);
         match self.delete_once(place, &options).await? {
             Outcome::Removed(entry) if !shown => Ok(removed(place, entry.json())),
             Outcome::DryRun(value, true) if !shown => Ok(removed(place, &value)),
@@ -206,7 +211,7 @@ impl Registry {
     }
 
     async fn delete_once(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Outcome, Status> {
-        let collected = !NOT_COLLECTED.contains(&place.kind.plural);
+        let collected = !NOT_COLLECTED.contains(&&*place.kind.plural);
         for _ in 0..ATTEMPTS {
             let entry = self.find(place)?;
             check_preconditions(place, &entry, options)?;
@@ -245,7 +250,8 @@ impl Registry {
     /// Removes every selected object, or begins to; the answer is the list of them.
     pub async fn delete_collection(
         &self,
-        kind: &'static Kind,
+        user: &User,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         list: &ListOptions,
         options: &DeleteOptions,
@@ -254,7 +260,8 @@ impl Registry {
         let Response::List { snapshot, continue_token } = self.list(kind, namespace, list)? else {
             return Err(Status::internal("a list gave no list"));
         };
-        let deletions = snapshot.entries.into_iter().map(|entry| self.delete_listed(kind, entry, &options));
+        let deletions =
+            snapshot.entries.into_iter().map(|entry| self.delete_listed(user, kind, entry, &options));
         let deleted: Vec<Option<Arc<Entry>>> =
             stream::iter(deletions).buffered(COLLECTION_WORKERS).try_collect().await?;
         let entries = deleted.into_iter().flatten().collect();
@@ -265,14 +272,15 @@ impl Registry {
     /// Deletes one object of a list, as served; None when it was gone already.
     async fn delete_listed(
         &self,
-        kind: &'static Kind,
+        user: &User,
+        kind: &Arc<Kind>,
         entry: Arc<Entry>,
         options: &DeleteOptions,
     ) -> Result<Option<Arc<Entry>>, Status> {
         let object = entry.json();
         let namespace = kind.namespaced.then(|| meta::namespace(object));
         let place = Place { kind, namespace, name: meta::name(object) };
-        admission::delete(place)?;
+        admission::delete(self, user, place).await?;
         match self.delete_once(place, options).await {
             Ok(Outcome::Removed(last) | Outcome::Marked(last)) => Ok(Some(as_served(kind, last))),
             Ok(Outcome::DryRun(..)) => Ok(Some(entry)),

@@ -141,7 +141,7 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
 
 /// Most names are DNS subdomains; the exceptions are those of `pkg/apis/core/validation`.
 fn name_errors(kind: &Kind, name: &str) -> Vec<String> {
-    match kind.plural {
+    match &*kind.plural {
         "namespaces" => names::dns_label(name),
         "services" => names::dns1035_label(name),
         _ => names::dns_subdomain(name),

@@ -37,7 +37,7 @@ pub struct Registry {
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a> {
     /// The kind, in the group and version that the request named.
-    pub kind: &'static Kind,
+    pub kind: &'a Arc<Kind>,
     /// `None` for cluster-scoped kinds.
     pub namespace: Option<&'a str>,
     /// The object's name.
@@ -52,12 +52,12 @@ impl Place<'_> {
 
     /// 404 for this object.
     pub fn not_found(&self) -> Status {
-        Status::not_found(self.kind.group, self.kind.plural, self.name)
+        Status::not_found(&self.kind.group, &self.kind.plural, self.name)
     }
 
     /// 409 for this object.
     pub fn conflict(&self, why: &str) -> Status {
-        Status::conflict(self.kind.group, self.kind.plural, self.name, why)
+        Status::conflict(&self.kind.group, &self.kind.plural, self.name, why)
     }
 
     /// 409: someone else was faster.
@@ -101,7 +101,7 @@ impl Registry {
         }
         self.settle_doubts(place.kind).await;
         let reserved = self.allocator.reserve(new, old).map(Some);
-        reserved.map_err(|errors| Status::invalid(place.kind.group, place.kind.kind, place.name, &errors))
+        reserved.map_err(|errors| Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors))
     }
 
     /// Finds out what became of the writes of services of which it was not known.
@@ -122,15 +122,15 @@ impl Registry {
 }
 
 /// The kind in whose version the objects of `kind` are stored.
-pub fn stored_kind(kind: &'static Kind) -> &'static Kind {
+pub fn stored_kind(kind: &Kind) -> &Kind {
     if kind.group == event_versions::GROUP {
-        return kinds::by_resource("", "v1", "events").unwrap_or(kind);
+        return kinds::by_resource("", "v1", "events").map_or(kind, |events| events);
     }
     kind
 }
 
 /// An entry in the version that `kind` serves.
-pub fn as_served(kind: &'static Kind, entry: Arc<Entry>) -> Arc<Entry> {
+pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
     if std::ptr::eq(stored_kind(kind), kind) {
         return entry;
     }
@@ -139,12 +139,12 @@ pub fn as_served(kind: &'static Kind, entry: Arc<Entry>) -> Arc<Entry> {
 }
 
 /// A value in the version that `kind` serves.
-fn value_as_served(kind: &'static Kind, value: Value) -> Value {
+fn value_as_served(kind: &Kind, value: Value) -> Value {
     if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_events_group(&value) }
 }
 
 /// A client's object in the version that is stored.
-pub fn as_stored(kind: &'static Kind, value: Value) -> Value {
+pub fn as_stored(kind: &Kind, value: Value) -> Value {
     if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_core_group(&value) }
 }
 

@@ -131,7 +131,7 @@ impl Registry {
     /// Reads a collection, or a page of it.
     pub fn list(
         &self,
-        kind: &'static Kind,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<Response, Status> {

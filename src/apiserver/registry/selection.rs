@@ -1,5 +1,7 @@
 //! Which objects a list or watch selects, decided on an object's JSON.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
 use super::{event_versions, stored_kind};
@@ -14,7 +16,7 @@ use crate::store::Entry;
 /// A parsed selection over the objects of one kind.
 #[derive(Debug, Clone)]
 pub struct Selection {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     labels: LabelSelector,
     fields: FieldSelector,
     namespace: Option<String>,
@@ -24,7 +26,7 @@ pub struct Selection {
 impl Selection {
     /// Reads the selectors of a request; `namespace` and `name` are those of the path.
     pub fn new(
-        kind: &'static Kind,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         name: Option<&str>,
         options: &ListOptions,
@@ -40,7 +42,7 @@ impl Selection {
         }
         let namespace = namespace.or(fields.required("metadata.namespace").filter(|_| kind.namespaced));
         let name = name.or(fields.required("metadata.name")).map(str::to_owned);
-        Ok(Selection { kind, labels, namespace: namespace.map(str::to_owned), name, fields })
+        Ok(Selection { kind: kind.clone(), labels, namespace: namespace.map(str::to_owned), name, fields })
     }
 
     /// Whether every object under the prefix is selected.
@@ -74,7 +76,7 @@ impl Selection {
     }
 
     fn all_fields_of(&self, object: &Value) -> Vec<(&'static str, String)> {
-        let mut fields = fields_of(self.kind, object);
+        let mut fields = fields_of(&self.kind, object);
         fields.push(("metadata.name", meta::name(object).to_owned()));
         fields.push(("metadata.namespace", meta::namespace(object).to_owned()));
         fields
@@ -83,7 +85,7 @@ impl Selection {
 
 /// What can be selected of objects of this kind beside name and namespace, by its names in the group that is
 /// served.
-fn fields_of(kind: &'static Kind, stored: &Value) -> Vec<(&'static str, String)> {
+fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(&'static str, String)> {
     let fields = strategy::of(stored_kind(kind)).fields(stored);
     if kind.group != event_versions::GROUP {
         return fields;

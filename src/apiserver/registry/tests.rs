@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::request::{
-    Changes, DeleteOptions, ListOptions, PatchKind, Response, WatchOptions, WriteOptions,
+    Changes, DeleteOptions, ListOptions, PatchKind, Response, User, WatchOptions, WriteOptions,
 };
 use crate::apiserver::allocate::ServiceRange;
 use crate::store::faults::Faults;
@@ -26,7 +26,11 @@ async fn fixture_on(disk: &Arc<Faults>) -> Fixture {
     fixture
 }
 
-fn kind(plural: &str) -> &'static Kind {
+fn admin() -> User {
+    User::component("test")
+}
+
+fn kind(plural: &str) -> &'static Arc<Kind> {
     kinds::by_resource("", "v1", plural).unwrap()
 }
 
@@ -40,7 +44,10 @@ fn object(answer: Response) -> Value {
 
 impl Fixture {
     async fn create(&self, plural: &str, namespace: Option<&str>, body: Value) -> Result<Value, Status> {
-        self.registry.create(kind(plural), namespace, body, &WriteOptions::default()).await.map(object)
+        self.registry
+            .create(&admin(), kind(plural), namespace, body, &WriteOptions::default())
+            .await
+            .map(object)
     }
 
     async fn config(&self, name: &str, labels: Value) -> Value {
@@ -84,7 +91,7 @@ async fn objects_are_made_once_in_namespaces_that_exist() {
     assert_eq!((nowhere.code, nowhere.message.as_str()), (404, "namespaces \"b\" not found"));
     let dry = WriteOptions { dry_run: true, ..WriteOptions::default() };
     let body = json!({"metadata": {"generateName": "x-"}});
-    let answer = f.registry.create(kind("configmaps"), Some("a"), body, &dry).await.unwrap();
+    let answer = f.registry.create(&admin(), kind("configmaps"), Some("a"), body, &dry).await.unwrap();
     let name = meta::name(&object(answer)).to_owned();
     assert_eq!(f.registry.get(at(&name), "").unwrap_err().code, 404);
 }
@@ -96,19 +103,23 @@ async fn stale_updates_conflict_and_unchanged_ones_write_nothing() {
     let options = WriteOptions::default();
     let mut second = first.clone();
     second["data"] = json!({"k": "v"});
-    let second = object(f.registry.replace(at("one"), Part::Object, second, &options).await.unwrap());
+    let second =
+        object(f.registry.replace(&admin(), at("one"), Part::Object, second, &options).await.unwrap());
     assert_ne!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
-    let stale = f.registry.replace(at("one"), Part::Object, first.clone(), &options).await.err().unwrap();
+    let stale =
+        f.registry.replace(&admin(), at("one"), Part::Object, first.clone(), &options).await.err().unwrap();
     assert_eq!(
         stale.message,
         "Operation cannot be fulfilled on configmaps \"one\": the object has been modified; please apply your \
          changes to the latest version and try again"
     );
-    let same = object(f.registry.replace(at("one"), Part::Object, second.clone(), &options).await.unwrap());
+    let same = object(
+        f.registry.replace(&admin(), at("one"), Part::Object, second.clone(), &options).await.unwrap(),
+    );
     assert_eq!(same, second);
     let mut blind = first;
     meta::remove(&mut blind, "resourceVersion");
-    f.registry.replace(at("one"), Part::Object, blind, &options).await.unwrap();
+    f.registry.replace(&admin(), at("one"), Part::Object, blind, &options).await.unwrap();
 }
 
 #[tokio::test]
@@ -120,7 +131,10 @@ async fn concurrent_patches_all_land() {
         let (registry, options) = (&f.registry, &options);
         async move {
             let patch = json!({"data": {format!("k{n}"): "v"}});
-            registry.patch(at("one"), Part::Object, PatchKind::Merge, &patch, options).await.map(drop)
+            registry
+                .patch(&admin(), at("one"), Part::Object, PatchKind::Merge, &patch, options)
+                .await
+                .map(drop)
         }
     });
     for done in futures::future::join_all(patches).await {
@@ -180,10 +194,10 @@ async fn watchers_see_what_enters_and_leaves_their_selection() {
     {
         let patch = json!({"metadata": {"labels": labels}});
         let write = WriteOptions::default();
-        f.registry.patch(at("new"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
+        f.registry.patch(&admin(), at("new"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
         assert_eq!(next(&mut changes).await, seen);
     }
-    f.registry.delete(at("new"), &DeleteOptions::default()).await.unwrap();
+    f.registry.delete(&admin(), at("new"), &DeleteOptions::default()).await.unwrap();
     assert_eq!(next(&mut changes).await, "-new");
 }
 
@@ -210,12 +224,12 @@ async fn finalizers_hold_and_preconditions_guard() {
     let held = json!({"metadata": {"name": "held", "finalizers": ["example.com/x"]}});
     f.create("configmaps", Some("a"), held).await.unwrap();
     let other = DeleteOptions { precondition_uid: Some("nope".into()), ..DeleteOptions::default() };
-    assert_eq!(f.registry.delete(at("held"), &other).await.err().unwrap().code, 409);
-    let marked = object(f.registry.delete(at("held"), &DeleteOptions::default()).await.unwrap());
+    assert_eq!(f.registry.delete(&admin(), at("held"), &other).await.err().unwrap().code, 409);
+    let marked = object(f.registry.delete(&admin(), at("held"), &DeleteOptions::default()).await.unwrap());
     assert!(meta::is_deleting(&marked));
     let patch = json!({"metadata": {"finalizers": null}});
     let write = WriteOptions::default();
-    f.registry.patch(at("held"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
+    f.registry.patch(&admin(), at("held"), Part::Object, PatchKind::Merge, &patch, &write).await.unwrap();
     assert_eq!(f.registry.get(at("held"), "").unwrap_err().code, 404);
 }
 
@@ -223,14 +237,14 @@ async fn finalizers_hold_and_preconditions_guard() {
 async fn namespaces_terminate_and_take_nothing_more() {
     let f = fixture().await;
     let place = Place { kind: kind("namespaces"), namespace: None, name: "a" };
-    let marked = object(f.registry.delete(place, &DeleteOptions::default()).await.unwrap());
+    let marked = object(f.registry.delete(&admin(), place, &DeleteOptions::default()).await.unwrap());
     assert_eq!(marked["status"]["phase"], "Terminating");
     let refused = f.create("configmaps", Some("a"), json!({"metadata": {"name": "x"}})).await.unwrap_err();
     assert_eq!(refused.code, 403);
     assert_eq!(refused.details.unwrap().causes[0].reason, "NamespaceTerminating");
     let mut empty = marked;
     empty["spec"]["finalizers"] = json!([]);
-    f.registry.replace(place, Part::Finalize, empty, &WriteOptions::default()).await.unwrap();
+    f.registry.replace(&admin(), place, Part::Finalize, empty, &WriteOptions::default()).await.unwrap();
     assert_eq!(f.registry.get(place, "").unwrap_err().code, 404);
 }
 
@@ -264,18 +278,21 @@ async fn only_pods_and_slices_have_a_generation() {
     let body = json!({"metadata": {"name": "e", "labels": {"l": "1"}, "finalizers": ["x/y"]},
         "addressType": "IPv4", "endpoints": []});
     let options = WriteOptions::default();
-    f.registry.create(slices, Some("a"), body, &options).await.unwrap();
+    f.registry.create(&admin(), slices, Some("a"), body, &options).await.unwrap();
     let place = Place { kind: slices, namespace: Some("a"), name: "e" };
     for (patch, expected) in [
         (json!({"metadata": {"annotations": {"a": "1"}}}), 1),
         (json!({"metadata": {"labels": {"l": "2"}}}), 2),
         (json!({"endpoints": [{"addresses": ["10.0.0.1"]}], "metadata": {"generation": 9}}), 3),
     ] {
-        let changed =
-            f.registry.patch(place, Part::Object, PatchKind::Merge, &patch, &options).await.unwrap();
+        let changed = f
+            .registry
+            .patch(&admin(), place, Part::Object, PatchKind::Merge, &patch, &options)
+            .await
+            .unwrap();
         assert_eq!(meta::generation(&object(changed)), expected, "{patch}");
     }
-    let marked = f.registry.delete(place, &DeleteOptions::default()).await.unwrap();
+    let marked = f.registry.delete(&admin(), place, &DeleteOptions::default()).await.unwrap();
     assert_eq!(meta::generation(&object(marked)), 4);
 }
 
@@ -354,8 +371,8 @@ async fn a_write_whose_client_went_keeps_what_it_took() {
     assert!(refused.message.contains("provided IP is already allocated"), "{refused}");
     // A delete that nobody waits for frees what the service had.
     held_up(&f, async {
-        let options = DeleteOptions::default();
-        let mut delete = Box::pin(f.registry.delete(place("one"), &options));
+        let (user, options) = (admin(), DeleteOptions::default());
+        let mut delete = Box::pin(f.registry.delete(&user, place("one"), &options));
         assert!(futures::poll!(delete.as_mut()).is_pending());
         drop(delete);
         tokio::task::yield_now().await;

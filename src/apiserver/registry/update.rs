@@ -8,7 +8,7 @@ use super::{
     Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::meta;
-use crate::api::request::{PatchKind, Response, WriteOptions};
+use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::allocate::{self, Reservation};
 use crate::apiserver::{patching, structure};
@@ -39,40 +39,42 @@ impl Registry {
     /// Replaces an object, or a part of it, by what a client sent.
     pub async fn replace(
         &self,
+        user: &User,
         place: Place<'_>,
         part: Part,
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, warnings) = structure::read(place.kind, body, options)?;
+        let (body, warnings) = structure::read(&**place.kind, body, options)?;
         structure::check_namespace(place.namespace, &body)?;
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
-        if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&place.kind.plural) {
-            return self.create(place.kind, place.namespace, body, options).await;
+        if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&&*place.kind.plural) {
+            return self.create(user, place.kind, place.namespace, body, options).await;
         }
-        if !versioned && NEVER_UNCONDITIONAL.contains(&place.kind.plural) {
+        if !versioned && NEVER_UNCONDITIONAL.contains(&&*place.kind.plural) {
             let error = FieldError::invalid(
                 "metadata.resourceVersion",
                 &json!(""),
                 "must be specified for an update",
             );
-            return Err(Status::invalid(place.kind.group, place.kind.kind, place.name, &[error]));
+            return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &[error]));
         }
-        self.change(place, part, options, |_| Ok((body.clone(), warnings.clone()))).await
+        self.change(user, place, part, options, |_| Ok((body.clone(), warnings.clone()))).await
     }
 
     /// Applies a client's patch to an object, or to a part of it.
     pub async fn patch(
         &self,
+        user: &User,
         place: Place<'_>,
         part: Part,
         kind: PatchKind,
         patch: &Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        self.change(place, part, options, |current| {
+        self.change(user, place, part, options, |current| {
             let apply = || patching::apply(place.kind, kind, current, patch);
             let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
             structure::check_namespace(place.namespace, &body)?;
@@ -86,6 +88,7 @@ impl Registry {
     /// writer was faster, unless the result insists on a resourceVersion.
     pub async fn change(
         &self,
+        _user: &User,
         place: Place<'_>,
         part: Part,
         options: &WriteOptions,
@@ -124,7 +127,7 @@ impl Registry {
         metadata::prepare_update(&mut new, old);
         match part {
             Part::Object => {
-                if place.kind.subresources.iter().any(|s| s.name == "status") {
+                if place.kind.subresource("status").is_some() {
                     carry_field(&mut new, old, "status");
                 }
                 strategy.default(&mut new);
@@ -160,7 +163,7 @@ impl Registry {
             errors.extend(strategy.validate_status_update(&new, old));
         }
         if !errors.is_empty() {
-            return Err(Status::invalid(place.kind.group, place.kind.kind, place.name, &errors));
+            return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));
         }
         Ok(new)
     }

@@ -22,7 +22,7 @@ use crate::store::{self, Entry, Event, Revision};
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 
 struct Watch {
-    kind: &'static Kind,
+    kind: Arc<Kind>,
     selection: Selection,
     events: store::Watch,
     /// What is to be said before the store's changes.
@@ -37,7 +37,7 @@ impl Registry {
     /// Follows a collection, or one object of it.
     pub fn watch(
         &self,
-        kind: &'static Kind,
+        kind: &Arc<Kind>,
         namespace: Option<&str>,
         name: Option<&str>,
         options: &WatchOptions,
@@ -67,7 +67,7 @@ impl Registry {
         let events = self.store.watch(&selection.prefix(), from);
         let now = Instant::now();
         Ok(Box::new(Watch {
-            kind,
+            kind: kind.clone(),
             selection,
             events,
             first,
@@ -162,9 +162,9 @@ impl Watch {
 
     fn served(&self, change: Change) -> Change {
         match change {
-            Change::Added(entry) => Change::Added(as_served(self.kind, entry)),
-            Change::Modified(entry) => Change::Modified(as_served(self.kind, entry)),
-            Change::Deleted(entry) => Change::Deleted(as_served(self.kind, entry)),
+            Change::Added(entry) => Change::Added(as_served(&self.kind, entry)),
+            Change::Modified(entry) => Change::Modified(as_served(&self.kind, entry)),
+            Change::Deleted(entry) => Change::Deleted(as_served(&self.kind, entry)),
             bookmark @ Change::Bookmark { .. } => bookmark,
         }
     }

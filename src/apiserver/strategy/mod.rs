@@ -114,7 +114,7 @@ pub trait Strategy: Sync {
 
 /// The behaviour of a kind of the table. Kinds without a file of their own behave plainly.
 pub fn of(kind: &Kind) -> &'static dyn Strategy {
-    match (kind.group, kind.kind) {
+    match (&*kind.group, &*kind.kind) {
         ("", "ConfigMap") => &configmap::ConfigMap,
         ("", "Endpoints") => &endpoints::Endpoints,
         ("", "Event") => &event::Event,
@@ -156,7 +156,7 @@ mod tests {
         let odd = serde_json::json!({"metadata": 1, "spec": [], "status": "x", "data": 5, "subsets": {}});
         let odder =
             serde_json::json!({"spec": {"containers": {"a": 1}, "ports": [1, null, []], "volumes": [[]]}});
-        for kind in KINDS {
+        for kind in KINDS.iter() {
             let strategy = of(kind);
             for object in [Value::Null, odd.clone(), odder.clone(), Value::from("text")] {
                 let mut new = object.clone();

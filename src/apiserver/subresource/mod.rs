@@ -10,23 +10,33 @@ use serde_json::{Value, json};
 use super::ApiServer;
 use super::registry::{Part, Place};
 use super::structure::{self, Type};
-use crate::api::request::{Action, Response, WriteOptions};
+use crate::api::kinds::{Text, Types};
+use crate::api::request::{Action, Response, User, WriteOptions};
 use crate::api::status::{Details, FieldError, Status};
 use crate::api::{meta, names};
 
-const BINDING: Type =
-    Type { group: "", version: "v1", kind: "Binding", schema: "io.k8s.api.core.v1.Binding" };
-const EVICTION: Type =
-    Type { group: "policy", version: "v1", kind: "Eviction", schema: "io.k8s.api.policy.v1.Eviction" };
+const BINDING: Type<'static> = Type {
+    group: "",
+    version: "v1",
+    kind: "Binding",
+    types: &Types::Named(Text::Borrowed("io.k8s.api.core.v1.Binding")),
+};
+const EVICTION: Type<'static> = Type {
+    group: "policy",
+    version: "v1",
+    kind: "Eviction",
+    types: &Types::Named(Text::Borrowed("io.k8s.api.policy.v1.Eviction")),
+};
 
 /// Carries out a request to a subresource of an object.
 pub async fn answer(
     api: &ApiServer,
+    user: &User,
     place: Place<'_>,
     subresource: &str,
     action: Action,
 ) -> Result<Response, Status> {
-    let Some(row) = place.kind.subresources.iter().find(|s| s.name == subresource) else {
+    let Some(row) = place.kind.subresource(subresource) else {
         return Err(Status::no_such_path());
     };
     match (subresource, action) {
@@ -35,18 +45,18 @@ pub async fn answer(
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
         ("status", Action::Update(body, options)) => {
-            api.registry().replace(place, Part::Status, body, &options).await
+            api.registry().replace(user, place, Part::Status, body, &options).await
         }
         ("status", Action::Patch(how, patch, options)) => {
-            api.registry().patch(place, Part::Status, how, &patch, &options).await
+            api.registry().patch(user, place, Part::Status, how, &patch, &options).await
         }
         ("finalize", Action::Update(body, options)) => {
-            api.registry().replace(place, Part::Finalize, body, &options).await
+            api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
-        ("binding", Action::Create(body, options)) => bind(api, place, body, &options).await,
-        ("eviction", Action::Create(body, options)) => evict(api, place, body, &options).await,
+        ("binding", Action::Create(body, options)) => bind(api, user, place, body, &options).await,
+        ("eviction", Action::Create(body, options)) => evict(api, user, place, body, &options).await,
         ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
-        _ => Err(Status::method_not_allowed(place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
+        _ => Err(Status::method_not_allowed(&place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
     }
 }
 
@@ -61,7 +71,7 @@ fn created(warnings: Vec<String>) -> Response {
 /// A body about the object of the path, read as `of`; its name must be there.
 fn read_about(
     place: Place<'_>,
-    of: Type,
+    of: Type<'_>,
     body: Value,
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
@@ -77,6 +87,7 @@ fn read_about(
 /// Gives a pod to a node.
 async fn bind(
     api: &ApiServer,
+    user: &User,
     place: Place<'_>,
     body: Value,
     options: &WriteOptions,
@@ -88,7 +99,7 @@ async fn bind(
     }
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     api.registry()
-        .change(place, Part::Binding, options, |pod| {
+        .change(user, place, Part::Binding, options, |pod| {
             bound(place, pod, node, meta::uid(&binding), meta::annotations(&binding))
                 .map(|pod| (pod, Vec::new()))
         })
@@ -149,6 +160,7 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
 /// Deletes a pod as a drain asks for it. Disruption budgets, once served, are consulted here.
 async fn evict(
     api: &ApiServer,
+    user: &User,
     place: Place<'_>,
     body: Value,
     write: &WriteOptions,
@@ -156,7 +168,7 @@ async fn evict(
     let (eviction, warnings) = read_about(place, EVICTION, body, write)?;
     let mut options = structure::delete_options(eviction["deleteOptions"].clone())?;
     options.dry_run |= write.dry_run;
-    api.registry().delete(place, &options).await?;
+    api.registry().delete(user, place, &options).await?;
     Ok(created(warnings))
 }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
+use crate::api::kinds::{Text, Types};
 use crate::api::meta;
 use crate::api::request::{Response, WriteOptions};
 use crate::api::status::{FieldError, Status};
@@ -15,11 +16,11 @@ use crate::apiserver::registry::{Place, metadata};
 use crate::apiserver::structure::{self, Type};
 
 const GROUP: &str = "authentication.k8s.io";
-const TOKEN_REQUEST: Type = Type {
+const TOKEN_REQUEST: Type<'static> = Type {
     group: GROUP,
     version: "v1",
     kind: "TokenRequest",
-    schema: "io.k8s.api.authentication.v1.TokenRequest",
+    types: &Types::Named(Text::Borrowed("io.k8s.api.authentication.v1.TokenRequest")),
 };
 /// Kubernetes' bounds for the life of a requested token, in seconds.
 const TOKEN_SECONDS: std::ops::RangeInclusive<i64> = 600..=(1 << 32);

@@ -47,7 +47,7 @@ pub async fn run(client: Client) {
 }
 
 /// The kinds that are looked at: all but events, as in Kubernetes (pure).
-fn collected() -> impl Iterator<Item = &'static Kind> {
+fn collected() -> impl Iterator<Item = &'static Arc<Kind>> {
     kinds::stored().filter(|kind| kind.storage != "events")
 }
 
@@ -67,13 +67,13 @@ fn metadata(entry: &Entry) -> Result<ObjectMeta, Status> {
 /// An object's place: its kind, its namespace and its name.
 #[derive(Debug, Clone)]
 struct Place {
-    kind: &'static Kind,
+    kind: &'static Arc<Kind>,
     namespace: Option<String>,
     name: String,
 }
 
 impl Place {
-    fn of(kind: &'static Kind, meta: &ObjectMeta) -> Place {
+    fn of(kind: &'static Arc<Kind>, meta: &ObjectMeta) -> Place {
         Place { kind, namespace: meta.namespace.clone(), name: meta.name.clone().unwrap_or_default() }
     }
 
@@ -98,7 +98,7 @@ fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
 
 /// Brings what the watch of one kind tells into the graph, and what must be looked at into the queue.
 struct Feed {
-    kind: &'static Kind,
+    kind: &'static Arc<Kind>,
     graph: Arc<Mutex<Graph>>,
     queue: Queue,
 }

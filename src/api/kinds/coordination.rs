@@ -1,0 +1,10 @@
+//! `coordination.k8s.io`.
+
+use super::{GroupVersion, Kind};
+
+const V1: GroupVersion =
+    GroupVersion { group: "coordination.k8s.io", version: "v1", types: "io.k8s.api.coordination.v1" };
+
+pub(super) fn kinds() -> Vec<Kind> {
+    vec![V1.namespaced("Lease", "leases")]
+}

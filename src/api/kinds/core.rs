@@ -1,0 +1,49 @@
+//! The core group.
+
+use super::{GroupVersion, Kind, Subresource};
+
+const V1: GroupVersion = GroupVersion { group: "", version: "v1", types: "io.k8s.api.core.v1" };
+
+pub(super) fn kinds() -> Vec<Kind> {
+    vec![
+        V1.namespaced("ConfigMap", "configmaps").short("cm"),
+        Kind {
+            deprecated: Some(
+                "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into(),
+            ),
+            ..V1.namespaced("Endpoints", "endpoints").short("ep")
+        },
+        V1.namespaced("Event", "events").short("ev"),
+        Kind {
+            verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
+            ..V1.cluster("Namespace", "namespaces").short("ns")
+        }
+        .with_own("finalize", "Namespace", &["update"])
+        .with_status(),
+        V1.cluster("Node", "nodes").short("no").with_status(),
+        // `ephemeralcontainers` and `resize` are not served, and no other path changes what they would.
+        V1.namespaced("Pod", "pods")
+            .short("po")
+            .in_all()
+            .with_own("attach", "PodAttachOptions", &["create", "get"])
+            .with_own("binding", "Binding", &["create"])
+            .with(Subresource {
+                name: "eviction",
+                kind: "Eviction".into(),
+                group_version: Some(("policy", "v1")),
+                verbs: &["create"],
+            })
+            .with_own("exec", "PodExecOptions", &["create", "get"])
+            .with_own("log", "Pod", &["get"])
+            .with_own("portforward", "PodPortForwardOptions", &["create", "get"])
+            .with_status(),
+        V1.namespaced("Secret", "secrets"),
+        V1.namespaced("ServiceAccount", "serviceaccounts").short("sa").with(Subresource {
+            name: "token",
+            kind: "TokenRequest".into(),
+            group_version: Some(("authentication.k8s.io", "v1")),
+            verbs: &["create"],
+        }),
+        V1.namespaced("Service", "services").short("svc").in_all().with_status(),
+    ]
+}

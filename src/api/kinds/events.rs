@@ -1,0 +1,10 @@
+//! `events.k8s.io`.
+
+use super::{GroupVersion, Kind};
+
+const V1: GroupVersion =
+    GroupVersion { group: "events.k8s.io", version: "v1", types: "io.k8s.api.events.v1" };
+
+pub(super) fn kinds() -> Vec<Kind> {
+    vec![V1.namespaced("Event", "events").short("ev")]
+}
