@@ -10,7 +10,9 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use k8s_openapi::Resource;
-use k8s_openapi::api::{authentication, authorization, coordination, core, discovery, events, policy};
+use k8s_openapi::api::{
+    authentication, authorization, certificates, coordination, core, discovery, events, policy, rbac,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
@@ -52,8 +54,16 @@ fn served() -> Map<String, Value> {
     kinds.extend(kind::<policy::v1::Eviction>(&mut generator));
     kinds.extend(kind::<authentication::v1::SelfSubjectReview>(&mut generator));
     kinds.extend(kind::<authentication::v1::TokenRequest>(&mut generator));
+    kinds.extend(kind::<authentication::v1::TokenReview>(&mut generator));
+    kinds.extend(kind::<authorization::v1::LocalSubjectAccessReview>(&mut generator));
     kinds.extend(kind::<authorization::v1::SelfSubjectAccessReview>(&mut generator));
     kinds.extend(kind::<authorization::v1::SelfSubjectRulesReview>(&mut generator));
+    kinds.extend(kind::<authorization::v1::SubjectAccessReview>(&mut generator));
+    kinds.extend(kind::<certificates::v1::CertificateSigningRequest>(&mut generator));
+    kinds.extend(kind::<rbac::v1::ClusterRole>(&mut generator));
+    kinds.extend(kind::<rbac::v1::ClusterRoleBinding>(&mut generator));
+    kinds.extend(kind::<rbac::v1::Role>(&mut generator));
+    kinds.extend(kind::<rbac::v1::RoleBinding>(&mut generator));
     kinds.extend(kind::<meta::v1::Status>(&mut generator));
     generator.subschema_for::<meta::v1::DeleteOptions>();
     generator.subschema_for::<meta::v1::ListMeta>();

@@ -1,6 +1,7 @@
 //! What the wire speaks: requests and answers as values, `Status` errors, the table of kinds, selectors,
 //! quantities, schemas and patches. No I/O happens here.
 
+pub mod certificate_request;
 pub mod complaints;
 pub mod duplicates;
 pub mod kinds;

@@ -2,11 +2,13 @@
 //!
 //! Built in here, in Kubernetes' order: NamespaceLifecycle, ServiceAccount, Priority, DefaultTolerationSeconds.
 //! Places for more are the ends of [`create`] (mutating webhooks, then validating ones, then quota) and
-//! [`delete`]; who may do what at all is [`authorization`](super::auth::authorize).
+//! [`delete`]; who may do what at all is [`authorization`](super::auth::rbac::Authorizer).
 
 use serde_json::{Value, json};
 
-use super::registry::{Place, Registry};
+use super::auth::certificates;
+use super::auth::rbac::{self, escalation};
+use super::registry::{Part, Place, Registry};
 use super::service_account;
 use crate::api::kinds::Kind;
 use crate::api::meta;
@@ -24,17 +26,45 @@ const PRIORITY_CLASSES: &[(&str, i64)] =
 /// Decides about, and completes, an object that is to be made.
 pub async fn create(
     registry: &Registry,
-    _user: &User,
+    user: &User,
     kind: &Kind,
     namespace: Option<&str>,
     object: &mut Value,
 ) -> Result<(), Status> {
+    if kind.group == rbac::policy::GROUP {
+        escalation::check(registry.authorizer(), user, &kind.plural, namespace, object, None)?;
+    }
+    if kind.is(certificates::GROUP, certificates::REQUESTS) {
+        certificates::create(user, object)?;
+    }
     let Some(namespace) = namespace.filter(|_| kind.namespaced) else { return Ok(()) };
     check_namespace(registry, kind, namespace, meta::name(object))?;
     if kind.is("", "pods") {
         service_account::admit(registry, namespace, object).await?;
         set_priority(object)?;
         add_tolerations(object);
+    }
+    Ok(())
+}
+
+/// Decides about a change of an object, or of a part of it, from `old` to `new`.
+pub fn update(
+    registry: &Registry,
+    user: &User,
+    place: Place<'_>,
+    part: Part,
+    new: &Value,
+    old: &Value,
+) -> Result<(), Status> {
+    if place.kind.group == rbac::policy::GROUP {
+        escalation::check(registry.authorizer(), user, &place.kind.plural, place.namespace, new, Some(old))?;
+    }
+    if place.kind.is(certificates::GROUP, certificates::REQUESTS) {
+        match part {
+            Part::Approval => certificates::approve(registry.authorizer(), user, old)?,
+            Part::Status => certificates::sign(registry.authorizer(), user, new, old)?,
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -8,10 +8,12 @@ use serde_json::Value;
 
 use super::schema::Schema;
 
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod rbac;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -194,7 +196,14 @@ impl Kind {
 /// Every built-in kind, grouped by API group in discovery's order. Where several rows share a storage, the first is
 /// what is stored.
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
-    let groups = [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds()];
+    let groups = [
+        core::kinds(),
+        events::kinds(),
+        certificates::kinds(),
+        coordination::kinds(),
+        discovery::kinds(),
+        rbac::kinds(),
+    ];
     groups.into_iter().flatten().map(Arc::new).collect()
 });
 

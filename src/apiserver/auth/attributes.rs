@@ -153,7 +153,9 @@ mod tests {
             (
                 target("", "pods", "default", "", ""),
                 "list",
-                format!("pods is forbidden: {who} list resource \"pods\" in API group \"\" in the namespace \"default\""),
+                format!(
+                    "pods is forbidden: {who} list resource \"pods\" in API group \"\" in the namespace \"default\""
+                ),
             ),
             (
                 target("", "pods", "default", "www", "log"),

@@ -258,7 +258,10 @@ mod tests {
             ("impersonate-extra-acme.com%2fproject", "p"),
         ];
         let user = wanted(&headers(&all)).unwrap().unwrap();
-        assert_eq!((user.name.as_str(), user.groups.join(","), user.uid.as_deref()), ("jane", "a,b".into(), Some("7")));
+        assert_eq!(
+            (user.name.as_str(), user.groups.join(","), user.uid.as_deref()),
+            ("jane", "a,b".into(), Some("7"))
+        );
         assert_eq!(user.extra, [("acme.com/project".to_owned(), vec!["p".to_owned()])].into());
         let refused = wanted(&headers(&all[1..3])).unwrap_err();
         assert_eq!(
@@ -275,9 +278,7 @@ mod tests {
     async fn those_who_may_become_somebody_else() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let rule = |verbs: &[&str], group: &str, resources: &[&str], names: &[&str]| {
-            json!({"verbs": verbs, "apiGroups": [group], "resources": resources, "resourceNames": names})
-        };
+        let rule = |verbs: &[&str], group: &str, resources: &[&str], names: &[&str]| json!({"verbs": verbs, "apiGroups": [group], "resources": resources, "resourceNames": names});
         for (user, rules) in [
             ("old", json!([rule(&["impersonate"], "", &["users", "groups"], &["jane", "devs"])])),
             (
@@ -305,7 +306,13 @@ mod tests {
         };
         let pods = |verb| Attributes {
             verb,
-            asked: Asked::Resource { group: "", resource: "pods", subresource: "", namespace: "default", name: "" },
+            asked: Asked::Resource {
+                group: "",
+                resource: "pods",
+                subresource: "",
+                namespace: "default",
+                name: "",
+            },
         };
         let robot = account_user("blue", "robot");
         let masters = User::component("admin");
@@ -314,9 +321,28 @@ mod tests {
             (&user("old", &[]), user("jane", &[]), "list", Ok("system:authenticated")),
             (&user("old", &[]), user("jane", &["devs"]), "list", Ok("devs,system:authenticated")),
             (&user("new", &[]), user("jane", &[]), "list", Ok("system:authenticated")),
-            (&user("new", &[]), user("jane", &[]), "get", Err("pods is forbidden: User \"new\" cannot impersonate-on:user-info:get resource \"pods\" in API group \"\" in the namespace \"default\"")),
-            (&user("nobody", &[]), user("jane", &[]), "list", Err("pods is forbidden: User \"nobody\" cannot impersonate-on:user-info:list resource \"pods\" in API group \"\" in the namespace \"default\"")),
-            (&user("robots", &[]), user(&robot, &[]), "list", Ok("system:serviceaccounts,system:serviceaccounts:blue,system:authenticated")),
+            (
+                &user("new", &[]),
+                user("jane", &[]),
+                "get",
+                Err(
+                    "pods is forbidden: User \"new\" cannot impersonate-on:user-info:get resource \"pods\" in API group \"\" in the namespace \"default\"",
+                ),
+            ),
+            (
+                &user("nobody", &[]),
+                user("jane", &[]),
+                "list",
+                Err(
+                    "pods is forbidden: User \"nobody\" cannot impersonate-on:user-info:list resource \"pods\" in API group \"\" in the namespace \"default\"",
+                ),
+            ),
+            (
+                &user("robots", &[]),
+                user(&robot, &[]),
+                "list",
+                Ok("system:serviceaccounts,system:serviceaccounts:blue,system:authenticated"),
+            ),
             (admin, user("system:node:minik", &[]), "list", Ok("system:nodes,system:authenticated")),
             (admin, user("jane", &[MASTERS]), "list", Ok("system:masters,system:authenticated")),
             (admin, user(ANONYMOUS, &[]), "list", Ok("system:unauthenticated")),

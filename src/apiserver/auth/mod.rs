@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -12,6 +14,7 @@ use crate::api::status::Status;
 use crate::api::{meta, names};
 
 pub mod attributes;
+pub mod certificates;
 pub mod impersonation;
 pub mod rbac;
 pub mod tokens;
@@ -93,7 +96,7 @@ pub fn user_for(
 ) -> Result<(User, Vec<String>), Refused> {
     let now = Timestamp::now();
     let claims = tokens.check(token, audiences, now)?;
-    still_bound(registry, &claims.binding, now)?;
+    still_bound(registry, token, &claims.binding, now)?;
     let meant = audiences.iter().filter(|audience| claims.aud.contains(audience)).cloned().collect();
     Ok((service_account(&claims), meant))
 }
@@ -140,23 +143,37 @@ fn service_account(claims: &Claims) -> User {
 
 /// Refuses a token of which something that it is bound to is no longer there, or is on its way out for longer than
 /// [`DELETED_FOR`].
-fn still_bound(registry: &Registry, binding: &Binding, now: Timestamp) -> Result<(), Refused> {
-    let namespaced = |storage: &str, bound: &Bound| format!("{storage}/{}/{}", binding.namespace, bound.name);
-    let is_there = |key: String, bound: &Bound| {
-        registry.store().get(&key).is_some_and(|entry| is_alive(entry.json(), &bound.uid, now))
+fn still_bound(registry: &Registry, token: &str, binding: &Binding, now: Timestamp) -> Result<(), Refused> {
+    let at = |storage: &str, bound: &Bound| {
+        registry.store().get(&format!("{storage}/{}/{}", binding.namespace, bound.name))
     };
     let account = &binding.serviceaccount;
-    if !is_there(namespaced("serviceaccounts", account), account) {
-        return Err(Refused::NoAccount { namespace: binding.namespace.clone(), name: account.name.clone() });
+    match at("serviceaccounts", account) {
+        None => return Err(Refused::NoAccount { name: account.name.clone() }),
+        Some(entry) if is_alive(entry.json(), &account.uid, now) => {}
+        Some(entry) => {
+            let actual = meta::uid(entry.json()).to_owned();
+            return Err(Refused::OtherAccount { actual, claimed: account.uid.clone() });
+        }
     }
-    let mut all = Vec::new();
-    all.extend(binding.pod.as_ref().map(|pod| (namespaced("pods", pod), pod)));
-    all.extend(binding.secret.as_ref().map(|secret| (namespaced("secrets", secret), secret)));
+    let pod = binding.pod.as_ref().map(|pod| (at("pods", pod), pod));
     // The node of a pod is told with the pod, but it is the pod that the token is bound to.
-    let node = binding.node.as_ref().filter(|_| binding.pod.is_none());
-    all.extend(node.map(|node| (format!("nodes/{}", node.name), node)));
-    let whole = all.into_iter().all(|(key, bound)| is_there(key, bound));
+    let node = binding.node.as_ref().filter(|_| pod.is_none());
+    let node = node.map(|node| (registry.store().get(&format!("nodes/{}", node.name)), node));
+    let secret = binding.secret.as_ref().map(|secret| (at("secrets", secret), secret));
+    let whole = [pod, node, secret].into_iter().flatten().all(|(entry, bound)| {
+        entry.is_some_and(|entry| match bound.uid.as_str() {
+            "" => holds_token(entry.json(), token),
+            uid => is_alive(entry.json(), uid, now),
+        })
+    });
     if whole { Ok(()) } else { Err(Refused::Invalidated) }
+}
+
+/// Whether a secret holds this token.
+fn holds_token(secret: &Value, token: &str) -> bool {
+    let held = secret["data"]["token"].as_str().and_then(|data| BASE64.decode(data).ok());
+    held.is_some_and(|held| held == token.as_bytes())
 }
 
 fn is_alive(object: &Value, uid: &str, now: Timestamp) -> bool {

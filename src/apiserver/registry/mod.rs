@@ -9,9 +9,12 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::allocate::{self, Allocator, Reservation};
+use super::auth::attributes::{Asked, Attributes};
+use super::auth::rbac::Authorizer;
 use super::strategy::{self, Strategy};
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
+use crate::api::request::User;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
@@ -31,6 +34,7 @@ pub use update::Part;
 pub struct Registry {
     store: Store,
     allocator: Arc<Allocator>,
+    authorizer: Arc<Authorizer>,
 }
 
 /// One object's place: its kind as served, its namespace and its name.
@@ -74,8 +78,13 @@ impl Place<'_> {
 
 impl Registry {
     /// A registry over `store`; service addresses and ports already given out are read from it.
-    pub fn new(store: Store, allocator: Arc<Allocator>) -> Registry {
-        Registry { store, allocator }
+    pub fn new(store: Store, allocator: Arc<Allocator>, authorizer: Arc<Authorizer>) -> Registry {
+        Registry { store, allocator, authorizer }
+    }
+
+    /// Decides who may give which rights, and other questions that come up while a request is carried out.
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
     }
 
     /// The store below, for progress and shutdown.
@@ -86,6 +95,18 @@ impl Registry {
     /// Who has which service address and node port.
     pub fn allocator(&self) -> &Arc<Allocator> {
         &self.allocator
+    }
+
+    /// Refuses an update that would make an object to who may only change it.
+    pub(super) fn may_create(&self, user: &User, place: Place<'_>) -> Result<(), Status> {
+        let asked = Asked::Resource {
+            group: &place.kind.group,
+            resource: &place.kind.plural,
+            subresource: "",
+            namespace: place.namespace.unwrap_or_default(),
+            name: place.name,
+        };
+        self.authorizer.authorize(user, &Attributes { verb: "create", asked })
     }
 
     /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had; `None` for

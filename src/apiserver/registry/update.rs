@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
     Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
+use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::allocate::{self, Reservation};
-use crate::apiserver::{patching, structure};
+use crate::apiserver::auth::certificates;
+use crate::apiserver::{admission, patching, structure};
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
@@ -33,6 +36,8 @@ pub enum Part {
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
+    /// Whether a certificate signing request is approved.
+    Approval,
 }
 
 impl Registry {
@@ -51,6 +56,7 @@ impl Registry {
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
         if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&&*place.kind.plural) {
+            self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
         if !versioned && NEVER_UNCONDITIONAL.contains(&&*place.kind.plural) {
@@ -88,7 +94,7 @@ impl Registry {
     /// writer was faster, unless the result insists on a resourceVersion.
     pub async fn change(
         &self,
-        _user: &User,
+        user: &User,
         place: Place<'_>,
         part: Part,
         options: &WriteOptions,
@@ -100,6 +106,7 @@ impl Registry {
             let new = as_stored(place.kind, new);
             check_identity(place, &new, &current)?;
             let mut new = self.prepare(place, part, new, current.json())?;
+            admission::update(self, user, place, part, &new, current.json())?;
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
@@ -143,6 +150,14 @@ impl Registry {
             }
             // Only the server itself makes these.
             Part::Binding => {}
+            Part::Approval => {
+                let (approved, errors) = certificates::approved(&new, old, Timestamp::now());
+                if !errors.is_empty() {
+                    let Kind { group, kind, .. } = &**place.kind;
+                    return Err(Status::invalid(group, kind, place.name, &errors));
+                }
+                new = approved;
+            }
             Part::Finalize => {
                 let finalizers = new["spec"]["finalizers"].clone();
                 new = old.clone();

@@ -1,4 +1,5 @@
-//! Paths below an object that have a meaning of their own: `status`, `binding`, `eviction`, `finalize`, `token`.
+//! Paths below an object that have a meaning of their own: `status`, `approval`, `binding`, `eviction`, `finalize`,
+//! `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
@@ -49,6 +50,16 @@ pub async fn answer(
         }
         ("status", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::Status, how, &patch, &options).await
+        }
+        ("approval", Action::Get { resource_version }) => {
+            let entry = api.registry().get(place, &resource_version)?;
+            Ok(Response::Object { entry, created: false, warnings: Vec::new() })
+        }
+        ("approval", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::Approval, body, &options).await
+        }
+        ("approval", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::Approval, how, &patch, &options).await
         }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await

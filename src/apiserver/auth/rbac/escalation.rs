@@ -82,20 +82,27 @@ mod tests {
     }
 
     async fn authorizer(store: &Store) -> Authorizer {
-        let rule = |verbs: &[&str], group: &str, resource: &str| {
-            json!({"verbs": verbs, "apiGroups": [group], "resources": [resource]})
-        };
+        let rule = |verbs: &[&str], group: &str, resource: &str| json!({"verbs": verbs, "apiGroups": [group], "resources": [resource]});
         let bind = |name: &str, role: &str| {
             json!({"metadata": {"name": name}, "roleRef": {"kind": "ClusterRole", "name": role},
                 "subjects": [{"kind": "User", "name": name}]})
         };
         for (key, object) in [
-            ("clusterroles/reader", json!({"metadata": {"name": "reader"}, "rules": [rule(&["get"], "", "pods")]})),
-            ("clusterroles/binder", json!({"metadata": {"name": "binder"},
+            (
+                "clusterroles/reader",
+                json!({"metadata": {"name": "reader"}, "rules": [rule(&["get"], "", "pods")]}),
+            ),
+            (
+                "clusterroles/binder",
+                json!({"metadata": {"name": "binder"},
                 "rules": [{"verbs": ["bind"], "apiGroups": [GROUP], "resources": ["clusterroles"],
-                    "resourceNames": ["admin"]}]})),
-            ("clusterroles/escalator", json!({"metadata": {"name": "escalator"},
-                "rules": [rule(&["escalate"], GROUP, "clusterroles")]})),
+                    "resourceNames": ["admin"]}]}),
+            ),
+            (
+                "clusterroles/escalator",
+                json!({"metadata": {"name": "escalator"},
+                "rules": [rule(&["escalate"], GROUP, "clusterroles")]}),
+            ),
             ("clusterroles/admin", json!({"metadata": {"name": "admin"}, "rules": Rule::everything()})),
             ("clusterrolebindings/reader", bind("reader", "reader")),
             ("clusterrolebindings/binder", bind("binder", "binder")),
@@ -113,13 +120,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         let authorizer = authorizer(&store).await;
-        let role = |verbs: &[&str]| {
-            json!({"metadata": {"name": "new"}, "rules": [{"verbs": verbs, "apiGroups": [""], "resources": ["pods"]}]})
-        };
+        let role = |verbs: &[&str]| json!({"metadata": {"name": "new"}, "rules": [{"verbs": verbs, "apiGroups": [""], "resources": ["pods"]}]});
         let aggregate = json!({"metadata": {"name": "new"}, "aggregationRule": {"clusterRoleSelectors": []}});
-        let binding = |role: &str| {
-            json!({"metadata": {"name": "new"}, "roleRef": {"kind": "ClusterRole", "name": role}})
-        };
+        let binding = |role: &str| json!({"metadata": {"name": "new"}, "roleRef": {"kind": "ClusterRole", "name": role}});
         let (roles, bindings) = ("clusterroles", "clusterrolebindings");
         for (who, plural, new, refused) in [
             ("reader", roles, role(&["get"]), None),
@@ -127,20 +130,36 @@ mod tests {
                 "reader",
                 roles,
                 role(&["list"]),
-                Some("clusterroles.rbac.authorization.k8s.io \"new\" is forbidden: user \"reader\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\"]}"),
+                Some(
+                    "clusterroles.rbac.authorization.k8s.io \"new\" is forbidden: user \"reader\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\"]}",
+                ),
             ),
             (
                 "reader",
                 roles,
                 aggregate.clone(),
-                Some("clusterroles.rbac.authorization.k8s.io \"new\" is forbidden: must have cluster-admin privileges to use the aggregationRule"),
+                Some(
+                    "clusterroles.rbac.authorization.k8s.io \"new\" is forbidden: must have cluster-admin privileges to use the aggregationRule",
+                ),
             ),
             ("admin", roles, aggregate, None),
             ("escalator", roles, role(&["list"]), None),
-            ("escalator", bindings, binding("reader"), Some("clusterrolebindings.rbac.authorization.k8s.io \"new\" is forbidden: user \"escalator\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}")),
+            (
+                "escalator",
+                bindings,
+                binding("reader"),
+                Some(
+                    "clusterrolebindings.rbac.authorization.k8s.io \"new\" is forbidden: user \"escalator\" (groups=[\"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"get\"]}",
+                ),
+            ),
             ("reader", bindings, binding("reader"), None),
             ("binder", bindings, binding("admin"), None),
-            ("reader", bindings, binding("gone"), Some("clusterroles.rbac.authorization.k8s.io \"gone\" not found")),
+            (
+                "reader",
+                bindings,
+                binding("gone"),
+                Some("clusterroles.rbac.authorization.k8s.io \"gone\" not found"),
+            ),
             ("admin", bindings, binding("admin"), None),
         ] {
             let checked = check(&authorizer, &user(who), plural, None, &new, None);

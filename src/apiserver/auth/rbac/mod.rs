@@ -125,9 +125,13 @@ fn unknown(missing: &[policy::Missing]) -> String {
     if missing.is_empty() { String::new() } else { format!("RBAC: {}", policy::together(missing)) }
 }
 
+/// Whether this asks one of the three questions about the server's health.
+pub fn is_health_check(attributes: &Attributes<'_>) -> bool {
+    matches!(attributes.asked, Asked::Path(path) if ALWAYS.contains(&path))
+}
+
 fn is_always_allowed(user: &User, attributes: &Attributes<'_>) -> bool {
-    let open = matches!(attributes.asked, Asked::Path(path) if ALWAYS.contains(&path));
-    open || user.groups.iter().any(|group| group == MASTERS)
+    is_health_check(attributes) || user.groups.iter().any(|group| group == MASTERS)
 }
 
 /// Everything that the store holds of roles and bindings.
@@ -163,7 +167,10 @@ mod tests {
         let jane = User { name: "jane".into(), ..User::default() };
         let metrics = Attributes::path("/metrics", "get");
         let refused = authorizer.authorize(&jane, &metrics).unwrap_err();
-        assert_eq!((refused.code, refused.message.as_str()), (403, "forbidden: User \"jane\" cannot get path \"/metrics\""));
+        assert_eq!(
+            (refused.code, refused.message.as_str()),
+            (403, "forbidden: User \"jane\" cannot get path \"/metrics\"")
+        );
         let binding = json!({"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "reader"},
             "subjects": [{"kind": "User", "name": "jane"}]});
         write(&store, "clusterrolebindings/b", binding).await;

@@ -355,7 +355,13 @@ mod tests {
         User { name: name.to_owned(), groups, ..User::default() }
     }
 
-    fn may(policy: &Policy, user: &User, verb: &str, namespace: &str, resource: &str) -> Result<String, String> {
+    fn may(
+        policy: &Policy,
+        user: &User,
+        verb: &str,
+        namespace: &str,
+        resource: &str,
+    ) -> Result<String, String> {
         let asked = Asked::Resource { group: "", resource, subresource: "", namespace, name: "" };
         let allowed = policy.allowed(user, &Attributes { verb, asked });
         allowed.map(|by| by.to_string()).map_err(|missing| together(&missing))
@@ -372,10 +378,21 @@ mod tests {
             {"kind": "ServiceAccount", "name": "robot", "namespace": "red"}, {"kind": "User", "name": "jane"}]);
         policy.set(Sort::Binding, "blue", "some", Some(&binding("Role", "writer", accounts)));
         let (jane, dev) = (user("jane", &["devs"]), user("x", &["devs"]));
-        let (blue, red) = (user("system:serviceaccount:blue:robot", &[]), user("system:serviceaccount:red:robot", &[]));
+        let (blue, red) =
+            (user("system:serviceaccount:blue:robot", &[]), user("system:serviceaccount:red:robot", &[]));
         for (user, verb, namespace, allowed) in [
-            (&dev, "list", "", Some("ClusterRoleBinding \"all\" of ClusterRole \"reader\" to Group \"devs\"")),
-            (&dev, "list", "blue", Some("ClusterRoleBinding \"all\" of ClusterRole \"reader\" to Group \"devs\"")),
+            (
+                &dev,
+                "list",
+                "",
+                Some("ClusterRoleBinding \"all\" of ClusterRole \"reader\" to Group \"devs\""),
+            ),
+            (
+                &dev,
+                "list",
+                "blue",
+                Some("ClusterRoleBinding \"all\" of ClusterRole \"reader\" to Group \"devs\""),
+            ),
             (&dev, "create", "blue", None),
             (&jane, "create", "blue", Some("RoleBinding \"some/blue\" of Role \"writer\" to User \"jane\"")),
             (&jane, "create", "red", None),
@@ -432,7 +449,9 @@ mod tests {
         take(&mut policy, "clusterroles/system:node", Some(&named("system:node")));
         take(&mut policy, "roles/kube-system/a", Some(&named("a")));
         take(&mut policy, "pods/default/www", Some(&named("www")));
-        assert!(policy.0[""].roles.contains_key("system:node") && policy.0["kube-system"].roles.contains_key("a"));
+        assert!(
+            policy.0[""].roles.contains_key("system:node") && policy.0["kube-system"].roles.contains_key("a")
+        );
         assert_eq!(policy.0.len(), 2);
     }
 }

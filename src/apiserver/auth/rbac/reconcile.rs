@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_and_what_is_more_stays() {
-        let metadata = |auto: &str| json!({"name": "a", "annotations": {AUTO_UPDATE: auto}, "labels": {"l": "v"}});
+        let metadata =
+            |auto: &str| json!({"name": "a", "annotations": {AUTO_UPDATE: auto}, "labels": {"l": "v"}});
         let rule = |verbs: &[&str]| json!({"verbs": verbs, "apiGroups": [""], "resources": ["pods"]});
         let role = |auto: &str, verbs: &[&str]| json!({"metadata": metadata(auto), "rules": [rule(verbs)]});
         let wanted = role("true", &["get", "list"]);
@@ -101,17 +102,24 @@ mod tests {
         );
 
         let selector = |label: &str| json!({"matchLabels": {label: "true"}});
-        let parts = |selectors: &[Value]| {
-            json!({"metadata": metadata("true"), "aggregationRule": {"clusterRoleSelectors": selectors}})
-        };
+        let parts = |selectors: &[Value]| json!({"metadata": metadata("true"), "aggregationRule": {"clusterRoleSelectors": selectors}});
         let mut present = parts(&[selector("mine")]);
         present["rules"] = json!([rule(&["get"])]);
-        let Change::Update(next) = plan(&present, &parts(&[selector("theirs")])) else { panic!("a part is missing") };
-        assert_eq!(next["aggregationRule"]["clusterRoleSelectors"], json!([selector("mine"), selector("theirs")]));
+        let Change::Update(next) = plan(&present, &parts(&[selector("theirs")])) else {
+            panic!("a part is missing")
+        };
+        assert_eq!(
+            next["aggregationRule"]["clusterRoleSelectors"],
+            json!([selector("mine"), selector("theirs")])
+        );
         assert_eq!(next["rules"], present["rules"]);
 
-        let bare = json!({"metadata": {"name": "a", "labels": {"l": "mine"}}, "rules": [rule(&["get", "list"])]});
+        let bare =
+            json!({"metadata": {"name": "a", "labels": {"l": "mine"}}, "rules": [rule(&["get", "list"])]});
         let Change::Update(next) = plan(&bare, &wanted) else { panic!("an annotation is missing") };
-        assert_eq!((&next["metadata"]["labels"]["l"], meta::annotation(&next, AUTO_UPDATE)), (&json!("mine"), Some("true")));
+        assert_eq!(
+            (&next["metadata"]["labels"]["l"], meta::annotation(&next, AUTO_UPDATE)),
+            (&json!("mine"), Some("true"))
+        );
     }
 }

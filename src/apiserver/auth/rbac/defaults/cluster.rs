@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Preset, EVENTS, READ, READ_WRITE, Rights, WRITE, binding, named, on, role, urls};
+use super::{EVENTS, Preset, READ, READ_WRITE, Rights, WRITE, binding, named, on, role, urls};
 use crate::api::meta;
 
 const ROLES: &str = "clusterroles";
@@ -288,21 +288,27 @@ fn part(of: &str, rights: &[Rights]) -> Preset {
 
 pub(super) fn roles() -> Vec<Preset> {
     let mut all: Vec<Preset> = PLAIN.iter().map(|(name, rights)| role(ROLES, None, name, rights)).collect();
-    all.extend([aggregated("admin", None), aggregated("edit", Some("admin")), aggregated("view", Some("edit"))]);
+    all.extend([
+        aggregated("admin", None),
+        aggregated("edit", Some("admin")),
+        aggregated("view", Some("edit")),
+    ]);
     all.extend([part("admin", ADMIN), part("edit", EDIT), part("view", VIEW)]);
     all
 }
 
 pub(super) fn bindings() -> Vec<Preset> {
-    let named_like = |name: &str, to: &[&str]| {
-        binding("clusterrolebindings", None, name, ("ClusterRole", name), to)
-    };
+    let named_like =
+        |name: &str, to: &[&str]| binding("clusterrolebindings", None, name, ("ClusterRole", name), to);
     vec![
         named_like("cluster-admin", &["Group system:masters"]),
         named_like("system:monitoring", &["Group system:monitoring"]),
         named_like("system:discovery", &["Group system:authenticated"]),
         named_like("system:basic-user", &["Group system:authenticated"]),
-        named_like("system:public-info-viewer", &["Group system:authenticated", "Group system:unauthenticated"]),
+        named_like(
+            "system:public-info-viewer",
+            &["Group system:authenticated", "Group system:unauthenticated"],
+        ),
         named_like("system:node-proxier", &["User system:kube-proxy"]),
         named_like("system:kube-controller-manager", &["User system:kube-controller-manager"]),
         named_like("system:kube-dns", &["ServiceAccount kube-dns"]),

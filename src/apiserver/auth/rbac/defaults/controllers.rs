@@ -1,6 +1,6 @@
 //! The ClusterRoles of Kubernetes' controllers, each bound to the service account of its name in `kube-system`.
 
-use super::{Preset, EVENTS, READ, Rights, binding, named, on, role};
+use super::{EVENTS, Preset, READ, Rights, binding, named, on, role};
 
 const APPS: &str = "extensions apps";
 
@@ -130,10 +130,7 @@ const ROLES: &[(&str, &[Rights])] = &[
             EVENTS,
         ],
     ),
-    (
-        "generic-garbage-collector",
-        &[on("get list watch patch update delete", "*", "*"), EVENTS],
-    ),
+    ("generic-garbage-collector", &[on("get list watch patch update delete", "*", "*"), EVENTS]),
     (
         "horizontal-pod-autoscaler",
         &[
@@ -221,10 +218,7 @@ const ROLES: &[(&str, &[Rights])] = &[
         "resourcequota-controller",
         &[on("list watch", "*", "*"), on("update", "core", "resourcequotas/status"), EVENTS],
     ),
-    (
-        "route-controller",
-        &[on("list watch", "core", "nodes"), on("patch", "core", "nodes/status"), EVENTS],
-    ),
+    ("route-controller", &[on("list watch", "core", "nodes"), on("patch", "core", "nodes/status"), EVENTS]),
     ("service-account-controller", &[on("create", "core", "serviceaccounts"), EVENTS]),
     (
         "service-controller",
@@ -270,12 +264,7 @@ const ROLES: &[(&str, &[Rights])] = &[
                 "certificates.k8s.io",
                 "certificatesigningrequests/status certificatesigningrequests/approval",
             ),
-            named(
-                "approve",
-                "certificates.k8s.io",
-                "signers",
-                "kubernetes.io/kube-apiserver-client-kubelet",
-            ),
+            named("approve", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-client-kubelet"),
             named(
                 "sign",
                 "certificates.k8s.io",
@@ -339,9 +328,8 @@ fn named_for(controller: &str) -> String {
 }
 
 pub(super) fn roles() -> Vec<Preset> {
-    let one = |(controller, rights): &(&str, &[Rights])| {
-        role("clusterroles", None, &named_for(controller), rights)
-    };
+    let one =
+        |(controller, rights): &(&str, &[Rights])| role("clusterroles", None, &named_for(controller), rights);
     ROLES.iter().map(one).collect()
 }
 

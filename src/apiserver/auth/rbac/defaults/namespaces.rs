@@ -1,6 +1,6 @@
 //! The roles and bindings of the namespaces `kube-system` and `kube-public`.
 
-use super::{Preset, EVENTS, READ, Rights, binding, named, on, role};
+use super::{EVENTS, Preset, READ, Rights, binding, named, on, role};
 
 const SYSTEM: &str = "kube-system";
 const PUBLIC: &str = "kube-public";
