@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::auth::certificates;
 use super::auth::rbac::{self, escalation};
 use super::registry::{Part, Place, Registry};
-use super::service_account;
+use super::{service_account, strategy};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::User;
@@ -35,7 +35,8 @@ pub async fn create(
         escalation::check(registry.authorizer(), user, &kind.plural, namespace, object, None)?;
     }
     if kind.is(certificates::GROUP, certificates::REQUESTS) {
-        certificates::create(user, object)?;
+        strategy::certificates::set_requester(object, user);
+        certificates::create(object)?;
     }
     let Some(namespace) = namespace.filter(|_| kind.namespaced) else { return Ok(()) };
     check_namespace(registry, kind, namespace, meta::name(object))?;

@@ -14,5 +14,6 @@ mod events;
 mod identity;
 mod objects;
 mod pages;
+mod platform;
 mod watches;
 mod writes;

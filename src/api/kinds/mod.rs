@@ -8,12 +8,19 @@ use serde_json::Value;
 
 use super::schema::Schema;
 
+mod admissionregistration;
+mod apiregistration;
 mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
+mod networking;
+mod node;
 mod rbac;
+mod scheduling;
+mod storage;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -140,8 +147,13 @@ impl Kind {
     }
 
     /// Lists the kind among `kubectl get all`.
-    fn in_all(mut self) -> Kind {
-        self.categories.push("all".into());
+    fn in_all(self) -> Kind {
+        self.among("all")
+    }
+
+    /// Lists the kind under a category's name.
+    fn among(mut self, category: &'static str) -> Kind {
+        self.categories.push(category.into());
         self
     }
 
@@ -198,11 +210,18 @@ impl Kind {
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
     let groups = [
         core::kinds(),
+        apiregistration::kinds(),
         events::kinds(),
         certificates::kinds(),
-        coordination::kinds(),
-        discovery::kinds(),
+        networking::kinds(),
         rbac::kinds(),
+        storage::kinds(),
+        admissionregistration::kinds(),
+        scheduling::kinds(),
+        coordination::kinds(),
+        node::kinds(),
+        discovery::kinds(),
+        flowcontrol::kinds(),
     ];
     groups.into_iter().flatten().map(Arc::new).collect()
 });

@@ -40,12 +40,11 @@ impl Server {
             return Ok(answer::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
-            return self.documents.answer(
-                &self.api.served().kinds(),
-                trimmed,
-                query.text("hash"),
-                request.headers(),
-            );
+            let (documents, kinds) = (self.documents.clone(), self.api.served().kinds());
+            let (path, hash) = (trimmed.to_owned(), query.text("hash").to_owned());
+            let headers = request.headers().clone();
+            let answer = move || documents.answer(&kinds, &path, &hash, &headers);
+            return tokio::task::spawn_blocking(answer).await.map_err(Status::internal)?;
         }
         if let Some((media, value)) = self.issuer(trimmed) {
             let mut response = answer::typed(200, media, value.to_string());

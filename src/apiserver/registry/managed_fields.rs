@@ -149,8 +149,8 @@ fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> 
         subresource: match part {
             Part::Object | Part::Binding => "",
             Part::Status => "status",
-            Part::Approval => "approval",
             Part::Finalize => "finalize",
+            Part::Approval => "approval",
         },
         reset: &reset,
         versions: &KindVersions { kind },
@@ -168,7 +168,10 @@ fn reset(kind: &Kind, part: Part) -> Set {
     match part {
         Part::Object | Part::Binding if kind.subresource("status").is_none() => {}
         Part::Object | Part::Binding | Part::Finalize => add(&["status"]),
-        Part::Approval => add(&["spec"]),
+        Part::Approval => {
+            add(&["spec"]);
+            add(&["status", "certificate"]);
+        }
         Part::Status => {
             add(&["spec"]);
             add(&["metadata", "deletionTimestamp"]);

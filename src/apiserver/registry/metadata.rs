@@ -10,6 +10,7 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::names;
 use crate::api::status::{FieldError, Status};
+use crate::apiserver::strategy;
 
 /// The letters of generated names: no vowels, no look-alikes (k8s.io/apimachinery `pkg/util/rand`).
 const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -111,7 +112,7 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
-        for detail in name_errors(kind, name) {
+        for detail in strategy::of(kind).name_errors(object, name) {
             errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
         }
     }
@@ -137,15 +138,6 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     errors.extend(owner_errors(&metadata["ownerReferences"]));
     errors.extend(finalizer_errors(&meta::finalizers(object)));
     errors
-}
-
-/// Most names are DNS subdomains; the exceptions are those of `pkg/apis/core/validation`.
-fn name_errors(kind: &Kind, name: &str) -> Vec<String> {
-    match &*kind.plural {
-        "namespaces" => names::dns_label(name),
-        "services" => names::dns1035_label(name),
-        _ => names::dns_subdomain(name),
-    }
 }
 
 fn owner_errors(owners: &Value) -> Vec<FieldError> {

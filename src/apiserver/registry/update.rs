@@ -2,30 +2,22 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::managed_fields::{self, Ownership};
 use super::{
     Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
-use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::allocate::{self, Reservation};
-use crate::apiserver::auth::certificates;
 use crate::apiserver::{admission, structure};
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
 const ATTEMPTS: usize = 16;
-
-/// Kinds whose objects a replace may bring into being (`AllowCreateOnUpdate` of Kubernetes' strategies).
-const CREATED_ON_UPDATE: &[&str] = &["endpoints", "events", "leases", "services"];
-/// Kinds that a replace without a resourceVersion may not touch (`AllowUnconditionalUpdate`).
-const NEVER_UNCONDITIONAL: &[&str] = &["leases"];
 
 /// Which part of an object a write is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +30,7 @@ pub enum Part {
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
-    /// Whether a certificate signing request is approved.
+    /// The conditions by which a certificate request is decided.
     Approval,
 }
 
@@ -67,11 +59,11 @@ impl Registry {
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
-        if !stored && !versioned && part == Part::Object && CREATED_ON_UPDATE.contains(&&*place.kind.plural) {
+        if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
             self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
-        if !versioned && NEVER_UNCONDITIONAL.contains(&&*place.kind.plural) {
+        if !versioned && !place.strategy().unconditional_update() {
             let error = FieldError::invalid(
                 "metadata.resourceVersion",
                 &json!(""),
@@ -202,17 +194,13 @@ impl Registry {
                 manage(&mut new);
                 strategy.prepare_status_update(&mut new, old);
             }
+            Part::Approval => {
+                keep_only(&mut new, old, &["metadata", "status"]);
+                manage(&mut new);
+                strategy.prepare_approval_update(&mut new, old);
+            }
             // Only the server itself makes these.
             Part::Binding => manage(&mut new),
-            Part::Approval => {
-                let (approved, errors) = certificates::approved(&new, old, Timestamp::now());
-                if !errors.is_empty() {
-                    let Kind { group, kind, .. } = &**place.kind;
-                    return Err(Status::invalid(group, kind, place.name, &errors));
-                }
-                new = approved;
-                manage(&mut new);
-            }
             Part::Finalize => {
                 let finalizers = new["spec"]["finalizers"].clone();
                 new = old.clone();
@@ -233,6 +221,9 @@ impl Registry {
         }
         if part == Part::Status {
             errors.extend(strategy.validate_status_update(&new, old));
+        }
+        if part == Part::Approval {
+            errors.extend(strategy.validate_approval_update(&new, old));
         }
         if !errors.is_empty() {
             return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));

@@ -36,6 +36,9 @@ pub(super) const AGE: Column = Column {
     priority: 0,
 };
 
+/// When the object was made, for kinds without columns of their own.
+pub(super) const CREATED_AT: Column = Column { name: "Created At", kind: "date", ..AGE };
+
 /// A column that is always shown.
 pub(super) const fn text(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", description, priority: 0 }
@@ -54,6 +57,11 @@ pub(super) fn name(object: &Value) -> Value {
 /// The cell of [`AGE`].
 pub(super) fn age(object: &Value, now: Timestamp) -> Value {
     since(&object["metadata"]["creationTimestamp"], now).into()
+}
+
+/// The cell of [`CREATED_AT`].
+pub(super) fn created_at(object: &Value) -> Value {
+    meta::field(object, "creationTimestamp").into()
 }
 
 /// How long ago a time was, as kubectl puts it.

@@ -5,7 +5,19 @@
 
 mod address;
 mod column;
+mod error;
+mod selector;
 mod value;
+
+mod admissionregistration;
+mod apiregistration;
+pub mod certificates;
+mod flowcontrol;
+mod networking;
+mod rbac;
+mod runtimeclass;
+mod scheduling;
+mod storage;
 
 mod configmap;
 mod endpoints;
@@ -21,6 +33,7 @@ mod serviceaccount;
 use serde_json::Value;
 
 use crate::api::kinds::Kind;
+use crate::api::names;
 use crate::api::status::FieldError;
 
 /// A column of a server-printed table.
@@ -44,6 +57,21 @@ pub struct Column {
 /// for an update: schema check, `default`, `prepare_update`, `validate`, `validate_update`. Object metadata (name,
 /// uid, generation, timestamps, deletion, immutable fields) is the registry's; `validate` sees only the rest.
 pub trait Strategy: Sync {
+    /// What is wrong with a name for this object.
+    fn name_errors(&self, _object: &Value, name: &str) -> Vec<String> {
+        names::dns_subdomain(name)
+    }
+
+    /// Whether a replace may bring an object into being.
+    fn created_on_update(&self) -> bool {
+        false
+    }
+
+    /// Whether a replace need not say which version of the object it replaces.
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
     /// Fills in what Kubernetes fills in; must be idempotent.
     fn default(&self, _object: &mut Value) {}
 
@@ -57,6 +85,9 @@ pub trait Strategy: Sync {
     /// Carries over what an update of the status may not touch. The registry has already put the old spec and
     /// metadata (but for what a status update may change) back.
     fn prepare_status_update(&self, _new: &mut Value, _old: &Value) {}
+
+    /// The same for the subresource `approval`, by which certificate requests are decided.
+    fn prepare_approval_update(&self, _new: &mut Value, _old: &Value) {}
 
     /// What is wrong with an object, in field order.
     fn validate(&self, _object: &Value) -> Vec<FieldError> {
@@ -75,6 +106,11 @@ pub trait Strategy: Sync {
 
     /// What is wrong with the change of the status from `old` to `new`.
     fn validate_status_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// What is wrong with a decision about a certificate request.
+    fn validate_approval_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()
     }
 
@@ -127,7 +163,22 @@ pub fn of(kind: &Kind) -> &'static dyn Strategy {
         ("", "ServiceAccount") => &serviceaccount::ServiceAccount,
         ("coordination.k8s.io", "Lease") => &lease::Lease,
         ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
-        _ => &Plain,
+        ("node.k8s.io", "RuntimeClass") => &runtimeclass::RuntimeClass,
+        (group, kind) => of_group(group, kind).unwrap_or(&Plain),
+    }
+}
+
+fn of_group(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
+    match group {
+        "admissionregistration.k8s.io" => admissionregistration::of(kind),
+        "apiregistration.k8s.io" => apiregistration::of(kind),
+        "certificates.k8s.io" => certificates::of(kind),
+        "flowcontrol.apiserver.k8s.io" => flowcontrol::of(kind),
+        "networking.k8s.io" => networking::of(kind),
+        "rbac.authorization.k8s.io" => rbac::of(kind),
+        "scheduling.k8s.io" => scheduling::of(kind),
+        "storage.k8s.io" => storage::of(kind),
+        _ => None,
     }
 }
 
@@ -167,12 +218,15 @@ mod tests {
                 strategy.validate_create(&new);
                 strategy.validate_update(&new, &object);
                 strategy.validate_status_update(&new, &object);
+                strategy.validate_approval_update(&new, &object);
+                strategy.name_errors(&new, "");
                 strategy.fields(&object);
                 strategy.warnings(&object);
                 strategy.grace_period(&object, None);
                 if new.is_object() {
                     strategy.prepare_update(&mut new, &object);
                     strategy.prepare_status_update(&mut new, &object);
+                    strategy.prepare_approval_update(&mut new, &object);
                     strategy.prepare_create(&mut new);
                 }
             }

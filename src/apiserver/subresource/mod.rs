@@ -41,7 +41,7 @@ pub async fn answer(
         return Err(Status::no_such_path());
     };
     match (subresource, action) {
-        ("status", Action::Get { resource_version }) => {
+        ("approval" | "status", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -50,10 +50,6 @@ pub async fn answer(
         }
         ("status", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::Status, how, &patch, &options).await
-        }
-        ("approval", Action::Get { resource_version }) => {
-            let entry = api.registry().get(place, &resource_version)?;
-            Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
         ("approval", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Approval, body, &options).await
