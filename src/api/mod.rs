@@ -2,6 +2,7 @@
 //! quantities, schemas and patches. No I/O happens here.
 
 pub mod cel;
+pub mod certificate_request;
 pub mod complaints;
 pub mod cron;
 pub mod duplicates;

@@ -3,7 +3,9 @@
 
 mod server;
 
+mod access;
 mod bodies;
+mod certificates;
 mod collector;
 mod deletion;
 mod discovery;

@@ -74,6 +74,7 @@ impl Registry {
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
         if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
+            self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
         if !versioned && !place.strategy().unconditional_update() {
