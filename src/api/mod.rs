@@ -6,6 +6,7 @@ pub mod complaints;
 pub mod duplicates;
 pub mod fields;
 pub mod formats;
+pub mod go;
 pub mod kinds;
 pub mod meta;
 pub mod names;

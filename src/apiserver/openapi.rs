@@ -120,6 +120,7 @@ const PATCHES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ];
 
 fn query_parameters(action: &str) -> &'static [(&'static str, &'static str)] {

@@ -3,6 +3,7 @@
 
 mod server;
 
+mod apply;
 mod bodies;
 mod collector;
 mod deletion;
@@ -10,6 +11,7 @@ mod discovery;
 mod documents;
 mod events;
 mod identity;
+mod kubectl;
 mod objects;
 mod pages;
 mod watches;

@@ -149,6 +149,7 @@ fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> 
         subresource: match part {
             Part::Object | Part::Binding => "",
             Part::Status => "status",
+            Part::Scale => "scale",
             Part::Finalize => "finalize",
         },
         reset: &reset,
@@ -165,8 +166,8 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "managedFields"]);
     add(&["metadata", "resourceVersion"]);
     match part {
-        Part::Object | Part::Binding if kind.subresource("status").is_none() => {}
-        Part::Object | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Object | Part::Scale | Part::Binding if kind.subresource("status").is_none() => {}
+        Part::Object | Part::Scale | Part::Binding | Part::Finalize => add(&["status"]),
         Part::Status => {
             add(&["spec"]);
             add(&["metadata", "deletionTimestamp"]);

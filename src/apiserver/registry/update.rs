@@ -31,6 +31,8 @@ pub enum Part {
     Object,
     /// The status alone.
     Status,
+    /// The number of replicas alone, by way of the scale.
+    Scale,
     /// A namespace's `spec.finalizers` alone.
     Finalize,
     /// A pod's node, set once by a binding.
@@ -45,6 +47,13 @@ pub(super) struct Made {
     pub(super) warnings: Vec<String>,
     /// Who manages its fields.
     pub(super) ownership: Ownership,
+}
+
+impl Part {
+    /// Whether the rules for the object without its status are those of the write.
+    fn is_object(self) -> bool {
+        matches!(self, Part::Object | Part::Scale)
+    }
 }
 
 impl Registry {
@@ -133,7 +142,7 @@ impl Registry {
             made.object = as_stored(place.kind, made.object);
             check_identity(place, &made.object, &current)?;
             let (mut new, mut warnings) = self.prepare(place, part, made, current.json(), manager)?;
-            if part == Part::Object {
+            if part.is_object() {
                 warnings.extend(place.strategy().warnings(&new));
             }
             let reservation = self.reserve(place, &mut new, Some(current.json())).await?;
@@ -178,7 +187,7 @@ impl Registry {
         };
         metadata::prepare_update(&mut new, old);
         match part {
-            Part::Object => {
+            Part::Object | Part::Scale => {
                 if place.kind.subresource("status").is_some() {
                     carry_field(&mut new, old, "status");
                 }
@@ -204,14 +213,14 @@ impl Registry {
                 manage(&mut new);
             }
         }
-        if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
+        if part.is_object() && strategy.has_generation() && strategy.generation_changes(&new, old) {
             meta::set(&mut new, "generation", meta::generation(old) + 1);
         }
         meta::carry(&mut new, old, "resourceVersion");
         managed_fields::keep_times(&mut new, old);
         let mut errors = metadata::validate(&new, place.kind);
         errors.extend(metadata::validate_update(&new, old));
-        if part == Part::Object {
+        if part.is_object() {
             errors.extend(strategy.validate(&new));
             errors.extend(strategy.validate_update(&new, old));
         }
