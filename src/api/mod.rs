@@ -8,6 +8,7 @@ pub mod cron;
 pub mod duplicates;
 pub mod fields;
 pub mod formats;
+pub mod go;
 pub mod kinds;
 pub mod meta;
 pub mod names;

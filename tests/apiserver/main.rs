@@ -4,6 +4,7 @@
 mod server;
 
 mod access;
+mod apply;
 mod bodies;
 mod certificates;
 mod collector;
@@ -12,6 +13,7 @@ mod discovery;
 mod documents;
 mod events;
 mod identity;
+mod kubectl;
 mod objects;
 mod pages;
 mod platform;
