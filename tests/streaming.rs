@@ -190,3 +190,40 @@ fn logs_of_other_times() {
     bed.wait("the line to be older than a second", MINUTE, || logs("--since=1s").is_empty());
     bed.ok(&[testbed::MINIK, "delete"]);
 }
+
+#[test]
+fn proxies_and_figures() {
+    let bed = Testbed::up("proxies");
+    bed.start();
+    bed.kubectl("run web --image=nginx:1.12.2 --port=80 --expose");
+    bed.wait_ready("web");
+    let node = bed.kubectl("get nodes -o name");
+    let node = node.trim().trim_start_matches("node/");
+    let title = "<title>Welcome to nginx!</title>";
+    for path in ["pods/web/proxy/", "pods/http:web:80/proxy/", "services/web:80/proxy/"] {
+        let page = bed.kubectl(&format!("get --raw /api/v1/namespaces/default/{path}"));
+        assert!(page.contains(title), "{path}: {page}");
+    }
+    let script = "exec 3< <(exec kubectl proxy --port=8001); pid=$!; read -r line <&3; \
+         curl -sSL http://127.0.0.1:8001/api/v1/namespaces/default/services/web:80/proxy; kill $pid";
+    assert!(bed.ok(&["bash", "-c", script]).contains(title));
+
+    let summary = bed.kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/stats/summary"));
+    let summary: serde_json::Value = serde_json::from_str(&summary).unwrap();
+    let pods = summary["pods"].as_array().unwrap();
+    let web = pods.iter().find(|pod| pod["podRef"]["name"] == "web").unwrap();
+    assert!(web["containers"][0]["memory"]["workingSetBytes"].as_u64().unwrap() > 100_000, "{web}");
+    let resource = bed.kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/metrics/resource"));
+    assert!(
+        resource.contains("pod_memory_working_set_bytes{namespace=\"default\",pod=\"web\"}"),
+        "{resource}"
+    );
+    let top = |words: &str| bed.kubectl(&format!("top {words} --no-headers"));
+    assert!(top("nodes").starts_with(node));
+    let row: Vec<String> = top("pods --containers").split_whitespace().map(str::to_owned).collect();
+    assert_eq!((row[0].as_str(), row[1].as_str()), ("web", "web"), "{row:?}");
+    assert!(row[2].ends_with('m') && row[3].ends_with("Mi"), "{row:?}");
+    let local = bed.kubectl("get apiservices v1. --no-headers");
+    assert_eq!(local.split_whitespace().take(3).collect::<Vec<_>>(), ["v1.", "Local", "True"]);
+    bed.ok(&[testbed::MINIK, "delete"]);
+}

@@ -58,7 +58,16 @@ pub fn settle(
     let apiserver_port =
         port(host, asked.apiserver_port.or(kept.apiserver_port), machine.apiserver_port, is_free)?;
     let name = asked.node_name.or(kept.node_name).or(machine.node_name);
-    Ok(Cluster {
+    // An empty path takes both away.
+    let stops = [&asked.audit_policy_file, &asked.audit_log_file]
+        .into_iter()
+        .flatten()
+        .any(|path| path.as_os_str().is_empty());
+    let file = |path: Option<PathBuf>| path.filter(|path| !stops && !path.as_os_str().is_empty());
+    let audit_policy_file =
+        file(asked.audit_policy_file.or(kept.audit_policy_file).or(machine.audit_policy_file));
+    let audit_log_file = file(asked.audit_log_file.or(kept.audit_log_file).or(machine.audit_log_file));
+    let cluster = Cluster {
         apiserver_port,
         pod_cidr: pods.to_string(),
         service_cidr: services.to_string(),
@@ -78,12 +87,31 @@ pub fn settle(
             .or(kept.share_process_namespace)
             .or(machine.share_process_namespace)
             .unwrap_or(true),
+        audit_policy_file,
+        audit_log_file,
         docker_config: Some(host.docker_config.clone()),
-    })
+    };
+    check_audit(&cluster)?;
+    Ok(cluster)
+}
+
+/// A log without a policy would stay empty, a policy without a log has no effect.
+fn check_audit(cluster: &Cluster) -> Result<(), Failure> {
+    let missing = match (&cluster.audit_policy_file, &cluster.audit_log_file) {
+        (Some(_), None) => "--audit-log-file",
+        (None, Some(_)) => "--audit-policy-file",
+        _ => return Ok(()),
+    };
+    let message = format!("an audit log needs a policy and a file: {missing} is missing");
+    Err(Failure::new(Kind::Usage, message))
 }
 
 /// The flags that ask for something else than what a running cluster has, of those that a start can change.
 pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
+    let other = |asked: &Option<PathBuf>, running: &Option<PathBuf>| {
+        let Some(asked) = asked else { return false };
+        asked.as_os_str() != running.as_deref().unwrap_or(Path::new("")).as_os_str()
+    };
     let differs = [
         ("--apiserver-port", asked.apiserver_port.is_some_and(|port| port != running.apiserver_port)),
         (
@@ -98,6 +126,8 @@ pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
             "shareProcessNamespace",
             asked.share_process_namespace.is_some_and(|s| s != running.share_process_namespace),
         ),
+        ("--audit-policy-file", other(&asked.audit_policy_file, &running.audit_policy_file)),
+        ("--audit-log-file", other(&asked.audit_log_file, &running.audit_log_file)),
     ];
     differs.into_iter().filter_map(|(flag, differs)| differs.then_some(flag)).collect()
 }

@@ -47,6 +47,12 @@ pub struct Args {
     /// The node's name; by default the host's
     #[arg(long)]
     node_name: Option<String>,
+    /// Record requests as this Policy of audit.k8s.io/v1 wants it; "" stops recording
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<String>,
+    /// Record them in this file, a JSON line each; "" stops recording
+    #[arg(long, value_name = "FILE")]
+    audit_log_file: Option<String>,
     /// Settings file; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -183,12 +189,23 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         registry_mirrors: (!args.registry_mirror.is_empty()).then_some(mirrors),
         insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
+        audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
+        audit_log_file: absolute(args.audit_log_file.as_deref())?,
     };
     let asked = flags.over(file);
     if asked.apiserver_port == Some(0) {
         return Err(Failure::new(Kind::Usage, "apiserverPort must be 1 to 65535"));
     }
     Ok(asked)
+}
+
+/// A path as the daemon needs it, which has another directory; an empty one stays empty.
+fn absolute(path: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+    match path {
+        None => Ok(None),
+        Some("") => Ok(Some(PathBuf::new())),
+        Some(path) => std::path::absolute(path).map(Some).map_err(Failure::general),
+    }
 }
 
 /// Decides the cluster's settings and keeps them, one command at a time on the whole machine: two that decided at once

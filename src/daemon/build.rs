@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
+use super::adapters::Keys;
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
@@ -23,6 +24,7 @@ use super::{Error, Tried};
 use crate::api::request::User;
 use crate::apiserver::aggregation::identity::FrontProxy;
 use crate::apiserver::allocate::ServiceRange;
+use crate::apiserver::audit::Audit;
 use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
 use crate::apiserver::proxy::exchange::HostNetwork;
 use crate::apiserver::{self, ApiServer, http};
@@ -185,11 +187,13 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             node: Arc::new(kubelet.server()),
             dial: Arc::new(HostNetwork),
             front_proxy: Some(front_proxy),
+            audit: audit(cluster)?,
         },
     );
     let controllers = Controllers::new(
         client("system:kube-controller-manager"),
         controllers::Config {
+            authority: Arc::new(Keys { pki: tls.pki.clone(), api: api.clone() }),
             ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),
@@ -253,6 +257,14 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         kubelet,
         components,
     })
+}
+
+/// The audit log, when there is a policy for it.
+fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
+    let (Some(policy), Some(log)) = (&cluster.audit_policy_file, &cluster.audit_log_file) else {
+        return Ok(None);
+    };
+    Audit::open(policy, log).map(Some).tried("cannot keep an audit log")
 }
 
 /// TLS settings with the authority beside them.

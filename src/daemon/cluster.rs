@@ -35,6 +35,12 @@ pub struct Cluster {
     pub insecure_registries: Vec<String>,
     /// Whether containers of a pod share processes when the pod does not say.
     pub share_process_namespace: bool,
+    /// Which requests are recorded.
+    #[serde(default)]
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where they are recorded.
+    #[serde(default)]
+    pub audit_log_file: Option<PathBuf>,
     /// Docker's configuration of the user who started the cluster, for its credentials.
     pub docker_config: Option<PathBuf>,
 }
@@ -74,6 +80,8 @@ impl Cluster {
             registry_mirrors: Some(self.registry_mirrors),
             insecure_registries: Some(self.insecure_registries),
             share_process_namespace: Some(self.share_process_namespace),
+            audit_policy_file: self.audit_policy_file,
+            audit_log_file: self.audit_log_file,
         }
     }
 

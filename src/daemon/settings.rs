@@ -32,6 +32,10 @@ pub struct Settings {
     pub insecure_registries: Option<Vec<String>>,
     /// Whether containers of a pod share processes when the pod does not say (default: true).
     pub share_process_namespace: Option<bool>,
+    /// Which requests are recorded (a Policy of audit.k8s.io/v1); an empty path is none.
+    pub audit_policy_file: Option<PathBuf>,
+    /// Where they are recorded; an empty path is nowhere.
+    pub audit_log_file: Option<PathBuf>,
 }
 
 /// Why settings cannot be used.
@@ -107,6 +111,8 @@ impl Settings {
             registry_mirrors,
             insecure_registries,
             share_process_namespace: self.share_process_namespace.or(below.share_process_namespace),
+            audit_policy_file: self.audit_policy_file.or(below.audit_policy_file),
+            audit_log_file: self.audit_log_file.or(below.audit_log_file),
         }
     }
 }

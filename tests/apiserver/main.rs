@@ -3,7 +3,12 @@
 
 mod server;
 
+mod access;
+mod aggregation;
+mod apply;
+mod audit;
 mod bodies;
+mod certificates;
 mod collector;
 mod deletion;
 mod discovery;
@@ -11,8 +16,16 @@ mod documents;
 mod events;
 mod figures;
 mod identity;
+mod kubectl;
 mod objects;
 mod pages;
+mod platform;
+mod pod_security;
+mod policies;
 mod proxies;
+mod quotas;
+mod versions;
 mod watches;
+mod webhooks;
+mod workloads;
 mod writes;

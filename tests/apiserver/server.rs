@@ -13,6 +13,7 @@ use minik::api::node::{
 use minik::api::status::Status;
 use minik::apiserver::aggregation::identity::FrontProxy;
 use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::audit::Audit;
 use minik::apiserver::http::{self, Server};
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::proxy::exchange::Dial;
@@ -39,6 +40,7 @@ pub struct Fixture {
     pub second: reqwest::Client,
     /// A client that nobody knows.
     pub stranger: reqwest::Client,
+    store: Store,
     _stop: oneshot::Sender<()>,
     _directory: tempfile::TempDir,
 }
@@ -153,17 +155,24 @@ impl Fixture {
 
     /// A server that has others beside it, for which `front` vouches.
     pub async fn start_beside(front: FrontProxy) -> Fixture {
-        let fixture = Fixture::start_as(LEAF_LIFETIME, Some(front)).await;
+        let fixture = Fixture::start_as(LEAF_LIFETIME, Some(front), None).await;
+        fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+        fixture
+    }
+
+    /// A server that keeps an audit log.
+    pub async fn start_recorded(audit: Audit) -> Fixture {
+        let fixture = Fixture::start_as(LEAF_LIFETIME, None, Some(audit)).await;
         fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
         fixture
     }
 
     /// The same with a server certificate of this lifetime.
     pub async fn start_for(lifetime: Duration) -> Fixture {
-        Fixture::start_as(lifetime, None).await
+        Fixture::start_as(lifetime, None, None).await
     }
 
-    async fn start_as(lifetime: Duration, front_proxy: Option<FrontProxy>) -> Fixture {
+    async fn start_as(lifetime: Duration, front_proxy: Option<FrontProxy>, audit: Option<Audit>) -> Fixture {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let directory = tempfile::tempdir().unwrap();
@@ -173,20 +182,30 @@ impl Fixture {
         let store = Store::open(&directory.path().join("store")).unwrap();
         let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
         let token_key = pki.token_key().to_vec();
-        let api = ApiServer::new(Config { store, service_range, token_key }).unwrap();
+        let api = ApiServer::new(Config { store: store.clone(), service_range, token_key }).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dial = Arc::new(Loopback::default());
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let server =
-            Server::new(api.clone(), http::Config { node: Arc::new(Idle), dial: dial.clone(), front_proxy });
+        let server = Server::new(
+            api.clone(),
+            http::Config { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit },
+        );
         tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
         let admin = client(&pki, Some(&leaf)).build().unwrap();
         let second = client(&pki, Some(&leaf)).build().unwrap();
         let stranger = client(&pki, None).build().unwrap();
-        Fixture { api, pki, tls, base, dial, admin, second, stranger, _stop: stop, _directory: directory }
+        let _stop = stop;
+        Fixture { api, pki, tls, base, dial, admin, second, stranger, store, _stop, _directory: directory }
+    }
+
+    /// Another server over the same store, as after a restart.
+    pub fn restarted(&self) -> Arc<ApiServer> {
+        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let token_key = self.pki.token_key().to_vec();
+        ApiServer::new(Config { store: self.store.clone(), service_range, token_key }).unwrap()
     }
 
     /// A request of the administrator's.

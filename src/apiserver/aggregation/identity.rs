@@ -21,6 +21,7 @@ const CLIENT: &str = "front-proxy-client";
 const USER: &str = "x-remote-user";
 const UID: &str = "x-remote-uid";
 const GROUP: &str = "x-remote-group";
+const EXTRA: &str = "x-remote-extra-";
 /// Settings of TLS are made anew after this, and their certificate with them.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
@@ -105,7 +106,21 @@ pub fn headers(user: &User) -> HeaderMap {
     for group in &user.groups {
         add(GROUP, group);
     }
+    for (key, values) in &user.extra {
+        for value in values {
+            add(&format!("{EXTRA}{}", header_key(key)), value);
+        }
+    }
     headers
+}
+
+/// A key as a part of a header's name: in lower case, with what cannot stand there percent-encoded.
+fn header_key(key: &str) -> String {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&byte);
+    key.to_lowercase()
+        .bytes()
+        .map(|byte| if legal(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[cfg(test)]
@@ -113,13 +128,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_are_told_with_their_groups() {
-        let user =
-            User { groups: vec!["a".into(), "b".into()], uid: Some("u1".into()), ..User::component("jane") };
+    fn users_are_told_with_their_groups_and_what_else_is_known() {
+        let user = User {
+            groups: vec!["a".into(), "b".into()],
+            uid: Some("u1".into()),
+            extra: [("example.com/Scopes".to_owned(), vec!["x".to_owned(), "y".to_owned()])].into(),
+            ..User::component("jane")
+        };
         let headers = headers(&user);
         assert_eq!(headers[USER], "jane");
         assert_eq!(headers[UID], "u1");
         assert_eq!(headers.get_all(GROUP).iter().collect::<Vec<_>>(), ["a", "b"]);
+        // What cannot stand in a header's name is escaped.
+        assert_eq!(headers.get_all("x-remote-extra-example.com%2fscopes").iter().count(), 2);
     }
 
     #[test]

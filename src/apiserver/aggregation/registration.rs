@@ -13,8 +13,9 @@ use crate::apiserver::resource_metrics;
 
 /// Tells who looks after an APIService: `onstart` for groups of the program, `true` for those of custom kinds.
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
-/// Priorities of a group, and of versions that are not [`OTHER_VERSIONS`].
+/// The priority of versions that are not [`OTHER_VERSIONS`], and of those that were never finished.
 const USUAL_VERSION: i64 = 15;
+const UNFINISHED_VERSION: i64 = 9;
 /// Of groups, the highest first.
 const GROUPS: &[(&str, i64)] = &[
     ("", 18000),
@@ -39,6 +40,8 @@ const GROUPS: &[(&str, i64)] = &[
     ("resource.k8s.io", 15900),
     ("apiregistration.k8s.io", 15800),
     (resource_metrics::GROUP, 100),
+    // Kept for what was written long ago.
+    ("extensions", 50),
 ];
 /// Of versions within their groups.
 const OTHER_VERSIONS: &[(&str, &str, i64)] = &[
@@ -61,7 +64,9 @@ fn priorities(group: &str, version: &str) -> (i64, i64, bool) {
         return (CUSTOM.0, CUSTOM.1, false);
     };
     let other = OTHER_VERSIONS.iter().find(|(g, v, _)| (*g, *v) == (group, version));
-    (*priority, other.map_or(USUAL_VERSION, |(_, _, priority)| *priority), true)
+    let finished = !version.contains("alpha") && !version.contains("beta");
+    let usual = if finished { USUAL_VERSION } else { UNFINISHED_VERSION };
+    (*priority, other.map_or(usual, |(_, _, priority)| *priority), true)
 }
 
 /// What must be there for the groups and versions that are served.
@@ -127,6 +132,7 @@ mod tests {
 
     #[test]
     fn groups_of_the_program_come_first() {
+        assert_eq!(priorities("batch", "v1beta1"), (17400, 9, true));
         let all = served(&[("", "v1"), ("autoscaling", "v2"), ("example.com", "v1")]);
         let of = |at: usize| {
             let spec = &all[at]["spec"];

@@ -8,7 +8,6 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -19,23 +18,25 @@ use self::query::Query;
 use super::aggregation::Aggregator;
 use super::aggregation::identity::FrontProxy;
 use super::answer::{self, Body};
-use super::auth::{self, Certified};
-use super::proxy::Proxy;
+use super::audit::{self, Audit, Received, Record};
+use super::auth::Peer;
+use super::auth::attributes::Attributes;
+use super::fairness::{self, Class, Fairness};
 use super::proxy::exchange::Dial;
+use super::proxy::{Origin, Proxy};
 use super::table::IncludeObject;
-use super::{ApiServer, aggregation, resource_metrics, reviews, streaming};
+use super::{ApiServer, admission, aggregation, resource_metrics, reviews, streaming};
 use crate::api::kinds::{self, Kind};
+use crate::api::meta;
 use crate::api::node::Node;
-use crate::api::request::{
-    Action, DeleteOptions, ListOptions, PatchKind, Request, Target, Transport, User, WatchOptions,
-    WriteOptions,
-};
+use crate::api::request::{Action, PatchKind, Request, Target, User, WriteOptions};
 use crate::api::schema::protobuf;
 use crate::api::status::{FieldError, Status};
 use crate::api::{schema, yaml};
 
 mod documents;
 mod health;
+mod identity;
 mod metrics;
 pub mod negotiate;
 mod open_api;
@@ -51,8 +52,10 @@ const BODY_BYTES: usize = 3 * 1024 * 1024;
 const GZIP_BYTES: usize = 128 * 1024;
 /// Subresources that are conversations with a node or with what runs on it.
 const CONVERSATIONS: &[&str] = &["log", "exec", "attach", "portforward", PROXY];
-/// What anybody may read (`system:public-info-viewer`): whether a single check fails, and why, is not in it.
-const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
+/// Conversations that start something in a pod: whoever opens one by a GET must have the right to make it as well.
+const STARTING: &[&str] = &["exec", "attach", "portforward"];
+/// Tells a request from all others.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// A watch without a time of its own ends after this and up to as much again, so that watchers spread.
 const WATCH_SECONDS: u64 = 1800;
 
@@ -64,6 +67,8 @@ pub struct Config {
     pub dial: Arc<dyn Dial>,
     /// Vouches for this server before aggregated ones; without it there are none.
     pub front_proxy: Option<FrontProxy>,
+    /// Where requests are recorded, if they are.
+    pub audit: Option<Audit>,
 }
 
 /// The API server with its HTTP side.
@@ -72,7 +77,9 @@ pub struct Server {
     node: Arc<dyn Node>,
     proxy: Proxy,
     aggregator: Option<Aggregator>,
+    audit: Option<Audit>,
     metrics: Arc<Metrics>,
+    fairness: Fairness,
     /// What this server says of its API; the same for its whole life.
     documents: open_api::Documents,
     /// Cancelled when the server drains: watches end.
@@ -87,18 +94,16 @@ impl Server {
             node: config.node,
             proxy: Proxy::new(config.dial),
             aggregator: config.front_proxy.map(Aggregator::new),
+            audit: config.audit,
             metrics: Arc::default(),
+            fairness: Fairness::default(),
             documents: open_api::Documents::default(),
             stopping: CancellationToken::new(),
         })
     }
 
     /// Answers one request; `peer` is whom the connection's client certificate names.
-    pub async fn handle(
-        &self,
-        peer: Option<&Certified>,
-        mut request: http::Request<Incoming>,
-    ) -> http::Response<Body> {
+    pub async fn handle(&self, peer: &Peer, mut request: http::Request<Incoming>) -> http::Response<Body> {
         let head_only = request.method() == Method::HEAD;
         let compress = request.method() == Method::GET && accepts_gzip(request.headers());
         let query = Query::parse(request.uri().query().unwrap_or_default());
@@ -107,9 +112,18 @@ impl Server {
         if running.is_long_running() {
             request.extensions_mut().insert(Watched(running.events()));
         }
-        let audit = request.headers().get("audit-id").cloned();
+        let given = request.headers().get(AUDIT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        // Without random bytes a request has no name.
+        let id = given.or_else(|| super::registry::metadata::new_uid().ok()).unwrap_or_default();
+        let record = self.audit.as_ref().map(|audit| audit.begin(received(&request, &query, &id)));
+        if let Some(record) = &record {
+            request.extensions_mut().insert(record.clone());
+        }
         let (verb, answer) = self.answer(peer, request).await;
-        let response = answer.unwrap_or_else(|failed| answer::status(&failed));
+        let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
+        if let Some(record) = record {
+            response = record.answered(response, running.is_long_running());
+        }
         let streams = query.flag("watch") || verb == "watch" || verb == "connect";
         let mut response =
             if compress && !streams && response.headers().get(header::CONTENT_ENCODING).is_none() {
@@ -122,12 +136,9 @@ impl Server {
             let body = std::mem::replace(response.body_mut(), answer::full(Bytes::new()));
             *response.body_mut() = answer::holding(body, running);
         }
-        let audit = audit.or_else(|| {
-            super::registry::metadata::new_uid().ok().and_then(|uid| HeaderValue::from_str(&uid).ok())
-        });
         let headers = response.headers_mut();
-        if let Some(audit) = audit {
-            headers.insert(HeaderName::from_static("audit-id"), audit);
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert(AUDIT_ID, id);
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         // A backend has answered a HEAD as it should be answered.
@@ -137,49 +148,79 @@ impl Server {
     /// The answer, and the verb for the metrics.
     async fn answer(
         &self,
-        peer: Option<&Certified>,
+        peer: &Peer,
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
-        let path = request.uri().path().to_owned();
-        let public = PUBLIC.contains(&path.as_str());
-        let user = match self.user(peer, request.headers()) {
-            Ok(user) => user,
-            Err(_) if public => User { name: "system:anonymous".into(), groups: Vec::new(), uid: None },
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let known = self.user(peer, request.headers()).and_then(|user| {
+            let route = parse::parse(request.method(), request.uri().path(), &query)?;
+            Ok((user, route))
+        });
+        let (user, route) = match known {
+            Ok(known) => known,
             Err(status) => return ("", Err(status)),
         };
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        let route = parse::parse(request.method(), &path, &query);
-        if let (Some(aggregator), Ok(route)) = (&self.aggregator, &route)
-            && let Some(service) = aggregation::remote(self.api.registry().store(), &path)
-        {
-            return ("connect", self.aggregated(aggregator, user, route, service.json(), request).await);
+        let record = request.extensions().get::<Record>();
+        if let Some(record) = record {
+            record.identified(&user);
         }
-        match route {
-            Err(status) => ("", Err(status)),
-            Ok(Route::Document(path)) => ("get", self.document(&request, &path, &query).await),
-            Ok(Route::Resource(target, verb)) => match conversation_verbs(&target) {
-                Some(verbs) if verbs.contains(&verb.name()) || verb == Verb::Options => {
-                    ("connect", self.converse(user, target, verb, request).await)
-                }
-                Some(_) => (verb.name(), Err(not_allowed())),
-                None => (verb.name(), self.resource(user, target, verb, &query, request).await),
-            },
+        let (method, selected) =
+            (request.method().as_str().to_ascii_lowercase(), route.selected_name(&query));
+        let (verb, attributes) = match &route {
+            Route::Document(path) => ("get", Attributes::path(path, &method)),
+            Route::Resource(target, verb) => {
+                (verb.name(), Attributes::of(target, verb.name()).named(&selected))
+            }
+        };
+        let user = match self.acting(user, request.headers(), &attributes) {
+            Ok(user) => user,
+            Err(status) => return (verb, Err(status)),
+        };
+        if let Some(record) = record {
+            record.acting_as(&user);
         }
+        let class = fairness::classify(&user, &attributes);
+        let permit = if route.is_long() { Ok(None) } else { self.fairness.enter(&class).await };
+        let allowed = permit.and_then(|permit| {
+            self.api.authorizer().authorize(&user, &attributes)?;
+            Ok(permit)
+        });
+        let (verb, answer) = match allowed {
+            // The permit ends with the answer.
+            Ok(_permit) => self.act(user, route, &query, request).await,
+            Err(status) => (verb, Err(status)),
+        };
+        let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
+        self.tell_class(&class, &mut response);
+        (verb, Ok(response))
     }
 
-    /// The answer of another server.
-    async fn aggregated(
+    /// Carries out what may be carried out.
+    async fn act(
         &self,
-        aggregator: &Aggregator,
         user: User,
-        route: &Route,
-        service: &Value,
+        route: Route,
+        query: &Query,
         request: http::Request<Incoming>,
-    ) -> Result<http::Response<Body>, Status> {
-        if let Route::Resource(target, verb) = route {
-            auth::authorize(&Request { user: user.clone(), target: target.clone(), action: asked(*verb) })?;
+    ) -> (&'static str, Result<http::Response<Body>, Status>) {
+        let registry = self.api.registry();
+        if let Some(aggregator) = &self.aggregator
+            && let Some(service) = aggregation::remote(registry.store(), request.uri().path())
+        {
+            let answer = aggregator.serve(registry, &self.proxy, service.json(), &user, request).await;
+            return ("connect", Ok(answer));
         }
-        Ok(aggregator.serve(self.api.registry(), &self.proxy, service, &user, request).await)
+        let (target, verb) = match route {
+            Route::Document(path) => return ("get", self.document(&request, &path, query).await),
+            Route::Resource(target, verb) => (target, verb),
+        };
+        match conversation_verbs(&target) {
+            Some(verbs) if verbs.contains(&verb.name()) || verb == Verb::Options => {
+                ("connect", self.converse(user, target, verb, request).await)
+            }
+            Some(_) => (verb.name(), Err(not_allowed())),
+            None => (verb.name(), self.resource(user, target, verb, query, request).await),
+        }
     }
 
     /// Keeps APIServices as they must be, until dropped.
@@ -190,18 +231,17 @@ impl Server {
         }
     }
 
-    /// Who asks: the certificate's user as long as it is valid, or the bearer token's.
-    fn user(&self, peer: Option<&Certified>, headers: &HeaderMap) -> Result<User, Status> {
-        if let Some(peer) = peer.filter(|peer| Timestamp::now() < peer.not_after) {
-            return Ok(peer.user.clone());
-        }
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let token = authorization
-            .and_then(|a| a.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        match token {
-            Some((_, token)) => auth::user_of_token(self.api.tokens(), self.api.registry(), token.trim()),
-            None => Err(Status::unauthorized()),
+    /// Tells by uids, which say nothing to others, how the request was sorted.
+    fn tell_class(&self, class: &Class, response: &mut http::Response<Body>) {
+        let store = self.api.registry().store();
+        for (header, key) in [
+            ("x-kubernetes-pf-flowschema-uid", format!("flowschemas/{}", class.schema)),
+            ("x-kubernetes-pf-prioritylevel-uid", format!("prioritylevelconfigurations/{}", class.level)),
+        ] {
+            let uid = store.get(&key).and_then(|entry| HeaderValue::from_str(meta::uid(entry.json())).ok());
+            if let Some(uid) = uid {
+                response.headers_mut().insert(HeaderName::from_static(header), uid);
+            }
         }
     }
 
@@ -212,17 +252,20 @@ impl Server {
         verb: Verb,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
-        auth::authorize(&Request { user, target: target.clone(), action: asked(verb) })?;
+        let starts = target.subresource.as_deref().is_some_and(|name| STARTING.contains(&name));
+        if starts && verb != Verb::Create {
+            self.api.authorizer().authorize(&user, &Attributes::of(&target, Verb::Create.name()))?;
+        }
         if target.subresource.as_deref() == Some(PROXY) {
             return self.proxy.serve(self.api.registry(), &*self.node, &target, request).await;
         }
+        let action = Action::Get { resource_version: String::new() };
+        let whole = Target { subresource: None, ..target.clone() };
+        let asker = user.clone();
         // The pod must be there before its node is asked.
-        let name = target.name.as_deref().unwrap_or_default();
-        let key = format!("pods/{}/{name}", target.namespace.as_deref().unwrap_or_default());
-        if self.api.registry().store().get(&key).is_none() {
-            return Err(Status::not_found("", "pods", name));
-        }
+        self.api.answer(Request { user, target: whole, action }).await?;
         let query = request.uri().query().unwrap_or_default().to_owned();
+        admission::connect(self.api.registry(), &asker, &target, &Query::parse(&query)).await?;
         Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
     }
 
@@ -235,7 +278,7 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
         if let Some(kind) = resource_metrics::find(&target) {
-            return self.usage(kind, user, &target, verb, query, request.headers()).await;
+            return self.usage(kind, &target, verb, query, request.headers()).await;
         }
         let kind = self.api.served().by_resource(&target.group, &target.version, &target.resource);
         if kind.is_none() && reviews::find(&target).is_none() {
@@ -244,9 +287,15 @@ impl Server {
         }
         let act = async {
             let watched = request.extensions().get::<Watched>().cloned().unwrap_or_default();
-            let show = shown(kind.clone(), request.headers(), query)?;
+            let scale = target.subresource.as_deref() == Some("scale");
+            let answered = if scale { Some(kinds::SCALE.clone()) } else { kind.clone() };
+            let show = shown(answered, request.headers(), query)?;
+            let record = request.extensions().get::<Record>().cloned();
             let action = read_action(verb, query, request).await?;
-            let answer = self.api.call(Request { user, target, action }).await?;
+            if let (Some(record), Some(object)) = (&record, sent(&action)) {
+                record.sent(object);
+            }
+            let answer = self.api.answer(Request { user, target, action }).await?;
             Ok(respond::response(answer, show, &self.stopping, watched.0))
         };
         let answer = act.await;
@@ -260,13 +309,11 @@ impl Server {
     async fn usage(
         &self,
         kind: &Kind,
-        user: User,
         target: &Target,
         verb: Verb,
         query: &Query,
         headers: &HeaderMap,
     ) -> Result<http::Response<Body>, Status> {
-        auth::authorize(&Request { user, target: target.clone(), action: asked(verb) })?;
         if !matches!(verb, Verb::Get | Verb::List) {
             return Err(Status::method_not_allowed(&kind.plural, verb.name()));
         }
@@ -292,17 +339,31 @@ impl Server {
     }
 }
 
-/// The action of a request whose content nobody reads here: what is asked is whether the user may do such a thing.
-fn asked(verb: Verb) -> Action {
-    match verb {
-        Verb::Get | Verb::Options => Action::Get { resource_version: String::new() },
-        Verb::List => Action::List(ListOptions::default()),
-        Verb::Watch => Action::Watch(WatchOptions::default()),
-        Verb::Create => Action::Create(Value::Null, WriteOptions::default()),
-        Verb::Update => Action::Update(Value::Null, WriteOptions::default()),
-        Verb::Patch => Action::Patch(PatchKind::Merge, Value::Null, WriteOptions::default()),
-        Verb::Delete => Action::Delete(DeleteOptions::default()),
-        Verb::DeleteCollection => Action::DeleteCollection(ListOptions::default(), DeleteOptions::default()),
+/// The head of a request, as it is recorded.
+fn received(request: &http::Request<Incoming>, query: &Query, id: &str) -> Received {
+    let path = request.uri().path();
+    let (verb, target) = match parse::parse(request.method(), path, query) {
+        Ok(Route::Resource(target, verb)) => (verb.name().to_owned(), Some(target)),
+        _ => (request.method().as_str().to_lowercase(), None),
+    };
+    let peer = request.extensions().get::<Origin>().map(|origin| origin.0.ip());
+    let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+    Received {
+        id: id.to_owned(),
+        uri: request.uri().path_and_query().map_or(path, |uri| uri.as_str()).to_owned(),
+        path: path.to_owned(),
+        verb,
+        target,
+        agent: agent.unwrap_or_default().to_owned(),
+        sources: audit::sources(request.headers(), peer),
+    }
+}
+
+/// The object that an action brings.
+fn sent(action: &Action) -> Option<&Value> {
+    match action {
+        Action::Create(object, _) | Action::Update(object, _) | Action::Patch(_, object, _) => Some(object),
+        _ => None,
     }
 }
 

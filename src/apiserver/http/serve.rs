@@ -15,9 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Server;
-use crate::apiserver::auth::{self, Certified};
+use crate::apiserver::auth::{self, Peer};
 use crate::apiserver::pki::{ClientAuthority, Settings};
-use crate::apiserver::proxy::Peer;
+use crate::apiserver::proxy::Origin;
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +69,9 @@ impl Server {
         {
             tracing::warn!("some requests did not finish before the server stopped");
         }
+        if let Some(audit) = &self.audit {
+            audit.flush().await;
+        }
     }
 
     /// Serves one connection, over any stream, from this address and as the user of its client certificate.
@@ -76,16 +79,16 @@ impl Server {
         self: Arc<Self>,
         stream: S,
         address: SocketAddr,
-        peer: Option<Certified>,
+        peer: Peer,
         watcher: hyper_util::server::graceful::Watcher,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let peer = Arc::new(peer);
         let service = service_fn(move |mut request: http::Request<Incoming>| {
-            request.extensions_mut().insert(Peer(address));
+            request.extensions_mut().insert(Origin(address));
             let (server, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.handle(peer.as_ref().as_ref(), request).await) }
+            async move { Ok::<_, std::convert::Infallible>(server.handle(&peer, request).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -101,13 +104,19 @@ async fn handshake(
     acceptor: &TlsAcceptor,
     clients: &ClientAuthority,
     stream: TcpStream,
-) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<Certified>)> {
+) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Peer)> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let vouched = clients.vouches_for(chain, SystemTime::now());
-    let peer = chain.first().filter(|_| vouched).and_then(|leaf| auth::user_of_certificate(leaf));
+    let peer = match chain.first() {
+        None => Peer::Unnamed,
+        Some(leaf) => {
+            let certified = vouched.then(|| auth::user_of_certificate(leaf)).flatten();
+            certified.map_or(Peer::Unknown, Peer::Certified)
+        }
+    };
     Ok((stream, peer))
 }

@@ -37,7 +37,7 @@ pub use self::location::port_of_service;
 
 /// The address from which a request came, as an extension of the request.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub SocketAddr);
+pub struct Origin(pub SocketAddr);
 
 /// Carries requests to backends.
 pub struct Proxy {
@@ -154,7 +154,7 @@ impl Proxy {
         passage: Passage,
         mut request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
-        let client: Option<IpAddr> = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
+        let client: Option<IpAddr> = request.extensions().get::<Origin>().map(|origin| origin.0.ip());
         let upgrading = headers::upgrade(request.headers()).is_some();
         let upgrade = upgrading.then(|| hyper::upgrade::on(&mut request));
         let asked_host = host_of(&request);

@@ -1,0 +1,154 @@
+//! APIServices: those of this server, and a server beside it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use minik::apiserver::aggregation::identity::FrontProxy;
+use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::server::Fixture;
+
+const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+
+/// What an aggregated server answers: who asked for what, and what it serves.
+async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
+    let all = |name: &str| {
+        let values = request.headers().get_all(name).iter();
+        values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let body = match request.uri().path() {
+        "/apis/wardle.example.com/v1alpha1" => json!({"kind": "APIResourceList", "apiVersion": "v1",
+            "groupVersion": "wardle.example.com/v1alpha1", "resources": [{"name": "flunders", "singularName": "flunder",
+                "namespaced": true, "kind": "Flunder", "verbs": ["get", "list"]}]}),
+        "/apis/wardle.example.com/v1alpha1/moved" => {
+            let moved = http::Response::builder().status(302).header("location", "https://elsewhere/");
+            return Ok(moved.body(Full::default()).unwrap());
+        }
+        _ => json!({"kind": "Flunder", "user": all("x-remote-user"), "groups": all("x-remote-group"),
+            "authorization": all("authorization"), "uri": request.uri().to_string()}),
+    };
+    let response = http::Response::builder().header("content-type", "application/json");
+    Ok(response.body(Full::new(body.to_string().into())).unwrap())
+}
+
+/// A server with a certificate of this authority.
+async fn wardle(pki: Arc<Pki>) -> SocketAddr {
+    let names = ServerNames { node: "wardle.default.svc".into(), addresses: Vec::new() };
+    let tls = Tls::new(pki, names, LEAF_LIFETIME).unwrap();
+    let acceptor = TlsAcceptor::from(tls.config.server.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let _tls = tls;
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let server = hyper::server::conn::http1::Builder::new();
+                drop(server.serve_connection(TokioIo::new(stream), service_fn(answer)).await);
+            });
+        }
+    });
+    address
+}
+
+async fn fixture(directory: &std::path::Path) -> (Fixture, Arc<Pki>) {
+    let front = Arc::new(Pki::open_as(&directory.join("front"), "front-proxy-ca").unwrap());
+    let own = Arc::new(Pki::open(&directory.join("own")).unwrap());
+    (Fixture::start_beside(FrontProxy::new(front, "CLIENT CA".into())).await, own)
+}
+
+/// The condition of an APIService, once it has this reason.
+async fn condition(f: &Fixture, name: &str, reason: &str) -> Value {
+    for _ in 0..200 {
+        let service = f.get(&format!("{SERVICES}/{name}")).await;
+        let condition = service.json()["status"]["conditions"][0].clone();
+        if condition["reason"] == reason {
+            return condition;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{name} is not {reason}: {}", f.get(&format!("{SERVICES}/{name}")).await.text());
+}
+
+#[tokio::test]
+async fn groups_of_this_server_are_local() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, _) = fixture(directory.path()).await;
+    for name in ["v1.", "v1.apps", "v1beta1.metrics.k8s.io"] {
+        assert_eq!(condition(&f, name, "Local").await["status"], "True", "{name}");
+    }
+    let core = f.get(&format!("{SERVICES}/v1.")).await.expect(200);
+    assert_eq!(core["spec"]["groupPriorityMinimum"], 18000);
+    assert_eq!(core["metadata"]["labels"]["kube-aggregator.kubernetes.io/automanaged"], "onstart");
+    let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let data = f.get(path).await.expect(200)["data"].clone();
+    assert_eq!(data["client-ca-file"], "CLIENT CA");
+    assert_eq!(data["requestheader-username-headers"], "[\"X-Remote-User\"]");
+    assert!(
+        data["requestheader-client-ca-file"].as_str().unwrap().starts_with("-----BEGIN CERTIFICATE-----")
+    );
+    let groups = f.get("/apis").await.expect(200);
+    assert_eq!(groups["groups"][0]["name"], "apps", "the group of the highest priority comes first");
+}
+
+#[tokio::test]
+async fn another_server_answers_for_its_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, authority) = fixture(directory.path()).await;
+    f.dial.lead("10.244.0.9:8443", wardle(authority.clone()).await);
+    let bundle = STANDARD.encode(authority.ca_pem());
+    let spec = json!({"group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000,
+        "versionPriority": 10, "caBundle": bundle, "service": {"name": "wardle", "namespace": "default", "port": 443}});
+    let name = "v1alpha1.wardle.example.com";
+    f.post(SERVICES, json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);
+    let missing = condition(&f, name, "ServiceNotFound").await;
+    assert_eq!(missing["message"], "service/wardle in \"default\" is not present");
+    let flunders = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders";
+    let unavailable = f.get(flunders).await;
+    assert_eq!((unavailable.code, unavailable.text().as_str()), (503, "service unavailable\n"));
+
+    let ports = json!([{"name": "https", "port": 443, "targetPort": 8443}]);
+    let service = json!({"metadata": {"name": "wardle"}, "spec": {"ports": ports}});
+    f.post("/api/v1/namespaces/default/services", service).await.expect(201);
+    condition(&f, name, "EndpointsNotFound").await;
+    let slice = json!({"metadata": {"name": "wardle-1", "labels": {"kubernetes.io/service-name": "wardle"}},
+        "addressType": "IPv4", "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]});
+    f.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
+    assert_eq!(condition(&f, name, "Passed").await["message"], "all checks passed");
+
+    let told = f.get(&format!("{flunders}?watch=0")).await.expect(200);
+    assert_eq!((&told["user"], &told["uri"]), (&json!(["admin"]), &json!(format!("{flunders}?watch=0"))));
+    assert_eq!(told["groups"], json!(["system:masters", "system:authenticated"]));
+    assert_eq!(told["authorization"], json!([]));
+    let moved = f.get("/apis/wardle.example.com/v1alpha1/moved").await;
+    assert_eq!(moved.code, 502, "{}", moved.text());
+
+    let group = f.get("/apis/wardle.example.com").await.expect(200);
+    assert_eq!(
+        (&group["kind"], &group["preferredVersion"]["version"]),
+        (&json!("APIGroup"), &json!("v1alpha1"))
+    );
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let all = super::server::sent(f.request("GET", "/apis").header("accept", accept)).await.expect(200);
+    let items = all["items"].as_array().unwrap();
+    let item = items.iter().find(|item| item["metadata"]["name"] == "wardle.example.com").unwrap();
+    assert_eq!(item["versions"][0]["freshness"], "Current");
+    assert_eq!(item["versions"][0]["resources"][0]["resource"], "flunders");
+
+    f.delete(&format!("{SERVICES}/{name}")).await.expect(200);
+    assert_eq!(f.get(flunders).await.code, 404);
+}
