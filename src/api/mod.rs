@@ -6,6 +6,7 @@ pub mod certificate_request;
 pub mod complaints;
 pub mod cron;
 pub mod duplicates;
+pub mod exposition;
 pub mod fields;
 pub mod formats;
 pub mod go;

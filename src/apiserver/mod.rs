@@ -31,6 +31,7 @@ pub mod strategy;
 pub mod structure;
 
 mod components;
+pub mod resource_metrics;
 pub mod reviews;
 pub mod subresource;
 pub mod webhook;
@@ -46,7 +47,10 @@ pub mod openapi;
 pub mod table;
 
 pub mod answer;
+pub mod proxy;
 pub mod streaming;
+
+pub mod aggregation;
 
 pub mod http;
 
