@@ -300,6 +300,9 @@ mod tests {
         let user = User { name: "jane".to_owned(), groups: vec!["dev".to_owned()], ..User::default() };
         set_requester(&mut request, &user);
         assert_eq!(request["spec"], json!({"username": "jane", "groups": ["dev"]}));
+        let extra = [("team".to_owned(), vec!["blue".to_owned()])].into();
+        set_requester(&mut request, &User { extra, ..user });
+        assert_eq!(request["spec"]["extra"], json!({"team": ["blue"]}));
     }
 
     #[test]
