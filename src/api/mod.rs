@@ -2,11 +2,13 @@
 //! quantities, schemas and patches. No I/O happens here.
 
 pub mod cel;
+pub mod certificate_request;
 pub mod complaints;
 pub mod cron;
 pub mod duplicates;
 pub mod fields;
 pub mod formats;
+pub mod go;
 pub mod kinds;
 pub mod meta;
 pub mod names;

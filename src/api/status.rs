@@ -269,9 +269,13 @@ impl Status {
         status
     }
 
-    /// 403: not allowed, `why` says why.
+    /// 403: not allowed, `why` says why. What has no name is a collection; what has no resource is a path.
     pub fn forbidden(group: &str, resource: &str, name: &str, why: &str) -> Status {
-        let message = format!("{} {name:?} is forbidden: {why}", qualified(group, resource));
+        let message = match (resource, name) {
+            ("", _) => format!("forbidden: {why}"),
+            (_, "") => format!("{} is forbidden: {why}", qualified(group, resource)),
+            _ => format!("{} {name:?} is forbidden: {why}", qualified(group, resource)),
+        };
         Status::failure(403, "Forbidden", message).about(group, resource, name)
     }
 

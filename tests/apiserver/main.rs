@@ -3,13 +3,17 @@
 
 mod server;
 
+mod access;
+mod apply;
 mod bodies;
+mod certificates;
 mod collector;
 mod deletion;
 mod discovery;
 mod documents;
 mod events;
 mod identity;
+mod kubectl;
 mod objects;
 mod pages;
 mod platform;

@@ -37,6 +37,7 @@ pub use self::connect::{connect, create_part};
 use self::hooks::Hooks;
 use self::policies::Policies;
 use self::quota::{Charge, Locks};
+use super::auth::rbac::{self, escalation};
 use super::registry::Registry;
 use super::strategy;
 use crate::api::status::Status;
@@ -129,6 +130,10 @@ pub async fn validate(
         ("", "persistentvolumeclaims") => {
             limit_ranger::validate(registry, attributes, object)?;
             storage::validate_resize(registry, attributes, object)?;
+        }
+        (rbac::policy::GROUP, plural) => {
+            let (user, old) = (attributes.user, attributes.old);
+            escalation::check(registry.authorizer(), user, plural, attributes.namespace, object, old)?;
         }
         ("scheduling.k8s.io", "priorityclasses") => priority::validate(registry, attributes, object)?,
         ("certificates.k8s.io", "certificatesigningrequests") => {

@@ -60,6 +60,7 @@ impl Registry {
                 "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
             )));
         }
+        self.may_create(user, place)?;
         self.create_made(user, place.kind, place.namespace, made, options).await
     }
 }

@@ -161,8 +161,8 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "managedFields"]);
     add(&["metadata", "resourceVersion"]);
     match part {
-        Part::Object | Part::Binding if kind.subresource("status").is_none() => {}
-        Part::Object | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Object | Part::Scale | Part::Binding if kind.subresource("status").is_none() => {}
+        Part::Object | Part::Scale | Part::Binding | Part::Finalize => add(&["status"]),
         Part::Approval => {
             add(&["spec"]);
             add(&["status", "certificate"]);

@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 
 use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
+use super::auth::attributes::{Asked, Attributes};
+use super::auth::rbac::Authorizer;
 use super::strategy::{self, Strategy};
 use crate::api::kinds::Kind;
 use crate::api::meta;
+use crate::api::request::User;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
@@ -36,6 +39,7 @@ pub struct Registry {
     store: Store,
     allocator: Arc<Allocator>,
     admission: Arc<Admission>,
+    authorizer: Arc<Authorizer>,
 }
 
 /// One object's place: its kind as served, its namespace and its name.
@@ -79,8 +83,13 @@ impl Place<'_> {
 
 impl Registry {
     /// A registry over `store`; service addresses and ports already given out are read from it.
-    pub fn new(store: Store, allocator: Arc<Allocator>) -> Registry {
-        Registry { store, allocator, admission: Arc::default() }
+    pub fn new(store: Store, allocator: Arc<Allocator>, authorizer: Arc<Authorizer>) -> Registry {
+        Registry { store, allocator, admission: Arc::default(), authorizer }
+    }
+
+    /// Decides who may give which rights, and other questions that come up while a request is carried out.
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
     }
 
     /// The store below, for progress and shutdown.
@@ -101,6 +110,18 @@ impl Registry {
     /// The present objects under a prefix of keys, as they are stored.
     pub fn all(&self, prefix: &str) -> Vec<Arc<Entry>> {
         self.store.list(prefix, None, 0, None).map(|listed| listed.entries).unwrap_or_default()
+    }
+
+    /// Refuses an update that would make an object to who may only change it.
+    pub(super) fn may_create(&self, user: &User, place: Place<'_>) -> Result<(), Status> {
+        let asked = Asked::Resource {
+            group: &place.kind.group,
+            resource: &place.kind.plural,
+            subresource: "",
+            namespace: place.namespace.unwrap_or_default(),
+            name: place.name,
+        };
+        self.authorizer.authorize(user, &Attributes { verb: "create", asked })
     }
 
     /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had; `None` for

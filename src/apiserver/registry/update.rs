@@ -27,6 +27,8 @@ pub enum Part {
     Object,
     /// The status alone.
     Status,
+    /// The number of replicas alone, by way of the scale.
+    Scale,
     /// A namespace's `spec.finalizers` alone.
     Finalize,
     /// A pod's node, set once by a binding.
@@ -41,10 +43,16 @@ impl Part {
         match self {
             Part::Object => "",
             Part::Status => "status",
+            Part::Scale => "scale",
             Part::Finalize => "finalize",
             Part::Binding => "binding",
             Part::Approval => "approval",
         }
+    }
+
+    /// Whether the rules for the object without its status are those of the write.
+    fn is_object(self) -> bool {
+        matches!(self, Part::Object | Part::Scale)
     }
 }
 
@@ -74,6 +82,7 @@ impl Registry {
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
         if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
+            self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
         if !versioned && !place.strategy().unconditional_update() {
@@ -152,7 +161,7 @@ impl Registry {
                 carry_over(place, part, &mut new, current.json());
             }
             let mut new = finish(place, part, new, current.json())?;
-            if part == Part::Object {
+            if part.is_object() {
                 warnings.extend(place.strategy().warnings(&new));
             }
             let admitted = match asks {
@@ -208,7 +217,7 @@ fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -
     let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
     metadata::prepare_update(&mut new, old);
     carry_over(place, part, &mut new, old);
-    if part == Part::Object {
+    if part.is_object() {
         place.strategy().default(&mut new);
     }
     // What admission and the kind's own rules add is nobody's.
@@ -226,7 +235,7 @@ fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -
 /// Puts back what a write of this part may not touch.
 fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
     match part {
-        Part::Object => {
+        Part::Object | Part::Scale => {
             if place.kind.subresource("status").is_some() {
                 carry_field(new, old, "status");
             }
@@ -250,7 +259,7 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
 fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<Value, Status> {
     let strategy = place.strategy();
     match part {
-        Part::Object => {
+        Part::Object | Part::Scale => {
             strategy.prepare_update(&mut new, old);
             if place.kind.plural == "services" {
                 allocate::carry(&mut new, old);
@@ -260,14 +269,14 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
         Part::Approval => strategy.prepare_approval_update(&mut new, old),
         Part::Binding | Part::Finalize => {}
     }
-    if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
+    if part.is_object() && strategy.has_generation() && strategy.generation_changes(&new, old) {
         meta::set(&mut new, "generation", meta::generation(old) + 1);
     }
     meta::carry(&mut new, old, "resourceVersion");
     managed_fields::keep_times(&mut new, old);
     let mut errors = metadata::validate(&new, place.kind);
     errors.extend(metadata::validate_update(&new, old));
-    if part == Part::Object {
+    if part.is_object() {
         errors.extend(strategy.validate(&new));
         errors.extend(strategy.validate_update(&new, old));
     }

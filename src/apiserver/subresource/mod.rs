@@ -1,4 +1,4 @@
-//! Paths below an object that have a meaning of their own: `status`, `scale`, `binding`, `eviction`, `finalize`,
+//! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`, `eviction`, `finalize`,
 //! `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.

@@ -58,7 +58,7 @@ async fn change(
         let (scale, warnings) = make(&of(object)?)?;
         Ok((scaled(place, object, &scale)?, warnings))
     };
-    let changed = api.registry().change(user, place, Part::Object, options, make).await?;
+    let changed = api.registry().change(user, place, Part::Scale, options, make).await?;
     Ok(match changed {
         Response::Object { entry, created, warnings } => {
             Response::Transient { value: of(entry.json())?, created, warnings }
