@@ -3,8 +3,10 @@
 
 mod server;
 
+mod access;
 mod apply;
 mod bodies;
+mod certificates;
 mod collector;
 mod deletion;
 mod discovery;
@@ -14,5 +16,12 @@ mod identity;
 mod kubectl;
 mod objects;
 mod pages;
+mod platform;
+mod pod_security;
+mod policies;
+mod quotas;
+mod versions;
 mod watches;
+mod webhooks;
+mod workloads;
 mod writes;

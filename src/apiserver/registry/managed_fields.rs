@@ -146,12 +146,7 @@ fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> 
     act(&Context {
         version: &version,
         place: kind.types.schema(),
-        subresource: match part {
-            Part::Object | Part::Binding => "",
-            Part::Status => "status",
-            Part::Scale => "scale",
-            Part::Finalize => "finalize",
-        },
+        subresource: if part == Part::Binding { "" } else { part.subresource() },
         reset: &reset,
         versions: &KindVersions { kind },
         now: &now,
@@ -168,6 +163,10 @@ fn reset(kind: &Kind, part: Part) -> Set {
     match part {
         Part::Object | Part::Scale | Part::Binding if kind.subresource("status").is_none() => {}
         Part::Object | Part::Scale | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Approval => {
+            add(&["spec"]);
+            add(&["status", "certificate"]);
+        }
         Part::Status => {
             add(&["spec"]);
             add(&["metadata", "deletionTimestamp"]);
