@@ -3,9 +3,11 @@
 
 pub mod cel;
 pub mod complaints;
+pub mod custom;
 pub mod duplicates;
 pub mod fields;
 pub mod formats;
+pub mod json_path;
 pub mod kinds;
 pub mod meta;
 pub mod names;
@@ -15,6 +17,7 @@ pub mod request;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod structural;
 pub mod version;
 
 pub mod patch;

@@ -23,6 +23,8 @@ pub mod served;
 
 pub mod admission;
 pub mod allocate;
+pub mod custom;
+pub mod definitions;
 pub mod families;
 pub mod patching;
 pub mod service_account;
@@ -78,7 +80,6 @@ struct Started {
 /// The API server of a cluster.
 pub struct ApiServer {
     registry: Registry,
-    served: Arc<Served>,
     tokens: Tokens,
     started: Started,
 }
@@ -88,9 +89,9 @@ impl ApiServer {
     pub fn new(config: Config) -> Result<Arc<ApiServer>, Error> {
         let services = config.store.list("services/", None, 0, None)?.entries;
         let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
-        let registry = Registry::new(config.store, Arc::new(allocator));
+        let registry = Registry::new(config.store, Arc::new(allocator))?;
         let tokens = Tokens::new(&config.token_key)?;
-        Ok(Arc::new(ApiServer { registry, served: Arc::default(), tokens, started: Started::default() }))
+        Ok(Arc::new(ApiServer { registry, tokens, started: Started::default() }))
     }
 
     /// What must have happened before the server is ready, by the names of Kubernetes' post-start hooks.
@@ -109,7 +110,7 @@ impl ApiServer {
 
     /// The kinds that are served.
     pub fn served(&self) -> &Served {
-        &self.served
+        self.registry.served()
     }
 
     /// Signs and checks service-account tokens.
@@ -120,7 +121,7 @@ impl ApiServer {
     async fn answer(&self, request: Request) -> Result<Response, Status> {
         auth::authorize(&request)?;
         let Request { ref user, ref target, .. } = request;
-        let Some(kind) = self.served.by_resource(&target.group, &target.version, &target.resource) else {
+        let Some(kind) = self.served().by_resource(&target.group, &target.version, &target.resource) else {
             return reviews::answer(&request).unwrap_or_else(|| Err(Status::no_such_path()));
         };
         let kind = &kind;
@@ -169,6 +170,10 @@ impl ApiServer {
             Action::List(options) => registry.list(kind, namespace, &options),
             Action::Watch(options) => registry.watch(kind, namespace, None, &options).map(Response::Watch),
             Action::Create(..) if kind.namespaced && namespace.is_none() => unsupported("create"),
+            Action::Create(..) if !kind.verbs.contains(&"create") => {
+                let why = "create not allowed while custom resource definition is terminating";
+                Err(Status::failure(405, "MethodNotAllowed", why))
+            }
             Action::Create(body, options) => registry.create(user, kind, namespace, body, &options).await,
             Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
                 registry.delete_collection(user, kind, namespace, &list, &options).await

@@ -38,6 +38,11 @@ pub fn v2(kinds: &[Arc<Kind>]) -> Value {
     }
     let mut definitions = Value::Object(schemas(kinds, &roots));
     rename_references(&mut definitions);
+    for kind in kinds.iter().filter(|kind| kind.types.custom().is_some()) {
+        if let Some(definition) = definitions.get_mut(kind.types.name()) {
+            simplify(definition);
+        }
+    }
     json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": version::KUBERNETES}, "paths": paths,
         "definitions": definitions})
 }
@@ -83,7 +88,14 @@ impl Bodies {
             "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": name},
             "responses": self.responses(),
         });
-        let media = if method == "patch" { PATCHES } else { BODIES };
+        let media: Vec<&str> = match method {
+            // Nobody says how the lists of custom kinds merge.
+            "patch" if kind.types.custom().is_some() => {
+                PATCHES.iter().copied().filter(|media| !media.contains("strategic")).collect()
+            }
+            "patch" => PATCHES.to_vec(),
+            _ => BODIES.to_vec(),
+        };
         if matches!(method, "post" | "put" | "patch") {
             match self.form {
                 Form::V3 => {
@@ -232,7 +244,10 @@ fn schemas(kinds: &[Arc<Kind>], roots: &[&str]) -> Map<String, Value> {
         if found.contains_key(&name) {
             continue;
         }
-        let Some(schema) = all.get(&name) else { continue };
+        let own = || kinds.iter().filter_map(|kind| kind.types.custom()).find(|version| version.name == name);
+        let Some(schema) = all.get(&name).or_else(|| own().map(|version| &version.document)) else {
+            continue;
+        };
         let mut schema = schema.clone();
         let kinds: Vec<Value> = kinds
             .iter()
@@ -262,6 +277,27 @@ fn collect_references(value: &Value, names: &mut Vec<String>) {
         }
         Value::Array(list) => list.iter().for_each(|v| collect_references(v, names)),
         _ => {}
+    }
+}
+
+/// Version 2 knows no alternatives and no nulls; what it cannot say it leaves open.
+fn simplify(schema: &mut Value) {
+    if let Some(fields) = schema.as_object_mut() {
+        for key in ["allOf", "anyOf", "oneOf", "not", "nullable", "x-kubernetes-validations"] {
+            fields.remove(key);
+        }
+        if fields.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+            fields.remove("properties");
+            fields.remove("items");
+        }
+        for key in ["items", "additionalProperties"] {
+            if let Some(child) = fields.get_mut(key) {
+                simplify(child);
+            }
+        }
+        if let Some(properties) = fields.get_mut("properties").and_then(Value::as_object_mut) {
+            properties.values_mut().for_each(simplify);
+        }
     }
 }
 

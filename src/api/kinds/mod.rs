@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use serde_json::Value;
-
+use super::custom::Version;
 use super::schema::Schema;
 
+mod apiextensions;
 mod coordination;
 mod core;
 mod discovery;
@@ -68,8 +68,8 @@ pub struct Subresource {
 pub enum Types {
     /// In the schema document, under this name: `io.k8s.api.core.v1.Pod`.
     Named(Text),
-    /// With the kind itself: the OpenAPI schema of one that a client defined.
-    Own(Arc<Value>),
+    /// With the kind itself, which a client defined.
+    Own(Arc<Version>),
 }
 
 impl Types {
@@ -77,15 +77,23 @@ impl Types {
     pub fn schema(&self) -> Option<Schema<'_>> {
         match self {
             Types::Named(name) => Schema::of(name),
-            Types::Own(schema) => Some(Schema::own(schema)),
+            Types::Own(version) => Some(Schema::own(&version.document)),
         }
     }
 
-    /// The name in the schema document; empty for kinds that bring their own.
+    /// The name under which documents show it.
     pub fn name(&self) -> &str {
         match self {
             Types::Named(name) => name,
-            Types::Own(_) => "",
+            Types::Own(version) => &version.name,
+        }
+    }
+
+    /// The version of a kind that a client defined.
+    pub fn custom(&self) -> Option<&Arc<Version>> {
+        match self {
+            Types::Named(_) => None,
+            Types::Own(version) => Some(version),
         }
     }
 }
@@ -138,8 +146,12 @@ impl Kind {
     }
 
     /// Lists the kind among `kubectl get all`.
-    fn in_all(mut self) -> Kind {
-        self.categories.push("all".into());
+    fn in_all(self) -> Kind {
+        self.in_category("all")
+    }
+
+    fn in_category(mut self, name: &'static str) -> Kind {
+        self.categories.push(name.into());
         self
     }
 
@@ -194,7 +206,8 @@ impl Kind {
 /// Every built-in kind, grouped by API group in discovery's order. Where several rows share a storage, the first is
 /// what is stored.
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
-    let groups = [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds()];
+    let groups =
+        [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds(), apiextensions::kinds()];
     groups.into_iter().flatten().map(Arc::new).collect()
 });
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha512};
 
 use super::accepts_gzip;
-use crate::api::kinds::Kind;
+use crate::api::kinds::{KINDS, Kind};
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::{discovery, openapi};
@@ -23,9 +23,20 @@ use crate::apiserver::{discovery, openapi};
 /// How long a client may keep a document that it named by its hash.
 const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
 
-/// All documents by their paths; made when the first of them is asked for.
+/// All documents by their paths; made when the first of them is asked for, and those that tell of custom kinds anew
+/// when these have changed.
 #[derive(Debug, Default)]
-pub(super) struct Documents(OnceLock<BTreeMap<String, Document>>);
+pub(super) struct Documents {
+    built_in: OnceLock<BTreeMap<String, Arc<Document>>>,
+    custom: Mutex<Custom>,
+}
+
+/// The documents that tell of custom kinds, for one state of the table of kinds.
+#[derive(Debug, Default)]
+struct Custom {
+    kinds: Arc<Vec<Arc<Kind>>>,
+    made: BTreeMap<String, Arc<Document>>,
+}
 
 #[derive(Debug)]
 struct Document {
@@ -35,13 +46,13 @@ struct Document {
 }
 
 impl Document {
-    fn new(value: &Value) -> Document {
+    fn new(value: &Value) -> Arc<Document> {
         let plain = serde_json::to_vec(value).unwrap_or_default();
         let hash = Sha512::digest(&plain).iter().map(|b| format!("{b:02X}")).collect();
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         // Writing to memory does not fail.
         let compressed = encoder.write_all(&plain).and_then(|()| encoder.finish()).unwrap_or_default();
-        Document { compressed: compressed.into(), hash }
+        Arc::new(Document { compressed: compressed.into(), hash })
     }
 
     fn plain(&self) -> Vec<u8> {
@@ -56,27 +67,56 @@ fn address(path: &str, hash: &str) -> String {
     format!("{path}?hash={hash}")
 }
 
-fn make(kinds: &[Arc<Kind>]) -> BTreeMap<String, Document> {
+fn make(kinds: &[Arc<Kind>]) -> BTreeMap<String, Arc<Document>> {
     let mut all = BTreeMap::new();
-    let mut index = serde_json::Map::new();
-    for (group, version) in discovery::group_versions(kinds) {
-        let Some(value) = openapi::v3(kinds, &group, &version) else { continue };
-        let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-        let path = format!("/openapi/v3/{at}");
-        let document = Document::new(&value);
-        index.insert(at, json!({"serverRelativeURL": address(&path, &document.hash)}));
-        all.insert(path, document);
-    }
-    all.insert("/openapi/v3".to_owned(), Document::new(&json!({ "paths": index })));
-    all.insert("/openapi/v2".to_owned(), Document::new(&openapi::v2(kinds)));
+    add_v3(kinds, kinds, &mut all);
+    all.insert(V2.to_owned(), Document::new(&openapi::v2(kinds)));
     all
 }
 
+/// The documents of the groups and versions of `changed`, and the index of all that there are then.
+fn add_v3(kinds: &[Arc<Kind>], changed: &[Arc<Kind>], all: &mut BTreeMap<String, Arc<Document>>) {
+    for (group, version) in discovery::group_versions(changed) {
+        let Some(value) = openapi::v3(kinds, &group, &version) else { continue };
+        let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
+        let path = format!("/openapi/v3/{at}");
+        all.insert(path, Document::new(&value));
+    }
+    let paths = all.iter().filter_map(|(path, document)| {
+        let at = path.strip_prefix("/openapi/v3/")?;
+        Some((at.to_owned(), json!({"serverRelativeURL": address(path, &document.hash)})))
+    });
+    let index: serde_json::Map<String, Value> = paths.collect();
+    all.insert(INDEX.to_owned(), Document::new(&json!({ "paths": index })));
+}
+
+const INDEX: &str = "/openapi/v3";
+const V2: &str = "/openapi/v2";
+
 impl Documents {
+    fn find(&self, kinds: &Arc<Vec<Arc<Kind>>>, path: &str) -> Option<Arc<Document>> {
+        let built_in = self.built_in.get_or_init(|| make(&KINDS));
+        if kinds.len() == KINDS.len() {
+            return built_in.get(path).cloned();
+        }
+        let mut custom = self.custom.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&custom.kinds, kinds) {
+            let mut made = built_in.clone();
+            made.remove(V2);
+            add_v3(kinds, &kinds[KINDS.len()..], &mut made);
+            *custom = Custom { kinds: kinds.clone(), made };
+        }
+        // The oldest form is the longest, and hardly anybody asks for it.
+        if path == V2 && !custom.made.contains_key(V2) {
+            custom.made.insert(V2.to_owned(), Document::new(&openapi::v2(kinds)));
+        }
+        custom.made.get(path).cloned()
+    }
+
     /// Answers a request for `path` with the query parameter `hash`.
     pub(super) fn answer(
         &self,
-        kinds: &[Arc<Kind>],
+        kinds: &Arc<Vec<Arc<Kind>>>,
         path: &str,
         hash: &str,
         headers: &HeaderMap,
@@ -90,7 +130,7 @@ impl Documents {
                 "only the following media types are accepted: application/json",
             ));
         }
-        let document = self.0.get_or_init(|| make(kinds)).get(path).ok_or_else(Status::no_such_path)?;
+        let document = self.find(kinds, path).ok_or_else(Status::no_such_path)?;
         let tag = format!("\"{}\"", document.hash);
         let elsewhere = !hash.is_empty() && hash != document.hash && path.starts_with("/openapi/v3/");
         let given = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -130,19 +170,18 @@ impl Documents {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::kinds::KINDS;
 
     #[test]
     fn documents_are_known_by_their_hash() {
-        let documents = Documents::default();
+        let (documents, kinds) = (Documents::default(), Arc::new(KINDS.clone()));
         let mut headers = HeaderMap::new();
         let of = |path: &str, hash: &str, headers: &HeaderMap| {
-            documents.answer(&KINDS, path, hash, headers).unwrap()
+            documents.answer(&kinds, path, hash, headers).unwrap()
         };
         let index = of("/openapi/v3", "", &headers);
         assert_eq!(index.status(), 200);
         let index: Value =
-            serde_json::from_slice(&documents.0.get().unwrap()["/openapi/v3"].plain()).unwrap();
+            serde_json::from_slice(&documents.built_in.get().unwrap()["/openapi/v3"].plain()).unwrap();
         let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
         let (path, hash) = url.split_once("?hash=").unwrap();
         assert_eq!((path, hash.len()), ("/openapi/v3/api/v1", 128));
@@ -161,6 +200,6 @@ mod tests {
             header::ACCEPT,
             HeaderValue::from_static("application/com.github.proto-openapi.spec.v3.v1.0+protobuf"),
         );
-        assert_eq!(documents.answer(&KINDS, path, "", &headers).unwrap_err().code, 406);
+        assert_eq!(documents.answer(&kinds, path, "", &headers).unwrap_err().code, 406);
     }
 }

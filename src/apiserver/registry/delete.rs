@@ -14,7 +14,7 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
-use crate::apiserver::{admission, allocate};
+use crate::apiserver::{admission, allocate, definitions};
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -216,7 +216,8 @@ impl Registry {
             let entry = self.find(place)?;
             check_preconditions(place, &entry, options)?;
             let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
-            let written = match decide(entry.json(), grace, options, collected, Timestamp::now()) {
+            let object = definitions::hold(place.kind, entry.json());
+            let written = match decide(&object, grace, options, collected, Timestamp::now()) {
                 Decision::Nothing => return Ok(Outcome::Marked(entry)),
                 Decision::Remove(value) if options.dry_run => return Ok(Outcome::DryRun(value, true)),
                 Decision::Mark(value) if options.dry_run => return Ok(Outcome::DryRun(value, false)),
@@ -228,7 +229,10 @@ impl Registry {
             };
             match written {
                 Err(store::Error::Conflict { .. }) => {}
-                other => return other.map_err(internal),
+                other => {
+                    self.written(place.kind)?;
+                    return other.map_err(internal);
+                }
             }
         }
         Err(place.modified())

@@ -35,7 +35,7 @@ pub fn to_core_group(event: &Value) -> Value {
 }
 
 /// The name in events.k8s.io/v1 of a field by which events of the core group are selected; not all have one.
-pub fn field_label(core: &'static str) -> Option<&'static str> {
+pub fn field_label(core: &str) -> Option<&str> {
     Some(match core {
         "involvedObject.kind" => "regarding.kind",
         "involvedObject.namespace" => "regarding.namespace",

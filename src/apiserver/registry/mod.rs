@@ -9,7 +9,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::allocate::{self, Allocator, Reservation};
+use super::served::Served;
 use super::strategy::{self, Strategy};
+use super::{custom, definitions};
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::status::Status;
@@ -33,6 +35,7 @@ pub use update::Part;
 pub struct Registry {
     store: Store,
     allocator: Arc<Allocator>,
+    served: Arc<Served>,
 }
 
 /// One object's place: its kind as served, its namespace and its name.
@@ -69,15 +72,34 @@ impl Place<'_> {
         )
     }
 
-    fn strategy(&self) -> &'static dyn Strategy {
+    fn strategy(&self) -> &dyn Strategy {
         strategy::of(self.kind)
     }
 }
 
 impl Registry {
-    /// A registry over `store`; service addresses and ports already given out are read from it.
-    pub fn new(store: Store, allocator: Arc<Allocator>) -> Registry {
-        Registry { store, allocator }
+    /// A registry over `store`; service addresses and ports already given out are read from it, and so are the kinds that
+    /// clients defined.
+    pub fn new(store: Store, allocator: Arc<Allocator>) -> Result<Registry, store::Error> {
+        let registry = Registry { store, allocator, served: Arc::default() };
+        registry.refresh_kinds()?;
+        Ok(registry)
+    }
+
+    /// The kinds that are served.
+    pub fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+
+    /// Reads the definitions of kinds anew.
+    fn refresh_kinds(&self) -> Result<(), store::Error> {
+        let prefix = format!("{}/", definitions::PLURAL);
+        self.served.refresh(|| self.store.list(&prefix, None, 0, None).map(|all| all.entries))
+    }
+
+    /// What a write of an object of this kind changes for the server itself.
+    fn written(&self, kind: &Kind) -> Result<(), Status> {
+        if definitions::concerns(kind) { self.refresh_kinds().map_err(internal) } else { Ok(()) }
     }
 
     /// The store below, for progress and shutdown.
@@ -133,6 +155,9 @@ pub fn stored_kind(kind: &Kind) -> &Kind {
 
 /// An entry in the version that `kind` serves.
 pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
+    if let Some(version) = kind.types.custom() {
+        return custom::as_served(kind, version, entry);
+    }
     if std::ptr::eq(stored_kind(kind), kind) {
         return entry;
     }

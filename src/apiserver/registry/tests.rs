@@ -20,7 +20,7 @@ async fn fixture_on(disk: &Arc<Faults>) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = disk.store(&directory.path().join("store"));
     let range = ServiceRange::parse("10.96.0.0/16").unwrap();
-    let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty())));
+    let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty()))).unwrap();
     let fixture = Fixture { registry, _directory: directory };
     fixture.create("namespaces", None, json!({"metadata": {"name": "a"}})).await.unwrap();
     fixture

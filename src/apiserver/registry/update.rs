@@ -13,7 +13,7 @@ use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::allocate::{self, Reservation};
-use crate::apiserver::structure;
+use crate::apiserver::{custom, definitions, structure};
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
@@ -90,7 +90,10 @@ impl Registry {
             return self.apply(user, place, part, patch, options).await;
         }
         self.change(user, place, part, options, |current| {
-            let apply = || patch::apply(kind, place.kind.types.schema(), current, patch);
+            let apply = || match kind {
+                PatchKind::Strategic if place.kind.types.custom().is_some() => Err(not_strategic()),
+                kind => patch::apply(kind, place.kind.types.schema(), current, patch),
+            };
             let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
@@ -129,10 +132,14 @@ impl Registry {
         let manager = managed_fields::manager(user, options);
         for _ in 0..ATTEMPTS {
             let current = self.find(place)?;
-            let mut made = make(as_served(place.kind, current.clone()).json())?;
+            let shown = as_served(place.kind, current.clone());
+            let mut made = make(shown.json())?;
             made.object = as_stored(place.kind, made.object);
             check_identity(place, &made.object, &current)?;
-            let (mut new, mut warnings) = self.prepare(place, part, made, current.json(), manager)?;
+            // The rules of custom kinds are those of the version that the request names.
+            let before = if place.kind.types.custom().is_some() { shown } else { current.clone() };
+            let (mut new, mut warnings) = self.prepare(place, part, made, before.json(), manager)?;
+            definitions::settle(self, place.kind, &mut new);
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
@@ -141,8 +148,10 @@ impl Registry {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });
             }
+            let new = custom::as_stored(place.kind, new);
             match self.write(place, current, new, reservation).await? {
                 Ok(entry) => {
+                    self.written(place.kind)?;
                     let entry = as_served(place.kind, entry);
                     return Ok(Response::Object { entry, created: false, warnings });
                 }
@@ -246,6 +255,14 @@ impl Registry {
         let write = async move { store.update(&key, current.revision, encode_at(new)).await };
         carry_out(write, reservation).await
     }
+}
+
+/// Custom kinds say nothing of how strategic merge patches would merge their lists.
+fn not_strategic() -> Status {
+    Status::unsupported_media_type(
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+    )
 }
 
 /// A resourceVersion or uid that the client names must be the current one.

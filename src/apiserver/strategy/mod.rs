@@ -7,7 +7,9 @@ mod address;
 mod column;
 mod value;
 
+mod apiextensions;
 mod configmap;
+mod custom;
 mod endpoints;
 mod event;
 mod lease;
@@ -18,9 +20,9 @@ mod secret;
 mod service;
 mod serviceaccount;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::api::kinds::Kind;
+use crate::api::kinds::{Kind, Text};
 use crate::api::status::FieldError;
 
 /// A column of a server-printed table.
@@ -36,6 +38,18 @@ pub struct Column {
     pub description: &'static str,
     /// 0 is always shown, 1 only with `-o wide`.
     pub priority: u8,
+}
+
+impl Column {
+    fn definition(&self) -> Value {
+        json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": self.format,
+            "description": self.description,
+            "priority": self.priority,
+        })
+    }
 }
 
 /// The behaviour of one kind. The defaults of the methods suit a plain object without a status.
@@ -105,15 +119,28 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// The same for kinds whose fields are not known beforehand.
+    fn selectable(&self, object: &Value) -> Vec<(Text, String)> {
+        self.fields(object).into_iter().map(|(name, value)| (name.into(), value)).collect()
+    }
+
     /// The table's columns.
     fn columns(&self) -> &'static [Column];
+
+    /// The same as a `Table` defines them.
+    fn column_definitions(&self) -> Value {
+        self.columns().iter().map(Column::definition).collect()
+    }
 
     /// This object's cells, one for each column; `now` is for ages.
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
 }
 
 /// The behaviour of a kind of the table. Kinds without a file of their own behave plainly.
-pub fn of(kind: &Kind) -> &'static dyn Strategy {
+pub fn of(kind: &Kind) -> &dyn Strategy {
+    if let Some(version) = kind.types.custom() {
+        return &**version;
+    }
     match (&*kind.group, &*kind.kind) {
         ("", "ConfigMap") => &configmap::ConfigMap,
         ("", "Endpoints") => &endpoints::Endpoints,
@@ -126,6 +153,7 @@ pub fn of(kind: &Kind) -> &'static dyn Strategy {
         ("", "Service") => &service::Service,
         ("", "ServiceAccount") => &serviceaccount::ServiceAccount,
         ("coordination.k8s.io", "Lease") => &lease::Lease,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &apiextensions::CustomResourceDefinition,
         ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
         _ => &Plain,
     }
