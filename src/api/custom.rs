@@ -121,14 +121,23 @@ pub fn kinds(definition: &Value) -> Vec<Arc<Kind>> {
         },
         single_version: versions.len() == 1 && stored.as_array().is_none_or(|stored| stored.len() <= 1),
     });
-    let terminating = is_true(definition, "Terminating") || meta::is_deleting(definition);
     let mut kinds: Vec<Arc<Kind>> = versions
         .iter()
         .filter(|version| version["served"] == true)
-        .map(|version| Arc::new(kind(definition, version, &common, terminating)))
+        .map(|version| Arc::new(kind(definition, version, Some(&common))))
         .collect();
     kinds.sort_by(|a, b| newer(&a.version, &b.version));
     kinds
+}
+
+/// One row for what a definition defines, in the best version that is served, for work that does not look into objects.
+pub fn row(definition: &Value) -> Option<Kind> {
+    let versions = definition["spec"]["versions"].as_array().into_iter().flatten();
+    let name = |version: &Value| version["name"].as_str().unwrap_or_default().to_owned();
+    let best = versions
+        .filter(|version| version["served"] == true && is_true(definition, "Established"))
+        .min_by(|a, b| newer(&name(a), &name(b)))?;
+    Some(kind(definition, best, None))
 }
 
 /// Whether a condition of a definition is true.
@@ -137,7 +146,9 @@ pub fn is_true(definition: &Value, condition: &str) -> bool {
     conditions.into_iter().any(|c| c["type"] == condition && c["status"] == "True")
 }
 
-fn kind(definition: &Value, version: &Value, common: &Arc<Definition>, terminating: bool) -> Kind {
+/// The row of a version; with `common` it brings its structure.
+fn kind(definition: &Value, version: &Value, common: Option<&Arc<Definition>>) -> Kind {
+    let terminating = is_true(definition, "Terminating") || meta::is_deleting(definition);
     let (spec, names) = (&definition["spec"], &definition["status"]["acceptedNames"]);
     let text =
         |value: &Value, key: &str| -> Text { value[key].as_str().unwrap_or_default().to_owned().into() };
@@ -148,9 +159,9 @@ fn kind(definition: &Value, version: &Value, common: &Arc<Definition>, terminati
     let (group, kind) = (text(spec, "group"), text(names, "kind"));
     let plural = text(names, "plural");
     let name = text(version, "name");
-    let parts = read(&group, &kind, version, common.clone());
+    let own = common.map(|common| Arc::new(read(&group, &kind, version, common.clone())));
     let mut subresources = Vec::new();
-    if parts.scale.is_some() {
+    if own.as_ref().is_some_and(|own| own.scale.is_some()) {
         subresources.push(Subresource {
             name: "scale",
             kind: "Scale".into(),
@@ -158,7 +169,7 @@ fn kind(definition: &Value, version: &Value, common: &Arc<Definition>, terminati
             verbs: PART_VERBS,
         });
     }
-    if parts.status {
+    if own.as_ref().is_some_and(|own| own.status) {
         subresources.push(Subresource {
             name: "status",
             kind: kind.clone(),
@@ -178,7 +189,7 @@ fn kind(definition: &Value, version: &Value, common: &Arc<Definition>, terminati
         namespaced: spec["scope"] == "Namespaced",
         verbs: if terminating { LAST_VERBS } else { VERBS },
         subresources,
-        types: Types::Own(Arc::new(parts)),
+        types: own.map_or(Types::Named("".into()), Types::Own),
         deprecated,
         storage: format!("{plural}.{group}").into(),
         version: name,

@@ -4,9 +4,11 @@
 //! the difference; dropping every cache and starting again loses nothing.
 
 pub mod cluster_dns;
+pub mod custom_resources;
 pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
+pub mod kinds;
 pub mod namespaces;
 pub mod root_ca;
 pub mod service_accounts;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tokio::task::JoinSet;
 
+use self::kinds::Kinds;
 use crate::api::request::ListOptions;
 use crate::api::status::Status;
 use crate::client::queue::Queue;
@@ -59,11 +62,14 @@ impl Controllers {
         tasks.spawn(service_accounts::run(client.clone(), namespaces.clone()));
         tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
-        tasks.spawn(namespaces::run(client.clone(), namespaces, pods.clone()));
+        let (kinds, feed) = Kinds::new(&client);
+        tasks.spawn(feed);
+        tasks.spawn(custom_resources::run(client.clone()));
+        tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
-        tasks.spawn(garbage_collector::run(client.clone()));
+        tasks.spawn(garbage_collector::run(client.clone(), kinds));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));
         tokio::select! {
             () = shutdown => {}

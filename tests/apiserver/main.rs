@@ -5,6 +5,8 @@ mod server;
 
 mod bodies;
 mod collector;
+mod custom;
+mod custom;
 mod deletion;
 mod discovery;
 mod documents;

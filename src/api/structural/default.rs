@@ -9,9 +9,7 @@ pub fn fill(node: &Node, value: &mut Value) {
     match value {
         Value::Object(fields) => {
             let takes_null = |child: &Node| child.nullable || (child.preserve && child.of.is_empty());
-            fields.retain(|name, value| {
-                !value.is_null() || node.properties.get(name).is_none_or(takes_null)
-            });
+            fields.retain(|name, value| !value.is_null() || node.properties.get(name).is_none_or(takes_null));
             for (name, child) in &node.properties {
                 if let Some(default) = &child.default
                     && !fields.contains_key(name)

@@ -2,6 +2,7 @@
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
+mod scale;
 mod token;
 
 use jiff::Timestamp;
@@ -39,6 +40,10 @@ pub async fn answer(
     let Some(row) = place.kind.subresource(subresource) else {
         return Err(Status::no_such_path());
     };
+    let custom = place.kind.types.custom();
+    if let ("scale", Some(paths)) = (subresource, custom.and_then(|version| version.scale.as_ref())) {
+        return scale::answer(api, user, place, paths, action).await;
+    }
     match (subresource, action) {
         ("status", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
