@@ -23,7 +23,7 @@ pub struct Version {
     pub node: Node,
     /// The same as an OpenAPI schema, with what every object has.
     pub document: Value,
-    /// What the schema is called in documents: `com.example.v1.Widget`.
+    /// `v1`.
     pub name: String,
     /// The columns of tables beside the name.
     pub columns: Vec<Column>,
@@ -40,9 +40,47 @@ pub struct Version {
 }
 
 impl Version {
+    /// Reads a version as it stands in a definition.
+    pub fn read(version: &Value, definition: Arc<Definition>) -> Version {
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let mut node = Node::read(schema);
+        rules::compile(&mut node, true, "", &mut |_, _, _, _| {});
+        let columns = match version["additionalPrinterColumns"].as_array() {
+            Some(columns) if !columns.is_empty() => columns.iter().filter_map(column).collect(),
+            _ => vec![age()],
+        };
+        let selectable = version["selectableFields"].as_array().into_iter().flatten();
+        Version {
+            document: document(schema),
+            defaults: node.has_defaults(),
+            node,
+            name: version["name"].as_str().unwrap_or_default().to_owned(),
+            columns,
+            selectable: selectable
+                .filter_map(|field| {
+                    let path = field["jsonPath"].as_str()?;
+                    Some((path.trim_start_matches('.').to_owned(), JsonPath::parse(path).ok()?))
+                })
+                .collect(),
+            status: version["subresources"]["status"].is_object(),
+            scale: scale(&version["subresources"]["scale"]),
+            definition,
+        }
+    }
+
     /// Whether the schema fills in anything.
     pub fn has_defaults(&self) -> bool {
         self.defaults
+    }
+
+    /// The fields by which an object can be selected, with its values.
+    pub fn fields(&self, object: &Value) -> Vec<(Text, String)> {
+        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let fields = self.selectable.iter().map(|(name, path)| {
+            let value = path.find(object).first().map(|value| shown(value)).unwrap_or_default();
+            (name.clone().into(), value)
+        });
+        fields.collect()
     }
 }
 
@@ -81,7 +119,7 @@ pub struct Scale {
 }
 
 /// What all versions of a custom kind have in common.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Definition {
     /// The uid of the definition, and at which generation of it this was read.
     pub identity: (String, i64),
@@ -94,9 +132,10 @@ pub struct Definition {
 }
 
 /// How objects get from one version to another.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub enum Conversion {
     /// By the name of the version alone.
+    #[default]
     None,
     /// By whoever answers at this `clientConfig`.
     Webhook(Value),
@@ -159,7 +198,7 @@ fn kind(definition: &Value, version: &Value, common: Option<&Arc<Definition>>) -
     let (group, kind) = (text(spec, "group"), text(names, "kind"));
     let plural = text(names, "plural");
     let name = text(version, "name");
-    let own = common.map(|common| Arc::new(read(&group, &kind, version, common.clone())));
+    let own = common.map(|common| Arc::new(Version::read(version, common.clone())));
     let mut subresources = Vec::new();
     if own.as_ref().is_some_and(|own| own.scale.is_some()) {
         subresources.push(Subresource {
@@ -196,35 +235,6 @@ fn kind(definition: &Value, version: &Value, common: Option<&Arc<Definition>>) -
         group,
         kind,
         plural,
-    }
-}
-
-fn read(group: &str, kind: &str, version: &Value, definition: Arc<Definition>) -> Version {
-    let schema = &version["schema"]["openAPIV3Schema"];
-    let mut node = Node::read(schema);
-    rules::compile(&mut node, true, "", &mut |_, _, _, _| {});
-    let columns = match version["additionalPrinterColumns"].as_array() {
-        Some(columns) if !columns.is_empty() => columns.iter().filter_map(column).collect(),
-        _ => vec![age()],
-    };
-    let selectable = version["selectableFields"].as_array().into_iter().flatten();
-    let reversed: Vec<&str> = group.split('.').rev().collect();
-    let version_name = version["name"].as_str().unwrap_or_default();
-    Version {
-        document: document(schema),
-        defaults: node.has_defaults(),
-        node,
-        name: format!("{}.{version_name}.{kind}", reversed.join(".")),
-        columns,
-        selectable: selectable
-            .filter_map(|field| {
-                let path = field["jsonPath"].as_str()?;
-                Some((path.trim_start_matches('.').to_owned(), JsonPath::parse(path).ok()?))
-            })
-            .collect(),
-        status: version["subresources"]["status"].is_object(),
-        scale: scale(&version["subresources"]["scale"]),
-        definition,
     }
 }
 
@@ -358,7 +368,6 @@ mod tests {
         let versions: Vec<&str> = kinds.iter().map(|kind| &*kind.version).collect();
         assert_eq!(versions, ["v1", "v1beta1"]);
         assert_eq!(kinds[0].subresources.iter().map(|s| s.name).collect::<Vec<_>>(), ["scale", "status"]);
-        assert_eq!(kinds[0].types.name(), "com.example.v1.Widget");
         assert_eq!(kinds[0].key(Some("a"), "b"), "widgets.example.com/a/b");
         assert_eq!(kinds[1].deprecated.as_deref(), Some("example.com/v1beta1 Widget is deprecated"));
         assert!(kinds[0].types.schema().unwrap().field("metadata").unwrap().field("labels").is_some());

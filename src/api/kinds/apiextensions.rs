@@ -13,7 +13,7 @@ pub(super) fn kinds() -> Vec<Kind> {
         V1.cluster("CustomResourceDefinition", "customresourcedefinitions")
             .short("crd")
             .short("crds")
-            .in_category("api-extensions")
+            .among("api-extensions")
             .with_status(),
     ]
 }

@@ -7,11 +7,25 @@ use std::sync::{Arc, LazyLock};
 use super::custom::Version;
 use super::schema::Schema;
 
+mod admissionregistration;
 mod apiextensions;
+mod apiregistration;
+mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
+mod legacy;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
+mod scheduling;
+mod storage;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -81,11 +95,11 @@ impl Types {
         }
     }
 
-    /// The name under which documents show it.
+    /// The name in the schema document; empty for kinds that bring their own.
     pub fn name(&self) -> &str {
         match self {
             Types::Named(name) => name,
-            Types::Own(version) => &version.name,
+            Types::Own(_) => "",
         }
     }
 
@@ -147,11 +161,12 @@ impl Kind {
 
     /// Lists the kind among `kubectl get all`.
     fn in_all(self) -> Kind {
-        self.in_category("all")
+        self.among("all")
     }
 
-    fn in_category(mut self, name: &'static str) -> Kind {
-        self.categories.push(name.into());
+    /// Lists the kind under a category's name.
+    fn among(mut self, category: &'static str) -> Kind {
+        self.categories.push(category.into());
         self
     }
 
@@ -159,6 +174,12 @@ impl Kind {
     fn with_status(self) -> Kind {
         let kind = self.kind.clone();
         self.with(Subresource { name: "status", kind, group_version: None, verbs: PART_VERBS })
+    }
+
+    /// Reading and changing the number of replicas, whatever else the object holds.
+    fn with_scale(self) -> Kind {
+        let group_version = Some(("autoscaling", "v1"));
+        self.with(Subresource { name: "scale", kind: "Scale".into(), group_version, verbs: PART_VERBS })
     }
 
     /// A subresource whose bodies are of a kind of the object's own group and version.
@@ -206,10 +227,33 @@ impl Kind {
 /// Every built-in kind, grouped by API group in discovery's order. Where several rows share a storage, the first is
 /// what is stored.
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
-    let groups =
-        [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds(), apiextensions::kinds()];
-    groups.into_iter().flatten().map(Arc::new).collect()
+    let groups = [
+        core::kinds(),
+        apiregistration::kinds(),
+        apps::kinds(),
+        events::kinds(),
+        autoscaling::kinds(),
+        batch::kinds(),
+        certificates::kinds(),
+        networking::kinds(),
+        policy::kinds(),
+        rbac::kinds(),
+        storage::kinds(),
+        admissionregistration::kinds(),
+        apiextensions::kinds(),
+        scheduling::kinds(),
+        coordination::kinds(),
+        node::kinds(),
+        discovery::kinds(),
+        flowcontrol::kinds(),
+    ];
+    let today = groups.concat();
+    let legacy = legacy::kinds(&today);
+    today.into_iter().chain(legacy).map(Arc::new).collect()
 });
+
+/// What the subresource `scale` shows of objects of other kinds; no collection serves it.
+pub static SCALE: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(autoscaling::scale()));
 
 /// The built-in kind served at this group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
@@ -221,10 +265,12 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Ki
     KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
-/// The built-in kinds that are stored, each once, however many groups and versions serve its objects.
+/// The built-in kinds that are stored, each once, however many groups and versions serve its objects. What is made up
+/// for each request cannot be watched.
 pub fn stored() -> impl Iterator<Item = &'static Arc<Kind>> {
     let first = |kind: &Kind| KINDS.iter().find(|other| other.storage == kind.storage);
-    KINDS.iter().filter(move |kind| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind)))
+    let once = move |kind: &&'static Arc<Kind>| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind));
+    KINDS.iter().filter(|kind| kind.verbs.contains(&"watch")).filter(once)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{event_versions, stored_kind};
+use super::stored_kind;
+use super::versions::field_label;
 use crate::api::kinds::{Kind, Text};
 use crate::api::meta;
 use crate::api::request::ListOptions;
@@ -86,14 +87,11 @@ impl Selection {
 /// What can be selected of objects of this kind beside name and namespace, by its names in the group that is
 /// served.
 fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(Text, String)> {
-    let fields = strategy::of(stored_kind(kind)).selectable(stored);
-    if kind.group != event_versions::GROUP {
-        return fields;
+    if let Some(version) = kind.types.custom() {
+        return version.fields(stored);
     }
-    let named = |(name, value): (Text, String)| {
-        let name: Text = event_versions::field_label(&name)?.to_owned().into();
-        Some((name, value))
-    };
+    let fields = strategy::of(stored_kind(kind)).fields(stored);
+    let named = |(name, value)| Some((field_label(kind, name)?.into(), value));
     fields.into_iter().filter_map(named).collect()
 }
 

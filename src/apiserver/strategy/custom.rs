@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use super::column;
 use super::{Column, Strategy};
 use crate::api::custom::{self, Version};
-use crate::api::kinds::Text;
 use crate::api::meta;
 use crate::api::status::FieldError;
 use crate::api::structural::{self, rules};
@@ -58,15 +57,6 @@ impl Strategy for Version {
             kept.map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>()
         };
         content(new) != content(old)
-    }
-
-    fn selectable(&self, object: &Value) -> Vec<(Text, String)> {
-        let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let fields = self.selectable.iter().map(|(name, path)| {
-            let value = path.find(object).first().map(|value| shown(value)).unwrap_or_default();
-            (name.clone().into(), value)
-        });
-        fields.collect()
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -178,7 +168,7 @@ mod tests {
         let now = Timestamp::from_second(60).unwrap();
         assert_eq!(strategy.cells(&object, now), [json!("a"), json!(1), json!("red"), json!("60s")]);
         assert_eq!(strategy.column_definitions()[2]["priority"], 1);
-        assert_eq!(strategy.selectable(&object), [("spec.color".into(), "red".to_owned())]);
+        assert_eq!(kind.types.custom().unwrap().fields(&object), [("spec.color".into(), "red".to_owned())]);
         let mut new = object.clone();
         new["status"] = json!({"y": 2});
         assert!(!strategy.generation_changes(&new, &object));
