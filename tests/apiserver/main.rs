@@ -8,6 +8,8 @@ mod apply;
 mod bodies;
 mod certificates;
 mod collector;
+mod custom;
+mod custom;
 mod deletion;
 mod discovery;
 mod documents;
