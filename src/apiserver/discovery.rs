@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn removed_versions_come_last() {
-        let groups = groups(&KINDS);
+        let all = group_list(&KINDS);
+        let groups = all["groups"].as_array().unwrap();
         let of = |name: &str| groups.iter().find(|group| group["name"] == name).unwrap();
         assert_eq!(of("apps")["preferredVersion"]["version"], "v1");
         assert_eq!(of("autoscaling")["preferredVersion"]["version"], "v2");

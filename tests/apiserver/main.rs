@@ -10,6 +10,8 @@ mod audit;
 mod bodies;
 mod certificates;
 mod collector;
+mod custom;
+mod custom;
 mod deletion;
 mod discovery;
 mod documents;

@@ -197,8 +197,19 @@ impl Fixture {
         let admin = client(&pki, Some(&leaf)).build().unwrap();
         let second = client(&pki, Some(&leaf)).build().unwrap();
         let stranger = client(&pki, None).build().unwrap();
-        let _stop = stop;
-        Fixture { api, pki, tls, base, dial, admin, second, stranger, store, _stop, _directory: directory }
+        Fixture {
+            api,
+            pki,
+            tls,
+            base,
+            dial,
+            admin,
+            second,
+            stranger,
+            store,
+            _stop: stop,
+            _directory: directory,
+        }
     }
 
     /// Another server over the same store, as after a restart.

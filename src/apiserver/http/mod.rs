@@ -203,11 +203,11 @@ impl Server {
         query: &Query,
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
-        let registry = self.api.registry();
         if let Some(aggregator) = &self.aggregator
-            && let Some(service) = aggregation::remote(registry.store(), request.uri().path())
+            && let Some(service) = aggregation::remote(self.api.registry().store(), request.uri().path())
         {
-            let answer = aggregator.serve(registry, &self.proxy, service.json(), &user, request).await;
+            let answer =
+                aggregator.serve(self.api.registry(), &self.proxy, service.json(), &user, request).await;
             return ("connect", Ok(answer));
         }
         let (target, verb) = match route {
@@ -256,16 +256,20 @@ impl Server {
         if starts && verb != Verb::Create {
             self.api.authorizer().authorize(&user, &Attributes::of(&target, Verb::Create.name()))?;
         }
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let wishes = Query::parse(&query);
+        let admitted = admission::connect(self.api.registry(), &user, &target, &wishes);
         if target.subresource.as_deref() == Some(PROXY) {
+            admitted.await?;
             return self.proxy.serve(self.api.registry(), &*self.node, &target, request).await;
         }
-        let action = Action::Get { resource_version: String::new() };
-        let whole = Target { subresource: None, ..target.clone() };
-        let asker = user.clone();
         // The pod must be there before its node is asked.
-        self.api.answer(Request { user, target: whole, action }).await?;
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        admission::connect(self.api.registry(), &asker, &target, &Query::parse(&query)).await?;
+        let name = target.name.as_deref().unwrap_or_default();
+        let key = format!("pods/{}/{name}", target.namespace.as_deref().unwrap_or_default());
+        if self.api.registry().store().get(&key).is_none() {
+            return Err(Status::not_found("", "pods", name));
+        }
+        admitted.await?;
         Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
     }
 
