@@ -14,7 +14,7 @@ use minik::api::status::Status;
 use minik::apiserver::aggregation::identity::FrontProxy;
 use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::audit::Audit;
-use minik::apiserver::http::{self, Server};
+use minik::apiserver::http::{Config as Around, Server};
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::proxy::exchange::Dial;
 use minik::apiserver::{ApiServer, Config};
@@ -187,10 +187,8 @@ impl Fixture {
         let dial = Arc::new(Loopback::default());
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = Server::new(
-            api.clone(),
-            http::Config { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit },
-        );
+        let server =
+            Server::new(api.clone(), Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit });
         tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
