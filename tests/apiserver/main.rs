@@ -11,6 +11,7 @@ mod documents;
 mod events;
 mod identity;
 mod objects;
+mod operator;
 mod pages;
 mod watches;
 mod writes;
