@@ -1,8 +1,11 @@
 //! What the wire speaks: requests and answers as values, `Status` errors, the table of kinds, selectors,
 //! quantities, schemas and patches. No I/O happens here.
 
+pub mod cel;
 pub mod complaints;
 pub mod duplicates;
+pub mod fields;
+pub mod formats;
 pub mod kinds;
 pub mod meta;
 pub mod names;

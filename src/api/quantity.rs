@@ -174,6 +174,11 @@ impl Quantity {
         self.nanos % NANOS == 0
     }
 
+    /// The amount as a floating-point number.
+    pub fn approximate(&self) -> f64 {
+        self.nanos as f64 / NANOS as f64
+    }
+
     /// So many whole units, written with decimal suffixes.
     pub fn units(amount: i64) -> Quantity {
         Quantity { nanos: i128::from(amount) * NANOS, format: Format::Decimal }

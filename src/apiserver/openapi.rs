@@ -225,7 +225,7 @@ fn add_path_parameters(bodies: &Bodies, operations: &mut Map<String, Value>, nam
 
 /// The named types and everything that they refer to, marked with the kinds that they are.
 fn schemas(kinds: &[Arc<Kind>], roots: &[&str]) -> Map<String, Value> {
-    let all = schema::document();
+    let all = schema::document::described();
     let mut found = Map::new();
     let mut wanted: Vec<String> = roots.iter().map(|r| (*r).to_owned()).collect();
     while let Some(name) = wanted.pop() {

@@ -98,6 +98,12 @@ pub fn read_patched(
     }
 }
 
+/// The same for an object with a configuration in it, whose fields were checked before they were merged.
+pub fn read_merged(kind: &Kind, mut merged: Value) -> Result<Value, String> {
+    let checked = Type::from(kind).check(&mut merged);
+    checked.errors.into_iter().next().map_or(Ok(merged), Err)
+}
+
 fn complaints(mut unknown: Vec<String>, options: &WriteOptions) -> Vec<String> {
     unknown.extend(options.duplicates.iter().cloned());
     unknown.truncate(MOST);

@@ -18,8 +18,8 @@ const MAX_COPIED_BYTES: usize = 3 << 20;
 
 /// The object as the patch leaves it. `schema` is its type, by which a strategic merge patch merges lists.
 ///
-/// Server-side apply is no function of object and patch alone (it needs the managed fields and who asks); it is
-/// refused with 415 until the registry has it.
+/// An applied configuration is no patch in this sense: what becomes of it depends on who manages which fields and who
+/// asks. [`fields`](super::fields) merges it.
 pub fn apply(
     kind: PatchKind,
     schema: Option<Schema<'_>>,
@@ -38,9 +38,9 @@ pub fn apply(
             must_be_object(body)?;
             strategic::merge(schema, object, body).map_err(|e| Status::bad_request(e.to_string()))
         }
-        PatchKind::Apply => Err(Status::unsupported_media_type(
-            "server-side apply (application/apply-patch+yaml) is not supported yet; use a merge patch",
-        )),
+        PatchKind::Apply => {
+            Err(Status::bad_request("an applied configuration is no patch of a single object"))
+        }
     }
 }
 

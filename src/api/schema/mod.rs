@@ -1,32 +1,17 @@
 //! The types of the served kinds: structure, descriptions, list keys and patch strategies.
 //!
-//! The document behind it is made by `build.rs`. [`Schema`] walks it; [`check`] reads an object as Kubernetes'
-//! decoder would, which prunes what the types do not know.
+//! [`document`] holds them. [`Schema`] walks their structure; [`check`] reads an object as Kubernetes' decoder
+//! would, which prunes what the types do not know.
 
 mod check;
+pub mod document;
 pub mod protobuf;
 mod strict;
-
-use std::sync::OnceLock;
 
 use serde_json::Value;
 
 pub use self::check::{Checked, check};
 pub use self::strict::strict_json;
-
-static COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.json.zst"));
-
-/// Every served type: an object from type names (`io.k8s.api.core.v1.Pod`) to OpenAPI schemas, whose references
-/// read `#/components/schemas/NAME`.
-pub fn document() -> &'static Value {
-    static DOCUMENT: OnceLock<Value> = OnceLock::new();
-    DOCUMENT.get_or_init(|| {
-        // Written by the build of this very binary: it cannot be damaged without the binary being so, and
-        // `the_document_is_readable` holds that it parses.
-        let bytes = zstd::decode_all(COMPRESSED).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_default()
-    })
-}
 
 /// What a single value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +65,7 @@ pub struct Schema<'a> {
 impl Schema<'static> {
     /// A type of the schema document by its name.
     pub fn of(name: &str) -> Option<Schema<'static>> {
-        let (name, target) = document().as_object()?.get_key_value(name)?;
+        let (name, target) = document::structure(name)?;
         Some(Schema { site: target, target, name })
     }
 }
@@ -183,6 +168,11 @@ impl<'a> Schema<'a> {
     /// Whether a strategic merge patch does so with the field: `merge`, `replace`, `retainKeys`.
     pub fn has_strategy(&self, strategy: &str) -> bool {
         self.extension("x-kubernetes-patch-strategy").split(',').any(|s| s == strategy)
+    }
+
+    /// Whether fields that the type does not know are kept.
+    pub fn preserves_unknown(&self) -> bool {
+        self.target.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true))
     }
 
     /// The default that the field's schema states.

@@ -21,7 +21,7 @@ use super::table::IncludeObject;
 use super::{ApiServer, reviews, streaming};
 use crate::api::kinds::{self, Kind};
 use crate::api::node::Node;
-use crate::api::request::{Action, PatchKind, Request, Target, Transport, User};
+use crate::api::request::{Action, PatchKind, Request, Target, Transport, User, WriteOptions};
 use crate::api::schema::protobuf;
 use crate::api::status::{FieldError, Status};
 use crate::api::{schema, yaml};
@@ -242,7 +242,7 @@ async fn read_action(verb: Verb, query: &Query, request: http::Request<Incoming>
         }
         Verb::Create | Verb::Update => {
             let of = if verb == Verb::Create { "CreateOptions" } else { "UpdateOptions" };
-            let mut options = query.write(of)?;
+            let mut options = managed_by(query.write(of)?, request.headers());
             let (media, bytes) = body(request).await?;
             let value;
             (value, options.duplicates) = document(&media, &bytes)?;
@@ -250,12 +250,15 @@ async fn read_action(verb: Verb, query: &Query, request: http::Request<Incoming>
             Ok(action(value, options))
         }
         Verb::Patch => {
+            let headers = request.headers().clone();
             let (media, bytes) = body(request).await?;
             let kind = patch_kind(&media)?;
-            let apply = kind == PatchKind::Apply;
-            let mut options = query.patch(apply)?;
-            let (value, duplicates) =
-                document(if apply { "application/yaml" } else { "application/json" }, &bytes)?;
+            let mut options = managed_by(query.patch(kind == PatchKind::Apply)?, &headers);
+            let (value, duplicates) = match kind {
+                PatchKind::Apply => yaml::strict_yaml(&bytes)
+                    .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?,
+                _ => document("application/json", &bytes)?,
+            };
             let within = if kind == PatchKind::Json { "json patch " } else { "" };
             options.duplicates = duplicates.iter().map(|twice| format!("{within}{twice}")).collect();
             Ok(Action::Patch(kind, value, options))
@@ -270,6 +273,13 @@ async fn read_action(verb: Verb, query: &Query, request: http::Request<Incoming>
             })
         }
     }
+}
+
+/// Options with the manager that the client's name stands for, when they name none.
+fn managed_by(mut options: WriteOptions, headers: &HeaderMap) -> WriteOptions {
+    let agent = || headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    options.field_manager.get_or_insert_with(|| query::agent_manager(agent()));
+    options
 }
 
 fn random_below(limit: u64) -> u64 {

@@ -113,6 +113,7 @@ impl Query {
         if manager.len() > MANAGER_BYTES {
             errors.push(FieldError::too_long("fieldManager", MANAGER_BYTES));
         }
+        errors.extend(unprintable(manager));
         errors.extend(structure::wrong_dry_run(&stages));
         let field_validation = match self.text("fieldValidation") {
             "" | "Warn" => FieldValidation::Warn,
@@ -139,6 +140,10 @@ impl Query {
     /// Those of a patch; `force` is for server-side apply alone.
     pub fn patch(&self, apply: bool) -> Result<WriteOptions, Status> {
         const OF: &str = "PatchOptions";
+        if apply && self.text("fieldManager").is_empty() {
+            let error = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(Status::invalid("meta.k8s.io", OF, "", &[error]));
+        }
         if !apply && !self.text("force").is_empty() {
             let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
             return Err(Status::invalid("meta.k8s.io", OF, "", &[error]));
@@ -173,6 +178,37 @@ impl Query {
             ..given
         })
     }
+}
+
+/// The manager of what a client writes that names none: what its user agent begins with.
+pub fn agent_manager(user_agent: &str) -> String {
+    let program = user_agent.split('/').next().unwrap_or_default();
+    let mut name = String::new();
+    for letter in program.chars().filter(|c| is_printable(*c)) {
+        if name.len() + letter.len_utf8() > MANAGER_BYTES {
+            break;
+        }
+        name.push(letter);
+    }
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// What is wrong with letters of a manager's name.
+fn unprintable(manager: &str) -> Vec<FieldError> {
+    let wrong = manager.char_indices().filter(|(_, c)| !is_printable(*c));
+    let error = |(at, c): (usize, char)| {
+        let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(c));
+        FieldError::invalid("fieldManager", &json!(manager), &detail)
+    };
+    wrong.map(error).collect()
+}
+
+/// Whether a letter shows: no control, no space but the plain one, no mark of direction or width.
+fn is_printable(letter: char) -> bool {
+    let invisible = ['\u{ad}', '\u{feff}'].contains(&letter)
+        || matches!(letter, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+        || matches!(letter, '\u{e000}'..='\u{f8ff}' | '\u{fff0}'..='\u{fffb}');
+    letter == ' ' || !(letter.is_control() || letter.is_whitespace() || invisible)
 }
 
 #[cfg(test)]
@@ -214,8 +250,31 @@ mod tests {
             Query::parse("force=true").patch(false).unwrap_err().message,
             "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch"
         );
-        assert!(Query::parse("force=true").patch(true).unwrap().force);
+        assert!(Query::parse("force=true&fieldManager=m").patch(true).unwrap().force);
+        assert_eq!(
+            Query::parse("force=true").patch(true).unwrap_err().message,
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
+        );
+        assert_eq!(
+            Query::parse("fieldManager=a%07").write("CreateOptions").unwrap_err().message,
+            "CreateOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: \"a\\u0007\": invalid character \
+             U+0007 (at position 1)"
+        );
         assert_eq!(Query::parse("dryRun=x").delete(Value::Null).unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn managers_are_named_by_user_agents() {
+        for (agent, manager) in [
+            ("kubectl/v1.37.0 (linux/amd64) kubernetes/abc", "kubectl"),
+            ("Mozilla", "Mozilla"),
+            ("a\tb c/1", "ab c"),
+            ("", "unknown"),
+            ("/1", "unknown"),
+        ] {
+            assert_eq!(agent_manager(agent), manager);
+        }
+        assert_eq!(agent_manager(&"ä".repeat(100)).len(), 128);
     }
 
     #[test]

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::managed_fields::{self, Ownership};
+use super::update::Made;
 use super::{
-    Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
+    Part, Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::kinds::Kind;
 use crate::api::meta;
@@ -30,35 +32,49 @@ impl Registry {
     ) -> Result<Response, Status> {
         let (body, warnings) = structure::read(&**kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
+        let once = |object, warnings| {
+            let made = Made { object, warnings, ownership: Ownership::Moves };
+            self.create_once(user, kind, namespace, made, options)
+        };
         let base = meta::generate_name(&body);
         if base.is_empty() {
-            return self.create_once(user, kind, namespace, body, options, warnings).await;
+            return once(body, warnings).await;
         }
         let made = if meta::name(&body).is_empty() {
-            let attempt = || self.create_once(user, kind, namespace, body.clone(), options, warnings.clone());
-            with_free_name(attempt).await
+            with_free_name(|| once(body.clone(), warnings.clone())).await
         } else {
-            self.create_once(user, kind, namespace, body, options, warnings).await
+            once(body, warnings).await
         };
         made.map_err(no_free_name)
     }
 
-    async fn create_once(
+    pub(super) async fn create_once(
         &self,
         user: &User,
         kind: &Arc<Kind>,
         namespace: Option<&str>,
-        body: Value,
+        made: Made,
         options: &WriteOptions,
-        mut warnings: Vec<String>,
     ) -> Result<Response, Status> {
         let strategy = strategy::of(kind);
-        let mut object = as_stored(kind, body);
+        let Made { object, mut warnings, ownership } = made;
+        let mut object = as_stored(kind, object);
+        let given = object.pointer_mut("/metadata/managedFields").map(Value::take);
         strategy.default(&mut object);
         metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
         if strategy.has_generation() {
             meta::set(&mut object, "generation", 1);
         }
+        // What admission and the kind's own rules add is nobody's.
+        let fields = match ownership {
+            Ownership::Moves => {
+                let manager = managed_fields::manager(user, options);
+                managed_fields::after_update(kind, Part::Object, (None, &object), given.as_ref(), manager)
+            }
+            Ownership::Applied(managers) => managers.to_wire(),
+            Ownership::Stays => Value::Null,
+        };
+        meta::set(&mut object, "managedFields", fields);
         admission::create(self, user, kind, namespace, &mut object).await?;
         strategy.prepare_create(&mut object);
 

@@ -15,9 +15,11 @@ use crate::api::meta;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
+mod apply;
 mod create;
 mod delete;
 pub mod event_versions;
+mod managed_fields;
 pub mod metadata;
 mod read;
 pub mod selection;

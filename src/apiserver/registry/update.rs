@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::managed_fields::{self, Ownership};
 use super::{
     Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
 use crate::api::meta;
+use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::allocate::{self, Reservation};
-use crate::apiserver::{patching, structure};
+use crate::apiserver::structure;
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
@@ -33,6 +35,16 @@ pub enum Part {
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
+}
+
+/// What a write makes of an object, before the rules of its kind.
+pub(super) struct Made {
+    /// The object.
+    pub(super) object: Value,
+    /// What to warn about.
+    pub(super) warnings: Vec<String>,
+    /// Who manages its fields.
+    pub(super) ownership: Ownership,
 }
 
 impl Registry {
@@ -74,8 +86,11 @@ impl Registry {
         patch: &Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
+        if kind == PatchKind::Apply {
+            return self.apply(user, place, part, patch, options).await;
+        }
         self.change(user, place, part, options, |current| {
-            let apply = || patching::apply(place.kind, kind, current, patch);
+            let apply = || patch::apply(kind, place.kind.types.schema(), current, patch);
             let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
@@ -88,18 +103,36 @@ impl Registry {
     /// writer was faster, unless the result insists on a resourceVersion.
     pub async fn change(
         &self,
-        _user: &User,
+        user: &User,
         place: Place<'_>,
         part: Part,
         options: &WriteOptions,
         make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync,
     ) -> Result<Response, Status> {
+        let make = |current: &Value| {
+            let (object, warnings) = make(current)?;
+            let ownership = if part == Part::Binding { Ownership::Stays } else { Ownership::Moves };
+            Ok(Made { object, warnings, ownership })
+        };
+        self.change_to(user, place, part, options, make).await
+    }
+
+    /// The same, where `make` says too who manages the result.
+    pub(super) async fn change_to(
+        &self,
+        user: &User,
+        place: Place<'_>,
+        part: Part,
+        options: &WriteOptions,
+        make: impl Fn(&Value) -> Result<Made, Status> + Send + Sync,
+    ) -> Result<Response, Status> {
+        let manager = managed_fields::manager(user, options);
         for _ in 0..ATTEMPTS {
             let current = self.find(place)?;
-            let (new, mut warnings) = make(as_served(place.kind, current.clone()).json())?;
-            let new = as_stored(place.kind, new);
-            check_identity(place, &new, &current)?;
-            let mut new = self.prepare(place, part, new, current.json())?;
+            let mut made = make(as_served(place.kind, current.clone()).json())?;
+            made.object = as_stored(place.kind, made.object);
+            check_identity(place, &made.object, &current)?;
+            let (mut new, mut warnings) = self.prepare(place, part, made, current.json(), manager)?;
             if part == Part::Object {
                 warnings.extend(place.strategy().warnings(&new));
             }
@@ -120,10 +153,29 @@ impl Registry {
         Err(place.modified())
     }
 
-    /// The new object as it is to be stored, with everything carried over that this write may not touch.
-    fn prepare(&self, place: Place<'_>, part: Part, given: Value, old: &Value) -> Result<Value, Status> {
+    /// The new object as it is to be stored, with everything carried over that this write may not touch, and what to
+    /// warn about.
+    fn prepare(
+        &self,
+        place: Place<'_>,
+        part: Part,
+        made: Made,
+        old: &Value,
+        manager: &str,
+    ) -> Result<(Value, Vec<String>), Status> {
         let strategy = place.strategy();
-        let mut new = given;
+        let Made { object: mut new, warnings, ownership } = made;
+        let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
+        let manage = |new: &mut Value| {
+            let fields = match &ownership {
+                Ownership::Moves => {
+                    managed_fields::after_update(place.kind, part, (Some(old), new), given.as_ref(), manager)
+                }
+                Ownership::Stays => old["metadata"]["managedFields"].clone(),
+                Ownership::Applied(managers) => managers.to_wire(),
+            };
+            meta::set(new, "managedFields", fields);
+        };
         metadata::prepare_update(&mut new, old);
         match part {
             Part::Object => {
@@ -131,6 +183,7 @@ impl Registry {
                     carry_field(&mut new, old, "status");
                 }
                 strategy.default(&mut new);
+                manage(&mut new);
                 strategy.prepare_update(&mut new, old);
                 if place.kind.plural == "services" {
                     allocate::carry(&mut new, old);
@@ -139,20 +192,23 @@ impl Registry {
             Part::Status => {
                 keep_only(&mut new, old, &["metadata", "status"]);
                 meta::carry(&mut new, old, "ownerReferences");
+                manage(&mut new);
                 strategy.prepare_status_update(&mut new, old);
             }
             // Only the server itself makes these.
-            Part::Binding => {}
+            Part::Binding => manage(&mut new),
             Part::Finalize => {
                 let finalizers = new["spec"]["finalizers"].clone();
                 new = old.clone();
                 new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
+                manage(&mut new);
             }
         }
         if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
             meta::set(&mut new, "generation", meta::generation(old) + 1);
         }
         meta::carry(&mut new, old, "resourceVersion");
+        managed_fields::keep_times(&mut new, old);
         let mut errors = metadata::validate(&new, place.kind);
         errors.extend(metadata::validate_update(&new, old));
         if part == Part::Object {
@@ -165,7 +221,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));
         }
-        Ok(new)
+        Ok((new, warnings))
     }
 
     /// Writes a change; one that takes the last finalizer off a deleted object removes it.

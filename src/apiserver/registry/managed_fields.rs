@@ -1,0 +1,277 @@
+//! `metadata.managedFields`: what a write makes of them.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Part, as_stored, stored_kind, value_as_served};
+use crate::api::fields::{self, Context, Converted, Managers, Set, Step, Versions};
+use crate::api::kinds::{KINDS, Kind, Types};
+use crate::api::meta;
+use crate::api::request::{User, WriteOptions};
+use crate::api::status::Status;
+use crate::apiserver::patching;
+
+/// The manager of what the server does itself.
+const SERVER: &str = "kube-apiserver";
+
+/// What a write makes of who manages which fields.
+#[derive(Debug, Clone)]
+pub(super) enum Ownership {
+    /// Whoever writes manages what has changed.
+    Moves,
+    /// Nothing: nobody manages what a binding sets.
+    Stays,
+    /// What an applied configuration made of it.
+    Applied(Managers),
+}
+
+/// Who manages what a request writes: the name that it gives, or that of the component that asks.
+pub(super) fn manager<'a>(user: &'a User, options: &'a WriteOptions) -> &'a str {
+    if let Some(manager) = &options.field_manager {
+        return manager;
+    }
+    match user.name.strip_prefix("system:") {
+        None => &user.name,
+        Some("apiserver") => SERVER,
+        Some(node) if node.starts_with("node:") => "kubelet",
+        Some(component) => component,
+    }
+}
+
+/// The managed fields of an object that `manager` brought from `live` to `new`, both as they are stored; `given` are
+/// those that the request itself says. An object that is made has no `live`.
+pub(super) fn after_update(
+    kind: &Kind,
+    part: Part,
+    (live, new): (Option<&Value>, &Value),
+    given: Option<&Value>,
+    manager: &str,
+) -> Value {
+    let nothing = Value::Object(Default::default());
+    let had = live.map_or(&Value::Null, |live| &live["metadata"]["managedFields"]);
+    let live = live.map(|live| served(kind, live));
+    let (before, new) = (live.as_deref().unwrap_or(&nothing), served(kind, new));
+    with_context(kind, part, |context| {
+        let changes = fields::changes(before, &new, context);
+        let given = given.filter(|given| part == Part::Object && !given.is_null() && *given != had);
+        if given.is_none() && changes.is_same() {
+            return had.clone();
+        }
+        // What a client says that cannot be read counts for nothing, and what is stored that cannot be read is dropped.
+        let stored = || Managers::parse(had).unwrap_or_default();
+        let managers = match given {
+            Some(given) if is_reset(given) => Managers::default(),
+            Some(given) => {
+                let read = Managers::parse(given).ok().filter(|managers| !managers.is_empty());
+                read.unwrap_or_else(stored)
+            }
+            None => stored(),
+        };
+        // Of an object whose fields nobody manages only an apply makes one whose fields somebody does.
+        if managers.is_empty() && live.is_some() {
+            return Value::Null;
+        }
+        fields::update(managers, changes, (before, &new), manager, context).to_wire()
+    })
+}
+
+/// The object, as served, with a configuration applied to it, and who manages it from then on.
+pub(super) fn after_apply(
+    kind: &Kind,
+    part: Part,
+    live: &Value,
+    config: &Value,
+    manager: &str,
+    force: bool,
+) -> Result<(Value, Managers), Status> {
+    let applied =
+        with_context(kind, part, |context| patching::apply(kind, live, config, manager, force, context))?;
+    Ok((applied.object, applied.managers))
+}
+
+/// Whether a client asks to forget all managers: by a list of none, or of one empty entry.
+fn is_reset(given: &Value) -> bool {
+    match given.as_array().map(Vec::as_slice) {
+        Some([]) => true,
+        Some([one]) => *one == json!({}),
+        _ => false,
+    }
+}
+
+/// Takes times back that are the only thing that a write would change.
+pub(super) fn keep_times(new: &mut Value, old: &Value) {
+    let entries = |object: &Value| object["metadata"]["managedFields"].as_array().map_or(0, Vec::len);
+    if entries(new) == 0 || entries(new) != entries(old) {
+        return;
+    }
+    let (now, before) = (&new["metadata"]["managedFields"], &old["metadata"]["managedFields"]);
+    let without_time = |entry: &Value| {
+        let mut entry = entry.clone();
+        entry["time"] = Value::Null;
+        entry
+    };
+    let pairs = now.as_array().into_iter().flatten().zip(before.as_array().into_iter().flatten());
+    let mut differ = false;
+    for (now, before) in pairs {
+        if now != before {
+            differ = true;
+            if without_time(now) != without_time(before) {
+                return;
+            }
+        }
+    }
+    if !differ {
+        return;
+    }
+    let now = now.clone();
+    meta::carry(new, old, "managedFields");
+    if new != old {
+        meta::set(new, "managedFields", now);
+    }
+}
+
+/// A stored object as the kind serves it.
+fn served<'v>(kind: &Kind, value: &'v Value) -> Cow<'v, Value> {
+    match std::ptr::eq(stored_kind(kind), kind) {
+        true => Cow::Borrowed(value),
+        false => Cow::Owned(value_as_served(kind, value.clone())),
+    }
+}
+
+fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> T {
+    let version = kind.api_version();
+    let (reset, now) = (reset(kind, part), meta::timestamp(Timestamp::now()));
+    act(&Context {
+        version: &version,
+        place: kind.types.schema(),
+        subresource: match part {
+            Part::Object | Part::Binding => "",
+            Part::Status => "status",
+            Part::Finalize => "finalize",
+        },
+        reset: &reset,
+        versions: &KindVersions { kind },
+        now: &now,
+    })
+}
+
+/// What this kind of write cannot change: it is as before whatever the request says.
+fn reset(kind: &Kind, part: Part) -> Set {
+    let mut reset = Set::default();
+    let mut add =
+        |path: &[&str]| reset.insert(&path.iter().map(|name| Step::field(name)).collect::<Vec<_>>());
+    add(&["metadata", "managedFields"]);
+    add(&["metadata", "resourceVersion"]);
+    match part {
+        Part::Object | Part::Binding if kind.subresource("status").is_none() => {}
+        Part::Object | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Status => {
+            add(&["spec"]);
+            add(&["metadata", "deletionTimestamp"]);
+            add(&["metadata", "ownerReferences"]);
+            if matches!(kind.types, Types::Own(_)) {
+                add(&["metadata"]);
+            }
+        }
+    }
+    reset
+}
+
+/// The versions in which the objects of a kind are served.
+struct KindVersions<'a> {
+    kind: &'a Kind,
+}
+
+impl KindVersions<'_> {
+    fn of(&self, version: &str) -> Option<&Kind> {
+        if self.kind.api_version() == version {
+            return Some(self.kind);
+        }
+        let same =
+            |kind: &&std::sync::Arc<Kind>| kind.storage == self.kind.storage && kind.api_version() == version;
+        KINDS.iter().find(same).map(|kind| &**kind)
+    }
+}
+
+impl Versions for KindVersions<'_> {
+    fn convert<'o>(&'o self, object: &'o Value, version: &str) -> Option<Converted<'o>> {
+        let given = meta::api_version(object);
+        if given == version || (given.is_empty() && self.kind.api_version() == version) {
+            return Some((Cow::Borrowed(object), self.of(version)?.types.schema()));
+        }
+        if matches!(self.kind.types, Types::Own(_)) {
+            // The versions of a kind that a client defined differ in nothing else.
+            let mut object = object.clone();
+            object["apiVersion"] = json!(version);
+            return Some((Cow::Owned(object), self.kind.types.schema()));
+        }
+        let (from, to) = (self.of(given)?, self.of(version)?);
+        let converted = value_as_served(to, as_stored(from, object.clone()));
+        Some((Cow::Owned(converted), to.types.schema()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    #[test]
+    fn managers_are_named_by_who_asks() {
+        let options = |manager: Option<&str>| WriteOptions {
+            field_manager: manager.map(str::to_owned),
+            ..WriteOptions::default()
+        };
+        for (user, given, manager_is) in [
+            ("system:kube-scheduler", None, "kube-scheduler"),
+            ("system:node:minik", None, "kubelet"),
+            ("system:apiserver", None, "kube-apiserver"),
+            ("jane", None, "jane"),
+            ("jane", Some("kubectl-create"), "kubectl-create"),
+        ] {
+            assert_eq!(manager(&User::component(user), &options(given)), manager_is);
+        }
+    }
+
+    #[test]
+    fn times_alone_are_no_change() {
+        let object = |time: &str, fields: Value, data: &str| {
+            json!({"metadata": {"managedFields": [{"manager": "m", "time": time, "fieldsV1": fields}]},
+                "data": {"a": data}})
+        };
+        let old = object("1", json!({"f:a": {}}), "x");
+        for (new, kept) in [
+            (object("2", json!({"f:a": {}}), "x"), true),
+            (object("2", json!({"f:b": {}}), "x"), false),
+            (object("2", json!({"f:a": {}}), "y"), false),
+        ] {
+            let mut now = new.clone();
+            keep_times(&mut now, &old);
+            assert_eq!(now, if kept { old.clone() } else { new });
+        }
+    }
+
+    #[test]
+    fn fields_of_another_version_stay_owned() {
+        let newer = kinds::by_resource("events.k8s.io", "v1", "events").unwrap();
+        let older = kinds::by_resource("", "v1", "events").unwrap();
+        let event = |message: &str, count: i64| {
+            json!({"apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "uid": "u"}, "message": message,
+                "count": count, "involvedObject": {}})
+        };
+        let mut made = event("a", 1);
+        let fields = after_update(newer, Part::Object, (None, &made), None, "one");
+        let owned = &fields[0]["fieldsV1"];
+        assert_eq!(
+            (fields[0]["apiVersion"].as_str(), owned.get("f:note")),
+            (Some("events.k8s.io/v1"), Some(&json!({})))
+        );
+        meta::set(&mut made, "managedFields", fields);
+        let fields = after_update(older, Part::Object, (Some(&made), &event("b", 1)), None, "two");
+        assert_eq!(fields[0]["fieldsV1"], json!({"f:deprecatedCount": {}}));
+        assert_eq!(fields[1]["apiVersion"], "v1");
+        assert_eq!(fields[1]["fieldsV1"], json!({"f:message": {}}));
+    }
+}
