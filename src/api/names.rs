@@ -39,6 +39,31 @@ pub fn dns_subdomain(value: &str) -> Vec<String> {
     wrong
 }
 
+/// A DNS subdomain below which every name is meant: `*.example.com`.
+pub fn wildcard_subdomain(value: &str) -> Vec<String> {
+    let mut wrong = at_most(253, value);
+    if !value.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label)) {
+        let what = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which \
+                    must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric \
+                    character";
+        let expression = format!("\\*\\.{DNS_LABEL}(\\.{DNS_LABEL})*");
+        wrong.push(pattern(what, &expression, &["*.example.com"]));
+    }
+    wrong
+}
+
+/// A domain of at least three parts: the names of webhooks.
+pub fn fully_qualified(value: &str) -> Vec<String> {
+    let wrong = dns_subdomain(value);
+    if !wrong.is_empty() {
+        return vec![wrong.join(",")];
+    }
+    match value.split('.').count() {
+        0..3 => vec!["should be a domain with at least three segments separated by dots".to_owned()],
+        _ => Vec::new(),
+    }
+}
+
 /// A key of labels and annotations: `name` or `example.com/name`.
 pub fn qualified_name(value: &str) -> Vec<String> {
     let what = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
@@ -149,6 +174,15 @@ pub fn path_segment(value: &str) -> Vec<String> {
     }
 }
 
+/// A path as HTTP knows it, after a domain.
+pub fn http_path(value: &str) -> Vec<String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b);
+    if !value.is_empty() && value.bytes().all(allowed) {
+        return Vec::new();
+    }
+    vec![pattern("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[])]
+}
+
 fn is_label(value: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     !value.is_empty() && value.bytes().all(inner) && !value.starts_with('-') && !value.ends_with('-')
@@ -167,6 +201,9 @@ fn at_most(max: usize, value: &str) -> Vec<String> {
 
 /// Kubernetes' words for a value that misses a regular expression.
 fn pattern(what: &str, expression: &str, examples: &[&str]) -> String {
+    if examples.is_empty() {
+        return format!("{what} (regex used for validation is '{expression}')");
+    }
     let examples: Vec<String> = examples.iter().map(|e| format!("'{e}', ")).collect();
     format!("{what} (e.g. {}regex used for validation is '{expression}')", examples.join(" or "))
 }
@@ -187,8 +224,11 @@ mod tests {
             (label_value, &["", "A", "1_2"], &["-", "a ", "ä", &long]),
             (env_name, &["A", "a.b-c 1"], &["", "a=b", "ä", "a\n"]),
             (config_key, &["a", ".a", "_"], &["", ".", "..", "..a", "a/b"]),
+            (wildcard_subdomain, &["*.a", "*.a.b"], &["*", "a.b", "*.*.a", "*a.b", "*."]),
+            (fully_qualified, &["a.b.c"], &["", "a.b", "A.b.c"]),
             (port_name, &["http", "p1-a"], &["80", "-a", "a--b", "HTTP", "a-very-long-name"]),
             (path_segment, &["A b"], &[".", "..", "a/b", "a%"]),
+            (http_path, &["a", "/a/b-c%20"], &["", "a b", "a?"]),
         ];
         for (rule, valid, invalid) in rows {
             for value in *valid {

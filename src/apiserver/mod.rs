@@ -10,6 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use self::allocate::{Allocator, ServiceRange};
+use self::auth::attributes::Attributes;
+use self::auth::rbac::Authorizer;
 use self::auth::tokens::Tokens;
 use self::registry::{Part, Place, Registry};
 use self::served::Served;
@@ -23,25 +25,34 @@ pub mod served;
 
 pub mod admission;
 pub mod allocate;
+pub mod custom;
+pub mod definitions;
 pub mod families;
 pub mod patching;
-pub mod service_account;
 pub mod strategy;
 pub mod structure;
 
+mod components;
+pub mod resource_metrics;
 pub mod reviews;
 pub mod subresource;
+pub mod webhook;
 
 pub mod auth;
 pub mod bootstrap;
+pub mod fairness;
 pub mod pki;
+pub mod signing;
 
 pub mod discovery;
 pub mod openapi;
 pub mod table;
 
 pub mod answer;
+pub mod proxy;
 pub mod streaming;
+
+pub mod aggregation;
 
 pub mod http;
 
@@ -58,8 +69,8 @@ pub struct Config {
 /// Why an API server could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Which service addresses are taken could not be read.
-    #[error("cannot read the services: {0}")]
+    /// Which service addresses are taken, or who may do what, could not be read.
+    #[error("cannot read the cluster's objects: {0}")]
     Store(#[from] store::Error),
     /// The key of tokens cannot be used.
     #[error(transparent)]
@@ -71,6 +82,8 @@ pub enum Error {
 struct Started {
     /// The first namespaces are there.
     namespaces: AtomicBool,
+    /// The roles and bindings that every cluster has are there.
+    roles: AtomicBool,
     /// The `kubernetes` service is there and names this server.
     service: AtomicBool,
 }
@@ -78,8 +91,8 @@ struct Started {
 /// The API server of a cluster.
 pub struct ApiServer {
     registry: Registry,
-    served: Arc<Served>,
     tokens: Tokens,
+    authorizer: Arc<Authorizer>,
     started: Started,
 }
 
@@ -88,16 +101,18 @@ impl ApiServer {
     pub fn new(config: Config) -> Result<Arc<ApiServer>, Error> {
         let services = config.store.list("services/", None, 0, None)?.entries;
         let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
-        let registry = Registry::new(config.store, Arc::new(allocator));
+        let authorizer = Arc::new(Authorizer::new(config.store.clone())?);
+        let registry = Registry::new(config.store, Arc::new(allocator), authorizer.clone())?;
         let tokens = Tokens::new(&config.token_key)?;
-        Ok(Arc::new(ApiServer { registry, served: Arc::default(), tokens, started: Started::default() }))
+        Ok(Arc::new(ApiServer { registry, tokens, authorizer, started: Started::default() }))
     }
 
     /// What must have happened before the server is ready, by the names of Kubernetes' post-start hooks.
-    pub fn post_start_hooks(&self) -> [(&'static str, bool); 2] {
+    pub fn post_start_hooks(&self) -> [(&'static str, bool); 3] {
         let done = |flag: &AtomicBool| flag.load(Ordering::Acquire);
         [
             ("poststarthook/start-system-namespaces-controller", done(&self.started.namespaces)),
+            ("poststarthook/rbac/bootstrap-roles", done(&self.started.roles)),
             ("poststarthook/bootstrap-controller", done(&self.started.service)),
         ]
     }
@@ -109,7 +124,7 @@ impl ApiServer {
 
     /// The kinds that are served.
     pub fn served(&self) -> &Served {
-        &self.served
+        self.registry.served()
     }
 
     /// Signs and checks service-account tokens.
@@ -117,22 +132,32 @@ impl ApiServer {
         &self.tokens
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, Status> {
-        auth::authorize(&request)?;
+    /// Decides who may do what.
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    /// Carries out a request that its user may make.
+    pub async fn answer(&self, request: Request) -> Result<Response, Status> {
         let Request { ref user, ref target, .. } = request;
-        let Some(kind) = self.served.by_resource(&target.group, &target.version, &target.resource) else {
-            return reviews::answer(&request).unwrap_or_else(|| Err(Status::no_such_path()));
+        let Some(kind) = self.served().by_resource(&target.group, &target.version, &target.resource) else {
+            return reviews::answer(self, &request).unwrap_or_else(|| Err(Status::no_such_path()));
         };
         let kind = &kind;
         let namespace = namespace_of(kind, target)?;
-        match (&target.name, &target.subresource) {
+        if components::concerns(kind) && target.subresource.is_none() {
+            let revision = self.registry.store().revision();
+            return components::answer(kind, target.name.as_deref(), request.action, revision);
+        }
+        let answer = match (&target.name, &target.subresource) {
             (Some(name), Some(subresource)) => {
                 let place = Place { kind, namespace, name };
                 subresource::answer(self, user, place, subresource, request.action).await
             }
             (Some(name), None) => self.on_object(user, Place { kind, namespace, name }, request.action).await,
             (None, _) => self.on_collection(user, kind, namespace, request.action).await,
-        }
+        };
+        custom::conversion::finish(&self.registry, kind, answer?).await
     }
 
     async fn on_object(&self, user: &User, place: Place<'_>, action: Action) -> Result<Response, Status> {
@@ -169,6 +194,10 @@ impl ApiServer {
             Action::List(options) => registry.list(kind, namespace, &options),
             Action::Watch(options) => registry.watch(kind, namespace, None, &options).map(Response::Watch),
             Action::Create(..) if kind.namespaced && namespace.is_none() => unsupported("create"),
+            Action::Create(..) if !kind.verbs.contains(&"create") => {
+                let why = "create not allowed while custom resource definition is terminating";
+                Err(Status::failure(405, "MethodNotAllowed", why))
+            }
             Action::Create(body, options) => registry.create(user, kind, namespace, body, &options).await,
             Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
                 registry.delete_collection(user, kind, namespace, &list, &options).await
@@ -194,6 +223,10 @@ fn namespace_of<'a>(kind: &Kind, target: &'a Target) -> Result<Option<&'a str>, 
 
 impl Transport for ApiServer {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, Status>> {
-        self.answer(request).boxed()
+        async move {
+            self.authorizer.authorize(&request.user, &Attributes::of_request(&request))?;
+            self.answer(request).await
+        }
+        .boxed()
     }
 }

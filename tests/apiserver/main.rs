@@ -3,15 +3,30 @@
 
 mod server;
 
+mod access;
+mod apply;
 mod bodies;
+mod certificates;
 mod collector;
+mod custom;
+mod custom;
 mod deletion;
 mod discovery;
 mod documents;
 mod events;
+mod figures;
 mod identity;
+mod kubectl;
 mod objects;
 mod operator;
 mod pages;
+mod platform;
+mod pod_security;
+mod policies;
+mod proxies;
+mod quotas;
+mod versions;
 mod watches;
+mod webhooks;
+mod workloads;
 mod writes;

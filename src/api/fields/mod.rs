@@ -7,6 +7,7 @@
 //!
 //! The behaviour is that of sigs.k8s.io/structured-merge-diff and of k8s.io/apimachinery `pkg/util/managedfields`.
 
+mod atomic;
 mod check;
 mod collect;
 mod compare;
@@ -21,10 +22,12 @@ mod step;
 mod types;
 mod wire;
 
+pub use self::atomic::atomics;
 pub use self::check::check;
 pub use self::compare::{Comparison, compare};
 pub use self::conflict::{Conflict, status as conflict_status};
 pub use self::managers::{Identity, Managers, Owned};
+pub use self::merge::{Error as MergeError, merge};
 pub use self::operation::{Applied, Context, Converted, Failure, Versions, apply, changes, update};
 pub use self::set::Set;
 pub use self::step::Step;

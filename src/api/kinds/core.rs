@@ -4,8 +4,16 @@ use super::{GroupVersion, Kind, Subresource};
 
 const V1: GroupVersion = GroupVersion { group: "", version: "v1", types: "io.k8s.api.core.v1" };
 
+/// What goes on to the object's own HTTP server, whatever is asked there.
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
+        Kind {
+            verbs: &["get", "list"],
+            deprecated: Some("v1 ComponentStatus is deprecated in v1.19+".into()),
+            ..V1.cluster("ComponentStatus", "componentstatuses").short("cs")
+        },
         V1.namespaced("ConfigMap", "configmaps").short("cm"),
         Kind {
             deprecated: Some(
@@ -14,13 +22,19 @@ pub(super) fn kinds() -> Vec<Kind> {
             ..V1.namespaced("Endpoints", "endpoints").short("ep")
         },
         V1.namespaced("Event", "events").short("ev"),
+        V1.namespaced("LimitRange", "limitranges").short("limits"),
         Kind {
             verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
             ..V1.cluster("Namespace", "namespaces").short("ns")
         }
         .with_own("finalize", "Namespace", &["update"])
         .with_status(),
-        V1.cluster("Node", "nodes").short("no").with_status(),
+        V1.cluster("Node", "nodes")
+            .short("no")
+            .with_own("proxy", "NodeProxyOptions", PROXY_VERBS)
+            .with_status(),
+        V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims").short("pvc").with_status(),
+        V1.cluster("PersistentVolume", "persistentvolumes").short("pv").with_status(),
         // `ephemeralcontainers` and `resize` are not served, and no other path changes what they would.
         V1.namespaced("Pod", "pods")
             .short("po")
@@ -36,7 +50,15 @@ pub(super) fn kinds() -> Vec<Kind> {
             .with_own("exec", "PodExecOptions", &["create", "get"])
             .with_own("log", "Pod", &["get"])
             .with_own("portforward", "PodPortForwardOptions", &["create", "get"])
+            .with_own("proxy", "PodProxyOptions", PROXY_VERBS)
             .with_status(),
+        V1.namespaced("PodTemplate", "podtemplates"),
+        V1.namespaced("ReplicationController", "replicationcontrollers")
+            .short("rc")
+            .in_all()
+            .with_scale()
+            .with_status(),
+        V1.namespaced("ResourceQuota", "resourcequotas").short("quota").with_status(),
         V1.namespaced("Secret", "secrets"),
         V1.namespaced("ServiceAccount", "serviceaccounts").short("sa").with(Subresource {
             name: "token",
@@ -44,6 +66,10 @@ pub(super) fn kinds() -> Vec<Kind> {
             group_version: Some(("authentication.k8s.io", "v1")),
             verbs: &["create"],
         }),
-        V1.namespaced("Service", "services").short("svc").in_all().with_status(),
+        V1.namespaced("Service", "services")
+            .short("svc")
+            .in_all()
+            .with_own("proxy", "ServiceProxyOptions", PROXY_VERBS)
+            .with_status(),
     ]
 }

@@ -4,14 +4,28 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use serde_json::Value;
-
+use super::custom::Version;
 use super::schema::Schema;
 
+mod admissionregistration;
+mod apiextensions;
+mod apiregistration;
+mod apps;
+mod autoscaling;
+mod batch;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
+mod legacy;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
+mod scheduling;
+mod storage;
 
 /// Text of a row: part of the program for built-in kinds, owned for others.
 pub type Text = Cow<'static, str>;
@@ -68,8 +82,8 @@ pub struct Subresource {
 pub enum Types {
     /// In the schema document, under this name: `io.k8s.api.core.v1.Pod`.
     Named(Text),
-    /// With the kind itself: the OpenAPI schema of one that a client defined.
-    Own(Arc<Value>),
+    /// With the kind itself, which a client defined.
+    Own(Arc<Version>),
 }
 
 impl Types {
@@ -77,7 +91,7 @@ impl Types {
     pub fn schema(&self) -> Option<Schema<'_>> {
         match self {
             Types::Named(name) => Schema::of(name),
-            Types::Own(schema) => Some(Schema::own(schema)),
+            Types::Own(version) => Some(Schema::own(&version.document)),
         }
     }
 
@@ -86,6 +100,14 @@ impl Types {
         match self {
             Types::Named(name) => name,
             Types::Own(_) => "",
+        }
+    }
+
+    /// The version of a kind that a client defined.
+    pub fn custom(&self) -> Option<&Arc<Version>> {
+        match self {
+            Types::Named(_) => None,
+            Types::Own(version) => Some(version),
         }
     }
 }
@@ -138,8 +160,13 @@ impl Kind {
     }
 
     /// Lists the kind among `kubectl get all`.
-    fn in_all(mut self) -> Kind {
-        self.categories.push("all".into());
+    fn in_all(self) -> Kind {
+        self.among("all")
+    }
+
+    /// Lists the kind under a category's name.
+    fn among(mut self, category: &'static str) -> Kind {
+        self.categories.push(category.into());
         self
     }
 
@@ -147,6 +174,12 @@ impl Kind {
     fn with_status(self) -> Kind {
         let kind = self.kind.clone();
         self.with(Subresource { name: "status", kind, group_version: None, verbs: PART_VERBS })
+    }
+
+    /// Reading and changing the number of replicas, whatever else the object holds.
+    fn with_scale(self) -> Kind {
+        let group_version = Some(("autoscaling", "v1"));
+        self.with(Subresource { name: "scale", kind: "Scale".into(), group_version, verbs: PART_VERBS })
     }
 
     /// A subresource whose bodies are of a kind of the object's own group and version.
@@ -194,9 +227,33 @@ impl Kind {
 /// Every built-in kind, grouped by API group in discovery's order. Where several rows share a storage, the first is
 /// what is stored.
 pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
-    let groups = [core::kinds(), events::kinds(), coordination::kinds(), discovery::kinds()];
-    groups.into_iter().flatten().map(Arc::new).collect()
+    let groups = [
+        core::kinds(),
+        apiregistration::kinds(),
+        apps::kinds(),
+        events::kinds(),
+        autoscaling::kinds(),
+        batch::kinds(),
+        certificates::kinds(),
+        networking::kinds(),
+        policy::kinds(),
+        rbac::kinds(),
+        storage::kinds(),
+        admissionregistration::kinds(),
+        apiextensions::kinds(),
+        scheduling::kinds(),
+        coordination::kinds(),
+        node::kinds(),
+        discovery::kinds(),
+        flowcontrol::kinds(),
+    ];
+    let today = groups.concat();
+    let legacy = legacy::kinds(&today);
+    today.into_iter().chain(legacy).map(Arc::new).collect()
 });
+
+/// What the subresource `scale` shows of objects of other kinds; no collection serves it.
+pub static SCALE: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(autoscaling::scale()));
 
 /// The built-in kind served at this group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
@@ -208,10 +265,12 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Ki
     KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
-/// The built-in kinds that are stored, each once, however many groups and versions serve its objects.
+/// The built-in kinds that are stored, each once, however many groups and versions serve its objects. What is made up
+/// for each request cannot be watched.
 pub fn stored() -> impl Iterator<Item = &'static Arc<Kind>> {
     let first = |kind: &Kind| KINDS.iter().find(|other| other.storage == kind.storage);
-    KINDS.iter().filter(move |kind| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind)))
+    let once = move |kind: &&'static Arc<Kind>| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind));
+    KINDS.iter().filter(|kind| kind.verbs.contains(&"watch")).filter(once)
 }
 
 #[cfg(test)]

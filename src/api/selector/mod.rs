@@ -3,12 +3,14 @@
 //! Grammar and messages are those of k8s.io/apimachinery `pkg/labels` and `pkg/fields`.
 
 mod lexer;
+mod text;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use self::lexer::{Parser, Token};
+pub use self::text::{text, text_of_map};
 use super::names;
 
 /// What objects must be labelled with; the default selects everything.
@@ -278,9 +280,10 @@ impl FieldSelector {
     }
 
     /// Whether an object with these fields is selected; a field that is not among them counts as empty.
-    pub fn matches(&self, fields: &[(&str, String)]) -> bool {
+    pub fn matches(&self, fields: &[(impl AsRef<str>, String)]) -> bool {
         self.terms.iter().all(|term| {
-            let value = fields.iter().find(|(key, _)| *key == term.key).map_or("", |(_, value)| value);
+            let value =
+                fields.iter().find(|(key, _)| key.as_ref() == term.key).map_or("", |(_, value)| value);
             (value == term.value) != term.negated
         })
     }

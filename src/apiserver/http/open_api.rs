@@ -1,82 +1,108 @@
-//! The OpenAPI documents: made once, kept compressed, told apart by the hash of their content.
+//! The OpenAPI documents: made when they are asked for, told apart by the hash of their content.
 //!
+//! Only the hashes are kept, for as long as the same kinds are served: documents are large, and clients keep them.
 //! Caching follows k8s.io/kube-openapi `pkg/handler` and `pkg/handler3`: an entity tag on every document; one
 //! that is asked for with its hash may be kept for ever, with another hash it is found elsewhere.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::sync::{Arc, OnceLock};
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::header::{self, HeaderValue};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
 
 use super::accepts_gzip;
 use crate::api::kinds::Kind;
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
-use crate::apiserver::{discovery, openapi};
+use crate::apiserver::openapi::{self, Source};
 
 /// How long a client may keep a document that it named by its hash.
 const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
+const INDEX: &str = "/openapi/v3";
+const OLDER: &str = "/openapi/v2";
 
-/// All documents by their paths; made when the first of them is asked for.
-#[derive(Debug, Default)]
-pub(super) struct Documents(OnceLock<BTreeMap<String, Document>>);
+/// The kinds that are served, by which it is known whether something has changed.
+type Kinds = Arc<Vec<Arc<Kind>>>;
 
-#[derive(Debug)]
-struct Document {
-    /// Most clients accept it like this, and it is a tenth of the size.
-    compressed: Bytes,
-    hash: String,
+/// The hashes of all documents by their paths, made when the first document is asked for; cheap to clone.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Documents {
+    known: Arc<Mutex<Option<(Kinds, Hashes)>>>,
 }
 
-impl Document {
-    fn new(value: &Value) -> Document {
-        let plain = serde_json::to_vec(value).unwrap_or_default();
-        let hash = Sha512::digest(&plain).iter().map(|b| format!("{b:02X}")).collect();
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-        // Writing to memory does not fail.
-        let compressed = encoder.write_all(&plain).and_then(|()| encoder.finish()).unwrap_or_default();
-        Document { compressed: compressed.into(), hash }
-    }
+type Hashes = Arc<BTreeMap<String, String>>;
 
-    fn plain(&self) -> Vec<u8> {
-        let mut plain = Vec::new();
-        // What was compressed here can be read back.
-        let _ = flate2::read::GzDecoder::new(self.compressed.as_ref()).read_to_end(&mut plain);
-        plain
-    }
+fn hash(bytes: &[u8]) -> String {
+    Sha512::digest(bytes).iter().map(|b| format!("{b:02X}")).collect()
 }
 
 fn address(path: &str, hash: &str) -> String {
     format!("{path}?hash={hash}")
 }
 
-fn make(kinds: &[Arc<Kind>]) -> BTreeMap<String, Document> {
+fn bytes(value: &Value) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn hashes(kinds: &[Arc<Kind>]) -> Hashes {
+    let source = Source::new(kinds);
     let mut all = BTreeMap::new();
-    let mut index = serde_json::Map::new();
-    for (group, version) in discovery::group_versions(kinds) {
-        let Some(value) = openapi::v3(kinds, &group, &version) else { continue };
-        let at = if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") };
-        let path = format!("/openapi/v3/{at}");
-        let document = Document::new(&value);
-        index.insert(at, json!({"serverRelativeURL": address(&path, &document.hash)}));
-        all.insert(path, document);
+    for name in openapi::names(kinds) {
+        all.insert(format!("{INDEX}/{name}"), hash(&bytes(&source.v3(&name))));
     }
-    all.insert("/openapi/v3".to_owned(), Document::new(&json!({ "paths": index })));
-    all.insert("/openapi/v2".to_owned(), Document::new(&openapi::v2(kinds)));
-    all
+    all.insert(OLDER.to_owned(), hash(&bytes(&source.v2())));
+    all.insert(INDEX.to_owned(), hash(&bytes(&index(&all))));
+    Arc::new(all)
+}
+
+/// `/openapi/v3`: where each document is found.
+fn index(hashes: &BTreeMap<String, String>) -> Value {
+    let mut paths = Map::new();
+    for (path, hash) in hashes {
+        if let Some(name) = path.strip_prefix(INDEX).and_then(|rest| rest.strip_prefix('/')) {
+            paths.insert(name.to_owned(), json!({"serverRelativeURL": address(path, hash)}));
+        }
+    }
+    json!({ "paths": paths })
+}
+
+fn document(kinds: &[Arc<Kind>], hashes: &BTreeMap<String, String>, path: &str) -> Vec<u8> {
+    match path {
+        INDEX => bytes(&index(hashes)),
+        OLDER => bytes(&Source::new(kinds).v2()),
+        _ => bytes(&Source::new(kinds).v3(path.trim_start_matches(INDEX).trim_start_matches('/'))),
+    }
+}
+
+fn compressed(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    // Writing to memory does not fail.
+    encoder.write_all(plain).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
 impl Documents {
-    /// Answers a request for `path` with the query parameter `hash`.
+    /// The hashes of the documents about these kinds.
+    fn hashes(&self, kinds: &Kinds) -> Hashes {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((of, hashes)) if Arc::ptr_eq(of, kinds) => hashes.clone(),
+            _ => {
+                let made = hashes(kinds);
+                *known = Some((kinds.clone(), made.clone()));
+                made
+            }
+        }
+    }
+
+    /// Answers a request for `path` with the query parameter `hash`. This may take as long as it takes to make all
+    /// documents.
     pub(super) fn answer(
         &self,
-        kinds: &[Arc<Kind>],
+        kinds: &Kinds,
         path: &str,
         hash: &str,
         headers: &HeaderMap,
@@ -90,19 +116,20 @@ impl Documents {
                 "only the following media types are accepted: application/json",
             ));
         }
-        let document = self.0.get_or_init(|| make(kinds)).get(path).ok_or_else(Status::no_such_path)?;
-        let tag = format!("\"{}\"", document.hash);
-        let elsewhere = !hash.is_empty() && hash != document.hash && path.starts_with("/openapi/v3/");
+        let hashes = self.hashes(kinds);
+        let current = hashes.get(path).ok_or_else(Status::no_such_path)?;
+        let tag = format!("\"{current}\"");
+        let elsewhere = !hash.is_empty() && hash != current && path.starts_with("/openapi/v3/");
         let given = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let known = given.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == tag || t == "*");
         let mut response = if elsewhere {
             answer::typed(301, "application/json", "")
         } else if known {
             answer::typed(304, "application/json", "")
-        } else if accepts_gzip(headers) {
-            answer::typed(200, "application/json", document.compressed.clone())
         } else {
-            answer::typed(200, "application/json", document.plain())
+            let plain = document(kinds, &hashes, path);
+            let body = if accepts_gzip(headers) { compressed(&plain) } else { plain };
+            answer::typed(200, "application/json", body)
         };
         let sent = response.status() == http::StatusCode::OK;
         let headers_out = response.headers_mut();
@@ -117,7 +144,7 @@ impl Documents {
         };
         set(header::ETAG, &tag);
         if elsewhere {
-            set(header::LOCATION, &address(path, &document.hash));
+            set(header::LOCATION, &address(path, current));
         } else if !hash.is_empty() {
             set(header::CACHE_CONTROL, "public, immutable");
             let ends = Timestamp::now().saturating_add(YEAR).unwrap_or(Timestamp::MAX);
@@ -135,14 +162,14 @@ mod tests {
     #[test]
     fn documents_are_known_by_their_hash() {
         let documents = Documents::default();
+        let kinds: Kinds = Arc::new(KINDS.clone());
         let mut headers = HeaderMap::new();
         let of = |path: &str, hash: &str, headers: &HeaderMap| {
-            documents.answer(&KINDS, path, hash, headers).unwrap()
+            documents.answer(&kinds, path, hash, headers).unwrap()
         };
-        let index = of("/openapi/v3", "", &headers);
-        assert_eq!(index.status(), 200);
-        let index: Value =
-            serde_json::from_slice(&documents.0.get().unwrap()["/openapi/v3"].plain()).unwrap();
+        let first = of("/openapi/v3", "", &headers);
+        assert_eq!(first.status(), 200);
+        let index = index(&documents.hashes(&kinds));
         let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
         let (path, hash) = url.split_once("?hash=").unwrap();
         assert_eq!((path, hash.len()), ("/openapi/v3/api/v1", 128));
@@ -161,6 +188,20 @@ mod tests {
             header::ACCEPT,
             HeaderValue::from_static("application/com.github.proto-openapi.spec.v3.v1.0+protobuf"),
         );
-        assert_eq!(documents.answer(&KINDS, path, "", &headers).unwrap_err().code, 406);
+        assert_eq!(documents.answer(&kinds, path, "", &headers).unwrap_err().code, 406);
+    }
+
+    #[test]
+    fn documents_change_with_the_kinds() {
+        let documents = Documents::default();
+        let kinds: Kinds = Arc::new(KINDS.clone());
+        let before = documents.hashes(&kinds);
+        assert!(Arc::ptr_eq(&before, &documents.hashes(&kinds)));
+        let fewer: Kinds = Arc::new(KINDS[1..].to_vec());
+        let after = documents.hashes(&fewer);
+        assert_ne!(before["/openapi/v3"], after["/openapi/v3"]);
+        assert_ne!(before["/openapi/v3/api/v1"], after["/openapi/v3/api/v1"]);
+        let plain = document(&fewer, &after, "/openapi/v3/api/v1");
+        assert_eq!(super::hash(&plain), after["/openapi/v3/api/v1"]);
     }
 }

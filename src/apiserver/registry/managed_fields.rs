@@ -146,11 +146,7 @@ fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> 
     act(&Context {
         version: &version,
         place: kind.types.schema(),
-        subresource: match part {
-            Part::Object | Part::Binding => "",
-            Part::Status => "status",
-            Part::Finalize => "finalize",
-        },
+        subresource: if part == Part::Binding { "" } else { part.subresource() },
         reset: &reset,
         versions: &KindVersions { kind },
         now: &now,
@@ -165,8 +161,12 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "managedFields"]);
     add(&["metadata", "resourceVersion"]);
     match part {
-        Part::Object | Part::Binding if kind.subresource("status").is_none() => {}
-        Part::Object | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Object | Part::Scale | Part::Binding if kind.subresource("status").is_none() => {}
+        Part::Object | Part::Scale | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Approval => {
+            add(&["spec"]);
+            add(&["status", "certificate"]);
+        }
         Part::Status => {
             add(&["spec"]);
             add(&["metadata", "deletionTimestamp"]);
@@ -198,14 +198,17 @@ impl KindVersions<'_> {
 impl Versions for KindVersions<'_> {
     fn convert<'o>(&'o self, object: &'o Value, version: &str) -> Option<Converted<'o>> {
         let given = meta::api_version(object);
-        if given == version || (given.is_empty() && self.kind.api_version() == version) {
-            return Some((Cow::Borrowed(object), self.of(version)?.types.schema()));
-        }
+        let same = given == version || (given.is_empty() && self.kind.api_version() == version);
         if matches!(self.kind.types, Types::Own(_)) {
             // The versions of a kind that a client defined differ in nothing else.
-            let mut object = object.clone();
-            object["apiVersion"] = json!(version);
-            return Some((Cow::Owned(object), self.kind.types.schema()));
+            let mut object = Cow::Borrowed(object);
+            if !same {
+                object.to_mut()["apiVersion"] = json!(version);
+            }
+            return Some((object, self.kind.types.schema()));
+        }
+        if same {
+            return Some((Cow::Borrowed(object), self.of(version)?.types.schema()));
         }
         let (from, to) = (self.of(given)?, self.of(version)?);
         let converted = value_as_served(to, as_stored(from, object.clone()));

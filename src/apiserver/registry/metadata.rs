@@ -10,6 +10,7 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::names;
 use crate::api::status::{FieldError, Status};
+use crate::apiserver::strategy;
 
 /// The letters of generated names: no vowels, no look-alikes (k8s.io/apimachinery `pkg/util/rand`).
 const SUFFIX_LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -49,6 +50,26 @@ pub fn generated_name(base: &str) -> Result<String, Status> {
     Ok(format!("{}{}", &base[..end], random_suffix()?))
 }
 
+/// What only the server may set, dropped from a new object, and its namespace set.
+pub fn begin_create(object: &mut Value, kind: &Kind, namespace: Option<&str>) {
+    const SET_BY_SERVER: [&str; 7] = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+        "generation",
+    ];
+    for field in SET_BY_SERVER {
+        meta::remove(object, field);
+    }
+    match namespace {
+        Some(namespace) if kind.namespaced => meta::set(object, "namespace", json!(namespace)),
+        _ => meta::remove(object, "namespace"),
+    }
+}
+
 /// Makes the metadata of a new object: the server's fields set, what only the server may set dropped.
 pub fn prepare_create(
     object: &mut Value,
@@ -56,18 +77,10 @@ pub fn prepare_create(
     namespace: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Status> {
-    for field in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
-    {
-        meta::remove(object, field);
-    }
+    begin_create(object, kind, namespace);
     if meta::name(object).is_empty() && !meta::generate_name(object).is_empty() {
         let name = generated_name(meta::generate_name(object))?;
         meta::set(object, "name", json!(name));
-    }
-    match namespace {
-        Some(namespace) if kind.namespaced => meta::set(object, "namespace", json!(namespace)),
-        _ => meta::remove(object, "namespace"),
     }
     meta::set(object, "uid", json!(new_uid()?));
     meta::set(object, "creationTimestamp", json!(meta::timestamp(now)));
@@ -111,7 +124,7 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
-        for detail in name_errors(kind, name) {
+        for detail in strategy::of(kind).name_errors(object, name) {
             errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
         }
     }
@@ -137,15 +150,6 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     errors.extend(owner_errors(&metadata["ownerReferences"]));
     errors.extend(finalizer_errors(&meta::finalizers(object)));
     errors
-}
-
-/// Most names are DNS subdomains; the exceptions are those of `pkg/apis/core/validation`.
-fn name_errors(kind: &Kind, name: &str) -> Vec<String> {
-    match &*kind.plural {
-        "namespaces" => names::dns_label(name),
-        "services" => names::dns1035_label(name),
-        _ => names::dns_subdomain(name),
-    }
 }
 
 fn owner_errors(owners: &Value) -> Vec<FieldError> {

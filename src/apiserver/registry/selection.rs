@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{event_versions, stored_kind};
-use crate::api::kinds::Kind;
+use super::stored_kind;
+use super::versions::field_label;
+use crate::api::kinds::{Kind, Text};
 use crate::api::meta;
 use crate::api::request::ListOptions;
 use crate::api::selector::{FieldSelector, LabelSelector};
@@ -75,22 +76,22 @@ impl Selection {
             && (self.fields.is_everything() || self.fields.matches(&self.all_fields_of(object)))
     }
 
-    fn all_fields_of(&self, object: &Value) -> Vec<(&'static str, String)> {
+    fn all_fields_of(&self, object: &Value) -> Vec<(Text, String)> {
         let mut fields = fields_of(&self.kind, object);
-        fields.push(("metadata.name", meta::name(object).to_owned()));
-        fields.push(("metadata.namespace", meta::namespace(object).to_owned()));
+        fields.push(("metadata.name".into(), meta::name(object).to_owned()));
+        fields.push(("metadata.namespace".into(), meta::namespace(object).to_owned()));
         fields
     }
 }
 
 /// What can be selected of objects of this kind beside name and namespace, by its names in the group that is
 /// served.
-fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(&'static str, String)> {
-    let fields = strategy::of(stored_kind(kind)).fields(stored);
-    if kind.group != event_versions::GROUP {
-        return fields;
+fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(Text, String)> {
+    if let Some(version) = kind.types.custom() {
+        return version.fields(stored);
     }
-    let named = |(name, value)| Some((event_versions::field_label(name)?, value));
+    let fields = strategy::of(stored_kind(kind)).fields(stored);
+    let named = |(name, value)| Some((field_label(kind, name)?.into(), value));
     fields.into_iter().filter_map(named).collect()
 }
 

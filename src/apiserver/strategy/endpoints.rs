@@ -21,6 +21,10 @@ const PORTS: usize = 20_000;
 pub(super) struct Endpoints;
 
 impl Strategy for Endpoints {
+    fn created_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, endpoints: &mut Value) {
         for subset in items_mut(endpoints, "subsets") {
             items_mut(subset, "ports").for_each(|port| fill_zero(port, "protocol", "TCP"));

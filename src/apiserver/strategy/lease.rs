@@ -12,6 +12,14 @@ use crate::api::status::FieldError;
 pub(super) struct Lease;
 
 impl Strategy for Lease {
+    fn created_on_update(&self) -> bool {
+        true
+    }
+
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn validate(&self, lease: &Value) -> Vec<FieldError> {
         let spec = &lease["spec"];
         let mut errors = Vec::new();

@@ -14,6 +14,10 @@ use crate::api::status::FieldError;
 pub(super) struct Namespace;
 
 impl Strategy for Namespace {
+    fn name_errors(&self, _object: &Value, name: &str) -> Vec<String> {
+        names::dns_label(name)
+    }
+
     fn default(&self, namespace: &mut Value) {
         let name = meta::name(namespace).to_owned();
         if !name.is_empty() {

@@ -2,22 +2,9 @@
 
 use serde_json::Value;
 
+pub(super) use super::super::error::{invalid, one_of};
 use super::super::value::text;
 use crate::api::status::FieldError;
-
-/// A field that must be there and be one of a few words.
-pub(super) fn one_of(path: &str, value: &Value, allowed: &[&str]) -> Option<FieldError> {
-    match value.as_str().unwrap_or_default() {
-        "" => Some(FieldError::required(path, "")),
-        word if allowed.contains(&word) => None,
-        _ => Some(FieldError::not_supported(path, value, allowed)),
-    }
-}
-
-/// An error for each thing that is wrong with a value.
-pub(super) fn invalid(path: &str, value: &Value, wrong: Vec<String>) -> Vec<FieldError> {
-    wrong.iter().map(|w| FieldError::invalid(path, value, w)).collect()
-}
 
 /// A user or group id.
 pub(super) fn id(path: &str, value: &Value) -> Option<FieldError> {

@@ -10,12 +10,21 @@ use serde_json::{Value, json};
 use super::column::{self, AGE, NAME, NONE};
 use super::value::{carry_over, fill, fill_zero, is_set, items, items_mut, object, text};
 use super::{Column, Strategy};
+use crate::api::names;
 use crate::api::status::FieldError;
 
 /// The strategy of services.
 pub(super) struct Service;
 
 impl Strategy for Service {
+    fn name_errors(&self, _object: &Value, name: &str) -> Vec<String> {
+        names::dns1035_label(name)
+    }
+
+    fn created_on_update(&self) -> bool {
+        true
+    }
+
     fn default(&self, service: &mut Value) {
         object(service, "spec");
         object(service, "status");
