@@ -19,6 +19,7 @@ mod figures;
 mod identity;
 mod kubectl;
 mod objects;
+mod operator;
 mod pages;
 mod platform;
 mod pod_security;
