@@ -36,7 +36,7 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
             namespaced,
             verbs: &["get", "list"],
             subresources: Vec::new(),
-            types: Types::Own(Arc::new(json!({"type": "object"}))),
+            types: Types::Named(format!("io.k8s.metrics.pkg.apis.metrics.{VERSION}.{kind}").into()),
             deprecated: None,
             storage: "".into(),
         })
