@@ -14,6 +14,7 @@ mod documents;
 mod events;
 mod identity;
 mod kubectl;
+mod kubectl_workloads;
 mod objects;
 mod pages;
 mod platform;
