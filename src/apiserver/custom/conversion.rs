@@ -104,26 +104,21 @@ struct Converted {
     kind: Arc<Kind>,
 }
 
-impl Converted {
-    async fn one(&self, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
-        served_one(&self.registry, &self.kind, entry).await
-    }
-
-    async fn change(&self, change: Change) -> Result<Change, Status> {
-        Ok(match change {
-            Change::Added(entry) => Change::Added(self.one(entry).await?),
-            Change::Modified(entry) => Change::Modified(self.one(entry).await?),
-            Change::Deleted(entry) => Change::Deleted(self.one(entry).await?),
-            bookmark @ Change::Bookmark { .. } => bookmark,
-        })
-    }
+/// A change of a watch, in the version that is watched.
+async fn changed(registry: &Registry, kind: &Arc<Kind>, change: Change) -> Result<Change, Status> {
+    Ok(match change {
+        Change::Added(entry) => Change::Added(served_one(registry, kind, entry).await?),
+        Change::Modified(entry) => Change::Modified(served_one(registry, kind, entry).await?),
+        Change::Deleted(entry) => Change::Deleted(served_one(registry, kind, entry).await?),
+        bookmark @ Change::Bookmark { .. } => bookmark,
+    })
 }
 
 impl Changes for Converted {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Change, Status>>> {
         async move {
             match self.changes.next().await? {
-                Ok(change) => Some(self.change(change).await),
+                Ok(change) => Some(changed(&self.registry, &self.kind, change).await),
                 Err(status) => Some(Err(status)),
             }
         }
