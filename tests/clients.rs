@@ -6,8 +6,12 @@ mod testbed;
 use testbed::Testbed;
 
 /// The oldest and the newest that are at hand, and some between.
-const KUBECTLS: [(&str, &str); 4] =
-    [("kubectl-1.27", "v1.27."), ("kubectl-1.30", "v1.30."), ("kubectl-1.33", "v1.33."), ("kubectl", "v1.37.")];
+const KUBECTLS: [(&str, &str); 4] = [
+    ("kubectl-1.27", "v1.27."),
+    ("kubectl-1.30", "v1.30."),
+    ("kubectl-1.33", "v1.33."),
+    ("kubectl", "v1.37."),
+];
 const CHART: &str = "tests/clients/chart";
 
 const OBJECTS: &str = r#"
@@ -61,7 +65,10 @@ fn kubectl_of_several_years() {
         assert!(diff.stdout.contains("-  color: green") && diff.stdout.contains("+  color: red"), "{diff:?}");
         let conflict = run("apply --server-side --field-manager=other -f /root/.kube/changed.yaml");
         assert!(!conflict.status.success(), "{client}: {conflict:?}");
-        assert!(conflict.stderr.contains("Apply failed with 1 conflict: conflict with \"kubectl\""), "{conflict:?}");
+        assert!(
+            conflict.stderr.contains("Apply failed with 1 conflict: conflict with \"kubectl\""),
+            "{conflict:?}"
+        );
         ok("apply --server-side --field-manager=other --force-conflicts -f /root/.kube/changed.yaml");
         assert_eq!(ok("get configmap web -o jsonpath={.data.color}"), "red");
         let edit = format!("KUBE_EDITOR='sed -i s/red/blue/' {client} edit configmap web");
@@ -115,7 +122,10 @@ fn a_chart_is_installed_upgraded_rolled_back_and_gone() {
     assert!(helm("get manifest shop").contains("kind: Widget"));
     assert!(helm("list").contains("deployed"));
     helm("uninstall shop");
-    assert_eq!(bed.kubectl("get deployments,services,widgets -l app.kubernetes.io/managed-by=Helm -o name"), "");
+    assert_eq!(
+        bed.kubectl("get deployments,services,widgets -l app.kubernetes.io/managed-by=Helm -o name"),
+        ""
+    );
     assert!(!bed.run(&["kubectl", "get", "configmap", "shop"]).status.success());
     // What its hook made stays, as helm leaves it; so does the kind.
     assert_eq!(bed.kubectl("get configmap shop-gone -o jsonpath={.data.message}"), "first");
@@ -127,7 +137,9 @@ fn a_chart_is_installed_upgraded_rolled_back_and_gone() {
 fn programs_in_python() {
     let bed = Testbed::up("pythons");
     bed.start();
-    for (program, end) in [("typed", "typed: good\n"), ("dynamic", "dynamic: good\n"), ("easy", "kr8s: good\n")] {
+    for (program, end) in
+        [("typed", "typed: good\n"), ("dynamic", "dynamic: good\n"), ("easy", "kr8s: good\n")]
+    {
         let path = format!("tests/clients/{program}.py");
         assert_eq!(bed.ok(&["python3", &path]), end);
     }

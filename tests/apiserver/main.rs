@@ -9,7 +9,6 @@ mod bodies;
 mod certificates;
 mod collector;
 mod custom;
-mod custom;
 mod deletion;
 mod discovery;
 mod documents;

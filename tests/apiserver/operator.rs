@@ -137,7 +137,8 @@ async fn an_operator_keeps_what_it_owns() {
     maps.patch("one", &PatchParams::default(), &Patch::Merge(&extra)).await.unwrap();
     let patch = json!({"spec": {"text": "again"}});
     echoes.patch("one", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
-    let map = soon("second text", await_condition(maps.clone(), "one", says("again"))).await.unwrap().unwrap();
+    let map =
+        soon("second text", await_condition(maps.clone(), "one", says("again"))).await.unwrap().unwrap();
     assert_eq!(map.data.unwrap()["other"], "kept");
     let managers: Vec<String> =
         map.metadata.managed_fields.unwrap().into_iter().filter_map(|entry| entry.manager).collect();

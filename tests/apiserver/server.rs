@@ -13,7 +13,7 @@ use minik::api::node::{
 use minik::api::status::Status;
 use minik::apiserver::aggregation::identity::FrontProxy;
 use minik::apiserver::allocate::ServiceRange;
-use minik::apiserver::http::{self, Server};
+use minik::apiserver::http::{Config as Around, Server};
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::proxy::exchange::Dial;
 use minik::apiserver::{ApiServer, Config};
@@ -180,7 +180,7 @@ impl Fixture {
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let server =
-            Server::new(api.clone(), http::Config { node: Arc::new(Idle), dial: dial.clone(), front_proxy });
+            Server::new(api.clone(), Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy });
         tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
