@@ -12,13 +12,13 @@ use minik::apiserver::pki::LEAF_LIFETIME;
 use super::server::Fixture;
 
 /// kubectl with the administrator's certificate.
-struct Kubectl {
+pub struct Kubectl {
     fixture: Fixture,
     home: tempfile::TempDir,
 }
 
 impl Kubectl {
-    async fn start() -> Kubectl {
+    pub async fn start() -> Kubectl {
         let fixture = Fixture::start().await;
         let home = tempfile::tempdir().unwrap();
         let leaf = fixture.pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
@@ -62,7 +62,8 @@ impl Kubectl {
         (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
     }
 
-    async fn ok(&self, words: &str, input: &str) -> String {
+    /// All that it printed when all was well.
+    pub async fn ok(&self, words: &str, input: &str) -> String {
         let (code, text) = self.run(words, input).await;
         assert_eq!(code, 0, "{words}: {text}");
         text

@@ -18,6 +18,7 @@ mod events;
 mod figures;
 mod identity;
 mod kubectl;
+mod kubectl_workloads;
 mod objects;
 mod operator;
 mod pages;

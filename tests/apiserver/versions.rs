@@ -155,8 +155,8 @@ async fn old_ingresses_name_their_services_otherwise() {
             now["spec"]["rules"][0]["http"]["paths"][0]["backend"],
             json!({"service": {"name": "www", "port": {"number": 80}}})
         );
-        let unknown =
-            json!({"spec": {"rules": [{"http": {"paths": [{"backend": {"service": {"name": "b"}}}]}}]}});
+        let both = json!({"serviceName": "www", "servicePort": 80, "service": {"name": "b"}});
+        let unknown = json!({"spec": {"rules": [{"http": {"paths": [{"path": "/", "backend": both}]}}]}});
         let told = f.patch(&format!("{}/{name}?dryRun=All", at(version)), unknown).await.warnings();
         assert!(
             told.iter().any(|w| w.contains("unknown field \"spec.rules[0].http.paths[0].backend.service\"")),

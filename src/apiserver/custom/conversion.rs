@@ -104,23 +104,21 @@ struct Converted {
     kind: Arc<Kind>,
 }
 
-/// A change with its object converted.
-async fn change(registry: &Registry, kind: &Arc<Kind>, change: Change) -> Result<Change, Status> {
-    let one = |entry| served_one(registry, kind, entry);
+/// A change of a watch, in the version that is watched.
+async fn changed(registry: &Registry, kind: &Arc<Kind>, change: Change) -> Result<Change, Status> {
     Ok(match change {
-        Change::Added(entry) => Change::Added(one(entry).await?),
-        Change::Modified(entry) => Change::Modified(one(entry).await?),
-        Change::Deleted(entry) => Change::Deleted(one(entry).await?),
+        Change::Added(entry) => Change::Added(served_one(registry, kind, entry).await?),
+        Change::Modified(entry) => Change::Modified(served_one(registry, kind, entry).await?),
+        Change::Deleted(entry) => Change::Deleted(served_one(registry, kind, entry).await?),
         bookmark @ Change::Bookmark { .. } => bookmark,
     })
 }
 
 impl Changes for Converted {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Change, Status>>> {
-        let Converted { changes, registry, kind } = self;
         async move {
-            match changes.next().await? {
-                Ok(seen) => Some(change(registry, kind, seen).await),
+            match self.changes.next().await? {
+                Ok(change) => Some(changed(&self.registry, &self.kind, change).await),
                 Err(status) => Some(Err(status)),
             }
         }
