@@ -1,7 +1,7 @@
 //! Other firewalls of the host: the least that lets pods through, marked as minik's and removed with it.
 //!
 //! A packet must be accepted by every table that looks at it, so minik's own table cannot overrule a `drop` of
-//! Docker's, ufw's or firewalld's. Where one of them would drop, it gets rules of its own kind, by its own program.
+//! Docker's, ufw's or firewalld's. Where one of them would drop, it gets rules of its own kind.
 
 use super::{Config, Error, table};
 use crate::sys::program;
@@ -13,6 +13,10 @@ const IP: u8 = 2;
 /// What to put in front of `iptables` commands: wait for others who use it.
 const WAIT: &str = "-w";
 
+/// What speaks to firewalld: systemd's own program, which is there in milliseconds. firewalld's is a Python program that
+/// takes the better part of a second.
+const BUS_CLIENT: &str = "busctl";
+
 /// Adds what is missing. Blocks: wrap it in `spawn_blocking` inside async code.
 pub(super) fn open(config: &Config) -> Result<(), Error> {
     if let Some(listing) = listing()? {
@@ -21,7 +25,7 @@ pub(super) fn open(config: &Config) -> Result<(), Error> {
         }
     }
     if uses_firewalld()? && !trusts(config)? {
-        firewalld("--add-source", config)?;
+        firewalld("addSource", config)?;
     }
     Ok(())
 }
@@ -34,7 +38,7 @@ pub(super) fn close(config: &Config) -> Result<(), Error> {
         }
     }
     if uses_firewalld()? && trusts(config)? {
-        firewalld("--remove-source", config)?;
+        firewalld("removeSource", config)?;
     }
     Ok(())
 }
@@ -114,17 +118,19 @@ fn iptables(rule: &[String]) -> Result<(), Error> {
 
 fn uses_firewalld() -> Result<bool, Error> {
     let table = table::exists(INET, "firewalld").map_err(Error::io("looking for firewalld's table"))?;
-    Ok(table && program::find("firewall-cmd").is_some())
+    Ok(table && program::find(BUS_CLIENT).is_some())
 }
 
 fn trusts(config: &Config) -> Result<bool, Error> {
-    let query = format!("--query-source={}", config.pods);
-    Ok(program::output("firewall-cmd", &["--zone=trusted", &query], &[])?.status.success())
+    Ok(firewalld("querySource", config)?.trim_ascii() == b"b true")
 }
 
-fn firewalld(verb: &str, config: &Config) -> Result<(), Error> {
-    program::run("firewall-cmd", &["--zone=trusted", &format!("{verb}={}", config.pods)], &[])?;
-    Ok(())
+/// Calls a method of firewalld's zones (firewalld.dbus(5)) about the source of pods in the zone that lets all through.
+fn firewalld(method: &str, config: &Config) -> Result<Vec<u8>, Error> {
+    const SERVICE: [&str; 2] = ["org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"];
+    let zones = "org.fedoraproject.FirewallD1.zone";
+    let call = ["call", SERVICE[0], SERVICE[1], zones, method, "ss", "trusted", &config.pods.to_string()];
+    Ok(program::run(BUS_CLIENT, &call, &[])?)
 }
 
 #[cfg(test)]
