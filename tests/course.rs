@@ -186,7 +186,14 @@ fn services_by_name_address_and_node_port() {
     assert!(outside.contains("outside world"), "{outside}");
     let api = "cd /var/run/secrets/kubernetes.io/serviceaccount; curl -sS -m 5 --cacert ca.crt \
                -H \"Authorization: Bearer $(cat token)\" https://kubernetes.default/api/v1/namespaces/$(cat namespace)/pods/debug";
-    let answer = bed.ok(&["kubectl", "exec", "debug", "--", "sh", "-c", api]);
+    let ask = || bed.ok(&["kubectl", "exec", "debug", "--", "sh", "-c", api]);
+    let refused = ask();
+    assert!(
+        refused.contains("User \\\"system:serviceaccount:default:default\\\" cannot get resource"),
+        "{refused}"
+    );
+    bed.kubectl("create rolebinding debug --clusterrole=view --serviceaccount=default:default");
+    let answer = ask();
     assert!(answer.contains("\"name\":\"debug\"") || answer.contains("\"name\": \"debug\""), "{answer}");
     // Without a pod behind it, the service refuses at once.
     bed.kubectl("delete pod vote");
@@ -270,8 +277,63 @@ fn typed_commands_send_protobuf() {
     ]);
     assert!(whoami.contains("system:serviceaccount:blue:robot"), "{whoami}");
     assert_eq!(bed.kubectl("auth can-i create pods").trim(), "yes");
+    let robot = "--as=system:serviceaccount:blue:robot";
+    let refused = bed.kubectl_all(&format!("get pods -n blue {robot}"));
+    assert!(
+        refused.contains(
+            "pods is forbidden: User \"system:serviceaccount:blue:robot\" cannot list resource \"pods\" in API group \"\" \
+             in the namespace \"blue\""
+        ),
+        "{refused}"
+    );
+    bed.kubectl("create role reader -n blue --verb=get,list --resource=pods");
+    bed.kubectl("create rolebinding reader -n blue --role=reader --serviceaccount=blue:robot");
+    assert_eq!(bed.kubectl(&format!("auth can-i list pods -n blue {robot}")).trim(), "yes");
+    let may = bed.kubectl(&format!("auth can-i --list -n blue {robot}"));
+    assert!(may.lines().any(|line| line.starts_with("pods ") && line.contains("[get list]")), "{may}");
     let unknown = bed.kubectl_all("create deployment web --image=nginx -n blue");
     assert!(unknown.contains("could not find the requested resource"), "{unknown}");
     bed.kubectl("delete namespace blue");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+/// An administrator's exercise: a user with a key of their own, whose certificate the cluster signs.
+#[test]
+fn a_user_logs_in_with_a_signed_certificate() {
+    let bed = Testbed::up("user");
+    bed.start();
+    let shell = |line: &str| bed.ok(&["bash", "-c", &format!("cd /root/.kube && {line}")]);
+    shell(
+        "openssl req -new -newkey rsa:2048 -nodes -keyout jane.key -out jane.csr -subj /O=devs/O=night/CN=jane",
+    );
+    shell(
+        "kubectl create -f - <<END
+{apiVersion: certificates.k8s.io/v1, kind: CertificateSigningRequest, metadata: {name: jane},
+ spec: {request: $(base64 -w0 jane.csr), signerName: kubernetes.io/kube-apiserver-client, expirationSeconds: 86400,
+        usages: [client auth]}}
+END",
+    );
+    assert!(bed.kubectl("get csr jane").contains("Pending"));
+    bed.kubectl("certificate approve jane");
+    bed.wait("the certificate", MINUTE, || bed.kubectl("get csr jane").contains("Approved,Issued"));
+    shell("kubectl get csr jane -o jsonpath={.status.certificate} | base64 -d > jane.crt");
+    shell(
+        "kubectl config view --minify --raw | sed /client-/d > jane && \
+         kubectl --kubeconfig jane config set-credentials jane --client-key jane.key --client-certificate jane.crt && \
+         kubectl --kubeconfig jane config set-context --current --user jane",
+    );
+    let jane = |command: &str| {
+        let run = bed.run(&["bash", "-c", &format!("cd /root/.kube && kubectl --kubeconfig jane {command}")]);
+        format!("{}{}", run.stdout, run.stderr)
+    };
+    let who = jane("auth whoami");
+    assert!(who.contains("jane") && who.contains("[devs night system:authenticated]"), "{who}");
+    let refused = jane("get pods");
+    assert!(refused.contains("User \"jane\" cannot list resource \"pods\""), "{refused}");
+    bed.kubectl("create rolebinding devs --clusterrole=edit --group=night");
+    let made = jane("create configmap mine");
+    assert!(made.contains("configmap/mine created"), "{made}");
+    let refused = jane("create rolebinding more --clusterrole=cluster-admin --user=jane");
+    assert!(refused.contains("cannot create resource \"rolebindings\""), "{refused}");
     bed.ok(&[testbed::MINIK, "delete"]);
 }

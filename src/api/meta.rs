@@ -188,6 +188,17 @@ pub fn set_annotation(object: &mut Value, key: &str, value: &str) {
     map_mut(annotations).insert(key.to_owned(), value.into());
 }
 
+/// Removes one annotation, and the map with the last.
+pub fn remove_annotation(object: &mut Value, key: &str) {
+    let annotations = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+    if let Some(annotations) = annotations
+        && annotations.remove(key).is_some()
+        && annotations.is_empty()
+    {
+        remove(object, "annotations");
+    }
+}
+
 fn text<'a>(object: &'a Value, key: &str) -> &'a str {
     object[key].as_str().unwrap_or_default()
 }

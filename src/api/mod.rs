@@ -2,16 +2,21 @@
 //! quantities, schemas and patches. No I/O happens here.
 
 pub mod cel;
+pub mod certificate_request;
 pub mod complaints;
+pub mod cron;
 pub mod duplicates;
 pub mod fields;
 pub mod formats;
+pub mod go;
 pub mod kinds;
 pub mod meta;
 pub mod names;
 pub mod node;
 pub mod quantity;
+pub mod quota;
 pub mod request;
+pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;

@@ -1,5 +1,6 @@
 //! One request to the API and its answer, as values: HTTP parses to these, in-process clients build them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::status::Status;
 use crate::store::{Entry, Revision, Snapshot};
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct User {
     /// `system:admin`, `system:serviceaccount:NAMESPACE:NAME`, or a certificate's common name.
     pub name: String,
@@ -18,6 +19,8 @@ pub struct User {
     pub groups: Vec<String>,
     /// The service account's or user's unique id, when there is one.
     pub uid: Option<String>,
+    /// What else is known of the user: the pod of a service account, the credential.
+    pub extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
@@ -26,7 +29,7 @@ impl User {
         User {
             name: name.to_owned(),
             groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
-            uid: None,
+            ..User::default()
         }
     }
 }

@@ -111,6 +111,15 @@ impl FieldError {
         }
     }
 
+    /// The same of a field whose value is not shown.
+    pub fn invalid_without_value(field: impl Into<String>, detail: &str) -> FieldError {
+        FieldError {
+            field: field.into(),
+            reason: "FieldValueInvalid",
+            message: join("Invalid value", detail),
+        }
+    }
+
     /// A field's value is none of those allowed.
     pub fn not_supported(
         field: impl Into<String>,
@@ -260,9 +269,13 @@ impl Status {
         status
     }
 
-    /// 403: not allowed, `why` says why.
+    /// 403: not allowed, `why` says why. What has no name is a collection; what has no resource is a path.
     pub fn forbidden(group: &str, resource: &str, name: &str, why: &str) -> Status {
-        let message = format!("{} {name:?} is forbidden: {why}", qualified(group, resource));
+        let message = match (resource, name) {
+            ("", _) => format!("forbidden: {why}"),
+            (_, "") => format!("{} is forbidden: {why}", qualified(group, resource)),
+            _ => format!("{} {name:?} is forbidden: {why}", qualified(group, resource)),
+        };
         Status::failure(403, "Forbidden", message).about(group, resource, name)
     }
 

@@ -5,18 +5,35 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::select_all;
+use futures::future::{select_all, try_join_all};
 use serde_json::{Value, json};
 
 use super::ApiServer;
-use super::registry::Place;
+use super::auth::rbac::defaults::{self, Preset};
+use super::auth::rbac::policy;
+use super::auth::rbac::reconcile::{self, Change};
+use super::fairness;
+use super::registry::{Part, Place};
 use crate::api::kinds;
-use crate::api::request::{User, WriteOptions};
+use crate::api::request::{DeleteOptions, User, WriteOptions};
 use crate::api::status::Status;
 use crate::store::Revision;
 
 /// Before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The classes of pods that a cluster cannot do without, with their values and descriptions (`pkg/apis/scheduling`).
+const PRIORITY_CLASSES: &[(&str, i64, &str)] = &[
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+];
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 
 impl ApiServer {
@@ -29,6 +46,14 @@ impl ApiServer {
             self.ensure("", "namespaces", None, name, namespace).await?;
         }
         self.started.namespaces.store(true, Ordering::Release);
+        for (name, value, description) in PRIORITY_CLASSES {
+            let class = json!({"metadata": {"name": name}, "value": value, "description": description});
+            self.ensure("scheduling.k8s.io", "priorityclasses", None, name, class).await?;
+        }
+        if !self.started.roles.load(Ordering::Acquire) {
+            self.ensure_roles().await?;
+            self.started.roles.store(true, Ordering::Release);
+        }
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
             "type": "ClusterIP", "clusterIP": self.registry.allocator().range().nth(1).to_string(),
@@ -49,8 +74,61 @@ impl ApiServer {
             "ports": ports,
         });
         self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
+        self.ensure_flow_control().await?;
         self.started.service.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Makes what is missing of the roles and bindings that every cluster has, and adds what they lack.
+    async fn ensure_roles(&self) -> Result<(), Status> {
+        // Bindings follow the roles that they name. All of a sort at once, so that the store writes them together.
+        let (bindings, roles): (Vec<Preset>, Vec<Preset>) =
+            defaults::all().into_iter().partition(|preset| preset.object.get("roleRef").is_some());
+        for presets in [roles, bindings] {
+            try_join_all(presets.into_iter().map(|preset| self.ensure_preset(preset))).await?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_preset(&self, preset: Preset) -> Result<(), Status> {
+        let Preset { plural, namespace, name, object } = preset;
+        let kind = kinds::by_resource(policy::GROUP, "v1", plural);
+        let kind = kind.ok_or_else(|| Status::internal(format!("{plural} are not served")))?;
+        let (user, options) = (server(), WriteOptions::default());
+        let place = Place { kind, namespace, name: &name };
+        let create = || self.registry.create(&user, kind, namespace, object.clone(), &options);
+        match self.registry.store().get(&place.key()) {
+            None => create().await.map(drop),
+            Some(present) => match reconcile::plan(present.json(), &object) {
+                Change::None => Ok(()),
+                Change::Update(next) => {
+                    self.registry.replace(&user, place, Part::Object, next, &options).await.map(drop)
+                }
+                Change::Recreate => {
+                    self.registry.delete(&user, place, &DeleteOptions::default()).await?;
+                    create().await.map(drop)
+                }
+            },
+        }
+    }
+
+    /// Makes what is missing of the priority levels and flow schemas; what is there stays as it is.
+    async fn ensure_flow_control(&self) -> Result<(), Status> {
+        const GROUP: &str = "flowcontrol.apiserver.k8s.io";
+        let levels = fairness::defaults::LEVELS.iter().map(|level| (level.name, level.object()));
+        let schemas = fairness::defaults::schemas().into_iter().map(|schema| (schema.name, schema.object));
+        let all = levels.map(|one| ("prioritylevelconfigurations", one));
+        let all = all.chain(schemas.map(|one| ("flowschemas", one)));
+        let missing = all.filter_map(|(plural, (name, object))| {
+            let kind = kinds::by_resource(GROUP, "v1", plural)?;
+            let there = self.registry.store().get(&kind.key(None, name)).is_some();
+            (!there).then_some((kind, object))
+        });
+        let create = |(kind, object)| async move {
+            let made = self.registry.create(&server(), kind, None, object, &WriteOptions::default()).await;
+            made.map(drop)
+        };
+        try_join_all(missing.map(create)).await.map(drop)
     }
 
     /// Does the same again whenever somebody has changed or deleted one of the first objects, until dropped.
@@ -77,6 +155,8 @@ impl ApiServer {
         let service = ["services", "endpoints", "endpointslices"];
         let keys = service.map(|plural| format!("{plural}/default/kubernetes")).into_iter();
         let keys = keys.chain(NAMESPACES.iter().map(|name| format!("namespaces/{name}")));
+        let classes = PRIORITY_CLASSES.iter().map(|(name, ..)| format!("priorityclasses/{name}"));
+        let keys = keys.chain(classes);
         select_all(keys.map(next)).await;
     }
 
@@ -92,14 +172,19 @@ impl ApiServer {
         let Some(kind) = kinds::by_resource(group, "v1", plural) else {
             return Err(Status::internal(format!("{plural} are not served")));
         };
-        let (user, options) = (User::component("system:apiserver"), WriteOptions::default());
+        let (user, options) = (server(), WriteOptions::default());
         match self.registry.create(&user, kind, namespace, object.clone(), &options).await {
             Err(status) if status.is("AlreadyExists") => {}
             other => return other.map(drop),
         }
         let place = Place { kind, namespace, name };
-        let part = super::registry::Part::Object;
+        let part = Part::Object;
         let merge = crate::api::request::PatchKind::Merge;
         self.registry.patch(&user, place, part, merge, &object, &options).await.map(drop)
     }
+}
+
+/// As whom the server makes its first objects.
+fn server() -> User {
+    User::component("system:apiserver")
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::reviews::REVIEWS;
+use super::reviews::{REVIEWS, Review};
 use crate::api::kinds::{Kind, Subresource, Text};
 
 /// A group and version that is served.
@@ -14,7 +14,7 @@ type GroupVersion = (Text, Text);
 
 /// Groups with their versions in the order of the table, the core group first.
 pub fn group_versions(kinds: &[Arc<Kind>]) -> Vec<GroupVersion> {
-    let reviews = REVIEWS.iter().map(|(group, _, _)| (Text::from(*group), Text::from("v1")));
+    let reviews = REVIEWS.iter().map(|review| (Text::from(review.group), Text::from("v1")));
     let served = kinds.iter().map(|k| (k.group.clone(), k.version.clone()));
     let mut all: Vec<GroupVersion> = Vec::new();
     for group_version in served.chain(reviews) {
@@ -100,9 +100,9 @@ pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Valu
             list.push(row);
         }
     }
-    for (_, plural, kind) in reviews(group, version) {
+    for Review { plural, kind, namespaced, .. } in reviews(group, version) {
         list.push(
-            json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind,
+            json!({"name": plural, "singularName": kind.to_lowercase(), "namespaced": namespaced, "kind": kind,
             "verbs": ["create"]}),
         );
     }
@@ -147,11 +147,8 @@ fn of<'a>(kinds: &'a [Arc<Kind>], group: &str, version: &str) -> impl Iterator<I
 }
 
 /// The virtual resources of one group and version.
-fn reviews(
-    group: &str,
-    version: &str,
-) -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
-    REVIEWS.iter().filter(move |row| row.0 == group && version == "v1")
+fn reviews(group: &str, version: &str) -> impl Iterator<Item = &'static Review> {
+    REVIEWS.iter().filter(move |review| review.group == group && version == "v1")
 }
 
 fn aggregated_rows(kinds: &[Arc<Kind>], group: &str, version: &str) -> Vec<Value> {
@@ -177,8 +174,8 @@ fn aggregated_rows(kinds: &[Arc<Kind>], group: &str, version: &str) -> Vec<Value
         }
         rows.push(row);
     }
-    for (_, plural, kind) in reviews(group, version) {
-        rows.push(json!({"resource": plural, "scope": "Cluster", "verbs": ["create"],
+    for Review { plural, kind, namespaced, .. } in reviews(group, version) {
+        rows.push(json!({"resource": plural, "scope": scope(*namespaced), "verbs": ["create"],
             "singularResource": kind.to_lowercase(),
             "responseKind": {"group": group, "version": version, "kind": kind}}));
     }
@@ -200,10 +197,22 @@ mod tests {
             assert_eq!(row["kind"], *kind.kind);
             let items = aggregated[usize::from(!kind.group.is_empty())]["items"].as_array().unwrap();
             let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == &*kind.group);
-            let mut rows = rows.flat_map(|i| i["versions"][0]["resources"].as_array().unwrap());
+            let versions = rows.flat_map(|i| i["versions"].as_array().unwrap());
+            let version = versions.filter(|version| version["version"] == *kind.version);
+            let mut rows = version.flat_map(|version| version["resources"].as_array().unwrap());
             assert!(rows.any(|r| r["resource"] == *kind.plural), "{}", kind.plural);
         }
         assert!(resources(&KINDS, "nonsense", "v1").is_none());
         assert!(group(&KINDS, "discovery.k8s.io").is_some());
+    }
+
+    #[test]
+    fn removed_versions_come_last() {
+        let of = |name: &str| group(&KINDS, name).unwrap();
+        assert_eq!(of("apps")["preferredVersion"]["version"], "v1");
+        assert_eq!(of("autoscaling")["preferredVersion"]["version"], "v2");
+        assert_eq!(of("batch")["versions"][1]["version"], "v1beta1");
+        let all = group_list(&KINDS);
+        assert_eq!(all["groups"].as_array().unwrap().last().unwrap()["name"], "extensions");
     }
 }

@@ -10,6 +10,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use self::allocate::{Allocator, ServiceRange};
+use self::auth::attributes::Attributes;
+use self::auth::rbac::Authorizer;
 use self::auth::tokens::Tokens;
 use self::registry::{Part, Place, Registry};
 use self::served::Served;
@@ -25,16 +27,19 @@ pub mod admission;
 pub mod allocate;
 pub mod families;
 pub mod patching;
-pub mod service_account;
 pub mod strategy;
 pub mod structure;
 
+mod components;
 pub mod reviews;
 pub mod subresource;
+pub mod webhook;
 
 pub mod auth;
 pub mod bootstrap;
+pub mod fairness;
 pub mod pki;
+pub mod signing;
 
 pub mod discovery;
 pub mod openapi;
@@ -58,8 +63,8 @@ pub struct Config {
 /// Why an API server could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Which service addresses are taken could not be read.
-    #[error("cannot read the services: {0}")]
+    /// Which service addresses are taken, or who may do what, could not be read.
+    #[error("cannot read the cluster's objects: {0}")]
     Store(#[from] store::Error),
     /// The key of tokens cannot be used.
     #[error(transparent)]
@@ -71,6 +76,8 @@ pub enum Error {
 struct Started {
     /// The first namespaces are there.
     namespaces: AtomicBool,
+    /// The roles and bindings that every cluster has are there.
+    roles: AtomicBool,
     /// The `kubernetes` service is there and names this server.
     service: AtomicBool,
 }
@@ -80,6 +87,7 @@ pub struct ApiServer {
     registry: Registry,
     served: Arc<Served>,
     tokens: Tokens,
+    authorizer: Arc<Authorizer>,
     started: Started,
 }
 
@@ -88,16 +96,19 @@ impl ApiServer {
     pub fn new(config: Config) -> Result<Arc<ApiServer>, Error> {
         let services = config.store.list("services/", None, 0, None)?.entries;
         let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
-        let registry = Registry::new(config.store, Arc::new(allocator));
+        let authorizer = Arc::new(Authorizer::new(config.store.clone())?);
+        let registry = Registry::new(config.store, Arc::new(allocator), authorizer.clone());
         let tokens = Tokens::new(&config.token_key)?;
-        Ok(Arc::new(ApiServer { registry, served: Arc::default(), tokens, started: Started::default() }))
+        let (served, started) = (Arc::default(), Started::default());
+        Ok(Arc::new(ApiServer { registry, served, tokens, authorizer, started }))
     }
 
     /// What must have happened before the server is ready, by the names of Kubernetes' post-start hooks.
-    pub fn post_start_hooks(&self) -> [(&'static str, bool); 2] {
+    pub fn post_start_hooks(&self) -> [(&'static str, bool); 3] {
         let done = |flag: &AtomicBool| flag.load(Ordering::Acquire);
         [
             ("poststarthook/start-system-namespaces-controller", done(&self.started.namespaces)),
+            ("poststarthook/rbac/bootstrap-roles", done(&self.started.roles)),
             ("poststarthook/bootstrap-controller", done(&self.started.service)),
         ]
     }
@@ -117,14 +128,23 @@ impl ApiServer {
         &self.tokens
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, Status> {
-        auth::authorize(&request)?;
+    /// Decides who may do what.
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    /// Carries out a request that its user may make.
+    pub async fn answer(&self, request: Request) -> Result<Response, Status> {
         let Request { ref user, ref target, .. } = request;
         let Some(kind) = self.served.by_resource(&target.group, &target.version, &target.resource) else {
-            return reviews::answer(&request).unwrap_or_else(|| Err(Status::no_such_path()));
+            return reviews::answer(self, &request).unwrap_or_else(|| Err(Status::no_such_path()));
         };
         let kind = &kind;
         let namespace = namespace_of(kind, target)?;
+        if components::concerns(kind) && target.subresource.is_none() {
+            let revision = self.registry.store().revision();
+            return components::answer(kind, target.name.as_deref(), request.action, revision);
+        }
         match (&target.name, &target.subresource) {
             (Some(name), Some(subresource)) => {
                 let place = Place { kind, namespace, name };
@@ -194,6 +214,10 @@ fn namespace_of<'a>(kind: &Kind, target: &'a Target) -> Result<Option<&'a str>, 
 
 impl Transport for ApiServer {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, Status>> {
-        self.answer(request).boxed()
+        async move {
+            self.authorizer.authorize(&request.user, &Attributes::of_request(&request))?;
+            self.answer(request).await
+        }
+        .boxed()
     }
 }

@@ -118,6 +118,11 @@ impl Pki {
         &self.ca_pem
     }
 
+    /// The authority's key.
+    pub(super) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     /// The key that signs service-account tokens (ECDSA P-256, PKCS #8 in DER).
     pub fn token_key(&self) -> &[u8] {
         &self.token_key

@@ -1,10 +1,12 @@
 //! The typed kinds that components act on, with their plurals.
 
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 
 use super::Resource;
 
@@ -17,6 +19,8 @@ macro_rules! resources {
 }
 
 resources! {
+    CertificateSigningRequest => "certificatesigningrequests",
+    ClusterRole => "clusterroles",
     ConfigMap => "configmaps",
     EndpointSlice => "endpointslices",
     Endpoints => "endpoints",
@@ -25,6 +29,7 @@ resources! {
     Namespace => "namespaces",
     Node => "nodes",
     Pod => "pods",
+    ResourceQuota => "resourcequotas",
     Secret => "secrets",
     Service => "services",
     ServiceAccount => "serviceaccounts",

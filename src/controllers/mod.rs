@@ -3,17 +3,24 @@
 //! A controller's loop takes keys from a queue that reflectors fill, looks at the present state, and acts on
 //! the difference; dropping every cache and starting again loses nothing.
 
+pub mod account_tokens;
+pub mod aggregated_roles;
+pub mod certificates;
 pub mod cluster_dns;
 pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
 pub mod namespaces;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
+pub mod volume_protection;
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tokio::task::JoinSet;
 
@@ -23,9 +30,26 @@ use crate::client::queue::Queue;
 use crate::client::reflector::{Reflector, Subscription};
 use crate::client::{Client, Resource};
 
+/// What the keys of the cluster are used for.
+pub trait Authority: Send + Sync + 'static {
+    /// The token of a secret, for the service account of this name and uid.
+    fn token(&self, namespace: &str, secret: &str, account: &str, uid: &str) -> Option<String>;
+
+    /// The certificate (in PEM) that a signing request (in PEM) asks for, good for these usages and about so long.
+    fn certificate(
+        &self,
+        request: &[u8],
+        usages: &[String],
+        lifetime: SignedDuration,
+        now: Timestamp,
+    ) -> Result<String, String>;
+}
+
 /// What the controllers need to know of their cluster.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
+    /// Its keys.
+    pub authority: Arc<dyn Authority>,
     /// The authority's certificate, which pods get to trust.
     pub ca_pem: String,
     /// The address of the cluster's DNS service.
@@ -57,12 +81,17 @@ impl Controllers {
         let mut tasks = JoinSet::new();
         let namespaces: Reflector<Namespace> = reflect(&mut tasks, &client);
         tasks.spawn(service_accounts::run(client.clone(), namespaces.clone()));
-        tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem));
+        tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem.clone()));
+        tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
+        tasks.spawn(certificates::run(client.clone(), config.authority));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
         tasks.spawn(namespaces::run(client.clone(), namespaces, pods.clone()));
+        tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
+        tasks.spawn(resource_quota::run(client.clone()));
+        tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone()));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));
         tokio::select! {

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
+use super::adapters::Keys;
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
@@ -178,6 +179,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let controllers = Controllers::new(
         client("system:kube-controller-manager"),
         controllers::Config {
+            authority: Arc::new(Keys { pki: tls.pki.clone(), api: api.clone() }),
             ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),

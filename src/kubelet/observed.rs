@@ -1,5 +1,6 @@
 //! What the runtime and the last written status say about one pod, in the kubelet's own words (pure).
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{Container, ContainerState as ApiState, ContainerStatus, Pod};
@@ -40,6 +41,8 @@ pub struct ObservedPod {
     pub containers: Vec<ObservedContainer>,
     /// Sandboxes that a newer one has replaced.
     pub stale_sandboxes: Vec<String>,
+    /// Containers, by name, whose image is being fetched.
+    pub pulling: BTreeSet<String>,
 }
 
 /// A sandbox.
@@ -136,6 +139,7 @@ impl ObservedPod {
             }),
             containers,
             stale_sandboxes: sandboxes.iter().map(|s| s.id.clone()).collect(),
+            pulling: BTreeSet::new(),
         }
     }
 

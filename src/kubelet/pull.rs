@@ -29,8 +29,13 @@ impl Policy {
     }
 }
 
-/// The image of a container, fetched as its policy says; or why the container waits.
-pub async fn ensure<R>(context: &Context<R>, pod: &Pod, container: &Container) -> Result<Image, Waiting> {
+/// The image of a container, when its policy has it used as it is here; `None` when it is to be fetched first. An error
+/// is why the container waits.
+pub async fn find<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    container: &Container,
+) -> Result<Option<Image>, Waiting> {
     let name = container.image.as_deref().unwrap_or("");
     let event = |kind, reason: &str, message: &str| {
         context.event(pod, Some(&container.name), kind, reason, message);
@@ -51,7 +56,7 @@ pub async fn ensure<R>(context: &Context<R>, pod: &Pod, container: &Container) -
             let message =
                 format!("Container image {name:?} already present on machine and can be accessed by the pod");
             event(EventType::Normal, "Pulled", &message);
-            return Ok(image);
+            return Ok(Some(image));
         }
     }
     if policy == Policy::Never {
@@ -59,6 +64,15 @@ pub async fn ensure<R>(context: &Context<R>, pod: &Pod, container: &Container) -
         event(EventType::Warning, "ErrImageNeverPull", &message);
         return Err(Waiting { reason: "ErrImageNeverPull".into(), message });
     }
+    Ok(None)
+}
+
+/// Fetches the image of a container; or why the container waits.
+pub async fn fetch<R>(context: &Context<R>, pod: &Pod, container: &Container) -> Result<Image, Waiting> {
+    let name = container.image.as_deref().unwrap_or("");
+    let event = |kind, reason: &str, message: &str| {
+        context.event(pod, Some(&container.name), kind, reason, message);
+    };
     event(EventType::Normal, "Pulling", &format!("Pulling image {name:?}"));
     let credentials = pull_secrets(context, pod).await;
     let started = Instant::now();
@@ -75,9 +89,14 @@ pub async fn ensure<R>(context: &Context<R>, pod: &Pod, container: &Container) -
         Err(message) => {
             event(EventType::Warning, "Failed", &format!("Failed to pull image {name:?}: {message}"));
             event(EventType::Warning, "Failed", "Error: ErrImagePull");
-            Err(Waiting { reason: "ErrImagePull".into(), message })
+            Err(failed(message))
         }
     }
+}
+
+/// Why a container waits whose image could not be fetched.
+pub fn failed(message: String) -> Waiting {
+    Waiting { reason: "ErrImagePull".into(), message }
 }
 
 /// How a failed start shows itself while it waits for its next try.

@@ -15,6 +15,7 @@ use super::status::Waiting;
 use super::volumes::{Maker, Volumes};
 use super::{container, env, hosts, messages, pull};
 use crate::client::events::EventType;
+use crate::image::Image;
 use crate::runtime::{Error, Runtime};
 
 /// Why a container does not run after its start.
@@ -22,6 +23,8 @@ use crate::runtime::{Error, Runtime};
 pub enum NotStarted {
     /// Something is missing that may come: the same attempt is made again.
     Waits(Waiting),
+    /// Its image is to be fetched first.
+    NoImage,
     /// Its process could not be started: the attempt has ended.
     Ended(Box<ObservedContainer>),
 }
@@ -36,18 +39,34 @@ fn waiting(reason: &str, message: impl Into<String>) -> Waiting {
     Waiting { reason: reason.to_owned(), message: message.into() }
 }
 
+/// A container to be started.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Its name within the pod.
+    pub name: &'a str,
+    /// How many came before.
+    pub attempt: u32,
+    /// What came of the pull of its image, if there was one.
+    pub pulled: Option<Result<Image, Waiting>>,
+    /// The runtime's id of the pod's sandbox.
+    pub sandbox: &'a str,
+    /// The pod's address; `None` on the host's network.
+    pub address: Option<&'a str>,
+}
+
 /// Starts a container; the containers of a pod wait for one and the same making of its volumes.
 pub async fn container<R: Runtime>(
     context: &Context<R>,
     pod: &Pod,
-    name: &str,
-    attempt: u32,
-    sandbox: &str,
-    address: Option<&str>,
+    start: Start<'_>,
     volumes: &Mutex<Volumes>,
 ) -> Result<(), NotStarted> {
+    let Start { name, attempt, pulled, sandbox, address } = start;
     let Some(container) = super::pod::container(pod, name) else { return Ok(()) };
-    let image = pull::ensure(context, pod, container).await?;
+    let image = match pulled {
+        Some(pulled) => pulled?,
+        None => pull::find(context, pod, container).await?.ok_or(NotStarted::NoImage)?,
+    };
     let places = places(context, pod, volumes).await?;
     let failed = |reason: &str, message: String| {
         context.event(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {message}"));

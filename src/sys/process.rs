@@ -64,19 +64,51 @@ where
     // SAFETY: without CLONE_VM this is a fork; `args` and `pidfd` live across the call. The proof says that no
     // other thread can hold a lock that the child would wait for.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
-    match pid {
+    let pid = cloned(pid, work)?;
+    // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Child { pid, pidfd })
+}
+
+/// Clones this process as its own sibling, a child of its parent, in the process namespace that it has joined for its
+/// children; `work` is as in [`clone`]. Answers the sibling's id as this process sees it.
+///
+/// By the older call: a system-call filter that cannot see into the arguments of clone3 has to forbid that.
+pub fn clone_sibling<F>(_proof: &SingleThreaded, work: F) -> io::Result<i32>
+where
+    F: FnOnce() -> i32,
+{
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is a fork on a copy of the same stack, as a null one asks for; the flags use none of
+    // the other arguments. The proof says that no other thread can hold a lock that the child would wait for.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_long, 0_usize, 0_usize, 0_usize, 0_usize) };
+    cloned(pid, work)
+}
+
+/// Goes on after a cloning call: with the child's id in the parent, with `work` in the child.
+fn cloned(result: libc::c_long, work: impl FnOnce() -> i32) -> io::Result<i32> {
+    match result {
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(101);
             // SAFETY: ends the child at once, without running the parent's exit handlers.
             unsafe { libc::_exit(status) }
         }
-        pid => {
-            // SAFETY: the kernel stored a new descriptor there, which nobody else owns.
-            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Child { pid: pid as i32, pidfd })
-        }
+        pid => Ok(pid as i32),
     }
+}
+
+/// Takes a process for a child that somebody else has cloned for this one; an error when it is not, or was reaped.
+pub fn adopt(pid: i32) -> io::Result<Child> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let pidfd = pidfd_open(pid)?;
+    // Looks only: the status stays to be taken.
+    waitid(
+        WaitId::PidFd(pidfd.as_fd()),
+        WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+    )?;
+    Ok(Child { pid, pidfd })
 }
 
 /// Opens a descriptor for a running process.
@@ -183,8 +215,21 @@ pub fn close_on_exec_from(first: u32) -> io::Result<()> {
 
 /// Closes every descriptor but the three standard ones. Only for a fresh child that owns none of them in Rust.
 pub fn close_inherited() {
+    close_between(3, u32::MAX);
+}
+
+/// As [`close_inherited`], but for this one.
+pub fn close_all_but(kept: BorrowedFd<'_>) {
+    let kept = kept.as_raw_fd() as u32;
+    if kept > 3 {
+        close_between(3, kept - 1);
+    }
+    close_between(kept.max(2) + 1, u32::MAX);
+}
+
+fn close_between(first: u32, last: u32) {
     // SAFETY: the caller is a fresh child that goes on without any of its parent's descriptors.
-    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0) };
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
 /// Gives every signal its default action and blocks none: what a new program expects.

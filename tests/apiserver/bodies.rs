@@ -182,7 +182,8 @@ async fn patches_of_every_kind() {
             (&json!("UnsupportedMediaType"), &json!(accepted))
         );
     }
-    f.patch_as("application/apply-patch+yaml", &format!("{ONE}?fieldManager=m"), "{}").await.expect(415);
+    f.patch_as("application/apply-patch+yaml", &format!("{ONE}?fieldManager=m"), "{}").await.expect(400);
+    f.patch_as("application/apply-patch+cbor", &format!("{ONE}?fieldManager=m"), "{}").await.expect(415);
 }
 
 #[tokio::test]

@@ -10,12 +10,13 @@ async fn readiness_is_earned_and_its_reasons_are_not_public() {
     assert_eq!(
         early.text(),
         "[+]ping ok\n[+]store ok\n[-]poststarthook/start-system-namespaces-controller failed: reason withheld\n\
+         [-]poststarthook/rbac/bootstrap-roles failed: reason withheld\n\
          [-]poststarthook/bootstrap-controller failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n"
     );
     let hook = f.get("/readyz/poststarthook/bootstrap-controller").await;
     assert_eq!((hook.code, hook.text().as_str()), (500, "internal server error: not finished\n"));
     let excluded = "/readyz?verbose&exclude=poststarthook/bootstrap-controller&exclude=nonsense\
-                    &exclude=poststarthook/start-system-namespaces-controller";
+                    &exclude=poststarthook/start-system-namespaces-controller&exclude=poststarthook/rbac/bootstrap-roles";
     let passed = f.get(excluded).await;
     assert_eq!(passed.code, 200, "{}", passed.text());
     assert!(passed.text().contains("[+]poststarthook/bootstrap-controller excluded: ok\n"));

@@ -36,7 +36,8 @@ async fn foreign_and_expired_certificates_are_told_so() {
     let foreign = client(&f.pki, Some(&foreign)).build().unwrap();
     let refused = sent(foreign.get(&maps)).await.expect(401);
     assert_eq!((&refused["kind"], &refused["reason"]), (&json!("Status"), &json!("Unauthorized")));
-    assert_eq!(sent(foreign.get(format!("{}/readyz", f.base))).await.code, 200);
+    // Wrong credentials are worse than none.
+    assert_eq!(sent(foreign.get(format!("{}/readyz", f.base))).await.code, 401);
 
     let expired = f.pki.client("admin", &["system:masters"], Duration::ZERO).unwrap();
     let expired = client(&f.pki, Some(&expired)).build().unwrap();
@@ -58,13 +59,14 @@ async fn foreign_and_expired_certificates_are_told_so() {
 #[tokio::test]
 async fn tokens_end_with_their_time_and_their_account() {
     let f = Fixture::start().await;
-    let maps = format!("{}{MAPS}", f.base);
+    // What every known user may read, and nobody else.
+    let api = format!("{}/api", f.base);
     f.post(ACCOUNTS, json!({"metadata": {"name": "robot"}})).await.expect(201);
     let path = format!("{ACCOUNTS}/robot/token");
     let answer = f.post(&path, json!({})).await.expect(201);
     let token = answer["status"]["token"].as_str().unwrap();
     assert_eq!(answer["spec"]["audiences"], json!([ISSUER]));
-    let with = |token: &str| sent(f.stranger.get(&maps).bearer_auth(token));
+    let with = |token: &str| sent(f.stranger.get(&api).bearer_auth(token));
     assert_eq!(with(token).await.code, 200);
     let tokens = f.api.tokens();
     let claims = tokens.check(token, &[ISSUER.to_owned()], Timestamp::now()).unwrap();
@@ -92,7 +94,7 @@ async fn tokens_are_bound_to_pods_secrets_and_nodes() {
         let name = object.rsplit('/').next().unwrap();
         let answer = ask(json!({"apiVersion": "v1", "kind": kind, "name": name})).await.expect(201);
         let token = answer["status"]["token"].as_str().unwrap();
-        let with = || sent(f.stranger.get(format!("{}{MAPS}", f.base)).bearer_auth(token));
+        let with = || sent(f.stranger.get(format!("{}/api", f.base)).bearer_auth(token));
         assert_eq!(with().await.code, 200, "{kind}");
         f.delete(&object).await.expect(200);
         assert_eq!(with().await.code, 401, "{kind}");
@@ -130,4 +132,21 @@ async fn new_connections_get_the_new_certificate_and_old_ones_live() {
     f.config("late").await;
     assert_eq!(watch.next().await["object"]["metadata"]["name"], "late");
     renewing.abort();
+}
+
+#[tokio::test]
+async fn others_find_the_keys_of_tokens() {
+    let f = Fixture::start().await;
+    f.post(ACCOUNTS, json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let issued = f.post(&format!("{ACCOUNTS}/robot/token"), json!({})).await.expect(201);
+    let token = issued["status"]["token"].as_str().unwrap();
+    let get = |path: &str| sent(f.stranger.get(format!("{}{path}", f.base)).bearer_auth(token));
+    let configuration = get("/.well-known/openid-configuration").await;
+    assert_eq!(configuration.header("cache-control"), "public, max-age=3600");
+    assert_eq!(configuration.json()["issuer"], ISSUER);
+    let keys = get("/openid/v1/jwks").await;
+    assert_eq!(keys.header("content-type"), "application/jwk-set+json");
+    assert_eq!(keys.json()["keys"][0]["alg"], "ES256");
+    // Service accounts may read them, others only when they are given the right.
+    assert_eq!(sent(f.stranger.get(format!("{}/openid/v1/jwks", f.base))).await.code, 403);
 }

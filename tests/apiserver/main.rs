@@ -3,15 +3,25 @@
 
 mod server;
 
+mod access;
+mod apply;
 mod bodies;
+mod certificates;
 mod collector;
 mod deletion;
 mod discovery;
 mod documents;
 mod events;
 mod identity;
+mod kubectl;
 mod objects;
 mod pages;
 mod platform;
+mod pod_security;
+mod policies;
+mod quotas;
+mod versions;
 mod watches;
+mod webhooks;
+mod workloads;
 mod writes;

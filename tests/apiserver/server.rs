@@ -28,6 +28,7 @@ pub struct Fixture {
     pub second: reqwest::Client,
     /// A client that nobody knows.
     pub stranger: reqwest::Client,
+    store: Store,
     _stop: oneshot::Sender<()>,
     _directory: tempfile::TempDir,
 }
@@ -92,7 +93,7 @@ impl Fixture {
         let store = Store::open(&directory.path().join("store")).unwrap();
         let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
         let token_key = pki.token_key().to_vec();
-        let api = ApiServer::new(Config { store, service_range, token_key }).unwrap();
+        let api = ApiServer::new(Config { store: store.clone(), service_range, token_key }).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -103,7 +104,14 @@ impl Fixture {
         let admin = client(&pki, Some(&leaf)).build().unwrap();
         let second = client(&pki, Some(&leaf)).build().unwrap();
         let stranger = client(&pki, None).build().unwrap();
-        Fixture { api, pki, tls, base, admin, second, stranger, _stop: stop, _directory: directory }
+        Fixture { api, pki, tls, base, admin, second, stranger, store, _stop: stop, _directory: directory }
+    }
+
+    /// Another server over the same store, as after a restart.
+    pub fn restarted(&self) -> Arc<ApiServer> {
+        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let token_key = self.pki.token_key().to_vec();
+        ApiServer::new(Config { store: self.store.clone(), service_range, token_key }).unwrap()
     }
 
     /// A request of the administrator's.

@@ -7,3 +7,4 @@ mod life;
 mod mounts;
 mod recovery;
 mod sessions;
+mod window;

@@ -1,20 +1,20 @@
 //! Whether an applied configuration fits its type.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
 
 use serde_json::Value;
 
 use super::step::{Step, shown};
 use super::types;
 use crate::api::complaints::MOST;
+use crate::api::go::{Plain, Syntax, type_of};
 use crate::api::schema::{Scalar, Schema, Shape};
 
 /// What does not fit in `value`, in the words of structured-merge-diff: `.spec.replicas: expected numeric (int or
 /// float), got string`.
 pub fn check(place: Option<Schema>, value: &Value) -> Vec<String> {
     let mut checker = Checker::default();
-    checker.check(place, value);
+    checker.check(place, value, false);
     checker.found
 }
 
@@ -32,22 +32,24 @@ impl Checker {
         }
     }
 
-    fn below(&mut self, step: Step, place: Option<Schema>, value: &Value) {
+    fn below(&mut self, step: Step, place: Option<Schema>, value: &Value, open: bool) {
         self.path.push(step);
-        self.check(place, value);
+        self.check(place, value, open);
         self.path.pop();
     }
 
-    fn check(&mut self, place: Option<Schema>, value: &Value) {
+    /// `open` says that unknown fields are kept, which what lies below takes over.
+    fn check(&mut self, place: Option<Schema>, value: &Value, open: bool) {
         let Some(place) = place.filter(|_| !value.is_null()) else { return };
+        let open = open || place.preserves_unknown();
         match (place.shape(), value) {
             (Shape::Any, _) => {}
             (Shape::Struct, Value::Object(fields)) => {
                 for (name, value) in fields {
                     let step = Step::field(name);
                     match place.field(name) {
-                        Some(field) => self.below(step, Some(field), value),
-                        None if place.preserves_unknown() => {}
+                        Some(field) => self.below(step, Some(field), value, open),
+                        None if open => {}
                         None => {
                             self.path.push(step);
                             self.say("field not declared in schema");
@@ -57,11 +59,15 @@ impl Checker {
                 }
             }
             (Shape::Map, Value::Object(fields)) => {
-                fields.iter().for_each(|(name, value)| self.below(Step::field(name), place.element(), value));
+                for (name, value) in fields {
+                    self.below(Step::field(name), place.element(), value, open);
+                }
             }
-            (Shape::List, Value::Array(items)) => self.items(place, items),
-            (Shape::Struct | Shape::Map, other) => self.say(&format!("expected map, got &{{{}}}", go(other))),
-            (Shape::List, other) => self.say(&format!("expected list, got &{{{}}}", go(other))),
+            (Shape::List, Value::Array(items)) => self.items(place, items, open),
+            (Shape::Struct | Shape::Map, other) => {
+                self.say(&format!("expected map, got &{{{}}}", Plain(other)))
+            }
+            (Shape::List, other) => self.say(&format!("expected list, got &{{{}}}", Plain(other))),
             (Shape::Scalar(scalar), value) => {
                 if let Some(wrong) = wrong_scalar(scalar, value) {
                     self.say(&wrong);
@@ -70,10 +76,10 @@ impl Checker {
         }
     }
 
-    fn items(&mut self, list: Schema, items: &[Value]) {
+    fn items(&mut self, list: Schema, items: &[Value], open: bool) {
         if types::is_atomic(list) {
             for (at, item) in (0..).zip(items) {
-                self.below(Step::Index(at), list.element(), item);
+                self.below(Step::Index(at), list.element(), item, open);
             }
             return;
         }
@@ -86,7 +92,7 @@ impl Checker {
             if !seen.insert(step.clone()) {
                 self.say(&format!("duplicate entries for key {step}"));
             }
-            self.below(step, list.element(), item);
+            self.below(step, list.element(), item, open);
         }
     }
 }
@@ -95,62 +101,16 @@ fn wrong_scalar(scalar: Scalar, value: &Value) -> Option<String> {
     match (scalar, value) {
         (Scalar::Integer | Scalar::Number, Value::Number(_)) | (Scalar::Boolean, Value::Bool(_)) => None,
         (Scalar::Integer | Scalar::Number, other) => {
-            Some(format!("expected numeric (int or float), got {}", go_type(other)))
+            Some(format!("expected numeric (int or float), got {}", type_of(other)))
         }
-        (Scalar::Boolean, other) => Some(format!("expected boolean, got &{{{}}}", go(other))),
+        (Scalar::Boolean, other) => Some(format!("expected boolean, got &{{{}}}", Plain(other))),
         (Scalar::IntOrString | Scalar::Quantity, Value::Object(_) | Value::Array(_)) => {
-            Some(format!("expected any scalar, got &{{{}}}", go(value)))
+            Some(format!("expected any scalar, got &{{{}}}", Plain(value)))
         }
         (Scalar::IntOrString | Scalar::Quantity, _) => None,
         (Scalar::String | Scalar::Time | Scalar::MicroTime | Scalar::Bytes, Value::String(_)) => None,
         (Scalar::String | Scalar::Time | Scalar::MicroTime | Scalar::Bytes, other) => {
-            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", go_syntax(other)))
+            Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", Syntax(other)))
         }
     }
-}
-
-/// The type that Go's JSON decoder gives the value.
-fn go_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "<nil>",
-        Value::Bool(_) => "bool",
-        Value::Number(n) if n.is_f64() => "float64",
-        Value::Number(_) => "int64",
-        Value::String(_) => "string",
-        Value::Array(_) => "[]interface {}",
-        Value::Object(_) => "map[string]interface {}",
-    }
-}
-
-/// The value as Go prints it plainly.
-fn go(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::Object(fields) => {
-            let pairs: Vec<String> = fields.iter().map(|(k, v)| format!("{k}:{}", go(v))).collect();
-            format!("map[{}]", pairs.join(" "))
-        }
-        scalar => scalar.to_string(),
-    }
-}
-
-/// The value as Go writes it in source.
-fn go_syntax(value: &Value) -> String {
-    let mut text = String::new();
-    match value {
-        Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(go_syntax).collect();
-            // Writing to a text does not fail.
-            let _ = write!(text, "{}{{{}}}", go_type(value), items.join(", "));
-        }
-        Value::Object(fields) => {
-            let pairs: Vec<String> = fields.iter().map(|(k, v)| format!("{k:?}:{}", go_syntax(v))).collect();
-            let _ = write!(text, "{}{{{}}}", go_type(value), pairs.join(", "));
-        }
-        Value::Null => text.push_str("interface {}(nil)"),
-        scalar => text = scalar.to_string(),
-    }
-    text
 }

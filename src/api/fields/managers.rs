@@ -89,6 +89,16 @@ pub enum Error {
     Fields(#[from] wire::Error),
 }
 
+/// What becomes of what a manager owns.
+pub(super) enum Change {
+    /// It stays.
+    None,
+    /// It is this from then on.
+    To(Set),
+    /// The manager is forgotten.
+    Forget,
+}
+
 /// The managers of an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Managers(BTreeMap<Identity, Owned>);
@@ -169,14 +179,15 @@ impl Managers {
         }
     }
 
-    /// Changes what each manager owns; those that own nothing afterwards, or are to be forgotten, are none.
-    pub(super) fn change(&mut self, mut change: impl FnMut(&Identity, &Owned) -> Option<Set>) {
-        self.0.retain(|identity, owned| match change(identity, owned) {
-            Some(set) => {
-                owned.set = set;
-                !owned.set.is_empty()
+    /// Changes what managers own; those that own nothing afterwards are none.
+    pub(super) fn change(&mut self, mut change: impl FnMut(&Identity, &Owned) -> Change) {
+        self.0.retain(|identity, owned| {
+            match change(identity, owned) {
+                Change::None => {}
+                Change::To(set) => owned.set = set,
+                Change::Forget => return false,
             }
-            None => false,
+            !owned.set.is_empty()
         });
     }
 

@@ -32,7 +32,7 @@ pub enum Error {
 }
 
 /// The live value with what `applied` sets.
-pub(super) fn merge(place: Option<Schema>, live: &Value, applied: &Value) -> Result<Value, Error> {
+pub fn merge(place: Option<Schema>, live: &Value, applied: &Value) -> Result<Value, Error> {
     both(place, live, applied, &mut Vec::new())
 }
 

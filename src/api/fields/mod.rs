@@ -25,6 +25,7 @@ pub use self::check::check;
 pub use self::compare::{Comparison, compare};
 pub use self::conflict::{Conflict, status as conflict_status};
 pub use self::managers::{Identity, Managers, Owned};
+pub use self::merge::{Error as MergeError, merge};
 pub use self::operation::{Applied, Context, Converted, Failure, Versions, apply, changes, update};
 pub use self::set::Set;
 pub use self::step::Step;

@@ -10,7 +10,7 @@ use super::collect::collect;
 use super::compare::{Comparison, compare};
 use super::conflict::{self, Conflict};
 use super::last_applied;
-use super::managers::{Identity, Managers, Owned};
+use super::managers::{Change, Identity, Managers, Owned};
 use super::merge::{self, merge};
 use super::remove::remove;
 use super::set::{Node, Set};
@@ -180,7 +180,7 @@ fn apply_merged(
         }
     }
     managers.change(|other, owned| match *other == identity {
-        true => Some(owned.set.clone()),
+        true => Change::None,
         false => changes.left(owned),
     });
     let time = match object == *live {
@@ -262,15 +262,25 @@ impl<'a> Changes<'a> {
         self.elsewhere.borrow_mut().entry(version.clone()).or_insert_with(compared).clone()
     }
 
-    /// What a manager owns after them; one of an unknown version is forgotten.
-    fn left(&self, owned: &Owned) -> Option<Set> {
-        let without = |changes: &Comparison| {
-            owned.set.difference(&changes.modified).difference(&changes.added).difference(&changes.removed)
-        };
+    /// What becomes of what a manager owns; one of an unknown version is forgotten.
+    fn left(&self, owned: &Owned) -> Change {
         if owned.version == self.context.version {
-            return Some(without(&self.here));
+            return Changes::without(owned, &self.here);
         }
-        self.of(Some(owned)).as_ref().map(without)
+        self.of(Some(owned)).map_or(Change::Forget, |changes| Changes::without(owned, &changes))
+    }
+
+    fn without(owned: &Owned, changes: &Comparison) -> Change {
+        let Comparison { added, modified, removed } = changes;
+        let gone: Vec<&Set> =
+            [added, modified, removed].into_iter().filter(|set| owned.set.meets(set)).collect();
+        match gone.split_first() {
+            None => Change::None,
+            Some((first, rest)) => {
+                let left = owned.set.difference(first);
+                Change::To(rest.iter().fold(left, |left, set| left.difference(set)))
+            }
+        }
     }
 }
 
@@ -282,10 +292,10 @@ fn reconciled(mut managers: Managers, live: &Value, context: &Context) -> Manage
             // Those of unknown versions are forgotten when they are compared.
             false => context.versions.convert(live, &owned.version).and_then(|(_, place)| place),
         };
-        Some(match fits(&owned.set, place) {
-            true => owned.set.clone(),
-            false => fitting(&owned.set, place),
-        })
+        match fits(&owned.set, place) {
+            true => Change::None,
+            false => Change::To(fitting(&owned.set, place)),
+        }
     });
     managers
 }

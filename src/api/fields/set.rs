@@ -116,6 +116,16 @@ impl Set {
         both
     }
 
+    /// Whether any field is in both sets.
+    pub(super) fn meets(&self, other: &Set) -> bool {
+        let (few, many) = if self.nodes.len() <= other.nodes.len() { (self, other) } else { (other, self) };
+        few.nodes.iter().any(|(step, node)| {
+            many.nodes
+                .get(step)
+                .is_some_and(|others| (node.member && others.member) || node.below.meets(&others.below))
+        })
+    }
+
     /// The fields that the other set has not. Its fields do not stand for those below them.
     pub fn difference(&self, other: &Set) -> Set {
         self.without(other, false)

@@ -377,3 +377,66 @@ fn what_does_not_fit_the_type_is_named() {
         assert_eq!(check(Schema::of(schema), &config), errors, "{config}");
     }
 }
+
+#[test]
+fn structural_schemas_merge_by_their_own_rules() {
+    let schema = json!({"type": "object", "properties": {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"},
+        "spec": {"type": "object", "properties": {
+            "rules": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["host", "path"],
+                "items": {"type": "object", "properties": {
+                    "host": {"type": "string"}, "path": {"type": "string", "default": "/"}, "to": {"type": "string"}}}},
+            "hosts": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+            "plain": {"type": "array", "items": {"type": "string"}},
+            "whole": {"type": "object", "x-kubernetes-map-type": "atomic", "properties": {
+                "a": {"type": "string"}, "b": {"type": "string"}}},
+            "open": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}});
+    let place = Some(Schema::own(&schema));
+    let old = json!({"spec": {"rules": [{"host": "a", "to": "x"}], "hosts": ["a"], "plain": ["a"],
+        "whole": {"a": "1"}, "open": {"x": {"y": [1]}}}});
+    let new = json!({"spec": {"rules": [{"host": "a", "path": "/", "to": "y"}, {"host": "a", "path": "/b"}],
+        "hosts": ["a", "b"], "plain": ["a", "b"], "whole": {"a": "1", "b": "2"}, "open": {"x": {"y": [2], "z": 1}}}});
+    let found = compare(place, &old, &new);
+    assert_eq!(
+        found.added.paths(),
+        [
+            ".spec.hosts[=\"b\"]",
+            ".spec.open.x.z",
+            ".spec.rules[host=\"a\",path=\"/b\"]",
+            ".spec.rules[host=\"a\",path=\"/\"].path",
+            ".spec.rules[host=\"a\",path=\"/b\"].host",
+            ".spec.rules[host=\"a\",path=\"/b\"].path",
+        ]
+    );
+    assert_eq!(
+        found.modified.paths(),
+        [".spec.plain", ".spec.whole", ".spec.open.x.y", ".spec.rules[host=\"a\",path=\"/\"].to"]
+    );
+    let config = json!({"spec": {"open": {"anything": {"goes": 1}}, "whole": {"c": "x"}}});
+    assert_eq!(check(place, &config), [".spec.whole.c: field not declared in schema"]);
+}
+
+#[test]
+fn fields_of_a_value_that_became_atomic_are_owned_whole() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "m": {"type": "object", "x-kubernetes-map-type": "atomic", "additionalProperties": {"type": "string"}}}}}});
+    struct Own<'a>(&'a Value);
+    impl Versions for Own<'_> {
+        fn convert<'o>(&'o self, object: &'o Value, _: &str) -> Option<Converted<'o>> {
+            Some((Cow::Borrowed(object), Some(Schema::own(self.0))))
+        }
+    }
+    let (own, reset) = (Own(&schema), Set::default());
+    let place = Some(Schema::own(&schema));
+    let context = Context { version: "v1", place, subresource: "", reset: &reset, versions: &own, now: "t" };
+    let before = json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "fieldsV1": {"f:spec": {"f:m": {"f:a": {}}}}}]);
+    let live = json!({"spec": {"m": {"a": "1"}}});
+    let new = json!({"spec": {"m": {"a": "1"}, "n": 1}});
+    let found = changes(&live, &new, &context);
+    let after = update(Managers::parse(&before).unwrap(), found, (&live, &new), "other", &context);
+    let owned: Vec<Vec<String>> = after.iter().map(|(_, owned)| owned.set.paths()).collect();
+    assert_eq!(owned, [vec![".spec.m"], vec![".spec.n"]]);
+}

@@ -117,7 +117,7 @@ pub(super) fn absent(place: Option<Schema>, name: &str) -> Option<&'static Value
     };
     let field = declared(place, name).filter(|_| never)?;
     match field.shape() {
-        Shape::Struct if !is_one_value(field) => Some(&OBJECT),
+        Shape::Struct => Some(&OBJECT),
         Shape::List => Some(&LIST),
         _ => None,
     }

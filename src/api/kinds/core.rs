@@ -6,6 +6,11 @@ const V1: GroupVersion = GroupVersion { group: "", version: "v1", types: "io.k8s
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
+        Kind {
+            verbs: &["get", "list"],
+            deprecated: Some("v1 ComponentStatus is deprecated in v1.19+".into()),
+            ..V1.cluster("ComponentStatus", "componentstatuses").short("cs")
+        },
         V1.namespaced("ConfigMap", "configmaps").short("cm"),
         Kind {
             deprecated: Some(
@@ -14,6 +19,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             ..V1.namespaced("Endpoints", "endpoints").short("ep")
         },
         V1.namespaced("Event", "events").short("ev"),
+        V1.namespaced("LimitRange", "limitranges").short("limits"),
         Kind {
             verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
             ..V1.cluster("Namespace", "namespaces").short("ns")
@@ -21,6 +27,8 @@ pub(super) fn kinds() -> Vec<Kind> {
         .with_own("finalize", "Namespace", &["update"])
         .with_status(),
         V1.cluster("Node", "nodes").short("no").with_status(),
+        V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims").short("pvc").with_status(),
+        V1.cluster("PersistentVolume", "persistentvolumes").short("pv").with_status(),
         // `ephemeralcontainers` and `resize` are not served, and no other path changes what they would.
         V1.namespaced("Pod", "pods")
             .short("po")
@@ -37,6 +45,13 @@ pub(super) fn kinds() -> Vec<Kind> {
             .with_own("log", "Pod", &["get"])
             .with_own("portforward", "PodPortForwardOptions", &["create", "get"])
             .with_status(),
+        V1.namespaced("PodTemplate", "podtemplates"),
+        V1.namespaced("ReplicationController", "replicationcontrollers")
+            .short("rc")
+            .in_all()
+            .with_scale()
+            .with_status(),
+        V1.namespaced("ResourceQuota", "resourcequotas").short("quota").with_status(),
         V1.namespaced("Secret", "secrets"),
         V1.namespaced("ServiceAccount", "serviceaccounts").short("sa").with(Subresource {
             name: "token",

@@ -10,14 +10,19 @@ use super::schema::Schema;
 
 mod admissionregistration;
 mod apiregistration;
+mod apps;
+mod autoscaling;
+mod batch;
 mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
 mod flowcontrol;
+mod legacy;
 mod networking;
 mod node;
+mod policy;
 mod rbac;
 mod scheduling;
 mod storage;
@@ -163,6 +168,12 @@ impl Kind {
         self.with(Subresource { name: "status", kind, group_version: None, verbs: PART_VERBS })
     }
 
+    /// Reading and changing the number of replicas, whatever else the object holds.
+    fn with_scale(self) -> Kind {
+        let group_version = Some(("autoscaling", "v1"));
+        self.with(Subresource { name: "scale", kind: "Scale".into(), group_version, verbs: PART_VERBS })
+    }
+
     /// A subresource whose bodies are of a kind of the object's own group and version.
     fn with_own(self, name: &'static str, kind: &'static str, verbs: &'static [&'static str]) -> Kind {
         self.with(Subresource { name, kind: kind.into(), group_version: None, verbs })
@@ -211,9 +222,13 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
     let groups = [
         core::kinds(),
         apiregistration::kinds(),
+        apps::kinds(),
         events::kinds(),
+        autoscaling::kinds(),
+        batch::kinds(),
         certificates::kinds(),
         networking::kinds(),
+        policy::kinds(),
         rbac::kinds(),
         storage::kinds(),
         admissionregistration::kinds(),
@@ -223,8 +238,13 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         discovery::kinds(),
         flowcontrol::kinds(),
     ];
-    groups.into_iter().flatten().map(Arc::new).collect()
+    let today = groups.concat();
+    let legacy = legacy::kinds(&today);
+    today.into_iter().chain(legacy).map(Arc::new).collect()
 });
+
+/// What the subresource `scale` shows of objects of other kinds; no collection serves it.
+pub static SCALE: LazyLock<Arc<Kind>> = LazyLock::new(|| Arc::new(autoscaling::scale()));
 
 /// The built-in kind served at this group, version and plural.
 pub fn by_resource(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Kind>> {
@@ -236,10 +256,12 @@ pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Ki
     KINDS.iter().find(|k| k.group == group && k.version == version && k.kind == kind)
 }
 
-/// The built-in kinds that are stored, each once, however many groups and versions serve its objects.
+/// The built-in kinds that are stored, each once, however many groups and versions serve its objects. What is made up
+/// for each request cannot be watched.
 pub fn stored() -> impl Iterator<Item = &'static Arc<Kind>> {
     let first = |kind: &Kind| KINDS.iter().find(|other| other.storage == kind.storage);
-    KINDS.iter().filter(move |kind| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind)))
+    let once = move |kind: &&'static Arc<Kind>| first(kind).is_some_and(|first| Arc::ptr_eq(first, kind));
+    KINDS.iter().filter(|kind| kind.verbs.contains(&"watch")).filter(once)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub fn apply(
         }
         PatchKind::Strategic => {
             must_be_object(body)?;
-            strategic::merge(schema, object, body).map_err(|e| Status::bad_request(e.to_string()))
+            strategic::merge(schema, object, body).map_err(|e| e.status())
         }
         PatchKind::Apply => {
             Err(Status::bad_request("an applied configuration is no patch of a single object"))

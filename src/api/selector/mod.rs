@@ -3,12 +3,14 @@
 //! Grammar and messages are those of k8s.io/apimachinery `pkg/labels` and `pkg/fields`.
 
 mod lexer;
+mod text;
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use self::lexer::{Parser, Token};
+pub use self::text::{text, text_of_map};
 use super::names;
 
 /// What objects must be labelled with; the default selects everything.

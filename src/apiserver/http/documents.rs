@@ -46,12 +46,33 @@ impl Server {
             let answer = move || documents.answer(&kinds, &path, &hash, &headers);
             return tokio::task::spawn_blocking(answer).await.map_err(Status::internal)?;
         }
+        if let Some((media, value)) = self.issuer(trimmed) {
+            let mut response = answer::typed(200, media, value.to_string());
+            // As long as Kubernetes lets others keep the keys.
+            let kept = HeaderValue::from_static("public, max-age=3600");
+            response.headers_mut().insert(header::CACHE_CONTROL, kept);
+            return Ok(response);
+        }
         let form = form_of(request.headers(), query)?;
         let value = self.described(trimmed, form, request.headers()).ok_or_else(Status::no_such_path)?;
         if form.shown == Shown::Discovery && matches!(trimmed, "/api" | "/apis") {
             return Ok(tagged(&value, request.headers()));
         }
         Ok(respond::value(200, &value, form))
+    }
+
+    /// What others need to check service-account tokens, with its media type.
+    fn issuer(&self, path: &str) -> Option<(&'static str, Value)> {
+        match path {
+            "/.well-known/openid-configuration" => {
+                let configuration = json!({"issuer": ISSUER,
+                    "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
+                    "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]});
+                Some(("application/json", configuration))
+            }
+            "/openid/v1/jwks" => Some(("application/jwk-set+json", self.api.tokens().key_set())),
+            _ => None,
+        }
     }
 
     fn described(&self, path: &str, form: Form, headers: &HeaderMap) -> Option<Value> {
@@ -71,10 +92,6 @@ impl Server {
             ["api", version] => discovery::resources(kinds, "", version)?,
             ["apis", group] => discovery::group(kinds, group)?,
             ["apis", group, version] => discovery::resources(kinds, group, version)?,
-            [".well-known", "openid-configuration"] => json!({"issuer": ISSUER,
-                "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
-                "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]}),
-            ["openid", "v1", "jwks"] => self.api.tokens().key_set(),
             _ => return None,
         })
     }

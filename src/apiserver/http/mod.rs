@@ -7,7 +7,6 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -16,18 +15,22 @@ use self::negotiate::{Form, Shown};
 use self::parse::{Route, Verb};
 use self::query::Query;
 use super::answer::{self, Body};
-use super::auth::{self, Certified};
+use super::auth::Peer;
+use super::auth::attributes::Attributes;
+use super::fairness::{self, Class, Fairness};
 use super::table::IncludeObject;
-use super::{ApiServer, reviews, streaming};
+use super::{ApiServer, admission, reviews, streaming};
 use crate::api::kinds::{self, Kind};
+use crate::api::meta;
 use crate::api::node::Node;
-use crate::api::request::{Action, PatchKind, Request, Target, Transport, User, WriteOptions};
+use crate::api::request::{Action, PatchKind, Request, Target, User, WriteOptions};
 use crate::api::schema::protobuf;
 use crate::api::status::{FieldError, Status};
 use crate::api::{schema, yaml};
 
 mod documents;
 mod health;
+mod identity;
 mod metrics;
 pub mod negotiate;
 mod open_api;
@@ -43,8 +46,8 @@ const BODY_BYTES: usize = 3 * 1024 * 1024;
 const GZIP_BYTES: usize = 128 * 1024;
 /// Subresources that are conversations with the node.
 const STREAMING: &[&str] = &["log", "exec", "attach", "portforward"];
-/// What anybody may read (`system:public-info-viewer`): whether a single check fails, and why, is not in it.
-const PUBLIC: &[&str] = &["/healthz", "/livez", "/readyz", "/version", "/version/"];
+/// Conversations that start something in a pod: whoever opens one by a GET must have the right to make it as well.
+const STARTING: &[&str] = &["exec", "attach", "portforward"];
 /// A watch without a time of its own ends after this and up to as much again, so that watchers spread.
 const WATCH_SECONDS: u64 = 1800;
 
@@ -53,6 +56,7 @@ pub struct Server {
     api: Arc<ApiServer>,
     node: Arc<dyn Node>,
     metrics: Metrics,
+    fairness: Fairness,
     /// What this server says of its API; the same for its whole life.
     documents: open_api::Documents,
     /// Cancelled when the server drains: watches end.
@@ -66,17 +70,14 @@ impl Server {
             api,
             node,
             metrics: Metrics::default(),
+            fairness: Fairness::default(),
             documents: open_api::Documents::default(),
             stopping: CancellationToken::new(),
         })
     }
 
     /// Answers one request; `peer` is whom the connection's client certificate names.
-    pub async fn handle(
-        &self,
-        peer: Option<&Certified>,
-        request: http::Request<Incoming>,
-    ) -> http::Response<Body> {
+    pub async fn handle(&self, peer: &Peer, request: http::Request<Incoming>) -> http::Response<Body> {
         let head_only = request.method() == Method::HEAD;
         let compress = request.method() == Method::GET && accepts_gzip(request.headers());
         let watching = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
@@ -105,42 +106,78 @@ impl Server {
     /// The answer, and the verb for the metrics.
     async fn answer(
         &self,
-        peer: Option<&Certified>,
+        peer: &Peer,
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
-        let path = request.uri().path().to_owned();
-        let public = PUBLIC.contains(&path.as_str());
-        let user = match self.user(peer, request.headers()) {
-            Ok(user) => user,
-            Err(_) if public => User { name: "system:anonymous".into(), groups: Vec::new(), uid: None },
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let known = self.user(peer, request.headers()).and_then(|user| {
+            let route = parse::parse(request.method(), request.uri().path(), &query)?;
+            Ok((user, route))
+        });
+        let (user, route) = match known {
+            Ok(known) => known,
             Err(status) => return ("", Err(status)),
         };
-        let query = Query::parse(request.uri().query().unwrap_or_default());
-        match parse::parse(request.method(), &path, &query) {
-            Err(status) => ("", Err(status)),
-            Ok(Route::Document(path)) => ("get", self.document(&request, &path, &query).await),
-            Ok(Route::Resource(target, verb)) => match conversation_verbs(&target) {
-                Some(verbs) if verbs.contains(&verb.name()) => {
-                    ("connect", self.converse(user, target, request).await)
-                }
-                Some(_) => (verb.name(), Err(not_allowed())),
-                None => (verb.name(), self.resource(user, target, verb, &query, request).await),
-            },
+        let (method, selected) =
+            (request.method().as_str().to_ascii_lowercase(), route.selected_name(&query));
+        let (verb, attributes) = match &route {
+            Route::Document(path) => ("get", Attributes::path(path, &method)),
+            Route::Resource(target, verb) => {
+                (verb.name(), Attributes::of(target, verb.name()).named(&selected))
+            }
+        };
+        let user = match self.acting(user, request.headers(), &attributes) {
+            Ok(user) => user,
+            Err(status) => return (verb, Err(status)),
+        };
+        let class = fairness::classify(&user, &attributes);
+        let permit = if route.is_long() { Ok(None) } else { self.fairness.enter(&class).await };
+        let allowed = permit.and_then(|permit| {
+            self.api.authorizer().authorize(&user, &attributes)?;
+            Ok(permit)
+        });
+        let (verb, answer) = match allowed {
+            // The permit ends with the answer.
+            Ok(_permit) => self.act(user, route, &query, request).await,
+            Err(status) => (verb, Err(status)),
+        };
+        let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
+        self.tell_class(&class, &mut response);
+        (verb, Ok(response))
+    }
+
+    /// Carries out what may be carried out.
+    async fn act(
+        &self,
+        user: User,
+        route: Route,
+        query: &Query,
+        request: http::Request<Incoming>,
+    ) -> (&'static str, Result<http::Response<Body>, Status>) {
+        let (target, verb) = match route {
+            Route::Document(path) => return ("get", self.document(&request, &path, query).await),
+            Route::Resource(target, verb) => (target, verb),
+        };
+        match conversation_verbs(&target) {
+            Some(verbs) if verbs.contains(&verb.name()) => {
+                ("connect", self.converse(user, target, verb, request).await)
+            }
+            Some(_) => (verb.name(), Err(not_allowed())),
+            None => (verb.name(), self.resource(user, target, verb, query, request).await),
         }
     }
 
-    /// Who asks: the certificate's user as long as it is valid, or the bearer token's.
-    fn user(&self, peer: Option<&Certified>, headers: &HeaderMap) -> Result<User, Status> {
-        if let Some(peer) = peer.filter(|peer| Timestamp::now() < peer.not_after) {
-            return Ok(peer.user.clone());
-        }
-        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let token = authorization
-            .and_then(|a| a.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        match token {
-            Some((_, token)) => auth::user_of_token(self.api.tokens(), self.api.registry(), token.trim()),
-            None => Err(Status::unauthorized()),
+    /// Tells by uids, which say nothing to others, how the request was sorted.
+    fn tell_class(&self, class: &Class, response: &mut http::Response<Body>) {
+        let store = self.api.registry().store();
+        for (header, key) in [
+            ("x-kubernetes-pf-flowschema-uid", format!("flowschemas/{}", class.schema)),
+            ("x-kubernetes-pf-prioritylevel-uid", format!("prioritylevelconfigurations/{}", class.level)),
+        ] {
+            let uid = store.get(&key).and_then(|entry| HeaderValue::from_str(meta::uid(entry.json())).ok());
+            if let Some(uid) = uid {
+                response.headers_mut().insert(HeaderName::from_static(header), uid);
+            }
         }
     }
 
@@ -148,14 +185,20 @@ impl Server {
         &self,
         user: User,
         target: Target,
+        verb: Verb,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
+        let starts = target.subresource.as_deref().is_some_and(|name| STARTING.contains(&name));
+        if starts && verb != Verb::Create {
+            self.api.authorizer().authorize(&user, &Attributes::of(&target, Verb::Create.name()))?;
+        }
         let action = Action::Get { resource_version: String::new() };
         let whole = Target { subresource: None, ..target.clone() };
-        auth::authorize(&Request { user: user.clone(), target: target.clone(), action: action.clone() })?;
+        let asker = user.clone();
         // The pod must be there before its node is asked.
-        self.api.call(Request { user, target: whole, action }).await?;
+        self.api.answer(Request { user, target: whole, action }).await?;
         let query = request.uri().query().unwrap_or_default().to_owned();
+        admission::connect(self.api.registry(), &asker, &target, &Query::parse(&query)).await?;
         Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
     }
 
@@ -173,9 +216,11 @@ impl Server {
             return Err(Status::no_such_path());
         }
         let act = async {
-            let show = shown(kind.clone(), request.headers(), query)?;
+            let scale = target.subresource.as_deref() == Some("scale");
+            let answered = if scale { Some(kinds::SCALE.clone()) } else { kind.clone() };
+            let show = shown(answered, request.headers(), query)?;
             let action = read_action(verb, query, request).await?;
-            let answer = self.api.call(Request { user, target, action }).await?;
+            let answer = self.api.answer(Request { user, target, action }).await?;
             Ok(respond::response(answer, show, &self.stopping))
         };
         let answer = act.await;

@@ -5,7 +5,9 @@
 use hyper::Method;
 
 use super::query::Query;
+use crate::api::names;
 use crate::api::request::Target;
+use crate::api::selector::FieldSelector;
 use crate::api::status::Status;
 
 /// What is to be done, before the body is read.
@@ -52,6 +54,25 @@ pub enum Route {
     Resource(Target, Verb),
     /// One of the server's own documents: discovery, health, version, ...
     Document(String),
+}
+
+impl Route {
+    /// The name of the one object that a list or watch selects; empty when it selects otherwise.
+    pub fn selected_name(&self, query: &Query) -> String {
+        if !matches!(self, Route::Resource(_, Verb::List | Verb::Watch)) {
+            return String::new();
+        }
+        let selector = FieldSelector::parse(query.text("fieldSelector")).ok();
+        let name = selector.as_ref().and_then(|selector| selector.required("metadata.name"));
+        name.filter(|name| names::path_segment(name).is_empty()).unwrap_or_default().to_owned()
+    }
+
+    /// Whether answering lasts as long as the client wants.
+    pub fn is_long(&self) -> bool {
+        let Route::Resource(target, verb) = self else { return false };
+        let long = ["attach", "exec", "log", "portforward", "proxy"];
+        *verb == Verb::Watch || target.subresource.as_deref().is_some_and(|name| long.contains(&name))
+    }
 }
 
 /// Subresources of namespaces, which are no kinds within the namespace.

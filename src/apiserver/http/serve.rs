@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::Server;
-use crate::apiserver::auth::{self, Certified};
+use crate::apiserver::auth::{self, Peer};
 use crate::apiserver::pki::{ClientAuthority, Settings};
 
 /// How long a client may take to agree on TLS.
@@ -70,7 +70,7 @@ impl Server {
     pub async fn connection<S>(
         self: Arc<Self>,
         stream: S,
-        peer: Option<Certified>,
+        peer: Peer,
         watcher: hyper_util::server::graceful::Watcher,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -78,7 +78,7 @@ impl Server {
         let peer = Arc::new(peer);
         let service = service_fn(move |request| {
             let (server, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.handle(peer.as_ref().as_ref(), request).await) }
+            async move { Ok::<_, std::convert::Infallible>(server.handle(&peer, request).await) }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
@@ -94,13 +94,19 @@ async fn handshake(
     acceptor: &TlsAcceptor,
     clients: &ClientAuthority,
     stream: TcpStream,
-) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<Certified>)> {
+) -> std::io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Peer)> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let vouched = clients.vouches_for(chain, SystemTime::now());
-    let peer = chain.first().filter(|_| vouched).and_then(|leaf| auth::user_of_certificate(leaf));
+    let peer = match chain.first() {
+        None => Peer::Unnamed,
+        Some(leaf) => {
+            let certified = vouched.then(|| auth::user_of_certificate(leaf)).flatten();
+            certified.map_or(Peer::Unknown, Peer::Certified)
+        }
+    };
     Ok((stream, peer))
 }

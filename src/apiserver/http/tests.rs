@@ -34,7 +34,7 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
     let stranger = builder().build().unwrap();
     let code = |response: reqwest::Response| response.status().as_u16();
     assert_eq!(code(stranger.get(format!("{base}/readyz")).send().await.unwrap()), 200);
-    assert_eq!(code(stranger.get(format!("{base}/api")).send().await.unwrap()), 401);
+    assert_eq!(code(stranger.get(format!("{base}/api")).send().await.unwrap()), 403);
 
     let admin = pki.client("admin", &["system:masters"], Duration::from_secs(3600)).unwrap();
     let identity = format!("{}{}", admin.certificate, admin.key);

@@ -12,7 +12,7 @@ use super::parameter::{self, NAME, NAMESPACE, Parameter};
 use super::types::{self, DELETE_OPTIONS, META, PATCH, STATUS, WATCH_EVENT};
 use crate::api::kinds::{Kind, Subresource};
 use crate::api::schema::document;
-use crate::apiserver::reviews::REVIEWS;
+use crate::apiserver::reviews::{REVIEWS, Review};
 
 /// `/api/v1`, `/apis/apps/v1`.
 pub(super) fn root(kind: &Kind) -> String {
@@ -73,19 +73,22 @@ fn of_version(kinds: &[Arc<Kind>], name: &str, group: &str, version: &str) -> Ve
     for kind in kinds.iter().filter(|kind| kind.group == group && kind.version == version) {
         all.extend(of_kind(kind));
     }
-    for (_, plural, kind) in REVIEWS.iter().filter(|(of, ..)| *of == group && version == "v1") {
-        all.push(review(name, &tag, (group, version, kind), plural));
+    for asked in REVIEWS.iter().filter(|review| review.group == group && version == "v1") {
+        all.push(review(name, &tag, asked));
     }
     all
 }
 
 /// A virtual resource, which is only asked.
-fn review(root: &str, tag: &str, (group, version, kind): (&str, &str, &str), plural: &str) -> Operation {
+fn review(root: &str, tag: &str, Review { group, plural, kind, namespaced, .. }: &Review) -> Operation {
+    let version = "v1";
+    let (scope, within) = if *namespaced { ("Namespaced", "/namespaces/{namespace}") } else { ("", "") };
     let of = Content::Type(document::of_kind(group, version, kind).unwrap_or_default().to_owned());
+    let more = parameter::CREATE.iter().copied().chain([parameter::PRETTY]);
     Operation {
-        path: format!("/{root}/{plural}"),
+        path: format!("/{root}{within}/{plural}"),
         method: "post",
-        id: operation_id("create", group, version, kind),
+        id: operation_id("create", group, version, &format!("{scope}{kind}")),
         tag: tag.to_owned(),
         description: format!("create {}", with_article(kind)),
         action: "post",
@@ -94,7 +97,7 @@ fn review(root: &str, tag: &str, (group, version, kind): (&str, &str, &str), plu
         produces: OBJECTS,
         body: Some((of.clone(), true)),
         answers: [200, 201, 202].map(|code| (code, of.clone())).to_vec(),
-        parameters: parameter::CREATE.iter().copied().chain([parameter::PRETTY]).collect(),
+        parameters: namespaced.then_some(NAMESPACE).into_iter().chain(more).collect(),
     }
 }
 

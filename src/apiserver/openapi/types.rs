@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::api::kinds::{self, Kind};
-use crate::api::schema::document;
+use crate::api::schema::{document, legacy};
 
 /// What references to types begin with, in the embedded types and in version 3.
 pub(super) const REFERENCE: &str = "#/components/schemas/";
@@ -51,8 +51,10 @@ impl<'a> Types<'a> {
             served.iter().map(|kind| (kind.group.to_string(), kind.version.to_string())).collect();
         versions.sort();
         versions.dedup();
+        let mut described = document::described();
+        legacy::describe(&mut described);
         Types {
-            described: document::described(),
+            described,
             kinds: served.iter().map(|kind| (name(kind), &**kind)).collect(),
             lists: served.iter().map(|kind| (list_name(kind), &**kind)).collect(),
             versions,

@@ -60,7 +60,8 @@ impl Registry {
                 "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
             )));
         }
-        self.create_once(user, place.kind, place.namespace, made, options).await
+        self.may_create(user, place)?;
+        self.create_made(user, place.kind, place.namespace, made, options).await
     }
 }
 

@@ -14,7 +14,8 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{Response, User, WriteOptions};
 use crate::api::status::Status;
-use crate::apiserver::{admission, strategy, structure};
+use crate::apiserver::admission::{self, Attributes, Operation, Options};
+use crate::apiserver::{strategy, structure};
 use crate::store;
 
 /// How often a clashing generated name is replaced by another.
@@ -32,23 +33,12 @@ impl Registry {
     ) -> Result<Response, Status> {
         let (body, warnings) = structure::read(&**kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
-        let once = |object, warnings| {
-            let made = Made { object, warnings, ownership: Ownership::Moves };
-            self.create_once(user, kind, namespace, made, options)
-        };
-        let base = meta::generate_name(&body);
-        if base.is_empty() {
-            return once(body, warnings).await;
-        }
-        let made = if meta::name(&body).is_empty() {
-            with_free_name(|| once(body.clone(), warnings.clone())).await
-        } else {
-            once(body, warnings).await
-        };
-        made.map_err(no_free_name)
+        let made = Made { object: body, warnings, ownership: Ownership::Moves };
+        self.create_made(user, kind, namespace, made, options).await
     }
 
-    pub(super) async fn create_once(
+    /// Makes an object of what a write brings.
+    pub(super) async fn create_made(
         &self,
         user: &User,
         kind: &Arc<Kind>,
@@ -56,15 +46,11 @@ impl Registry {
         made: Made,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let strategy = strategy::of(kind);
         let Made { object, mut warnings, ownership } = made;
         let mut object = as_stored(kind, object);
         let given = object.pointer_mut("/metadata/managedFields").map(Value::take);
-        strategy.default(&mut object);
-        metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
-        if strategy.has_generation() {
-            meta::set(&mut object, "generation", 1);
-        }
+        strategy::of(kind).default(&mut object);
+        metadata::begin_create(&mut object, kind, namespace);
         // What admission and the kind's own rules add is nobody's.
         let fields = match ownership {
             Ownership::Moves => {
@@ -75,7 +61,36 @@ impl Registry {
             Ownership::Stays => Value::Null,
         };
         meta::set(&mut object, "managedFields", fields);
-        admission::create(self, user, kind, namespace, &mut object).await?;
+        let mut asked = attributes(user, kind, namespace, options);
+        admission::mutate(self, &mut asked, &mut object).await?;
+        warnings.append(&mut asked.warnings);
+        let once = |object, warnings| self.create_once(user, kind, namespace, object, warnings, options);
+        let base = meta::generate_name(&object);
+        if base.is_empty() {
+            return once(object, warnings).await;
+        }
+        let made = if meta::name(&object).is_empty() {
+            with_free_name(|| once(object.clone(), warnings.clone())).await
+        } else {
+            once(object, warnings).await
+        };
+        made.map_err(no_free_name)
+    }
+
+    async fn create_once(
+        &self,
+        user: &User,
+        kind: &Arc<Kind>,
+        namespace: Option<&str>,
+        mut object: Value,
+        mut warnings: Vec<String>,
+        options: &WriteOptions,
+    ) -> Result<Response, Status> {
+        let strategy = strategy::of(kind);
+        metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
+        if strategy.has_generation() {
+            meta::set(&mut object, "generation", 1);
+        }
         strategy.prepare_create(&mut object);
 
         let name = meta::name(&object).to_owned();
@@ -88,6 +103,9 @@ impl Registry {
         warnings.extend(strategy.warnings(&object));
         let place = Place { kind, namespace, name: &name };
         let key = place.key();
+        let mut asked = attributes(user, kind, namespace, options);
+        let admitted = admission::validate(self, &mut asked, &object).await?;
+        warnings.append(&mut asked.warnings);
         let exists = || Status::already_exists(&kind.group, &kind.plural, &name);
         if self.store.get(&key).is_some() {
             return Err(exists());
@@ -98,11 +116,31 @@ impl Registry {
         }
         let store = self.store.clone();
         let write = async move { store.create(&key, encode_at(object)).await };
-        let entry = carry_out(write, reservation).await?.map_err(|e| match e {
+        let entry = carry_out(admitted.carry_out(write), reservation).await?.map_err(|e| match e {
             store::Error::Exists { .. } => exists(),
             other => internal(other),
         })?;
         Ok(Response::Object { entry: as_served(kind, entry), created: true, warnings })
+    }
+}
+
+/// What admission sees of a create.
+fn attributes<'a>(
+    user: &'a User,
+    kind: &'a Arc<Kind>,
+    namespace: Option<&'a str>,
+    options: &'a WriteOptions,
+) -> Attributes<'a> {
+    Attributes {
+        operation: Operation::Create,
+        kind,
+        subresource: "",
+        namespace: namespace.filter(|_| kind.namespaced),
+        name: "",
+        old: None,
+        user,
+        options: Options::Create(options),
+        warnings: Vec::new(),
     }
 }
 

@@ -14,7 +14,8 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
-use crate::apiserver::{admission, allocate};
+use crate::apiserver::admission::{self, Attributes, Operation, Options};
+use crate::apiserver::allocate;
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -164,6 +165,32 @@ fn checked(options: &DeleteOptions) -> Result<DeleteOptions, Status> {
 const SHOWN_WHEN_REMOVED: &[&str] = &["pods", "serviceaccounts", "services"];
 /// Kinds that the garbage collector does not look at.
 const NOT_COLLECTED: &[&str] = &["events"];
+/// What the deletion of a job without a word about its pods is warned about.
+const PODS_STAY: &str = "child pods are preserved by default when jobs are deleted; set \
+                         propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress \
+                         this warning";
+
+/// Whether dependents stay when nothing is said about them: so it was before there was a garbage collector, and so it
+/// stayed for the versions of that time (`DefaultGarbageCollectionPolicy` of Kubernetes' strategies).
+fn orphans_by_default(kind: &Kind) -> bool {
+    let old = matches!(&*kind.version, "v1beta1" | "v1beta2");
+    match (&*kind.group, &*kind.plural) {
+        ("", "replicationcontrollers") | ("batch", "jobs") => true,
+        ("extensions" | "apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets") => old,
+        _ => false,
+    }
+}
+
+/// The options with what the kind of object means by saying nothing of dependents.
+fn with_default_policy(place: Place<'_>, object: &Value, options: &DeleteOptions) -> DeleteOptions {
+    let mut options = options.clone();
+    let decided = || meta::finalizers(object).iter().any(|f| [ORPHAN, FOREGROUND].contains(f));
+    if options.propagation_policy.is_none() && orphans_by_default(place.kind) && !decided() {
+        options.propagation_policy = Some("Orphan".to_owned());
+    }
+    options
+}
+
 /// How many objects of a collection are being deleted at a time, so that they share transactions.
 const COLLECTION_WORKERS: usize = 64;
 
@@ -194,20 +221,48 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Response, Status> {
         let options = checked(options)?;
-        admission::delete(self, user, place).await?;
+        let mut warnings = self.admit_delete(user, place, &options).await?;
         let shown = SHOWN_WHEN_REMOVED.contains(&&*place.kind.plural);
+        let silent = options.propagation_policy.is_none() && place.kind.is("batch", "jobs");
+        warnings.extend(silent.then(|| PODS_STAY.to_owned()));
         match self.delete_once(place, &options).await? {
             Outcome::Removed(entry) if !shown => Ok(removed(place, entry.json())),
             Outcome::DryRun(value, true) if !shown => Ok(removed(place, &value)),
             Outcome::Removed(entry) | Outcome::Marked(entry) => {
                 let entry = as_served(place.kind, entry);
-                Ok(Response::Object { entry, created: false, warnings: Vec::new() })
+                Ok(Response::Object { entry, created: false, warnings })
             }
             Outcome::DryRun(value, _) => {
                 let value = value_as_served(place.kind, value);
-                Ok(Response::Transient { value, created: false, warnings: Vec::new() })
+                Ok(Response::Transient { value, created: false, warnings })
             }
         }
+    }
+
+    /// Asks admission about a delete; what the user is to be told.
+    async fn admit_delete(
+        &self,
+        user: &User,
+        place: Place<'_>,
+        options: &DeleteOptions,
+    ) -> Result<Vec<String>, Status> {
+        // What is not there is told by who looks for it.
+        let Some(entry) = self.store.get(&place.key()) else { return Ok(Vec::new()) };
+        let mut asked = Attributes {
+            operation: Operation::Delete,
+            kind: place.kind,
+            subresource: "",
+            namespace: place.namespace.filter(|_| place.kind.namespaced),
+            name: place.name,
+            old: Some(entry.json()),
+            user,
+            options: Options::Delete(options),
+            warnings: Vec::new(),
+        };
+        admission::mutate(self, &mut asked, &mut Value::Null).await?;
+        // Nothing is used up by a delete: there is nothing to charge.
+        drop(admission::validate(self, &mut asked, &Value::Null).await?);
+        Ok(asked.warnings)
     }
 
     async fn delete_once(&self, place: Place<'_>, options: &DeleteOptions) -> Result<Outcome, Status> {
@@ -216,6 +271,7 @@ impl Registry {
             let entry = self.find(place)?;
             check_preconditions(place, &entry, options)?;
             let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
+            let options = &with_default_policy(place, entry.json(), options);
             let written = match decide(entry.json(), grace, options, collected, Timestamp::now()) {
                 Decision::Nothing => return Ok(Outcome::Marked(entry)),
                 Decision::Remove(value) if options.dry_run => return Ok(Outcome::DryRun(value, true)),
@@ -280,7 +336,7 @@ impl Registry {
         let object = entry.json();
         let namespace = kind.namespaced.then(|| meta::namespace(object));
         let place = Place { kind, namespace, name: meta::name(object) };
-        admission::delete(self, user, place).await?;
+        self.admit_delete(user, place, options).await?;
         match self.delete_once(place, options).await {
             Ok(Outcome::Removed(last) | Outcome::Marked(last)) => Ok(Some(as_served(kind, last))),
             Ok(Outcome::DryRun(..)) => Ok(Some(entry)),
@@ -300,6 +356,26 @@ mod tests {
 
     fn asked(seconds: i64) -> DeleteOptions {
         DeleteOptions { grace_period_seconds: Some(seconds), ..DeleteOptions::default() }
+    }
+
+    #[test]
+    fn dependents_of_some_kinds_stay_unless_something_is_said() {
+        let policy = |group: &str, version: &str, plural: &str, finalizers: Value, asked: Option<&str>| {
+            let kind = crate::api::kinds::by_resource(group, version, plural).unwrap();
+            let place = Place { kind, namespace: Some("n"), name: "a" };
+            let object = json!({"metadata": {"finalizers": finalizers}});
+            let propagation_policy = asked.map(str::to_owned);
+            let options = DeleteOptions { propagation_policy, ..DeleteOptions::default() };
+            with_default_policy(place, &object, &options).propagation_policy
+        };
+        let orphan = Some("Orphan".to_owned());
+        assert_eq!(policy("batch", "v1", "jobs", json!([]), None), orphan);
+        assert_eq!(policy("", "v1", "replicationcontrollers", json!([]), None), orphan);
+        assert_eq!(policy("apps", "v1beta1", "deployments", json!([]), None), orphan);
+        assert_eq!(policy("apps", "v1", "deployments", json!([]), None), None);
+        assert_eq!(policy("batch", "v1", "jobs", json!(["foregroundDeletion"]), None), None);
+        let asked = policy("batch", "v1", "jobs", json!([]), Some("Background"));
+        assert_eq!(asked.as_deref(), Some("Background"));
     }
 
     #[test]

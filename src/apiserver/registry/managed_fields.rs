@@ -146,12 +146,7 @@ fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> 
     act(&Context {
         version: &version,
         place: kind.types.schema(),
-        subresource: match part {
-            Part::Object | Part::Binding => "",
-            Part::Status => "status",
-            Part::Finalize => "finalize",
-            Part::Approval => "approval",
-        },
+        subresource: if part == Part::Binding { "" } else { part.subresource() },
         reset: &reset,
         versions: &KindVersions { kind },
         now: &now,
@@ -166,8 +161,8 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "managedFields"]);
     add(&["metadata", "resourceVersion"]);
     match part {
-        Part::Object | Part::Binding if kind.subresource("status").is_none() => {}
-        Part::Object | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Object | Part::Scale | Part::Binding if kind.subresource("status").is_none() => {}
+        Part::Object | Part::Scale | Part::Binding | Part::Finalize => add(&["status"]),
         Part::Approval => {
             add(&["spec"]);
             add(&["status", "certificate"]);

@@ -50,6 +50,26 @@ pub fn generated_name(base: &str) -> Result<String, Status> {
     Ok(format!("{}{}", &base[..end], random_suffix()?))
 }
 
+/// What only the server may set, dropped from a new object, and its namespace set.
+pub fn begin_create(object: &mut Value, kind: &Kind, namespace: Option<&str>) {
+    const SET_BY_SERVER: [&str; 7] = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "resourceVersion",
+        "generation",
+    ];
+    for field in SET_BY_SERVER {
+        meta::remove(object, field);
+    }
+    match namespace {
+        Some(namespace) if kind.namespaced => meta::set(object, "namespace", json!(namespace)),
+        _ => meta::remove(object, "namespace"),
+    }
+}
+
 /// Makes the metadata of a new object: the server's fields set, what only the server may set dropped.
 pub fn prepare_create(
     object: &mut Value,
@@ -57,18 +77,10 @@ pub fn prepare_create(
     namespace: Option<&str>,
     now: Timestamp,
 ) -> Result<(), Status> {
-    for field in
-        ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "generation"]
-    {
-        meta::remove(object, field);
-    }
+    begin_create(object, kind, namespace);
     if meta::name(object).is_empty() && !meta::generate_name(object).is_empty() {
         let name = generated_name(meta::generate_name(object))?;
         meta::set(object, "name", json!(name));
-    }
-    match namespace {
-        Some(namespace) if kind.namespaced => meta::set(object, "namespace", json!(namespace)),
-        _ => meta::remove(object, "namespace"),
     }
     meta::set(object, "uid", json!(new_uid()?));
     meta::set(object, "creationTimestamp", json!(meta::timestamp(now)));

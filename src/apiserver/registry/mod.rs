@@ -8,31 +8,38 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
+use super::auth::attributes::{Asked, Attributes};
+use super::auth::rbac::Authorizer;
 use super::strategy::{self, Strategy};
-use crate::api::kinds::{self, Kind};
+use crate::api::kinds::Kind;
 use crate::api::meta;
+use crate::api::request::User;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
 mod apply;
 mod create;
 mod delete;
-pub mod event_versions;
 mod managed_fields;
 pub mod metadata;
 mod read;
 pub mod selection;
 mod update;
+mod versions;
 mod watch;
 
 pub use update::Part;
+pub use versions::{as_served, as_stored, stored_kind, value_as_served};
 
 /// Objects in the store, with the rules of the API around them; cheap to clone.
 #[derive(Clone)]
 pub struct Registry {
     store: Store,
     allocator: Arc<Allocator>,
+    admission: Arc<Admission>,
+    authorizer: Arc<Authorizer>,
 }
 
 /// One object's place: its kind as served, its namespace and its name.
@@ -76,8 +83,13 @@ impl Place<'_> {
 
 impl Registry {
     /// A registry over `store`; service addresses and ports already given out are read from it.
-    pub fn new(store: Store, allocator: Arc<Allocator>) -> Registry {
-        Registry { store, allocator }
+    pub fn new(store: Store, allocator: Arc<Allocator>, authorizer: Arc<Authorizer>) -> Registry {
+        Registry { store, allocator, admission: Arc::default(), authorizer }
+    }
+
+    /// Decides who may give which rights, and other questions that come up while a request is carried out.
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
     }
 
     /// The store below, for progress and shutdown.
@@ -88,6 +100,28 @@ impl Registry {
     /// Who has which service address and node port.
     pub fn allocator(&self) -> &Arc<Allocator> {
         &self.allocator
+    }
+
+    /// What admission keeps between requests.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The present objects under a prefix of keys, as they are stored.
+    pub fn all(&self, prefix: &str) -> Vec<Arc<Entry>> {
+        self.store.list(prefix, None, 0, None).map(|listed| listed.entries).unwrap_or_default()
+    }
+
+    /// Refuses an update that would make an object to who may only change it.
+    pub(super) fn may_create(&self, user: &User, place: Place<'_>) -> Result<(), Status> {
+        let asked = Asked::Resource {
+            group: &place.kind.group,
+            resource: &place.kind.plural,
+            subresource: "",
+            namespace: place.namespace.unwrap_or_default(),
+            name: place.name,
+        };
+        self.authorizer.authorize(user, &Attributes { verb: "create", asked })
     }
 
     /// Takes what a write of an object needs of the cluster's addresses and ports beyond what the object had; `None` for
@@ -123,40 +157,13 @@ impl Registry {
     }
 }
 
-/// The kind in whose version the objects of `kind` are stored.
-pub fn stored_kind(kind: &Kind) -> &Kind {
-    if kind.group == event_versions::GROUP {
-        return kinds::by_resource("", "v1", "events").map_or(kind, |events| events);
-    }
-    kind
-}
-
-/// An entry in the version that `kind` serves.
-pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
-    if std::ptr::eq(stored_kind(kind), kind) {
-        return entry;
-    }
-    let value = event_versions::to_events_group(entry.json());
-    Entry::new(entry.key.clone(), encode(&value), entry.created, entry.revision)
-}
-
-/// A value in the version that `kind` serves.
-fn value_as_served(kind: &Kind, value: Value) -> Value {
-    if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_events_group(&value) }
-}
-
-/// A client's object in the version that is stored.
-pub fn as_stored(kind: &Kind, value: Value) -> Value {
-    if std::ptr::eq(stored_kind(kind), kind) { value } else { event_versions::to_core_group(&value) }
-}
-
 /// JSON bytes of a value, which always encodes; they hold no more memory than they need.
 pub fn encode(value: &Value) -> Bytes {
     serde_json::to_vec(value).map(|bytes| Bytes::from(bytes.into_boxed_slice())).unwrap_or_default()
 }
 
 /// What the store calls at the moment of the write: the object with the revision of that write in it.
-fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
+pub fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
     move |revision| {
         meta::set(&mut value, "resourceVersion", json!(revision.to_string()));
         encode(&value)

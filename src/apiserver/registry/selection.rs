@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{event_versions, stored_kind};
+use super::stored_kind;
+use super::versions::field_label;
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::ListOptions;
@@ -87,10 +88,7 @@ impl Selection {
 /// served.
 fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(&'static str, String)> {
     let fields = strategy::of(stored_kind(kind)).fields(stored);
-    if kind.group != event_versions::GROUP {
-        return fields;
-    }
-    let named = |(name, value)| Some((event_versions::field_label(name)?, value));
+    let named = |(name, value)| Some((field_label(kind, name)?, value));
     fields.into_iter().filter_map(named).collect()
 }
 

@@ -1,6 +1,7 @@
 //! The registry against the real store: what clients rely on.
 
 use super::*;
+use crate::api::kinds;
 use crate::api::request::{
     Changes, DeleteOptions, ListOptions, PatchKind, Response, User, WatchOptions, WriteOptions,
 };
@@ -20,7 +21,8 @@ async fn fixture_on(disk: &Arc<Faults>) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = disk.store(&directory.path().join("store"));
     let range = ServiceRange::parse("10.96.0.0/16").unwrap();
-    let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty())));
+    let authorizer = Arc::new(Authorizer::new(store.clone()).unwrap());
+    let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty())), authorizer);
     let fixture = Fixture { registry, _directory: directory };
     fixture.create("namespaces", None, json!({"metadata": {"name": "a"}})).await.unwrap();
     fixture

@@ -12,6 +12,7 @@ use crate::api::meta;
 use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
+use crate::apiserver::admission::{self, Admitted, Attributes, Operation, Options};
 use crate::apiserver::allocate::{self, Reservation};
 use crate::apiserver::structure;
 use crate::store::{self, Entry};
@@ -26,12 +27,33 @@ pub enum Part {
     Object,
     /// The status alone.
     Status,
+    /// The number of replicas alone, by way of the scale.
+    Scale,
     /// A namespace's `spec.finalizers` alone.
     Finalize,
     /// A pod's node, set once by a binding.
     Binding,
     /// The conditions by which a certificate request is decided.
     Approval,
+}
+
+impl Part {
+    /// The path below the object that writes it; empty for the object itself.
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Part::Object => "",
+            Part::Status => "status",
+            Part::Scale => "scale",
+            Part::Finalize => "finalize",
+            Part::Binding => "binding",
+            Part::Approval => "approval",
+        }
+    }
+
+    /// Whether the rules for the object without its status are those of the write.
+    fn is_object(self) -> bool {
+        matches!(self, Part::Object | Part::Scale)
+    }
 }
 
 /// What a write makes of an object, before the rules of its kind.
@@ -60,6 +82,7 @@ impl Registry {
         let stored = self.store.get(&place.key()).is_some();
         let versioned = !meta::resource_version(&body).is_empty();
         if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
+            self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
         if !versioned && !place.strategy().unconditional_update() {
@@ -129,16 +152,29 @@ impl Registry {
             let mut made = make(as_served(place.kind, current.clone()).json())?;
             made.object = as_stored(place.kind, made.object);
             check_identity(place, &made.object, &current)?;
-            let (mut new, mut warnings) = self.prepare(place, part, made, current.json(), manager)?;
-            if part == Part::Object {
+            let (mut new, mut warnings) = begin(place, part, made, current.json(), manager);
+            let mut asked = attributes(user, place, part, options, current.json());
+            // A binding was decided about as what the client sent, which is no pod.
+            let asks = part != Part::Binding;
+            if asks && admission::mutate(self, &mut asked, &mut new).await? {
+                // Whoever changed it may not touch more than who asked.
+                carry_over(place, part, &mut new, current.json());
+            }
+            let mut new = finish(place, part, new, current.json())?;
+            if part.is_object() {
                 warnings.extend(place.strategy().warnings(&new));
             }
+            let admitted = match asks {
+                true => admission::validate(self, &mut asked, &new).await?,
+                false => Admitted::default(),
+            };
+            warnings.append(&mut asked.warnings);
             let reservation = self.reserve(place, &mut new, Some(current.json())).await?;
             if options.dry_run {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });
             }
-            match self.write(place, current, new, reservation).await? {
+            match self.write(place, current, new, (admitted, reservation)).await? {
                 Ok(entry) => {
                     let entry = as_served(place.kind, entry);
                     return Ok(Response::Object { entry, created: false, warnings });
@@ -150,91 +186,13 @@ impl Registry {
         Err(place.modified())
     }
 
-    /// The new object as it is to be stored, with everything carried over that this write may not touch, and what to
-    /// warn about.
-    fn prepare(
-        &self,
-        place: Place<'_>,
-        part: Part,
-        made: Made,
-        old: &Value,
-        manager: &str,
-    ) -> Result<(Value, Vec<String>), Status> {
-        let strategy = place.strategy();
-        let Made { object: mut new, warnings, ownership } = made;
-        let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
-        let manage = |new: &mut Value| {
-            let fields = match &ownership {
-                Ownership::Moves => {
-                    managed_fields::after_update(place.kind, part, (Some(old), new), given.as_ref(), manager)
-                }
-                Ownership::Stays => old["metadata"]["managedFields"].clone(),
-                Ownership::Applied(managers) => managers.to_wire(),
-            };
-            meta::set(new, "managedFields", fields);
-        };
-        metadata::prepare_update(&mut new, old);
-        match part {
-            Part::Object => {
-                if place.kind.subresource("status").is_some() {
-                    carry_field(&mut new, old, "status");
-                }
-                strategy.default(&mut new);
-                manage(&mut new);
-                strategy.prepare_update(&mut new, old);
-                if place.kind.plural == "services" {
-                    allocate::carry(&mut new, old);
-                }
-            }
-            Part::Status => {
-                keep_only(&mut new, old, &["metadata", "status"]);
-                meta::carry(&mut new, old, "ownerReferences");
-                manage(&mut new);
-                strategy.prepare_status_update(&mut new, old);
-            }
-            Part::Approval => {
-                keep_only(&mut new, old, &["metadata", "status"]);
-                strategy.prepare_approval_update(&mut new, old);
-            }
-            // Only the server itself makes these.
-            Part::Binding => manage(&mut new),
-            Part::Finalize => {
-                let finalizers = new["spec"]["finalizers"].clone();
-                new = old.clone();
-                new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
-                manage(&mut new);
-            }
-        }
-        if part == Part::Object && strategy.has_generation() && strategy.generation_changes(&new, old) {
-            meta::set(&mut new, "generation", meta::generation(old) + 1);
-        }
-        meta::carry(&mut new, old, "resourceVersion");
-        managed_fields::keep_times(&mut new, old);
-        let mut errors = metadata::validate(&new, place.kind);
-        errors.extend(metadata::validate_update(&new, old));
-        if part == Part::Object {
-            errors.extend(strategy.validate(&new));
-            errors.extend(strategy.validate_update(&new, old));
-        }
-        if part == Part::Status {
-            errors.extend(strategy.validate_status_update(&new, old));
-        }
-        if part == Part::Approval {
-            errors.extend(strategy.validate_approval_update(&new, old));
-        }
-        if !errors.is_empty() {
-            return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));
-        }
-        Ok((new, warnings))
-    }
-
     /// Writes a change; one that takes the last finalizer off a deleted object removes it.
     async fn write(
         &self,
         place: Place<'_>,
         current: Arc<Entry>,
         new: Value,
-        reservation: Option<Reservation>,
+        (admitted, reservation): (Admitted, Option<Reservation>),
     ) -> Result<Result<Arc<Entry>, store::Error>, Status> {
         let old = current.json();
         let ends = meta::is_deleting(&new)
@@ -248,7 +206,110 @@ impl Registry {
         }
         let (store, key) = (self.store.clone(), place.key());
         let write = async move { store.update(&key, current.revision, encode_at(new)).await };
-        carry_out(write, reservation).await
+        carry_out(admitted.carry_out(write), reservation).await
+    }
+}
+
+/// The new object as the client wants it, with everything carried over that this write may not touch, and what to warn
+/// about.
+fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -> (Value, Vec<String>) {
+    let Made { object: mut new, warnings, ownership } = made;
+    let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
+    metadata::prepare_update(&mut new, old);
+    carry_over(place, part, &mut new, old);
+    if part.is_object() {
+        place.strategy().default(&mut new);
+    }
+    // What admission and the kind's own rules add is nobody's.
+    let fields = match ownership {
+        Ownership::Moves => {
+            managed_fields::after_update(place.kind, part, (Some(old), &new), given.as_ref(), manager)
+        }
+        Ownership::Stays => old["metadata"]["managedFields"].clone(),
+        Ownership::Applied(managers) => managers.to_wire(),
+    };
+    meta::set(&mut new, "managedFields", fields);
+    (new, warnings)
+}
+
+/// Puts back what a write of this part may not touch.
+fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
+    match part {
+        Part::Object | Part::Scale => {
+            if place.kind.subresource("status").is_some() {
+                carry_field(new, old, "status");
+            }
+        }
+        Part::Status => {
+            keep_only(new, old, &["metadata", "status"]);
+            meta::carry(new, old, "ownerReferences");
+        }
+        Part::Approval => keep_only(new, old, &["metadata", "status"]),
+        // Only the server itself makes these.
+        Part::Binding => {}
+        Part::Finalize => {
+            let finalizers = new["spec"]["finalizers"].clone();
+            *new = old.clone();
+            new["spec"]["finalizers"] = if finalizers.is_null() { json!([]) } else { finalizers };
+        }
+    }
+}
+
+/// The new object as it is to be stored, by the rules of its kind.
+fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<Value, Status> {
+    let strategy = place.strategy();
+    match part {
+        Part::Object | Part::Scale => {
+            strategy.prepare_update(&mut new, old);
+            if place.kind.plural == "services" {
+                allocate::carry(&mut new, old);
+            }
+        }
+        Part::Status => strategy.prepare_status_update(&mut new, old),
+        Part::Approval => strategy.prepare_approval_update(&mut new, old),
+        Part::Binding | Part::Finalize => {}
+    }
+    if part.is_object() && strategy.has_generation() && strategy.generation_changes(&new, old) {
+        meta::set(&mut new, "generation", meta::generation(old) + 1);
+    }
+    meta::carry(&mut new, old, "resourceVersion");
+    managed_fields::keep_times(&mut new, old);
+    let mut errors = metadata::validate(&new, place.kind);
+    errors.extend(metadata::validate_update(&new, old));
+    if part.is_object() {
+        errors.extend(strategy.validate(&new));
+        errors.extend(strategy.validate_update(&new, old));
+    }
+    if part == Part::Status {
+        errors.extend(strategy.validate_status_update(&new, old));
+    }
+    if part == Part::Approval {
+        errors.extend(strategy.validate_approval_update(&new, old));
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors));
+    }
+    Ok(new)
+}
+
+/// What admission sees of a change.
+fn attributes<'a>(
+    user: &'a User,
+    place: Place<'a>,
+    part: Part,
+    options: &'a WriteOptions,
+    old: &'a Value,
+) -> Attributes<'a> {
+    Attributes {
+        operation: Operation::Update,
+        kind: place.kind,
+        subresource: part.subresource(),
+        namespace: place.namespace.filter(|_| place.kind.namespaced),
+        name: place.name,
+        old: Some(old),
+        user,
+        options: Options::Update(options),
+        warnings: Vec::new(),
     }
 }
 

@@ -10,6 +10,8 @@ use crate::api::meta;
 
 /// What stands for nothing.
 pub(super) const NONE: &str = "<none>";
+/// What stands for what is not said.
+pub(super) const UNSET: &str = "<unset>";
 /// What stands for what is not known.
 pub(super) const UNKNOWN: &str = "<unknown>";
 
@@ -49,6 +51,16 @@ pub(super) const fn wide(name: &'static str, description: &'static str) -> Colum
     Column { name, kind: "string", format: "", description, priority: 1 }
 }
 
+/// A number that is always shown.
+pub(super) const fn integer(name: &'static str, description: &'static str) -> Column {
+    Column { name, kind: "integer", format: "", description, priority: 0 }
+}
+
+/// A label selector as text, or `<none>`.
+pub(super) fn selector(selector: &Value) -> Value {
+    crate::api::selector::text(selector).map_or("<error>".into(), |text| or_none(&text))
+}
+
 /// The cell of [`NAME`].
 pub(super) fn name(object: &Value) -> Value {
     meta::name(object).into()
@@ -61,7 +73,7 @@ pub(super) fn age(object: &Value, now: Timestamp) -> Value {
 
 /// The cell of [`CREATED_AT`].
 pub(super) fn created_at(object: &Value) -> Value {
-    meta::field(object, "creationTimestamp").into()
+    meta::created(object).map_or(UNKNOWN.to_owned(), meta::timestamp).into()
 }
 
 /// How long ago a time was, as kubectl puts it.
@@ -72,6 +84,11 @@ pub(super) fn since(time: &Value, now: Timestamp) -> String {
 /// The text, or `<none>`.
 pub(super) fn or_none(text: &str) -> Value {
     if text.is_empty() { NONE.into() } else { text.into() }
+}
+
+/// The text, or `<unset>` where there is none at all.
+pub(super) fn or_unset(text: &Value) -> Value {
+    text.as_str().unwrap_or(UNSET).into()
 }
 
 /// `a=b,c=d`, or `<none>`.

@@ -4,31 +4,43 @@
 //! A strategy is pure: it sees objects, never the store.
 
 mod address;
+mod checks;
 mod column;
 mod error;
 mod selector;
-mod value;
+pub(super) mod value;
 
 mod admissionregistration;
 mod apiregistration;
+mod apps;
+mod autoscaling;
+mod batch;
 pub mod certificates;
-mod flowcontrol;
-mod networking;
-mod rbac;
-mod runtimeclass;
-mod scheduling;
-mod storage;
-
+mod componentstatus;
 mod configmap;
 mod endpoints;
 mod event;
+mod flowcontrol;
 mod lease;
+mod limitrange;
 mod namespace;
+mod networking;
 mod node;
+mod persistentvolume;
+mod persistentvolumeclaim;
 mod pod;
+mod podtemplate;
+mod policy;
+mod rbac;
+mod replicationcontroller;
+mod resourcequota;
+mod resources;
+mod runtimeclass;
+mod scheduling;
 mod secret;
 mod service;
 mod serviceaccount;
+mod storage;
 
 use serde_json::Value;
 
@@ -151,13 +163,20 @@ pub trait Strategy: Sync {
 /// The behaviour of a kind of the table. Kinds without a file of their own behave plainly.
 pub fn of(kind: &Kind) -> &'static dyn Strategy {
     match (&*kind.group, &*kind.kind) {
+        ("", "ComponentStatus") => &componentstatus::ComponentStatus,
         ("", "ConfigMap") => &configmap::ConfigMap,
         ("", "Endpoints") => &endpoints::Endpoints,
         ("", "Event") => &event::Event,
         ("events.k8s.io", "Event") => &event::StrictEvent,
+        ("", "LimitRange") => &limitrange::LimitRange,
         ("", "Namespace") => &namespace::Namespace,
         ("", "Node") => &node::Node,
+        ("", "PersistentVolume") => &persistentvolume::PersistentVolume,
+        ("", "PersistentVolumeClaim") => &persistentvolumeclaim::PersistentVolumeClaim,
         ("", "Pod") => &pod::Pod,
+        ("", "PodTemplate") => &podtemplate::PodTemplate,
+        ("", "ReplicationController") => &replicationcontroller::ReplicationController,
+        ("", "ResourceQuota") => &resourcequota::ResourceQuota,
         ("", "Secret") => &secret::Secret,
         ("", "Service") => &service::Service,
         ("", "ServiceAccount") => &serviceaccount::ServiceAccount,
@@ -172,9 +191,15 @@ fn of_group(group: &str, kind: &str) -> Option<&'static dyn Strategy> {
     match group {
         "admissionregistration.k8s.io" => admissionregistration::of(kind),
         "apiregistration.k8s.io" => apiregistration::of(kind),
+        "apps" => apps::of(kind),
+        "autoscaling" => autoscaling::of(kind),
+        "batch" => batch::of(kind),
         "certificates.k8s.io" => certificates::of(kind),
+        // The removed group of what others hold today.
+        "extensions" => apps::of(kind).or_else(|| networking::of(kind)),
         "flowcontrol.apiserver.k8s.io" => flowcontrol::of(kind),
         "networking.k8s.io" => networking::of(kind),
+        "policy" => policy::of(kind),
         "rbac.authorization.k8s.io" => rbac::of(kind),
         "scheduling.k8s.io" => scheduling::of(kind),
         "storage.k8s.io" => storage::of(kind),

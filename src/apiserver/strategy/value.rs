@@ -5,12 +5,12 @@ use serde_json::{Map, Value};
 use crate::api::meta;
 
 /// A text field; empty when absent.
-pub(super) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub(in crate::apiserver) fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
 /// A list field; empty when absent.
-pub(super) fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+pub(in crate::apiserver) fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value[key].as_array().map_or(&[], Vec::as_slice)
 }
 
@@ -48,7 +48,7 @@ pub(super) fn is_zero(value: &Value) -> bool {
 }
 
 /// Fills a field that is absent or null (a pointer in Go, or an object).
-pub(super) fn fill(object: &mut Value, key: &str, default: impl Into<Value>) {
+pub(in crate::apiserver) fn fill(object: &mut Value, key: &str, default: impl Into<Value>) {
     if let Some(map) = object.as_object_mut() {
         let field = map.entry(key).or_insert(Value::Null);
         if field.is_null() {
@@ -79,5 +79,16 @@ pub(super) fn carry_over(new: &mut Value, old: &Value, key: &str) {
             Some(value) => map.insert(key.to_owned(), value.clone()),
             None => map.remove(key),
         };
+    }
+}
+
+/// Writes the zeros of numbers that an object within another always shows.
+pub(super) fn fill_zero_number(value: &mut Value, key: &str, fields: &[&str]) {
+    let within = object(value, key);
+    for field in fields {
+        let number = within.entry(*field).or_insert(Value::Null);
+        if number.is_null() {
+            *number = 0.into();
+        }
     }
 }

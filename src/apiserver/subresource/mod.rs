@@ -1,13 +1,17 @@
-//! Paths below an object that have a meaning of their own: `status`, `binding`, `eviction`, `finalize`, `token`.
+//! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`, `eviction`, `finalize`,
+//! `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
+mod eviction;
+mod scale;
 mod token;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
+use super::admission;
 use super::registry::{Part, Place};
 use super::structure::{self, Type};
 use crate::api::kinds::{Text, Types};
@@ -50,6 +54,7 @@ pub async fn answer(
         ("status", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::Status, how, &patch, &options).await
         }
+        ("scale", action) => scale::answer(api, user, place, action).await,
         ("approval", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Approval, body, &options).await
         }
@@ -60,7 +65,9 @@ pub async fn answer(
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
         ("binding", Action::Create(body, options)) => bind(api, user, place, body, &options).await,
-        ("eviction", Action::Create(body, options)) => evict(api, user, place, body, &options).await,
+        ("eviction", Action::Create(body, options)) => {
+            eviction::evict(api, user, place, body, &options).await
+        }
         ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
         _ => Err(Status::method_not_allowed(&place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
     }
@@ -98,7 +105,9 @@ async fn bind(
     body: Value,
     options: &WriteOptions,
 ) -> Result<Response, Status> {
-    let (binding, warnings) = read_about(place, BINDING, body, options)?;
+    let (mut binding, mut warnings) = read_about(place, BINDING, body, options)?;
+    let told = admission::create_part(api.registry(), user, place, "binding", &mut binding, options);
+    warnings.extend(told.await?);
     let errors = wrong_target(&binding["target"]);
     if !errors.is_empty() {
         return Err(Status::invalid("", "Binding", place.name, &errors));
@@ -161,21 +170,6 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
         None => pod["status"]["conditions"] = json!([condition]),
     }
     Ok(pod)
-}
-
-/// Deletes a pod as a drain asks for it. Disruption budgets, once served, are consulted here.
-async fn evict(
-    api: &ApiServer,
-    user: &User,
-    place: Place<'_>,
-    body: Value,
-    write: &WriteOptions,
-) -> Result<Response, Status> {
-    let (eviction, warnings) = read_about(place, EVICTION, body, write)?;
-    let mut options = structure::delete_options(eviction["deleteOptions"].clone())?;
-    options.dry_run |= write.dry_run;
-    api.registry().delete(user, place, &options).await?;
-    Ok(created(warnings))
 }
 
 #[cfg(test)]

@@ -53,7 +53,7 @@ pub enum Action {
         /// The runtime's id.
         id: String,
     },
-    /// Get the image of a container and start it.
+    /// Start a container, or begin to fetch its image when that is missing.
     Start {
         /// Its name within the pod.
         container: String,
@@ -103,6 +103,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// At the latest.
     pub wake: Option<Duration>,
+    /// Starts that wait for their image, whose coming wakes the worker.
+    pub pulling: Vec<Action>,
     /// Containers that wait for their back-off, with the back-off in full.
     pub backing_off: Vec<(String, Duration)>,
     /// How the pod stands when there is nothing more to do for it.
@@ -324,7 +326,11 @@ impl Keep<'_> {
             sooner(&mut plan.wake, left);
             return;
         }
-        plan.actions.push(Action::Start { container: name.clone(), attempt });
+        let start = Action::Start { container: name.clone(), attempt };
+        match self.observed.pulling.contains(name) {
+            true => plan.pulling.push(start),
+            false => plan.actions.push(start),
+        }
     }
 }
 

@@ -60,6 +60,7 @@ fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
         sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
         containers,
         stale_sandboxes: vec![],
+        pulling: Default::default(),
     }
 }
 
@@ -121,6 +122,20 @@ fn a_crash_loop_waits() {
     assert_eq!(p.wake, Some(Duration::from_secs(8)));
     assert_eq!(p.backing_off, [("a".to_owned(), Duration::from_secs(10))]);
     assert_eq!(starts(&plan(&pod("Always"), Goal::Run, &o, &memory, at(20))), ["a#4"]);
+}
+
+#[test]
+fn a_start_waits_for_its_image_and_the_others_do_not() {
+    let mut o = observed(vec![container("i", 0, exited(0)), container("b", 0, exited(1))]);
+    o.pulling = ["a".to_owned()].into();
+    let p = plan(&pod("Always"), Goal::Run, &o, &Memory::default(), at(20));
+    assert_eq!(starts(&p), ["b#1"]);
+    assert_eq!(p.pulling, [Action::Start { container: "a".into(), attempt: 0 }]);
+    assert_eq!((p.wake, p.outcome), (None, None));
+    o = observed(vec![]);
+    o.pulling = ["i".to_owned()].into();
+    let p = plan(&pod("Always"), Goal::Run, &o, &Memory::default(), at(20));
+    assert!(starts(&p).is_empty() && p.pulling.len() == 1, "nothing overtakes an init container");
 }
 
 #[test]

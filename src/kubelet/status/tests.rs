@@ -45,6 +45,7 @@ fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
         sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
         containers,
         stale_sandboxes: vec![],
+        pulling: Default::default(),
     }
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::pulls::Pulled;
 use super::words::name_of;
 use super::{Desired, Worker};
 use crate::client::events::EventType;
@@ -15,11 +16,11 @@ use crate::kubelet::backoff::Backoff;
 use crate::kubelet::context::Context;
 use crate::kubelet::observed::ObservedPod;
 use crate::kubelet::plan::{Action, Goal, KillReason};
-use crate::kubelet::pod::image_of;
-use crate::kubelet::start::{self, NotStarted};
+use crate::kubelet::pod::{container, image_of};
+use crate::kubelet::start::{self, NotStarted, Start};
 use crate::kubelet::status::Waiting;
 use crate::kubelet::volumes::Volumes;
-use crate::kubelet::{messages, sandbox};
+use crate::kubelet::{messages, pull, sandbox};
 use crate::runtime::Runtime;
 
 /// `SIGKILL`.
@@ -43,8 +44,12 @@ impl<R: Runtime> Worker<R> {
             .into_iter()
             .map(|action| {
                 let (context, volumes) = (context.clone(), volumes.clone());
+                let pulled = match &action {
+                    Action::Start { container, .. } => self.pulls.take(container),
+                    _ => None,
+                };
                 async move {
-                    let result = perform(&context, pod, observed, &volumes, &action).await;
+                    let result = perform(&context, pod, observed, &volumes, &action, pulled).await;
                     (action, result)
                 }
             })
@@ -76,7 +81,7 @@ impl<R: Runtime> Worker<R> {
                     Some(done) => done,
                     None => return,
                 },
-                // A pull may take minutes; a pod that is to stop need not wait for it.
+                // What a start needs may be long in coming; a pod that is to stop need not wait for it.
                 () = stop => return,
             };
             self.after(pod, observed, action, result);
@@ -124,6 +129,7 @@ impl<R: Runtime> Worker<R> {
                 let sandbox = observed.sandbox.as_ref().map(|s| s.id.clone()).unwrap_or_default();
                 self.unstarted.push((sandbox, *ended));
             }
+            (Action::Start { container, .. }, Err(NotStarted::NoImage)) => self.begin_pull(pod, container),
             (Action::Start { container, .. }, Err(NotStarted::Waits(waiting))) => {
                 self.notes.waiting.insert(container.clone(), waiting.clone());
                 let pulls = waiting.reason == "ErrImagePull";
@@ -163,6 +169,14 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
+    /// Fetches a container's image beside everything else: that may take minutes.
+    fn begin_pull(&mut self, pod: &Pod, name: &str) {
+        let Some(container) = container(pod, name).cloned() else { return };
+        let (context, of) = (self.context.clone(), pod.clone());
+        let fetch = async move { pull::fetch(&context, &of, &container).await };
+        self.pulls.begin(pod, name, &self.changed, fetch);
+    }
+
     /// A start after an end counts against the back-off.
     fn count_restart(&mut self, observed: &ObservedPod, container: &str, now: Instant) {
         let ended = observed.newest(container).and_then(|c| self.memory.ended.get(&c.id));
@@ -179,6 +193,7 @@ async fn perform<R: Runtime>(
     observed: &ObservedPod,
     volumes: &Mutex<Volumes>,
     action: &Action,
+    pulled: Option<Pulled>,
 ) -> Result<(), NotStarted> {
     let runtime = &context.runtime;
     let result = match action {
@@ -186,7 +201,8 @@ async fn perform<R: Runtime>(
         Action::Start { container, attempt } => {
             let sandbox = observed.sandbox.as_ref().map_or("", |s| s.id.as_str());
             let address = observed.sandbox.as_ref().and_then(|s| s.address.as_deref());
-            return start::container(context, pod, container, *attempt, sandbox, address, volumes).await;
+            let start = Start { name: container, attempt: *attempt, pulled, sandbox, address };
+            return start::container(context, pod, start, volumes).await;
         }
         Action::RemoveSandbox { id } => runtime.remove_sandbox(id).await,
         Action::Signal { id, signal, .. } => runtime.signal(id, *signal).await,

@@ -45,7 +45,7 @@ impl Holds {
             (Why::Done, _) if hold.until > now => true,
             // Another image need not wait for what was wrong with this one.
             (Why::Pull(image), Action::Start { container, .. }) if image != image_of(pod, container) => false,
-            _ => plan.actions.contains(action),
+            _ => plan.actions.contains(action) || plan.pulling.contains(action),
         });
         let mut held = Vec::new();
         for action in std::mem::take(&mut plan.actions) {
@@ -168,6 +168,18 @@ mod tests {
         holds.failed(start("c"), later);
         holds.release();
         assert_eq!(wait(&mut holds, &start("c"), later), None);
+    }
+
+    #[test]
+    fn a_pull_under_way_forgets_no_failure() {
+        let (mut holds, now) = (Holds::default(), Instant::now());
+        holds.failed(start("a"), now);
+        holds.failed(start("a"), now);
+        let mut plan = Plan { pulling: vec![start("a")], ..Plan::default() };
+        assert!(holds.apply(&mut plan, &pod("img"), now + Duration::from_secs(2)).is_empty());
+        assert_eq!(plan.pulling, [start("a")]);
+        holds.failed(start("a"), now);
+        assert_eq!(wait(&mut holds, &start("a"), now), Some(4));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod act;
 mod holds;
+mod pulls;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -16,6 +17,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use self::holds::Holds;
+use self::pulls::Pulls;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
@@ -71,6 +73,7 @@ pub struct Worker<R> {
     memory: Memory,
     notes: Notes,
     holds: Holds,
+    pulls: Pulls,
     /// Why containers could not be started, by name.
     failures: HashMap<String, Waiting>,
     /// Attempts whose process could not be started, with the sandbox that they were for.
@@ -109,6 +112,7 @@ impl<R: Runtime> Worker<R> {
             memory: Memory::default(),
             notes,
             holds: Holds::default(),
+            pulls: Pulls::default(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
             volumes: Arc::default(),
@@ -146,7 +150,7 @@ impl<R: Runtime> Worker<R> {
     async fn round(&mut self) -> Next {
         let desired = self.desired.borrow_and_update().clone();
         let pod = self.with_newest_status(desired.pod());
-        let observed = match self.observe().await {
+        let mut observed = match self.observe().await {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::warn!(pod = name_of(&pod), %error, "cannot observe the pod");
@@ -157,6 +161,10 @@ impl<R: Runtime> Worker<R> {
         self.remember(&observed, now);
         let deadline = self.judge(&desired, &pod, &observed);
         let goal = self.goal(&desired, now);
+        match goal {
+            Goal::Run => observed.pulling = self.pulls.under_way(&pod),
+            Goal::Stop { .. } => self.pulls.cancel(),
+        }
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
         let held = self.holds.apply(&mut plan, &pod, now);
         self.take_notes(&pod, &observed, &plan, &held).await;
@@ -274,7 +282,7 @@ impl<R: Runtime> Worker<R> {
             Action::Start { container, .. } => Some(container.clone()),
             _ => None,
         };
-        let starting: Vec<String> = plan.actions.iter().filter_map(start).collect();
+        let starting: Vec<String> = plan.actions.iter().chain(&plan.pulling).filter_map(start).collect();
         let mut waiting: HashMap<String, Waiting> = HashMap::new();
         for name in held.iter().filter_map(start) {
             if let Some(failure) = self.failures.get(&name) {

@@ -2,6 +2,18 @@
 //!
 //! Runs in a clone of the single-threaded supervisor. Every failure goes back over the status socket with the step
 //! and its object; success is that socket closing on exec.
+//!
+//! Where there are other processes in the container's process namespace, these are two: one that nobody there can see
+//! does all that takes the host's files and rights, then clones the one that they see. So whoever looks into that one,
+//! or takes it over, before its program runs (CVE-2019-5736, CVE-2024-21626) finds the container's root, its streams
+//! and its rights there, and nothing else of the host's.
+//!
+//! ```text
+//! supervisor ──clone──► prepares: joins, mounts, streams, rights ──clone──► a sibling, born inside
+//!      ▲                                                      │                  │
+//!      └────────────────────────── born ──────────────────────┘                  │
+//!      └────────────────────────── go ──────────────────────────────────────────►┴──exec──► program
+//! ```
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -13,9 +25,11 @@ use std::path::Path;
 use nix::sched::CloneFlags;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{identity, rootfs};
+use super::identity::{self, Filters};
+use super::rootfs;
 use crate::runtime::cgroups::Group;
 use crate::runtime::{ContainerConfig, Process, Security};
+use crate::sys::process::SingleThreaded;
 use crate::sys::{namespace, process, pty, seccomp, socket};
 
 /// Open files that a process may have, where the host allows it.
@@ -90,6 +104,8 @@ pub struct Start<'a> {
     pub filter: Option<&'a seccomp::Filter>,
     /// Its standard streams.
     pub streams: Streams,
+    /// Of the supervisor, and so of its clone.
+    pub proof: &'a SingleThreaded,
 }
 
 /// What a further process in a running container needs.
@@ -109,33 +125,37 @@ pub struct Join<'a> {
     pub filter: Option<&'a seccomp::Filter>,
     /// Its standard streams.
     pub streams: Streams,
+    /// Of the supervisor, and so of its clone.
+    pub proof: &'a SingleThreaded,
 }
 
-/// Runs a container's first process; returns only on failure, which it has reported.
+/// Runs a container's first process, or makes it; returns only then, or on failure, which it has reported.
 pub fn start(status: BorrowedFd<'_>, start: Start<'_>) -> i32 {
     report(status, begin(status, start))
 }
 
-/// Runs a further process; returns only on failure, which it has reported.
+/// Makes a further process; returns then, or on failure, which it has reported.
 pub fn join(status: BorrowedFd<'_>, join: Join<'_>) -> i32 {
     report(status, enter(status, join))
 }
 
-fn report(status: BorrowedFd<'_>, result: Step<Infallible>) -> i32 {
-    let Err(Failed(message)) = result;
+fn report(status: BorrowedFd<'_>, result: Step<()>) -> i32 {
+    let Err(Failed(message)) = result else { return 0 };
     // If the supervisor is gone there is nobody left to tell.
     let _ = socket::send(status, message.as_bytes(), &[]);
     127
 }
 
-fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<Infallible> {
-    let Start { config, namespaces, hostname, group, places, filter, streams } = start;
+fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<()> {
+    let Start { config, namespaces, hostname, group, places, filter, streams, proof } = start;
     prepare(group, &config.security)?;
     let sources = rootfs::open_sources(config)?;
     for (namespace, kind, name) in [
         (&namespaces.net, CloneFlags::CLONE_NEWNET, "network"),
         (&namespaces.ipc, CloneFlags::CLONE_NEWIPC, "IPC"),
         (&namespaces.uts, CloneFlags::CLONE_NEWUTS, "UTS"),
+        // For children only.
+        (&namespaces.pid, CloneFlags::CLONE_NEWPID, "process"),
     ] {
         if let Some(namespace) = namespace {
             namespace::join(namespace.as_fd(), kind).during(format_args!("join {name} namespace"))?;
@@ -143,50 +163,92 @@ fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<Infallible> {
     }
     namespace::unshare(CloneFlags::CLONE_NEWCGROUP).during("make cgroup namespace")?;
     rootfs::assemble(config, &places, sources)?;
-    run(status, &config.process, &config.process.args, &config.security, hostname, filter, streams)
+    let filters = Filters::new(filter, &config.security);
+    let program = Program { process: &config.process, args: &config.process.args, hostname, filters };
+    let env = program.dress(status, &config.security, streams)?;
+    match namespaces.pid {
+        Some(_) => bear(status, proof, || program.run(&config.security, &env)),
+        // Nobody sees into a process namespace of its own, or everybody sees all of the host's.
+        None => program.run(&config.security, &env).map(|never| match never {}),
+    }
 }
 
-fn enter(status: BorrowedFd<'_>, join: Join<'_>) -> Step<Infallible> {
-    let Join { config, hostname, group, leader, args, filter, streams } = join;
+fn enter(status: BorrowedFd<'_>, join: Join<'_>) -> Step<()> {
+    let Join { config, hostname, group, leader, args, filter, streams, proof } = join;
     prepare(group, &config.security)?;
     let kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
+        | CloneFlags::CLONE_NEWCGROUP
+        | CloneFlags::CLONE_NEWPID;
     namespace::join(leader, kinds).during("join the container's namespaces")?;
-    run(status, &config.process, args, &config.security, hostname, filter, streams)
+    let filters = Filters::new(filter, &config.security);
+    let program = Program { process: &config.process, args, hostname, filters };
+    let env = program.dress(status, &config.security, streams)?;
+    bear(status, proof, || program.run(&config.security, &env))
 }
 
 /// What must be done while the host's file systems are in sight.
 fn prepare(group: &Group, security: &Security) -> Step<()> {
     group.enter_v1().during("join cgroup")?;
     process::reset_signals().during("reset signals")?;
-    nix::unistd::setsid().during("make session")?;
     set_oom_score(security.oom_score_adj);
     raise_open_files();
     Ok(())
 }
 
+/// Clones the process that becomes the program, in the process namespace that was joined, and tells of it. It waits
+/// until the supervisor knows of it: an end before that would be nobody's.
+fn bear(status: BorrowedFd<'_>, proof: &SingleThreaded, run: impl FnOnce() -> Step<Infallible>) -> Step<()> {
+    let pid = process::clone_sibling(proof, || {
+        let mut go = [0; GO.len()];
+        match socket::receive(status, &mut go, &mut vec![]) {
+            Ok(count) if go[..count] == *GO => report(status, run().map(|never| match never {})),
+            // The supervisor is gone.
+            _ => 127,
+        }
+    });
+    let pid = pid.during("clone into the container's process namespace")?;
+    // If the supervisor is gone the process ends as well.
+    let _ = socket::send(status, &[BORN_MARK, &pid.to_le_bytes()].concat(), &[]);
+    Ok(())
+}
+
 /// What is the same for a first and a further process, with the container's root as `/`.
-fn run(
-    status: BorrowedFd<'_>,
-    process: &Process,
-    args: &[String],
-    security: &Security,
-    hostname: Option<&str>,
-    filter: Option<&seccomp::Filter>,
-    streams: Streams,
-) -> Step<Infallible> {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    connect(status, streams, process)?;
-    process::close_on_exec_from(3).during("close descriptors")?;
-    let env = identity::environment(process, hostname);
-    enter_directory(&process.cwd)?;
-    identity::assume(process, security, filter)?;
-    let program = identity::find_program(args, &env)?;
-    let error = process::exec(&program, args, &env);
-    Err(Failed(format!("exec {:?}: {}", program.display().to_string(), describe(&error))))
+struct Program<'a> {
+    process: &'a Process,
+    args: &'a [String],
+    hostname: Option<&'a str>,
+    filters: Filters<'a>,
+}
+
+impl Program<'_> {
+    /// All that takes more than the process itself shall have; answers its environment.
+    fn dress(&self, status: BorrowedFd<'_>, security: &Security, streams: Streams) -> Step<Vec<String>> {
+        let process = self.process;
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        connect(status, streams, process)?;
+        process::close_all_but(status);
+        let env = identity::environment(process, self.hostname);
+        enter_directory(&process.cwd)?;
+        identity::assume(process, security, &self.filters)?;
+        // Another user's process may have become dumpable, by the host's settings.
+        nix::sys::prctl::set_dumpable(false).during("become undumpable")?;
+        Ok(env)
+    }
+
+    /// Becomes the program; only what a process must do by itself.
+    fn run(&self, security: &Security, env: &[String]) -> Step<Infallible> {
+        nix::unistd::setsid().during("make session")?;
+        if self.process.tty {
+            process::set_controlling_terminal(std::io::stdin()).during("set controlling terminal")?;
+        }
+        identity::confine(security, &self.filters)?;
+        let program = identity::find_program(self.args, env)?;
+        let error = process::exec(&program, self.args, env);
+        Err(Failed(format!("exec {:?}: {}", program.display().to_string(), describe(&error))))
+    }
 }
 
 fn connect(status: BorrowedFd<'_>, streams: Streams, process: &Process) -> Step<()> {
@@ -208,15 +270,23 @@ fn connect(status: BorrowedFd<'_>, streams: Streams, process: &Process) -> Step<
             if console {
                 rootfs::show_console(&root, terminal.as_fd());
             }
-            process::set_controlling_terminal(&terminal).during("set controlling terminal")?;
             socket::send(status, TERMINAL_MARK, &[master.as_fd()]).during("hand back the terminal")?;
             process::set_standard_streams([terminal.as_fd(); 3]).during("set standard streams")
         }
     }
 }
 
-/// The message that carries a terminal's master; every other message is an error's text.
+/// The message that carries a terminal's master; every message without a mark is an error's text.
 pub const TERMINAL_MARK: &[u8] = b"\0terminal";
+/// Begins the message that tells of the process that becomes the program.
+const BORN_MARK: &[u8] = b"\0born";
+/// What that process waits for.
+pub const GO: &[u8] = b"go";
+
+/// The process that a message tells of, as the supervisor sees it.
+pub fn born(message: &[u8]) -> Option<i32> {
+    message.strip_prefix(BORN_MARK)?.try_into().ok().map(i32::from_le_bytes)
+}
 
 /// The working directory must be inside the root: a leaked descriptor could lead out (CVE-2024-21626).
 fn enter_directory(cwd: &Path) -> Step<()> {

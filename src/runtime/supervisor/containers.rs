@@ -2,26 +2,26 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use nix::sched::CloneFlags;
-use nix::sys::epoll::EpollFlags;
 
 use super::child;
 use super::poller::Source;
 use super::records::ContainerRecord;
 use super::rootfs::Places;
-use super::sandboxes::{read_start, shm_directory, status_pair};
+use super::sandboxes::{proc_directory, shm_directory};
+use super::starting::{Heard, Starting, status_pair};
 use super::streams::Io;
 use super::{Child, Supervisor, check_id};
 use crate::runtime::cgroups::Group;
 use crate::runtime::protocol::{Failure, Reply};
 use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, PidMode, Seccomp};
 use crate::stdio::Exit;
-use crate::sys::{namespace, process, seccomp};
+use crate::sys::{process, seccomp};
 
 /// A container and how far it is.
 #[derive(Debug)]
@@ -42,14 +42,7 @@ pub struct Container {
 #[derive(Debug)]
 pub enum Life {
     /// On the way to its program; this client waits.
-    Starting {
-        status: OwnedFd,
-        token: u64,
-        leader: process::Child,
-        started: SystemTime,
-        client: u64,
-        master: Vec<OwnedFd>,
-    },
+    Starting { starting: Starting, started: SystemTime, client: u64 },
     /// Its program runs.
     Running { leader: process::Child, started: SystemTime },
     /// It has ended.
@@ -131,10 +124,8 @@ impl Supervisor {
             .make_places(&config, &group)
             .and_then(|()| self.clone_container(&config, &group, filter.as_deref(), &mut io));
         match made {
-            Ok((leader, status, token)) => {
-                self.children.insert(leader.pid, Child::Container(id.clone()));
-                let started = SystemTime::now();
-                let life = Life::Starting { status, token, leader, started, client, master: vec![] };
+            Ok(starting) => {
+                let life = Life::Starting { starting, started: SystemTime::now(), client };
                 self.containers.insert(id, Container { config, group, filter, life, io });
             }
             Err(error) => {
@@ -204,26 +195,29 @@ impl Supervisor {
         fs::set_permissions(directory.join("upper"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
     }
 
-    /// The container's process, and the watched socket over which it tells how it goes.
+    /// The container's process on its way.
     fn clone_container(
         &mut self,
         config: &ContainerConfig,
         group: &Group,
         filter: Option<&seccomp::Filter>,
         io: &mut Io,
-    ) -> io::Result<(process::Child, OwnedFd, u64)> {
+    ) -> io::Result<Starting> {
         let streams = io.open(&mut self.poller, config, &self.null)?;
         let directory = self.container_directory(&config.id);
         let (upper, work) = (directory.join("upper"), directory.join("work"));
-        let (root, shm) =
-            (self.options.run_dir.join("root"), shm_directory(&self.options.run_dir, &config.sandbox));
+        let run_dir = &self.options.run_dir;
+        let (root, shm) = (run_dir.join("root"), shm_directory(run_dir, &config.sandbox));
+        let shared_proc = proc_directory(run_dir, &config.sandbox);
         let Some((sandbox, namespaces)) =
             self.sandboxes.get(&config.sandbox).and_then(|sandbox| Some((sandbox, sandbox.namespaces()?)))
         else {
             return Err(io::ErrorKind::NotFound.into());
         };
         let layout = self.tree.layout();
-        let places = Places { upper: &upper, work: &work, root: &root, shm: &shm, layout };
+        let shares = namespaces.pid.is_some();
+        let proc = shares.then_some(shared_proc.as_path());
+        let places = Places { upper: &upper, work: &work, root: &root, shm: &shm, proc, layout };
         let (status, theirs) = status_pair()?;
         let start = child::Start {
             config,
@@ -233,65 +227,63 @@ impl Supervisor {
             places,
             filter,
             streams,
+            proof: &self.proof,
         };
         let mut flags = CloneFlags::CLONE_NEWNS;
         flags.set(CloneFlags::CLONE_NEWPID, sandbox.config.pid == PidMode::PerContainer);
-        let pids = namespaces.pid.as_ref().map(AsFd::as_fd);
-        let leader = self.clone_into(pids, flags, group, || child::start(theirs.as_fd(), start))?;
-        let token = self.watch_child(&leader, &status, Source::Start(config.id.clone()))?;
-        Ok((leader, status, token))
-    }
-
-    /// Watches a new child's status socket; a child that cannot be watched is killed, and reaped like any orphan.
-    pub(super) fn watch_child(
-        &mut self,
-        child: &process::Child,
-        status: &OwnedFd,
-        source: Source,
-    ) -> io::Result<u64> {
-        let token = self.poller.add(status, EpollFlags::EPOLLIN, source);
-        if token.is_err() {
-            // One that is gone already is success; nothing else can fail for an own child.
-            let _ = process::send_signal(child.pidfd.as_fd(), libc::SIGKILL);
+        let child = self.clone_into(flags, group, || child::start(theirs.as_fd(), start))?;
+        // Where processes are shared, this one makes the container's.
+        let leader = (!shares).then_some(child);
+        if let Some(leader) = &leader {
+            self.children.insert(leader.pid, Child::Container(config.id.clone()));
         }
-        token
+        self.follow(status, leader, Source::Start(config.id.clone()))
     }
 
-    /// Clones this process into a process namespace and a cgroup.
+    /// Clones this process into a cgroup.
     pub(super) fn clone_into(
         &self,
-        pids: Option<BorrowedFd<'_>>,
         flags: CloneFlags,
         group: &Group,
         work: impl FnOnce() -> i32,
     ) -> io::Result<process::Child> {
         let cgroup = group.unified()?;
-        // Affects only children; the way back is always open, since the own namespace is an ancestor.
-        if let Some(pids) = pids {
-            namespace::join(pids, CloneFlags::CLONE_NEWPID)?;
-        }
-        let child = process::clone(&self.proof, flags, cgroup.as_ref().map(AsFd::as_fd), work);
-        if pids.is_some() {
-            namespace::join(self.own_pids.as_fd(), CloneFlags::CLONE_NEWPID)?;
-        }
-        child
+        process::clone(&self.proof, flags, cgroup.as_ref().map(AsFd::as_fd), work)
     }
 
     /// A starting container has said something, or runs its program, or died on the way.
     pub(super) fn start_status(&mut self, id: &str) {
         let Some(container) = self.containers.get_mut(id) else { return };
-        let Life::Starting { status, token, client, master, .. } = &mut container.life else { return };
-        let Some(run) = read_start(status, master) else { return };
-        let client = *client;
-        self.poller.remove(*token, status);
-        let life = std::mem::replace(&mut container.life, Life::Failed);
-        let Life::Starting { leader, started, master, .. } = life else { return };
-        if let Err(failure) = run {
-            let Some(mut container) = self.containers.remove(id) else { return };
-            container.io.close(&mut self.poller);
-            return self.discard(container.config, container.group, vec![client], failure);
+        let Life::Starting { starting, .. } = &mut container.life else { return };
+        let heard = starting.hear(&mut self.children, || Child::Container(id.into()));
+        if matches!(heard, Heard::Nothing) {
+            return;
         }
-        if let Some(master) = master.into_iter().next()
+        let life = std::mem::replace(&mut container.life, Life::Failed);
+        let Life::Starting { starting, started, client } = life else { return };
+        self.leave(&starting);
+        match heard {
+            Heard::Failed(failure) => {
+                let Some(mut container) = self.containers.remove(id) else { return };
+                container.io.close(&mut self.poller);
+                self.discard(container.config, container.group, vec![client], failure);
+            }
+            Heard::Runs(leader, terminal) => self.runs(id, leader, started, terminal, client),
+            Heard::Nothing => {}
+        }
+    }
+
+    /// A container's program runs.
+    fn runs(
+        &mut self,
+        id: &str,
+        leader: process::Child,
+        started: SystemTime,
+        terminal: Option<OwnedFd>,
+        client: u64,
+    ) {
+        let Some(container) = self.containers.get_mut(id) else { return };
+        if let Some(master) = terminal
             && let Err(error) =
                 container.io.set_terminal(&mut self.poller, id, container.config.stdin, master)
         {
@@ -308,6 +300,9 @@ impl Supervisor {
 
     /// A container's process has ended: its last words are written before its end is told.
     pub(super) fn container_ended(&mut self, id: &str, exit: Exit) {
+        if let Some(Container { life: Life::Starting { starting, .. }, .. }) = self.containers.get_mut(id) {
+            starting.ended();
+        }
         self.start_status(id);
         let Some(container) = self.containers.get(id) else { return };
         let Life::Running { started, .. } = container.life else { return };

@@ -6,19 +6,26 @@ use nix::sched::CloneFlags;
 
 use super::child::{self, Streams};
 use super::poller::Source;
-use super::sandboxes::{read_start, status_pair};
+use super::starting::{Heard, Starting, status_pair};
 use super::{Child, Supervisor};
+use crate::runtime::ExecConfig;
 use crate::runtime::protocol::{Failure, Reply};
-use crate::runtime::{ExecConfig, PidMode};
 use crate::stdio::Exit;
-use crate::sys::namespace;
 
 /// A process that was started for a client.
 #[derive(Debug)]
 pub struct Exec {
     client: u64,
-    /// Until the program runs: the socket that tells of it, and the terminal that has come over it.
-    starting: Option<(OwnedFd, u64, Vec<OwnedFd>)>,
+    life: Life,
+}
+
+/// How far it is.
+#[derive(Debug)]
+enum Life {
+    /// On the way to its program.
+    Starting(Starting),
+    /// Its program runs.
+    Running,
 }
 
 impl Supervisor {
@@ -34,13 +41,6 @@ impl Supervisor {
             false => Streams::Files(self.exec_files(config, given.unwrap_or_default()).map_err(host)?),
         };
         let sandbox = self.sandboxes.get(&container.config.sandbox);
-        let pid_mode = sandbox.map_or(PidMode::Host, |sandbox| sandbox.config.pid);
-        let pids = match pid_mode {
-            PidMode::Host => None,
-            PidMode::Shared | PidMode::PerContainer => {
-                Some(namespace::open(format!("/proc/{}/ns/pid", leader.pid).as_ref()).map_err(host)?)
-            }
-        };
         let mut of_container = container.config.clone();
         of_container.process.tty = config.process.tty;
         let join = child::Join {
@@ -51,17 +51,16 @@ impl Supervisor {
             args: &config.process.args,
             filter: container.filter.as_deref(),
             streams,
+            proof: &self.proof,
         };
         let (status, theirs) = status_pair().map_err(host)?;
-        let child = self
-            .clone_into(pids.as_ref().map(AsFd::as_fd), CloneFlags::empty(), &container.group, || {
-                child::join(theirs.as_fd(), join)
-            })
+        self.clone_into(CloneFlags::empty(), &container.group, || child::join(theirs.as_fd(), join))
             .map_err(host)?;
         drop(theirs);
-        let token = self.watch_child(&child, &status, Source::Exec(child.pid)).map_err(host)?;
-        self.children.insert(child.pid, Child::Exec);
-        self.execs.insert(child.pid, Exec { client, starting: Some((status, token, vec![])) });
+        let number = self.next_exec;
+        self.next_exec += 1;
+        let starting = self.follow(status, None, Source::Exec(number)).map_err(host)?;
+        self.execs.insert(number, Exec { client, life: Life::Starting(starting) });
         Ok(())
     }
 
@@ -76,26 +75,34 @@ impl Supervisor {
     }
 
     /// A starting process has said something, or runs its program, or died on the way.
-    pub(super) fn exec_status(&mut self, pid: i32) {
-        let Some(exec) = self.execs.get_mut(&pid) else { return };
-        let Some((status, token, master)) = &mut exec.starting else { return };
-        let Some(run) = read_start(status, master) else { return };
-        self.poller.remove(*token, status);
+    pub(super) fn exec_status(&mut self, number: u64) {
+        let Some(exec) = self.execs.get_mut(&number) else { return };
+        let Life::Starting(starting) = &mut exec.life else { return };
+        let heard = starting.hear(&mut self.children, || Child::Exec(number));
+        if matches!(heard, Heard::Nothing) {
+            return;
+        }
         let client = exec.client;
-        let master = exec.starting.take().map(|(_, _, master)| master).unwrap_or_default();
-        match run {
-            Ok(()) => self.send(client, &Reply::Done, master),
-            Err(failure) => {
-                self.execs.remove(&pid);
+        if let Life::Starting(starting) = std::mem::replace(&mut exec.life, Life::Running) {
+            self.leave(&starting);
+        }
+        match heard {
+            Heard::Failed(failure) => {
+                self.execs.remove(&number);
                 self.fail(client, failure);
             }
+            Heard::Runs(_, terminal) => self.send(client, &Reply::Done, terminal.into_iter().collect()),
+            Heard::Nothing => {}
         }
     }
 
     /// The process has ended.
-    pub(super) fn exec_ended(&mut self, pid: i32, exit: Exit) {
-        self.exec_status(pid);
-        if let Some(exec) = self.execs.remove(&pid) {
+    pub(super) fn exec_ended(&mut self, number: u64, exit: Exit) {
+        if let Some(Exec { life: Life::Starting(starting), .. }) = self.execs.get_mut(&number) {
+            starting.ended();
+        }
+        self.exec_status(number);
+        if let Some(exec) = self.execs.remove(&number) {
             self.reply(exec.client, &exit, vec![]);
         }
     }

@@ -5,10 +5,11 @@ use std::io::Read;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use caps::{Capability, CapsHashSet};
 use nix::unistd::{Gid, Uid};
 
 use super::child::{During, Failed, Step, describe};
-use crate::runtime::{Process, Security};
+use crate::runtime::{Process, Seccomp, Security};
 use crate::sys::{capability, seccomp};
 
 /// The `PATH` of an image that sets none (Docker's).
@@ -16,17 +17,13 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 /// A larger `/etc/passwd` is not searched.
 const LARGEST_PASSWD: u64 = 1 << 20;
 
-/// Gives up everything that the process shall not have. The order matters: the filter needs either
-/// `no_new_privs` or a capability that is about to go, and the bounding set goes before the user changes.
-pub fn assume(process: &Process, security: &Security, filter: Option<&seccomp::Filter>) -> Step<()> {
-    let keep = match security.privileged {
-        true => capability::held().during("read capabilities")?,
-        false => capability::parse(&security.capabilities)
-            .map_err(|name| Failed(format!("unknown capability {name:?}")))?,
-    };
-    let install = |filter| seccomp::install(filter).during("install seccomp filter");
-    if let Some(filter) = filter.filter(|_| !security.no_new_privileges) {
-        install(filter)?;
+/// Gives up everything that the process shall not have, but for what [`confine`] still needs. The order matters: the
+/// filter needs either `no_new_privs` or a capability that is about to go, and the bounding set goes before the user
+/// changes.
+pub fn assume(process: &Process, security: &Security, filters: &Filters<'_>) -> Step<()> {
+    let mut keep = kept(security)?;
+    if let Some(filter) = filters.own {
+        seccomp::install(filter).during("install seccomp filter")?;
     }
     capability::limit_bounding(&keep).during("limit capabilities")?;
     // The primary group is a supplementary one too: files that deny the group must deny it (CVE-2022-36109).
@@ -38,14 +35,52 @@ pub fn assume(process: &Process, security: &Security, filter: Option<&seccomp::F
     nix::unistd::setgid(Gid::from_raw(process.gid)).during(format_args!("set group {}", process.gid))?;
     nix::unistd::setuid(Uid::from_raw(process.uid)).during(format_args!("set user {}", process.uid))?;
     nix::sys::prctl::set_keepcaps(false).during("keep capabilities")?;
+    if filters.given.is_some() && !security.no_new_privileges {
+        keep.insert(Capability::CAP_SYS_ADMIN);
+    }
     capability::limit(&keep).during("set capabilities")?;
     if security.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().during("set no_new_privs")?;
-        if let Some(filter) = filter {
-            install(filter)?;
-        }
     }
     Ok(())
+}
+
+/// Installs a filter that somebody else wrote, as the last step: it need not allow what leads there.
+pub fn confine(security: &Security, filters: &Filters<'_>) -> Step<()> {
+    let Some(filter) = filters.given else { return Ok(()) };
+    if security.no_new_privileges {
+        return seccomp::install(filter).during("install seccomp filter");
+    }
+    let keep = kept(security)?;
+    seccomp::install(filter).during("install seccomp filter")?;
+    capability::limit(&keep).during("set capabilities")
+}
+
+fn kept(security: &Security) -> Step<CapsHashSet> {
+    match security.privileged {
+        true => capability::held().during("read capabilities"),
+        false => capability::parse(&security.capabilities)
+            .map_err(|name| Failed(format!("unknown capability {name:?}"))),
+    }
+}
+
+/// The system-call filters of a process, of which there is one at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Filters<'a> {
+    /// minik's own, which allows what is done on the way to the program.
+    own: Option<&'a seccomp::Filter>,
+    /// One from a file, which may not.
+    given: Option<&'a seccomp::Filter>,
+}
+
+impl<'a> Filters<'a> {
+    /// As the profile that it was compiled from says.
+    pub fn new(filter: Option<&'a seccomp::Filter>, security: &Security) -> Filters<'a> {
+        match security.seccomp {
+            Seccomp::Profile(_) => Filters { own: None, given: filter },
+            Seccomp::Default | Seccomp::Unconfined => Filters { own: filter, given: None },
+        }
+    }
 }
 
 /// The environment: what is given (the last of a name wins), and what every program expects when it is not.

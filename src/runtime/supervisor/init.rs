@@ -8,13 +8,15 @@ use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::child::{During, Failed, Step};
+use super::rootfs::NO_SUID_DEVICES_EXEC;
 use crate::runtime::cgroups::Group;
-use crate::runtime::{NetworkMode, SandboxConfig};
+use crate::runtime::{NetworkMode, PidMode, SandboxConfig};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::process::SingleThreaded;
 use crate::sys::{capability, namespace, process, socket};
 
-/// The message that says that the namespaces stand; every other message is an error's text.
+/// The message that says that the namespaces stand, with the procfs of the one for processes, if there is one; every
+/// other message is an error's text.
 pub const READY: &[u8] = b"\0ready";
 
 /// Namespaced sysctls that a pod may set: prefix, and which namespace must be its own.
@@ -54,7 +56,7 @@ pub struct Init<'a> {
 /// The namespaces to clone the process into.
 pub fn clone_flags(config: &SandboxConfig) -> CloneFlags {
     let mut flags = CloneFlags::CLONE_NEWNS;
-    flags.set(CloneFlags::CLONE_NEWPID, config.pid == crate::runtime::PidMode::Shared);
+    flags.set(CloneFlags::CLONE_NEWPID, config.pid == PidMode::Shared);
     flags.set(CloneFlags::CLONE_NEWIPC, !config.host_ipc);
     flags.set(CloneFlags::CLONE_NEWUTS, config.hostname.is_some());
     flags
@@ -62,19 +64,25 @@ pub fn clone_flags(config: &SandboxConfig) -> CloneFlags {
 
 /// Runs the process; ends only when it is killed or something fails.
 pub fn run(status: BorrowedFd<'_>, init: &Init<'_>) -> i32 {
-    if let Err(Failed(message)) = set_up(init) {
-        // If the supervisor is gone there is nobody left to tell.
-        let _ = socket::send(status, message.as_bytes(), &[]);
+    let proc = match set_up(init) {
+        Ok(proc) => proc,
+        Err(Failed(message)) => {
+            // If the supervisor is gone there is nobody left to tell.
+            let _ = socket::send(status, message.as_bytes(), &[]);
+            return 1;
+        }
+    };
+    let shown: Vec<BorrowedFd<'_>> = proc.iter().map(AsFd::as_fd).collect();
+    if socket::send(status, READY, &shown).is_err() {
         return 1;
     }
-    if socket::send(status, READY, &[]).is_err() {
-        return 1;
-    }
+    drop(proc);
     process::close_inherited();
     reap_for_ever()
 }
 
-fn set_up(init: &Init<'_>) -> Step<()> {
+/// Makes the namespaces; answers the procfs of the processes that containers are to share.
+fn set_up(init: &Init<'_>) -> Step<Option<OwnedFd>> {
     init.group.enter_v1().during("join cgroup")?;
     process::reset_signals().during("reset signals")?;
     nix::unistd::setsid().during("make session")?;
@@ -88,6 +96,9 @@ fn set_up(init: &Init<'_>) -> Step<()> {
         let file = sysctl_file(init.config, name).map_err(Failed)?;
         fs::write(&file, value).during(format_args!("set sysctl {name:?} to {value:?}"))?;
     }
+    let shares = init.config.pid == PidMode::Shared;
+    let proc = shares.then(|| mount::filesystem("proc", &[], NO_SUID_DEVICES_EXEC)).transpose();
+    let proc = proc.during("make proc")?;
     process::set_standard_streams([init.null.as_fd(); 3]).during("set standard streams")?;
     // The containers see this process: not the host's paths, though.
     process::set_title(init.proof, "minik-init").during("set title")?;
@@ -97,7 +108,8 @@ fn set_up(init: &Init<'_>) -> Step<()> {
     let none = Default::default();
     capability::limit_bounding(&none).during("limit capabilities")?;
     capability::limit(&none).during("drop capabilities")?;
-    nix::sys::prctl::set_dumpable(false).during("become undumpable")
+    nix::sys::prctl::set_dumpable(false).during("become undumpable")?;
+    Ok(proc)
 }
 
 fn empty_root(at: &Path) -> Step<()> {
@@ -150,7 +162,7 @@ pub fn sysctl_file(config: &SandboxConfig, name: &str) -> Result<String, String>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::{PidMode, Resources};
+    use crate::runtime::Resources;
 
     #[test]
     fn only_own_namespaced_sysctls() {

@@ -22,6 +22,7 @@ mod records;
 mod removal;
 mod rootfs;
 mod sandboxes;
+mod starting;
 mod streams;
 
 use std::collections::{BTreeMap, HashMap};
@@ -110,7 +111,7 @@ pub fn main(args: &[String]) -> ExitCode {
 enum Child {
     Init(String),
     Container(String),
-    Exec,
+    Exec(u64),
     Removal(Removal),
 }
 
@@ -123,13 +124,12 @@ struct Supervisor {
     listener: UnixListener,
     signals: SignalFd,
     null: OwnedFd,
-    /// The namespace to come back to after cloning into a sandbox's.
-    own_pids: OwnedFd,
     sandbox_records: Records,
     container_records: Records,
     sandboxes: BTreeMap<String, Sandbox>,
     containers: BTreeMap<String, Container>,
-    execs: HashMap<i32, Exec>,
+    execs: HashMap<u64, Exec>,
+    next_exec: u64,
     children: HashMap<i32, Child>,
     clients: HashMap<u64, Connection>,
     filters: HashMap<Vec<String>, Rc<seccomp::Filter>>,
@@ -184,7 +184,6 @@ impl Supervisor {
             sandbox_records: Records::open(options.run_dir.join("sandboxes"))?,
             container_records: Records::open(options.run_dir.join(records::CONTAINERS))?,
             null: fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
-            own_pids: crate::sys::namespace::open("/proc/self/ns/pid".as_ref())?,
             options,
             proof,
             tree,
@@ -194,6 +193,7 @@ impl Supervisor {
             sandboxes: BTreeMap::new(),
             containers: BTreeMap::new(),
             execs: HashMap::new(),
+            next_exec: 0,
             children: HashMap::new(),
             clients: HashMap::new(),
             filters: HashMap::new(),
@@ -249,7 +249,7 @@ impl Supervisor {
             Source::Client => self.serve(token, flags),
             Source::Sandbox(id) => self.sandbox_status(&id),
             Source::Start(id) => self.start_status(&id),
-            Source::Exec(pid) => self.exec_status(pid),
+            Source::Exec(number) => self.exec_status(number),
             Source::Output(id, stream) => self.read_output(&id, stream),
             // Nobody can read it any longer; not to be asked again and again.
             Source::Input(id) if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) => {
@@ -281,9 +281,9 @@ impl Supervisor {
             match self.children.remove(&pid) {
                 Some(Child::Init(id)) => self.sandbox_ended(&id),
                 Some(Child::Container(id)) => self.container_ended(&id, exit),
-                Some(Child::Exec) => self.exec_ended(pid, exit),
+                Some(Child::Exec(number)) => self.exec_ended(number, exit),
                 Some(Child::Removal(removal)) => self.removed(removal, exit),
-                // An orphan of a container, re-parented to this subreaper.
+                // One that has prepared another one's start, or an orphan of a container, re-parented to this subreaper.
                 None => {}
             }
         }

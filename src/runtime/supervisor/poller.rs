@@ -21,8 +21,8 @@ pub enum Source {
     Sandbox(String),
     /// A starting container tells how it goes.
     Start(String),
-    /// A starting exec tells how it goes; by process id.
-    Exec(i32),
+    /// A starting exec, by its number, tells how it goes.
+    Exec(u64),
     /// A container's output.
     Output(String, Stream),
     /// A container takes input again.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::sched::CloneFlags;
 
 use super::containers::{Container, Life};
-use super::sandboxes::{INIT_GROUP, shm_directory};
+use super::sandboxes::{INIT_GROUP, mounts_of};
 use super::{Child, Supervisor, check_id};
 use crate::runtime::ContainerConfig;
 use crate::runtime::cgroups::{Group, Tree};
@@ -158,14 +158,14 @@ impl Supervisor {
                 .map(|container| self.container_directory(&container.config.id))
                 .collect::<Vec<_>>()
         };
-        let shm = |id: &String| shm_directory(&self.options.run_dir, id);
+        let mounts = |id: &String| mounts_of(&self.options.run_dir, id);
         let (mounts, directories) = match &what {
             Target::Container(id) => (vec![], vec![self.container_directory(id)]),
-            Target::Sandbox(id) => (vec![shm(id)], [of(id), vec![shm(id)]].concat()),
+            Target::Sandbox(id) => (mounts(id).to_vec(), of(id).into_iter().chain(mounts(id)).collect()),
             Target::All => {
-                let shms: Vec<PathBuf> = self.sandboxes.keys().map(shm).collect();
+                let mounts: Vec<PathBuf> = self.sandboxes.keys().flat_map(mounts).collect();
                 let containers = self.containers.keys().map(|id| self.container_directory(id));
-                (shms.clone(), containers.chain(shms).collect())
+                (mounts.clone(), containers.chain(mounts).collect())
             }
             Target::Trash => (vec![], vec![]),
         };
@@ -180,8 +180,10 @@ impl Supervisor {
             let group = pods.child(&id);
             if !self.sandboxes.contains_key(&id) {
                 tracing::error!(sandbox = id, "no record tells of it: removing it");
-                let shm = shm_directory(&self.options.run_dir, &id);
-                let removed = mount::detach(&shm).and_then(|()| removal::tree(&shm)).and(group.remove());
+                let removed = mounts_of(&self.options.run_dir, &id)
+                    .iter()
+                    .try_for_each(|place| mount::detach(place).and_then(|()| removal::tree(place)))
+                    .and(group.remove());
                 warn_on_error(&id, removed);
                 continue;
             }

@@ -53,7 +53,8 @@ const MAY_BE_COVERED: [&str; 11] = [
 
 const NO_SUID_DEVICES: Attributes =
     Attributes { read_only: false, no_devices: true, no_suid: true, no_exec: false };
-const NO_SUID_DEVICES_EXEC: Attributes = Attributes { no_exec: true, ..NO_SUID_DEVICES };
+/// Of file systems that hold no programs, `/proc` among them.
+pub const NO_SUID_DEVICES_EXEC: Attributes = Attributes { no_exec: true, ..NO_SUID_DEVICES };
 
 /// Where on the host a root is put together.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +67,8 @@ pub struct Places<'a> {
     pub root: &'a Path,
     /// The sandbox's shared memory.
     pub shm: &'a Path,
+    /// The procfs of the processes that the sandbox's containers share; `None` when this process is to make one.
+    pub proc: Option<&'a Path>,
     /// The host's cgroups.
     pub layout: &'a Layout,
 }
@@ -212,7 +215,10 @@ fn standard_mounts(config: &ContainerConfig, places: &Places<'_>, root: &Root) -
         let at = root.mkdir_all(path, 0o755).during(format_args!("make /{path}"))?;
         mount::attach(tree.as_fd(), at.as_fd()).during(format_args!("mount {kind} on /{path}"))
     };
-    place("proc", "proc", &[], NO_SUID_DEVICES_EXEC)?;
+    match places.proc {
+        None => place("proc", "proc", &[], NO_SUID_DEVICES_EXEC)?,
+        Some(shared) => mount_from(shared, "proc", 0o755, root)?,
+    }
     place("sys", "sysfs", &[], Attributes { read_only: !privileged, ..NO_SUID_DEVICES_EXEC })?;
     cgroup_mounts(places.layout, root, privileged)?;
     // Writable memory with the device nodes: the only mount of an unprivileged container that may hold any.
@@ -222,9 +228,14 @@ fn standard_mounts(config: &ContainerConfig, places: &Places<'_>, root: &Root) -
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     place("dev/pts", "devpts", &pts, Attributes { no_suid: true, no_exec: true, ..Attributes::default() })?;
     place("dev/mqueue", "mqueue", &[], NO_SUID_DEVICES_EXEC)?;
-    let shm = mount::clone_path(places.shm).during("open shared memory")?;
-    let at = root.mkdir_all("dev/shm", 0o1777).during("make /dev/shm")?;
-    mount::attach(shm.as_fd(), at.as_fd()).during("mount shared memory on /dev/shm")
+    mount_from(places.shm, "dev/shm", 0o1777, root)
+}
+
+/// Mounts what the sandbox has on the host.
+fn mount_from(host: &Path, path: &str, mode: u32, root: &Root) -> Step<()> {
+    let tree = mount::clone_path(host).during(format_args!("open the sandbox's /{path}"))?;
+    let at = root.mkdir_all(path, mode).during(format_args!("make /{path}"))?;
+    mount::attach(tree.as_fd(), at.as_fd()).during(format_args!("mount the sandbox's /{path}"))
 }
 
 /// The container's own cgroup as it sees it: never writable, unless it is privileged.
@@ -259,18 +270,21 @@ fn attach(root: &Root, source: &Source) -> Step<()> {
     if target.as_os_str().is_empty() {
         return Err(Failed(format!("{making}: it is the container's root")));
     }
+    let proc = is_proc(source.tree.as_fd()).during(&making)?;
+    let inside_proc =
+        || Failed(format!("{making}: it is inside /proc, which must show the container's processes"));
+    // Before anything is made there; `/proc/self` is nobody for a process that is not in sight of this procfs.
+    if target.starts_with("proc") && !may_cover(&target, proc) {
+        return Err(inside_proc());
+    }
     let at: OwnedFd = if source.directory {
         let directory = root.mkdir_all(&target, 0o755).during(&making)?;
         directory.as_fd().try_clone_to_owned().during("copy descriptor")?
     } else {
         open_or_make_file(root, &target).during(&making)?
     };
-    if is_proc(at.as_fd()).during(&making)?
-        && !may_cover(&target, is_proc(source.tree.as_fd()).during(&making)?)
-    {
-        return Err(Failed(format!(
-            "{making}: it is inside /proc, which must show the container's processes"
-        )));
+    if is_proc(at.as_fd()).during(&making)? && !may_cover(&target, proc) {
+        return Err(inside_proc());
     }
     mount::attach(source.tree.as_fd(), at.as_fd()).during(format_args!("mount on {shown:?}"))
 }

@@ -5,14 +5,17 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::child::{self, Namespaces, describe};
+use nix::sys::epoll::EpollFlags;
+
+use super::child::{Namespaces, describe};
 use super::poller::Source;
 use super::records::SandboxRecord;
+use super::starting::{Status, read_status, status_pair};
 use super::{Child, Supervisor, check_id, init};
 use crate::runtime::protocol::{Failure, Reply};
 use crate::runtime::{NetworkMode, PidMode, SandboxConfig, SandboxStatus};
 use crate::sys::mount::{self, Attributes};
-use crate::sys::{namespace, process, socket};
+use crate::sys::{namespace, process};
 
 /// The size of a sandbox's `/dev/shm` in bytes (Docker's and containerd's default).
 const SHARED_MEMORY: &str = "67108864";
@@ -62,6 +65,17 @@ impl Sandbox {
 /// A sandbox's shared memory, a mount of the host.
 pub fn shm_directory(run_dir: &Path, id: &str) -> PathBuf {
     run_dir.join("shm").join(id)
+}
+
+/// The procfs of a sandbox whose containers share processes, a mount of the host: whoever makes one of a process
+/// namespace must be in it, in sight of all that are in it too.
+pub fn proc_directory(run_dir: &Path, id: &str) -> PathBuf {
+    run_dir.join("proc").join(id)
+}
+
+/// Where mounts of a sandbox's are on the host.
+pub fn mounts_of(run_dir: &Path, id: &str) -> [PathBuf; 2] {
+    [shm_directory(run_dir, id), proc_directory(run_dir, id)]
 }
 
 impl Supervisor {
@@ -136,8 +150,12 @@ impl Supervisor {
             .save(id, &SandboxRecord { config: config.clone() })
             .map_err(host("recording"))?;
         let (status, init) = self.clone_init(config, net.as_ref(), &leaf).map_err(host("cloning init"))?;
-        let token =
-            self.watch_child(&init, &status, Source::Sandbox(id.clone())).map_err(host("watching init"))?;
+        let watched = self.poller.add(&status, EpollFlags::EPOLLIN, Source::Sandbox(id.clone()));
+        let token = watched.map_err(|error| {
+            // One that is gone already is success; nothing else can fail for an own child.
+            let _ = process::send_signal(init.pidfd.as_fd(), libc::SIGKILL);
+            host("watching init")(error)
+        })?;
         Ok((status, token, init))
     }
 
@@ -196,11 +214,15 @@ impl Supervisor {
     pub(super) fn sandbox_status(&mut self, id: &str) {
         let Some(sandbox) = self.sandboxes.get_mut(id) else { return };
         let Life::Starting { status, token, init, .. } = &sandbox.life else { return };
-        let told = read_status(status);
+        let mut proc = vec![];
+        let told = read_status(status, &mut proc);
         let outcome = match &told {
             Status::Pending => return,
-            Status::Message(message) if message == init::READY => open_namespaces(&sandbox.config, init.pid)
-                .map_err(|error| Failure::host("opening namespaces", &error)),
+            Status::Message(message) if message == init::READY => {
+                attach_proc(&proc_directory(&self.options.run_dir, id), &proc)
+                    .and_then(|()| open_namespaces(&sandbox.config, init.pid))
+                    .map_err(|error| Failure::host("opening namespaces", &error))
+            }
             Status::Message(message) => Err(Failure::Start(String::from_utf8_lossy(message).into_owned())),
             Status::Ended => Err(Failure::Start(format!("init of sandbox {id} died"))),
         };
@@ -257,6 +279,13 @@ impl Supervisor {
     }
 }
 
+fn attach_proc(directory: &Path, proc: &[OwnedFd]) -> io::Result<()> {
+    let Some(tree) = proc.first() else { return Ok(()) };
+    fs::create_dir_all(directory)?;
+    mount::detach(directory)?;
+    mount::attach(tree.as_fd(), crate::sys::path::Root::open(directory)?.as_fd())
+}
+
 fn open_namespaces(config: &SandboxConfig, init: i32) -> io::Result<Namespaces> {
     let open = |wanted: bool, name: &str| {
         wanted.then(|| namespace::open(Path::new(&format!("/proc/{init}/ns/{name}")))).transpose()
@@ -267,53 +296,4 @@ fn open_namespaces(config: &SandboxConfig, init: i32) -> io::Result<Namespaces> 
         uts: open(config.hostname.is_some(), "uts")?,
         pid: open(config.pid == PidMode::Shared, "pid")?,
     })
-}
-
-/// What came over a status socket.
-#[derive(Debug)]
-pub enum Status {
-    /// Nothing yet.
-    Pending,
-    /// One message.
-    Message(Vec<u8>),
-    /// The other end is closed: the program was exec'd, or its process died.
-    Ended,
-}
-
-/// A socket over which a cloned process tells how it goes: ours (non-blocking) and its own; both close on exec.
-pub fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
-    rustix::io::ioctl_fionbio(&ours, true)?;
-    Ok((ours, theirs))
-}
-
-/// Reads one message, descriptors aside.
-pub fn read_status(status: &OwnedFd) -> Status {
-    read_status_with(status, &mut vec![])
-}
-
-/// How a start went, once that is known; a terminal that the program has comes before.
-pub fn read_start(status: &OwnedFd, terminal: &mut Vec<OwnedFd>) -> Option<Result<(), Failure>> {
-    loop {
-        match read_status_with(status, terminal) {
-            Status::Pending => return None,
-            Status::Message(message) if message == child::TERMINAL_MARK => {}
-            Status::Message(message) => {
-                return Some(Err(Failure::Start(String::from_utf8_lossy(&message).into_owned())));
-            }
-            Status::Ended => return Some(Ok(())),
-        }
-    }
-}
-
-/// Reads one message and its descriptors.
-fn read_status_with(status: &OwnedFd, descriptors: &mut Vec<OwnedFd>) -> Status {
-    let mut buffer = [0; 8192];
-    match socket::receive(status.as_fd(), &mut buffer, descriptors) {
-        Ok(0) => Status::Ended,
-        Ok(count) => Status::Message(buffer[..count].to_vec()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Status::Pending,
-        Err(_) => Status::Ended,
-    }
 }

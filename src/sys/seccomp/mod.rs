@@ -15,10 +15,11 @@ mod program;
 const NAMESPACE_FLAGS: u64 = 0x7e02_0000;
 /// The values of `personality(2)` that ordinary programs use, and "only tell me".
 const PERSONALITIES: [u64; 5] = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0xffff_ffff];
-/// `AF_VSOCK` would reach the hypervisor around every network policy. A 32-bit program can still have it by `socketcall`,
-/// whose arguments are out of a filter's sight; without that call, C libraries as distributions build them for 32-bit
-/// programs have no sockets at all.
-const AF_VSOCK: u64 = 40;
+/// Families of sockets that no container gets (as in containerd): `AF_ALG`, the kernel's ciphers, which programs have of
+/// their own and attackers had use for (CVE-2026-31431); `AF_VSOCK`, which would reach the hypervisor around every network
+/// policy. A 32-bit program can still have them by `socketcall`, whose arguments are out of a filter's sight; without that
+/// call, C libraries as distributions build them for 32-bit programs have no sockets at all.
+const REFUSED_FAMILIES: [u64; 2] = [38, 40];
 
 /// A compiled program.
 #[derive(Clone)]
@@ -83,11 +84,14 @@ fn default(convention: &Convention, capabilities: &[String]) -> Policy {
         set(calls::ALLOWED_32_BIT, allow());
     }
 
-    let allow_when = |comparison, value| {
-        let condition = Condition { argument: 0, comparison, value, narrow: true };
-        Rule { conditions: vec![condition], action: Action::ALLOW }
-    };
-    set(&["socket"], vec![allow_when(Comparison::NotEqual, AF_VSOCK), refuse()]);
+    let first_is = |comparison, value| vec![Condition { argument: 0, comparison, value, narrow: true }];
+    let allow_when =
+        |comparison, value| Rule { conditions: first_is(comparison, value), action: Action::ALLOW };
+    let mut families: Vec<Rule> = REFUSED_FAMILIES
+        .map(|family| Rule { conditions: first_is(Comparison::Equal, family), ..refuse() })
+        .into();
+    families.extend(allow());
+    set(&["socket"], families);
     let mut personality: Vec<Rule> = PERSONALITIES.map(|value| allow_when(Comparison::Equal, value)).into();
     personality.push(refuse());
     set(&["personality"], personality);
@@ -148,7 +152,14 @@ mod tests {
             let rules = |name: &str| policy.calls.get(&(convention.number)(name).unwrap());
             assert_eq!(rules("read").unwrap(), &[Rule::always(Action::ALLOW)]);
             assert_eq!(rules("mount").unwrap(), &[Rule::always(Action::errno(libc::EPERM))]);
-            assert_eq!(rules("socket").unwrap().len(), 2);
+            let [alg, vsock, others] = &rules("socket").unwrap()[..] else { panic!("{convention:?}") };
+            for (rule, family) in [(alg, libc::AF_ALG), (vsock, libc::AF_VSOCK)] {
+                assert_eq!(
+                    (rule.conditions[0].value, rule.action),
+                    (family as u64, Action::errno(libc::EPERM))
+                );
+            }
+            assert_eq!(others, &Rule::always(Action::ALLOW));
             assert_eq!(rules("clone").unwrap().len(), 2);
             assert_eq!(rules("clone3"), None);
         }

@@ -22,16 +22,22 @@ pub(super) fn validate(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn node(affinity: &Value) -> Vec<FieldError> {
+/// Which nodes something may be on, if it says so (`ValidateNodeSelector`).
+pub(in super::super) fn node_selector(path: &str, selector: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let required = &affinity["requiredDuringSchedulingIgnoredDuringExecution"];
-    let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
-    if required.is_object() && items(required, "nodeSelectorTerms").is_empty() {
-        errors.push(FieldError::required(path, "must have at least one node selector term"));
+    let path = format!("{path}.nodeSelectorTerms");
+    if selector.is_object() && items(selector, "nodeSelectorTerms").is_empty() {
+        errors.push(FieldError::required(path.as_str(), "must have at least one node selector term"));
     }
-    for (i, one) in items(required, "nodeSelectorTerms").iter().enumerate() {
+    for (i, one) in items(selector, "nodeSelectorTerms").iter().enumerate() {
         errors.extend(term(&format!("{path}[{i}]"), one));
     }
+    errors
+}
+
+fn node(affinity: &Value) -> Vec<FieldError> {
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let mut errors = node_selector(&format!("spec.affinity.nodeAffinity.{required}"), &affinity[required]);
     for (i, preferred) in
         items(affinity, "preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate()
     {

@@ -12,11 +12,25 @@ pub(super) fn pod(pod: &mut Value) {
     object(pod, "status");
     fill_zero(&mut pod["status"], "phase", "Pending");
     let spec = &mut pod["spec"];
+    self::spec(spec);
+    fill(spec, "enableServiceLinks", true);
+    let host_network = spec["hostNetwork"] == true;
+    for list in ["initContainers", "containers"] {
+        for container in items_mut(spec, list).filter(|c| c.is_object()) {
+            requests(container);
+            if host_network {
+                items_mut(container, "ports").for_each(host_port);
+            }
+        }
+    }
+}
+
+/// What pods and the templates of pods have in common; the rest is filled in where a template becomes a pod.
+pub(super) fn spec(spec: &mut Value) {
     fill_zero(spec, "restartPolicy", "Always");
     fill_zero(spec, "dnsPolicy", "ClusterFirst");
     fill_zero(spec, "schedulerName", "default-scheduler");
     fill(spec, "terminationGracePeriodSeconds", 30);
-    fill(spec, "enableServiceLinks", true);
     fill(spec, "securityContext", json!({}));
     // The deprecated name of the field is kept in step with the new one.
     if !is_set(spec, "serviceAccountName") && is_set(spec, "serviceAccount") {
@@ -24,18 +38,18 @@ pub(super) fn pod(pod: &mut Value) {
     } else if is_set(spec, "serviceAccountName") {
         spec["serviceAccount"] = spec["serviceAccountName"].clone();
     }
-    let host_network = spec["hostNetwork"] == true;
     items_mut(spec, "volumes").for_each(volume);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
-        for container in items_mut(spec, list) {
-            if container.is_object() {
-                self::container(container, host_network);
-            }
-        }
+        items_mut(spec, list).filter(|c| c.is_object()).for_each(container);
     }
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn host_port(port: &mut Value) {
+    let number = port["containerPort"].clone();
+    fill_zero(port, "hostPort", number);
+}
+
+fn container(container: &mut Value) {
     fill_zero(container, "terminationMessagePath", "/dev/termination-log");
     fill_zero(container, "terminationMessagePolicy", "File");
     fill(container, "resources", json!({}));
@@ -43,17 +57,12 @@ fn container(container: &mut Value, host_network: bool) {
     fill_zero(container, "imagePullPolicy", policy);
     for port in items_mut(container, "ports") {
         fill_zero(port, "protocol", "TCP");
-        if host_network {
-            let number = port["containerPort"].clone();
-            fill_zero(port, "hostPort", number);
-        }
     }
     for variable in items_mut(container, "env") {
         if let Some(reference) = variable.pointer_mut("/valueFrom/fieldRef") {
             fill_zero(reference, "apiVersion", "v1");
         }
     }
-    requests(container);
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         if let Some(probe) = container.get_mut(name).filter(|p| p.is_object()) {
             self::probe(probe);

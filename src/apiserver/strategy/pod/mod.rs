@@ -1,6 +1,6 @@
 //! Pods: the kind with most rules, in a file for each sort of them.
 
-mod affinity;
+pub(super) mod affinity;
 mod columns;
 mod containers;
 mod defaults;
@@ -9,9 +9,10 @@ mod handlers;
 mod qos;
 mod references;
 mod status;
+pub(super) mod template;
 mod update;
 mod validate;
-mod volumes;
+pub(super) mod volumes;
 mod warnings;
 
 use jiff::Timestamp;

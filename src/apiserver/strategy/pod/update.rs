@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::checks::difference;
 use super::super::value::{fill, items, text};
 use crate::api::status::FieldError;
 
@@ -89,21 +90,6 @@ fn deadline(new: &Value, old: &Value) -> Option<FieldError> {
         )),
         _ => None,
     }
-}
-
-/// The fields that differ, a line each.
-fn difference(old: &Value, new: &Value) -> String {
-    let keys = |v: &Value| v.as_object().map(|m| m.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
-    let mut all = keys(old);
-    all.extend(keys(new));
-    all.sort_unstable();
-    all.dedup();
-    let lines: Vec<String> = all
-        .iter()
-        .filter(|key| old[key.as_str()] != new[key.as_str()])
-        .map(|key| format!("- {key}: {}\n+ {key}: {}", old[key.as_str()], new[key.as_str()]))
-        .collect();
-    lines.join("\n")
 }
 
 #[cfg(test)]

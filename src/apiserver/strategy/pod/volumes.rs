@@ -51,7 +51,8 @@ fn sources(path: &str, volume: &Value, spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn source(path: &str, kind: &str, source: &Value, spec: &Value) -> Vec<FieldError> {
+/// A volume's source of this kind; `spec` is the pod's, whose containers some refer to.
+pub(in super::super) fn source(path: &str, kind: &str, source: &Value, spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let required = |field: &str| {
         text(source, field).is_empty().then(|| FieldError::required(format!("{path}.{field}"), ""))

@@ -1,0 +1,99 @@
+//! Values as Go prints them: some of Kubernetes' messages show them so.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// The type that Go's JSON decoder gives the value: `%T`.
+pub fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// The value without quotes: `%v`, as in `map[name:www ports:[80 443]]`.
+pub struct Plain<'a>(pub &'a Value);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("<nil>"),
+            Value::String(text) => f.write_str(text),
+            Value::Array(items) => {
+                f.write_str("[")?;
+                for (i, item) in items.iter().enumerate() {
+                    write!(f, "{}{}", if i == 0 { "" } else { " " }, Plain(item))?;
+                }
+                f.write_str("]")
+            }
+            Value::Object(fields) => {
+                f.write_str("map[")?;
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    write!(f, "{}{name}:{}", if i == 0 { "" } else { " " }, Plain(value))?;
+                }
+                f.write_str("]")
+            }
+            scalar => scalar.fmt(f),
+        }
+    }
+}
+
+/// The value as Go's source has it: `%#v`.
+pub struct Syntax<'a>(pub &'a Value);
+
+impl fmt::Display for Syntax<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("interface {}(nil)"),
+            Value::Array(items) => {
+                write!(f, "{}{{", type_of(self.0))?;
+                for (i, item) in items.iter().enumerate() {
+                    write!(f, "{}{}", if i == 0 { "" } else { ", " }, Syntax(item))?;
+                }
+                f.write_str("}")
+            }
+            Value::Object(fields) => {
+                write!(f, "{}{{", type_of(self.0))?;
+                for (i, (name, value)) in fields.iter().enumerate() {
+                    write!(f, "{}{name:?}:{}", if i == 0 { "" } else { ", " }, Syntax(value))?;
+                }
+                f.write_str("}")
+            }
+            scalar => scalar.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_are_printed_as_go_prints_them() {
+        for (value, of, plain, syntax) in [
+            (json!("a"), "string", "a", "\"a\""),
+            (json!(1), "int64", "1", "1"),
+            (json!(1.5), "float64", "1.5", "1.5"),
+            (json!(true), "bool", "true", "true"),
+            (json!(null), "<nil>", "<nil>", "interface {}(nil)"),
+            (
+                json!({"b": ["x", 2], "a": null}),
+                "map[string]interface {}",
+                "map[a:<nil> b:[x 2]]",
+                "map[string]interface {}{\"a\":interface {}(nil), \"b\":[]interface {}{\"x\", 2}}",
+            ),
+        ] {
+            assert_eq!(
+                (type_of(&value), Plain(&value).to_string().as_str(), Syntax(&value).to_string().as_str()),
+                (of, plain, syntax)
+            );
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may vouch for a signer, and what is
+//! never signed.
+//!
+//! Source: Kubernetes `plugin/pkg/admission/certificates` and `pkg/certauthorization`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::pem::parse_x509_pem;
+use x509_parser::prelude::FromDer;
+
+use super::{Attributes, Operation, rights};
+use crate::api::request::Target;
+use crate::api::status::Status;
+use crate::apiserver::registry::Registry;
+
+/// The signer of certificates that this server takes from its clients.
+const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
+
+/// Decides about a request for a certificate, its approval, and its certificate.
+pub fn validate(registry: &Registry, attributes: &Attributes<'_>, request: &Value) -> Result<(), Status> {
+    match (attributes.operation, attributes.subresource, attributes.old) {
+        (Operation::Create, "", _) => {
+            not_masters(&request["spec"]).map_err(|why| attributes.forbidden(request, &why))
+        }
+        (Operation::Update, "approval", Some(old)) => {
+            may_vouch(registry, attributes, request, old, "approve")
+        }
+        (Operation::Update, "status", Some(old)) if is_signed(&request["status"], &old["status"]) => {
+            may_vouch(registry, attributes, request, old, "sign")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a status differs in what a signer says in it.
+fn is_signed(new: &Value, old: &Value) -> bool {
+    ["certificate", "conditions"].iter().any(|field| new[*field] != old[*field])
+}
+
+/// The user must have the right over the signer by its name, or over all signers of its domain. The signer is the old
+/// object's: a change of it is refused elsewhere.
+fn may_vouch(
+    registry: &Registry,
+    attributes: &Attributes<'_>,
+    request: &Value,
+    old: &Value,
+    verb: &str,
+) -> Result<(), Status> {
+    let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+    let domain = signer.split('/').next().unwrap_or_default();
+    let over = |name: &str| Target {
+        group: "certificates.k8s.io".to_owned(),
+        version: "*".to_owned(),
+        resource: "signers".to_owned(),
+        name: Some(name.to_owned()),
+        ..Target::default()
+    };
+    let may = |name: &str| rights::may(registry, attributes.user, verb, &over(name)).is_ok();
+    if may(signer) || may(&format!("{domain}/*")) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
+    Err(attributes.forbidden(request, &why))
+}
+
+/// Nobody becomes a master by a certificate that the cluster signs.
+fn not_masters(spec: &Value) -> Result<(), String> {
+    if spec["signerName"] != CLIENT_SIGNER {
+        return Ok(());
+    }
+    let failed = |why: &str| format!("failed to parse CSR: {why}");
+    let pem = BASE64.decode(spec["request"].as_str().unwrap_or_default());
+    let pem = pem.map_err(|error| failed(&error.to_string()))?;
+    let not_pem = "PEM block type must be CERTIFICATE REQUEST";
+    let (_, pem) = parse_x509_pem(&pem).map_err(|_| failed(not_pem))?;
+    let (_, request) =
+        X509CertificationRequest::from_der(&pem.contents).map_err(|error| failed(&error.to_string()))?;
+    let mut groups = request.certification_request_info.subject.iter_organization();
+    if groups.any(|group| group.as_str() == Ok(MASTERS)) {
+        return Err(format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(signer: &str, group: &str) -> Value {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        json!({"signerName": signer, "request": BASE64.encode(pem)})
+    }
+
+    #[test]
+    fn nobody_becomes_a_master() {
+        for (spec, expected) in [
+            (request(CLIENT_SIGNER, "dev"), ""),
+            (request("example.com/own", MASTERS), ""),
+            (
+                request(CLIENT_SIGNER, MASTERS),
+                "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed",
+            ),
+            (
+                json!({"signerName": CLIENT_SIGNER, "request": BASE64.encode("no pem")}),
+                "failed to parse CSR: PEM block type must be CERTIFICATE REQUEST",
+            ),
+        ] {
+            assert_eq!(not_masters(&spec).err().unwrap_or_default(), expected);
+        }
+    }
+
+    #[test]
+    fn a_status_is_signed_by_its_certificate_or_conditions() {
+        let old = json!({"conditions": []});
+        assert!(!is_signed(&old, &old));
+        assert!(is_signed(&json!({"conditions": [], "certificate": "x"}), &old));
+        assert!(is_signed(&json!({"conditions": [{"type": "Failed"}]}), &old));
+    }
+}

@@ -1,0 +1,312 @@
+//! CEL in admission: what expressions may name, and conditions made of them.
+//!
+//! Source: k8s.io/apiserver `pkg/admission/plugin/cel` and `plugin/webhook/matchconditions`.
+
+use std::sync::{Arc, LazyLock};
+
+use serde_json::{Value, json};
+
+use super::authorizer::{self, Authorizer};
+use super::matching::Match;
+use super::review;
+use crate::api::cel::{CONDITIONS_LIMIT, Env, Fault, Meter, Program, Type, Val};
+use crate::api::meta;
+use crate::apiserver::admission::Attributes;
+use crate::apiserver::auth;
+use crate::apiserver::registry::Registry;
+
+/// The type of `request`.
+static REQUEST: LazyLock<Type> = LazyLock::new(|| {
+    let texts = |name: &str, fields: &[&str]| {
+        Type::object(name, fields.iter().map(|field| ((*field).to_owned(), Type::String)))
+    };
+    let kind = texts("kubernetes.GroupVersionKind", &["group", "version", "kind"]);
+    let resource = texts("kubernetes.GroupVersionResource", &["group", "version", "resource"]);
+    let user = Type::object(
+        "kubernetes.UserInfo",
+        [
+            ("username".to_owned(), Type::String),
+            ("uid".to_owned(), Type::String),
+            ("groups".to_owned(), Type::list(Type::String)),
+            ("extra".to_owned(), Type::map(Type::list(Type::String))),
+        ],
+    );
+    let fields = [
+        ("kind", kind.clone()),
+        ("resource", resource.clone()),
+        ("subResource", Type::String),
+        ("requestKind", kind),
+        ("requestResource", resource),
+        ("requestSubResource", Type::String),
+        ("name", Type::String),
+        ("namespace", Type::String),
+        ("operation", Type::String),
+        ("userInfo", user),
+        ("dryRun", Type::Bool),
+        ("options", Type::Dyn),
+    ];
+    Type::object("kubernetes.AdmissionRequest", fields.map(|(name, of)| (name.to_owned(), of)))
+});
+
+/// The type of `namespaceObject`.
+static NAMESPACE: LazyLock<Type> = LazyLock::new(|| {
+    let object = |name: &str, fields: &[(&str, Type)]| {
+        Type::object(name, fields.iter().map(|(field, of)| ((*field).to_owned(), of.clone())))
+    };
+    let condition = object(
+        "kubernetes.NamespaceCondition",
+        &[
+            ("status", Type::String),
+            ("type", Type::String),
+            ("lastTransitionTime", Type::Timestamp),
+            ("message", Type::String),
+            ("reason", Type::String),
+        ],
+    );
+    let metadata = object(
+        "kubernetes.NamespaceMetadata",
+        &[
+            ("name", Type::String),
+            ("generateName", Type::String),
+            ("namespace", Type::String),
+            ("labels", Type::map(Type::String)),
+            ("annotations", Type::map(Type::String)),
+            ("UID", Type::String),
+            ("creationTimestamp", Type::Timestamp),
+            ("deletionGracePeriodSeconds", Type::Int),
+            ("deletionTimestamp", Type::Timestamp),
+            ("generation", Type::Int),
+            ("resourceVersion", Type::String),
+            ("finalizers", Type::list(Type::String)),
+        ],
+    );
+    let spec = object("kubernetes.NamespaceSpec", &[("finalizers", Type::list(Type::String))]);
+    let status = object(
+        "kubernetes.NamespaceStatus",
+        &[("conditions", Type::list(condition)), ("phase", Type::String)],
+    );
+    object("kubernetes.Namespace", &[("metadata", metadata), ("spec", spec), ("status", status)])
+});
+
+/// What every expression of admission may name; `params` are a policy's, and not every expression may ask who may do
+/// what.
+pub fn environment(params: bool, authorizes: bool) -> Env {
+    let mut env = Env::new()
+        .variable("object", Type::Dyn)
+        .variable("oldObject", Type::Dyn)
+        .variable("request", REQUEST.clone())
+        .variable("namespaceObject", NAMESPACE.clone());
+    if params {
+        env = env.variable("params", Type::Dyn);
+    }
+    if authorizes { authorizer::declare(env.variable("authorizer", Type::Dyn)) } else { env }
+}
+
+/// The values of these names for one request.
+pub struct Input {
+    object: Val,
+    old: Val,
+    request: Val,
+    namespace: Val,
+    authorizer: Val,
+    /// The object that a policy's binding names; null when it names none.
+    pub params: Val,
+}
+
+impl Input {
+    /// Those of a request that is seen like this.
+    pub fn of(registry: &Registry, attributes: &Attributes<'_>, object: &Value, found: &Match) -> Input {
+        let shown = |object: &Value| Val::of_json(&found.object(object), &Type::Dyn);
+        let request = review::about(attributes, object, found, auth::user_info(attributes.user));
+        let namespace = attributes.namespace.map(|name| format!("namespaces/{name}"));
+        let namespace = namespace.and_then(|key| registry.store().get(&key));
+        let namespace = namespace.map_or(Value::Null, |entry| namespace_object(entry.json()));
+        Input {
+            object: shown(object),
+            old: attributes.old.map_or(Val::Null, shown),
+            request: Val::of_json(&request, &REQUEST),
+            namespace: Val::of_json(&namespace, &NAMESPACE),
+            authorizer: Val::Foreign(Arc::new(Authorizer::of(registry, attributes, object))),
+            params: Val::Null,
+        }
+    }
+
+    /// The value of a name.
+    pub fn value(&self, name: &str) -> Option<Val> {
+        Some(
+            match name {
+                "object" => &self.object,
+                "oldObject" => &self.old,
+                "request" => &self.request,
+                "namespaceObject" => &self.namespace,
+                "params" => &self.params,
+                "authorizer" => &self.authorizer,
+                _ => return None,
+            }
+            .clone(),
+        )
+    }
+}
+
+/// A namespace as expressions see it, who know its uid by a name of its own.
+fn namespace_object(namespace: &Value) -> Value {
+    let mut shown =
+        json!({"metadata": namespace["metadata"], "spec": namespace["spec"], "status": namespace["status"]});
+    shown["metadata"]["UID"] = json!(meta::uid(namespace));
+    shown
+}
+
+/// An expression, or why it is none.
+#[derive(Debug)]
+pub struct Expression {
+    /// Its text.
+    pub text: String,
+    /// It, compiled.
+    pub program: Result<Program, String>,
+}
+
+impl Expression {
+    /// Compiles an expression that must give one of these types, which is any when there are none.
+    pub fn new(env: &Env, text: &str, wanted: &[Type]) -> Expression {
+        let program = env.compile(text).map_err(|issues| format!("compilation failed: {issues}"));
+        let program = program.and_then(|program| {
+            let given = program.result();
+            let fits = wanted.is_empty() || given.is_dyn() || wanted.contains(given);
+            match wanted {
+                _ if fits => Ok(program),
+                [one] => Err(format!("must evaluate to {one} but got {given}")),
+                many => {
+                    let many: Vec<String> = many.iter().map(ToString::to_string).collect();
+                    Err(format!("must evaluate to one of [{}] but got {given}", many.join(" ")))
+                }
+            }
+        });
+        Expression { text: text.to_owned(), program }
+    }
+
+    /// Its value; an error in Kubernetes' words.
+    pub fn evaluate(
+        &self,
+        variables: impl Fn(&str) -> Option<Val>,
+        meter: &mut Meter,
+    ) -> Result<Val, String> {
+        let program = self.program.as_ref().map_err(|why| format!("compilation error: {why}"))?;
+        program.evaluate(variables, meter).map_err(|fault| match fault {
+            Fault::Cost => {
+                "validation failed due to running out of cost budget, no further validation rules will be run"
+                    .to_owned()
+            }
+            Fault::Value(why) => format!("expression '{}' resulted in error: {why}", self.text),
+        })
+    }
+}
+
+/// A match condition.
+#[derive(Debug)]
+pub struct Condition {
+    expression: Expression,
+}
+
+impl Condition {
+    /// The `matchConditions` of a webhook.
+    pub fn all(list: &Value) -> Vec<Condition> {
+        Condition::all_in(list, &environment(false, true))
+    }
+
+    /// Those of whoever has more to name.
+    pub fn all_in(list: &Value, env: &Env) -> Vec<Condition> {
+        let text = |condition: &Value, key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+        let Some(list) = list.as_array() else { return Vec::new() };
+        let read = |condition: &Value| Condition {
+            expression: Expression::new(env, &text(condition, "expression"), &[Type::Bool]),
+        };
+        list.iter().map(read).collect()
+    }
+}
+
+/// Whether all conditions hold. One that does not decides alone; else failures do, as whoever asks wants them: they are
+/// no match, or an error.
+pub fn all_hold(
+    conditions: &[Condition],
+    variables: impl Fn(&str) -> Option<Val>,
+    ignores_failures: bool,
+) -> Result<bool, String> {
+    let mut meter = Meter::new(CONDITIONS_LIMIT);
+    let mut failures = Vec::new();
+    for condition in conditions {
+        match condition.expression.evaluate(&variables, &mut meter) {
+            Ok(Val::Bool(true)) => {}
+            Ok(_) => return Ok(false),
+            Err(why) => failures.push(why),
+        }
+    }
+    match failures.as_slice() {
+        [] => Ok(true),
+        _ if ignores_failures => Ok(false),
+        [one] => Err(one.clone()),
+        many => Err(format!("[{}]", many.join(", "))),
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! Inputs for tests of expressions.
+
+    use super::*;
+
+    /// An input of these objects, of a request to create a pod in `default`.
+    pub fn input(object: Value, old: Value) -> Input {
+        let request = json!({"operation": "CREATE", "name": "p", "namespace": "default",
+            "userInfo": {"username": "jane", "groups": ["dev"]}});
+        Input {
+            object: Val::of_json(&object, &Type::Dyn),
+            old: Val::of_json(&old, &Type::Dyn),
+            request: Val::of_json(&request, &REQUEST),
+            namespace: Val::of_json(&json!({"metadata": {"labels": {"tier": "db"}}}), &NAMESPACE),
+            authorizer: Val::Null,
+            params: Val::Null,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_hold_fail_or_cannot_say() {
+        let input = testing::input(json!({"spec": {"replicas": 3}}), Value::Null);
+        for (expressions, strict, lenient) in [
+            (vec!["object.spec.replicas == 3", "request.userInfo.username == 'jane'"], Ok(true), Ok(true)),
+            (vec!["object.spec.missing == 3", "oldObject != null"], Ok(false), Ok(false)),
+            (
+                vec!["object.spec.missing == 3", "namespaceObject.metadata.labels['tier'] == 'db'"],
+                Err("expression 'object.spec.missing == 3' resulted in error: no such key: missing"),
+                Ok(false),
+            ),
+        ] {
+            let list: Vec<Value> =
+                expressions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
+            let conditions = Condition::all(&json!(list));
+            let variables = |name: &str| input.value(name);
+            let strict: Result<bool, String> = strict.map_err(str::to_owned);
+            assert_eq!(all_hold(&conditions, variables, false), strict, "{expressions:?}");
+            assert_eq!(all_hold(&conditions, variables, true), lenient, "{expressions:?}");
+        }
+    }
+
+    #[test]
+    fn expressions_are_checked_before_they_are_asked() {
+        let env = environment(false, false);
+        for (text, error) in [
+            ("object.spec.replicas", "compilation failed:"),
+            ("1 + 1", "must evaluate to bool but got int"),
+            ("request.nothing == 'x'", "compilation failed: ERROR: <input>:1:8: undefined field 'nothing'"),
+            ("params.x", "compilation failed: ERROR: <input>:1:1: undeclared reference to 'params'"),
+        ] {
+            let compiled = Expression::new(&env, text, &[Type::Bool]).program;
+            let told = compiled.err().unwrap_or_else(|| "compilation failed:".to_owned());
+            assert!(told.starts_with(error), "{text}: {told}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! MutatingAdmissionWebhook: webhooks change an object one after the other, and some get to see what others made of it.
+
+use std::sync::Arc;
+
+use json_patch::Patch;
+use serde_json::Value;
+
+use super::configuration::Webhook;
+use super::{Failure, Match, ask, concerned, configured, review};
+use crate::api::status::Status;
+use crate::apiserver::admission::Attributes;
+use crate::apiserver::registry::Registry;
+use crate::apiserver::strategy;
+
+/// The webhooks of one request, and which of them are to be asked once more.
+pub struct Round {
+    hooks: Arc<Vec<Webhook>>,
+    /// Those that were asked and want to know of later changes.
+    asked: Vec<bool>,
+    /// Those for which there was one.
+    again: Vec<bool>,
+    /// The object as the last webhook left it.
+    last: Value,
+}
+
+impl Round {
+    /// The webhooks that there are; `None` when there are none at all.
+    pub fn begin(registry: &Registry, attributes: &Attributes<'_>) -> Option<Round> {
+        let kept = &registry.admission().hooks.mutating;
+        let hooks = configured(registry, attributes, "mutatingwebhookconfigurations", kept);
+        let none = vec![false; hooks.len()];
+        let last = Value::Null;
+        (!hooks.is_empty()).then(|| Round { asked: none.clone(), again: none, hooks, last })
+    }
+
+    /// Asks them; whether one of them changed the object.
+    pub async fn call(
+        &mut self,
+        registry: &Registry,
+        attributes: &mut Attributes<'_>,
+        object: &mut Value,
+    ) -> Result<bool, Status> {
+        self.ask_all(registry, attributes, object, false).await
+    }
+
+    /// Asks those once more that want to know of changes that came after them.
+    pub async fn again(
+        &mut self,
+        registry: &Registry,
+        attributes: &mut Attributes<'_>,
+        object: &mut Value,
+    ) -> Result<(), Status> {
+        if *object != self.last {
+            self.has_changed();
+        }
+        if self.again.contains(&true) {
+            self.ask_all(registry, attributes, object, true).await?;
+        }
+        Ok(())
+    }
+
+    /// Everybody who was asked so far and wants to know of changes has missed one.
+    fn has_changed(&mut self) {
+        for (asked, again) in self.asked.iter_mut().zip(&mut self.again) {
+            *again |= *asked;
+            *asked = false;
+        }
+    }
+
+    async fn ask_all(
+        &mut self,
+        registry: &Registry,
+        attributes: &mut Attributes<'_>,
+        object: &mut Value,
+        only_again: bool,
+    ) -> Result<bool, Status> {
+        let hooks = self.hooks.clone();
+        let mut changed = false;
+        for (i, hook) in hooks.iter().enumerate() {
+            let Some(found) = concerned(registry, hook, attributes, object)? else { continue };
+            if only_again && !self.again[i] {
+                continue;
+            }
+            let asked = change(registry, hook, attributes, object, &found).await;
+            let changes = matches!(asked, Ok(true));
+            if changes {
+                self.has_changed();
+                changed = true;
+            }
+            self.asked[i] |= hook.is_called_again;
+            if let Err(failure) = asked
+                && let Some(refusal) = failure.refusal(hook)
+            {
+                return Err(refusal);
+            }
+        }
+        self.last = object.clone();
+        Ok(changed)
+    }
+}
+
+/// Asks one webhook and applies what it answers; whether that changed the object.
+async fn change(
+    registry: &Registry,
+    hook: &Webhook,
+    attributes: &mut Attributes<'_>,
+    object: &mut Value,
+    found: &Match,
+) -> Result<bool, Failure> {
+    let answer = ask(registry, hook, attributes, object, found, true).await?;
+    attributes.warnings.extend(answer.warnings);
+    if !answer.allowed {
+        return Err(review::rejection(&hook.name, &answer.result).into());
+    }
+    let Some(patch) = answer.patch else { return Ok(false) };
+    let undecodable =
+        |error| Failure::Unreachable(format!("received undecodable patch in webhook response: {error}"));
+    let patch: Patch = serde_json::from_slice(&patch).map_err(undecodable)?;
+    if patch.0.is_empty() {
+        return Ok(false);
+    }
+    if object.is_null() {
+        let why = format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            hook.name
+        );
+        return Err(Status::internal(why).into());
+    }
+    if answer.patch_type != "JSONPatch" {
+        return Err(Failure::Unreachable(format!("unsupported patch type {:?}", answer.patch_type)));
+    }
+    let patched = review::patched(&found.object(object), &patch)?;
+    let mut patched = found.stored(patched);
+    if attributes.subresource.is_empty() {
+        strategy::of(attributes.kind).default(&mut patched);
+    }
+    let changed = patched != *object;
+    *object = patched;
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_wants_to_know_of_changes_is_asked_once_more() {
+        let round = |asked: [bool; 3]| Round {
+            hooks: Arc::default(),
+            asked: asked.to_vec(),
+            again: vec![false; 3],
+            last: Value::Null,
+        };
+        let mut one = round([true, false, true]);
+        one.has_changed();
+        assert_eq!((one.asked, one.again), (vec![false; 3], vec![true, false, true]));
+    }
+}

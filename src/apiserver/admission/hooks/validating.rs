@@ -1,0 +1,50 @@
+//! ValidatingAdmissionWebhook: all webhooks at once have a say about what is to be written.
+
+use futures::future::join_all;
+use serde_json::Value;
+
+use super::configuration::Webhook;
+use super::{Failure, Match, ask, concerned, configured, review};
+use crate::api::status::Status;
+use crate::apiserver::admission::Attributes;
+use crate::apiserver::registry::Registry;
+
+/// Asks every webhook that is concerned; the first refusal in the order of configurations is the answer.
+pub async fn call(
+    registry: &Registry,
+    attributes: &mut Attributes<'_>,
+    object: &Value,
+) -> Result<(), Status> {
+    let kept = &registry.admission().hooks.validating;
+    let hooks = configured(registry, attributes, "validatingwebhookconfigurations", kept);
+    let mut asked = Vec::new();
+    for hook in hooks.iter() {
+        if let Some(found) = concerned(registry, hook, attributes, object)? {
+            asked.push((hook, found));
+        }
+    }
+    let questions = asked.iter().map(|(hook, found)| judge(registry, hook, attributes, object, found));
+    let answers = join_all(questions).await;
+    let mut refusal = None;
+    for ((hook, _), (warnings, judged)) in asked.iter().zip(answers) {
+        attributes.warnings.extend(warnings);
+        let refused = judged.err().and_then(|failure| failure.refusal(hook));
+        refusal = refusal.or(refused);
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+/// What one webhook says: its warnings, and whether it lets the request through.
+async fn judge(
+    registry: &Registry,
+    hook: &Webhook,
+    attributes: &Attributes<'_>,
+    object: &Value,
+    found: &Match,
+) -> (Vec<String>, Result<(), Failure>) {
+    match ask(registry, hook, attributes, object, found, false).await {
+        Ok(answer) if answer.allowed => (answer.warnings, Ok(())),
+        Ok(answer) => (answer.warnings, Err(review::rejection(&hook.name, &answer.result).into())),
+        Err(failure) => (Vec::new(), Err(failure)),
+    }
+}

@@ -1,0 +1,253 @@
+//! ValidatingAdmissionPolicy: expressions that must be true of what is to be written.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::binding::Binding;
+use super::variables::Variables;
+use super::{Policy, all, cases};
+use crate::api::cel::{Env, Meter, OBJECT_LIMIT, Type, Val};
+use crate::api::status::{Cause, Status};
+use crate::apiserver::admission::Attributes;
+use crate::apiserver::admission::hooks::expressions::{Expression, environment};
+use crate::apiserver::registry::Registry;
+
+/// The most bytes of a message that an expression makes.
+const MESSAGE_BYTES: usize = 5 * 1024;
+
+/// What a validating policy alone has.
+pub struct Rules {
+    validations: Vec<Validation>,
+    annotations: Vec<(String, Expression)>,
+}
+
+/// An expression that must be true.
+struct Validation {
+    expression: Expression,
+    message: String,
+    message_expression: Option<Expression>,
+    reason: String,
+}
+
+/// What a policy has against a request.
+#[derive(Debug, PartialEq)]
+struct Violation {
+    message: String,
+    /// `Invalid`, `Forbidden`, ...
+    reason: String,
+}
+
+fn read(policy: &Value) -> Policy<Rules> {
+    Policy::read(policy, |policy, with| {
+        let spec = &policy["spec"];
+        let params = spec["paramKind"].is_object();
+        let env: Env = with(environment(params, true));
+        let plain = with(environment(params, false));
+        let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
+        let validation = |value: &Value| Validation {
+            expression: Expression::new(&env, &text(value, "expression"), &[Type::Bool]),
+            message: text(value, "message").trim().to_owned(),
+            message_expression: value["messageExpression"]
+                .as_str()
+                .map(|text| Expression::new(&plain, text, &[Type::String])),
+            reason: Some(text(value, "reason")).filter(|r| !r.is_empty()).unwrap_or("Invalid".to_owned()),
+        };
+        let annotation = |value: &Value| {
+            let types = [Type::String, Type::Null];
+            (text(value, "key"), Expression::new(&env, &text(value, "valueExpression"), &types))
+        };
+        let list = |key: &str| spec[key].as_array().cloned().unwrap_or_default();
+        Rules {
+            validations: list("validations").iter().map(validation).collect(),
+            annotations: list("auditAnnotations").iter().map(annotation).collect(),
+        }
+    })
+}
+
+/// Decides about what is to be written.
+pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &Value) -> Result<(), Status> {
+    let kept = &registry.admission().policies;
+    let names = ("validatingadmissionpolicies", "validatingadmissionpolicybindings");
+    let kept = (&kept.validating, &kept.validating_bindings);
+    let Some((policies, bindings)) = all(registry, attributes, names, kept, read) else { return Ok(()) };
+    let mut denied = None;
+    for policy in policies.iter() {
+        let Some(found) = policy.constraints.matches(registry, attributes, object)? else { continue };
+        for (binding, params) in cases(registry, attributes, object, policy, &bindings)? {
+            let violations = match params {
+                Ok(params) => params
+                    .iter()
+                    .flat_map(|params| {
+                        let input = policy.input(registry, attributes, object, &found, params);
+                        violations(policy, &input)
+                    })
+                    .collect(),
+                Err(_) if policy.ignores_failures => Vec::new(),
+                Err(why) => {
+                    let message = format!("failed to configure binding: {why}");
+                    let violation = Violation { message, reason: "Invalid".to_owned() };
+                    denied.get_or_insert((policy.name.clone(), binding.name.clone(), violation));
+                    Vec::new()
+                }
+            };
+            for violation in violations {
+                act(attributes, policy, binding, violation, &mut denied);
+            }
+        }
+    }
+    match denied {
+        Some((policy, binding, violation)) => Err(refusal(attributes, object, &policy, &binding, violation)),
+        None => Ok(()),
+    }
+}
+
+/// Does what a binding wants done about a violation; the first that is to be refused is kept.
+fn act(
+    attributes: &mut Attributes<'_>,
+    policy: &Policy<Rules>,
+    binding: &Binding,
+    violation: Violation,
+    denied: &mut Option<(String, String, Violation)>,
+) {
+    let (name, bound, message) = (&policy.name, &binding.name, &violation.message);
+    for action in &binding.actions {
+        match action.as_str() {
+            "Warn" => attributes.warnings.push(format!(
+                "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{bound}': {message}"
+            )),
+            "Audit" => tracing::info!(policy = name, binding = bound, message, "validation failure"),
+            _ => {}
+        }
+    }
+    if binding.actions.iter().any(|action| action == "Deny") {
+        denied.get_or_insert((name.clone(), bound.clone(), violation));
+    }
+}
+
+fn refusal(
+    attributes: &Attributes<'_>,
+    object: &Value,
+    policy: &str,
+    binding: &str,
+    violation: Violation,
+) -> Status {
+    let message = format!(
+        "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {}",
+        violation.message
+    );
+    let mut status = attributes.forbidden(object, &message);
+    status.code = match violation.reason.as_str() {
+        "Forbidden" => 403,
+        "Unauthorized" => 401,
+        "RequestEntityTooLarge" => 413,
+        _ => 422,
+    };
+    status.reason = violation.reason;
+    let cause = Cause { message, ..Cause::default() };
+    status.details.get_or_insert_default().causes.push(cause);
+    status
+}
+
+/// What a policy has against a request (pure).
+fn violations(policy: &Policy<Rules>, input: &Arc<Variables>) -> Vec<Violation> {
+    let failed = |message: String| Violation { message, reason: "Invalid".to_owned() };
+    match policy.is_meant(input) {
+        Ok(true) => {}
+        Ok(false) => return Vec::new(),
+        Err(_) if policy.ignores_failures => return Vec::new(),
+        Err(why) => return vec![failed(why)],
+    }
+    let mut meter = Meter::new(OBJECT_LIMIT);
+    let mut found = Vec::new();
+    for validation in &policy.rules.validations {
+        match validation.expression.evaluate(|name| input.value(name), &mut meter) {
+            Ok(Val::Bool(true)) => {}
+            Ok(_) => found
+                .push(Violation { message: message(validation, input), reason: validation.reason.clone() }),
+            Err(_) if policy.ignores_failures => {}
+            Err(why) => found.push(failed(why)),
+        }
+    }
+    for (key, expression) in &policy.rules.annotations {
+        match expression.evaluate(|name| input.value(name), &mut meter) {
+            Ok(Val::String(value)) if !value.trim().is_empty() => {
+                tracing::info!(policy = policy.name, key, value = value.trim(), "audit annotation");
+            }
+            Ok(_) => {}
+            Err(_) if policy.ignores_failures => {}
+            Err(why) => found.push(failed(why)),
+        }
+    }
+    found
+}
+
+/// What is told of a violation: what the policy's own expression makes, or its text, or the expression that failed.
+fn message(validation: &Validation, input: &Arc<Variables>) -> String {
+    let mut meter = Meter::new(OBJECT_LIMIT);
+    let made = validation.message_expression.as_ref();
+    let made = made.and_then(|made| made.evaluate(|name| input.value(name), &mut meter).ok());
+    let made = made.as_ref().and_then(Val::as_str).map(str::trim);
+    let made = made.filter(|text| !text.is_empty() && text.len() <= MESSAGE_BYTES && !text.contains('\n'));
+    match (made, validation.message.as_str()) {
+        (Some(made), _) => made.to_owned(),
+        (None, "") => format!("failed expression: {}", validation.expression.text.trim()),
+        (None, message) => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::apiserver::admission::hooks::expressions::testing;
+
+    fn found(spec: Value, object: Value) -> Vec<(String, String)> {
+        let policy = read(&json!({"metadata": {"name": "p"}, "spec": spec}));
+        let input = Variables::new(policy.variables.clone(), testing::input(object, Value::Null));
+        violations(&policy, &input).into_iter().map(|found| (found.message, found.reason)).collect()
+    }
+
+    #[test]
+    fn what_is_not_true_is_told() {
+        let object = json!({"spec": {"replicas": 7}});
+        let rule = |change: Value| {
+            let mut validation = json!({"expression": "object.spec.replicas <= 5"});
+            json_patch::merge(&mut validation, &change);
+            json!({ "validations": [validation] })
+        };
+        for (spec, expected) in [
+            (rule(json!({})), Some(("failed expression: object.spec.replicas <= 5", "Invalid"))),
+            (rule(json!({"message": "too many", "reason": "Forbidden"})), Some(("too many", "Forbidden"))),
+            (
+                rule(
+                    json!({"message": "too many", "messageExpression": "'has ' + string(object.spec.replicas)"}),
+                ),
+                Some(("has 7", "Invalid")),
+            ),
+            (
+                rule(json!({"message": "too many", "messageExpression": "object.nothing"})),
+                Some(("too many", "Invalid")),
+            ),
+            (rule(json!({"expression": "object.spec.replicas == 7"})), None),
+            (
+                rule(json!({"expression": "object.nothing"})),
+                Some(("expression 'object.nothing' resulted in error: no such key: nothing", "Invalid")),
+            ),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(|(m, r)| (m.to_owned(), r.to_owned())).collect();
+            assert_eq!(found(spec.clone(), object.clone()), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn conditions_and_failures_leave_a_policy_out() {
+        let object = json!({"spec": {"replicas": 7}});
+        let mut spec = json!({"validations": [{"expression": "object.nothing"}], "failurePolicy": "Ignore"});
+        assert!(found(spec.clone(), object.clone()).is_empty());
+        spec = json!({"validations": [{"expression": "false"}],
+            "matchConditions": [{"name": "c", "expression": "object.spec.replicas < 5"}]});
+        assert!(found(spec, object).is_empty());
+    }
+}

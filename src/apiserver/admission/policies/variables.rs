@@ -1,0 +1,132 @@
+//! The variables of a policy: expressions that are evaluated when another one names them, and only once.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use serde_json::Value;
+
+use crate::api::cel::{Env, Fault, Foreign, Meter, OBJECT_LIMIT, Outcome, Type, Val};
+use crate::apiserver::admission::hooks::expressions::{Expression, Input};
+
+/// A name for an expression.
+pub struct Variable {
+    name: String,
+    expression: Expression,
+}
+
+/// The variables of a policy, each of which may name those before it, and the type of all together.
+pub fn all(list: &Value, env: &Env) -> (Vec<Variable>, Type) {
+    const NAME: &str = "kubernetes.variables";
+    let (mut variables, mut fields) = (Vec::new(), Vec::new());
+    for variable in list.as_array().into_iter().flatten() {
+        let text = |key: &str| variable[key].as_str().unwrap_or_default().to_owned();
+        let known = env.clone().variable("variables", Type::object(NAME, fields.clone()));
+        let expression = Expression::new(&known, &text("expression"), &[]);
+        let of = expression.program.as_ref().map_or(Type::Dyn, |program| program.result().clone());
+        fields.push((text("name"), of));
+        variables.push(Variable { name: text("name"), expression });
+    }
+    (variables, Type::object(NAME, fields))
+}
+
+/// Everything that the expressions of a policy may name, for one request.
+pub struct Variables {
+    variables: Arc<Vec<Variable>>,
+    input: Input,
+    known: Mutex<HashMap<String, Outcome>>,
+    itself: Weak<Variables>,
+}
+
+impl Variables {
+    /// None of them is evaluated yet.
+    pub fn new(variables: Arc<Vec<Variable>>, input: Input) -> Arc<Variables> {
+        Arc::new_cyclic(|itself| Variables {
+            variables,
+            input,
+            known: Mutex::default(),
+            itself: itself.clone(),
+        })
+    }
+
+    /// The value of a name.
+    pub fn value(&self, name: &str) -> Option<Val> {
+        if name == "variables" {
+            let itself: Arc<dyn Foreign> = self.itself.upgrade()?;
+            return Some(Val::Foreign(itself));
+        }
+        self.input.value(name)
+    }
+
+    fn evaluate(&self, variable: &Variable) -> Outcome {
+        let mut meter = Meter::new(OBJECT_LIMIT);
+        let value = match &variable.expression.program {
+            Err(why) => Err(format!("fails to compile: {why}")),
+            Ok(program) => program
+                .evaluate(|name| self.value(name), &mut meter)
+                .map_err(|fault| format!("fails to evaluate: {fault}")),
+        };
+        value.map_err(|why| Fault::new(format!("composited variable {:?} {why}", variable.name)))
+    }
+}
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("variables of a policy")
+    }
+}
+
+impl Foreign for Variables {
+    fn type_name(&self) -> &str {
+        "kubernetes.variables"
+    }
+
+    fn select(&self, field: &str) -> Option<Outcome> {
+        let variable = self.variables.iter().find(|variable| variable.name == field)?;
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outcome) = known().get(field) {
+            return Some(outcome.clone());
+        }
+        let outcome = self.evaluate(variable);
+        known().insert(field.to_owned(), outcome.clone());
+        Some(outcome)
+    }
+
+    fn call(&self, _: &str, _: &[Val]) -> Outcome {
+        Err(Fault::no_overload())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::apiserver::admission::hooks::expressions::{environment, testing};
+
+    #[test]
+    fn variables_may_name_those_before_them() {
+        let env = environment(false, false);
+        let list = json!([
+            {"name": "replicas", "expression": "object.spec.replicas"},
+            {"name": "most", "expression": "5"},
+            {"name": "fits", "expression": "variables.replicas <= variables.most"},
+            {"name": "broken", "expression": "object.nothing"},
+        ]);
+        let (variables, declared) = all(&list, &env);
+        let input = testing::input(json!({"spec": {"replicas": 3}}), Value::Null);
+        let variables = Variables::new(Arc::new(variables), input);
+        let env = env.variable("variables", declared);
+        let value = |text: &str| {
+            let expression = Expression::new(&env, text, &[]);
+            expression.evaluate(|name| variables.value(name), &mut Meter::new(OBJECT_LIMIT))
+        };
+        assert_eq!(value("variables.fits").unwrap().to_json(), Some(json!(true)));
+        assert_eq!(
+            value("variables.broken").unwrap_err(),
+            "expression 'variables.broken' resulted in error: composited variable \"broken\" fails to evaluate: no \
+             such key: nothing"
+        );
+        assert!(value("variables.unknown").unwrap_err().contains("undefined field 'unknown'"));
+    }
+}

@@ -1,0 +1,152 @@
+//! The subresource `scale`: the number of replicas of an object, the same for every kind that has one (Kubernetes
+//! `pkg/registry/apps/deployment/storage/storage.go` and its like).
+
+use serde_json::{Value, json};
+
+use crate::api::kinds::SCALE;
+use crate::api::request::{Action, PatchKind, Response, User, WriteOptions};
+use crate::api::status::{FieldError, Status};
+use crate::api::{meta, patch, selector};
+use crate::apiserver::ApiServer;
+use crate::apiserver::registry::{Part, Place};
+use crate::apiserver::structure;
+
+/// Carries out a request to the scale of an object.
+pub(super) async fn answer(
+    api: &ApiServer,
+    user: &User,
+    place: Place<'_>,
+    action: Action,
+) -> Result<Response, Status> {
+    match action {
+        Action::Get { resource_version } => {
+            let entry = api.registry().get(place, &resource_version)?;
+            let value = of(entry.json())?;
+            Ok(Response::Transient { value, created: false, warnings: Vec::new() })
+        }
+        Action::Update(body, options) => {
+            let (body, warnings) = structure::read(&**SCALE, body, &options)?;
+            structure::check_namespace(place.namespace, &body)?;
+            structure::check_name(place.name, &body)?;
+            change(api, user, place, &options, |_| Ok((body.clone(), warnings.clone()))).await
+        }
+        Action::Patch(how, body, options) => {
+            // Nothing but one number can be applied, so that an applied configuration is merged.
+            let how = if how == PatchKind::Apply { PatchKind::Merge } else { how };
+            change(api, user, place, &options, |current| {
+                let apply = || patch::apply(how, SCALE.types.schema(), current, &body);
+                let (scale, warnings) = structure::read_patched(&SCALE, apply, &options)?;
+                structure::check_namespace(place.namespace, &scale)?;
+                structure::check_name(place.name, &scale)?;
+                Ok((scale, warnings))
+            })
+            .await
+        }
+        _ => Err(Status::method_not_allowed(&place.kind.plural, "get")),
+    }
+}
+
+/// Changes an object as `make` changes its scale.
+async fn change(
+    api: &ApiServer,
+    user: &User,
+    place: Place<'_>,
+    options: &WriteOptions,
+    make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync,
+) -> Result<Response, Status> {
+    let make = |object: &Value| {
+        let (scale, warnings) = make(&of(object)?)?;
+        Ok((scaled(place, object, &scale)?, warnings))
+    };
+    let changed = api.registry().change(user, place, Part::Scale, options, make).await?;
+    Ok(match changed {
+        Response::Object { entry, created, warnings } => {
+            Response::Transient { value: of(entry.json())?, created, warnings }
+        }
+        Response::Transient { value, created, warnings } => {
+            Response::Transient { value: of(&value)?, created, warnings }
+        }
+        other => other,
+    })
+}
+
+/// The scale of an object.
+fn of(object: &Value) -> Result<Value, Status> {
+    let selector = &object["spec"]["selector"];
+    let selector = match meta::kind(object) {
+        "ReplicationController" => selector::text_of_map(selector),
+        _ => selector::text(selector).map_err(Status::internal)?,
+    };
+    let mut scale = json!({
+        "kind": SCALE.kind,
+        "apiVersion": SCALE.api_version(),
+        "metadata": {},
+        "spec": {},
+        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
+    });
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        meta::carry(&mut scale, object, field);
+    }
+    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|replicas| *replicas != 0) {
+        scale["spec"]["replicas"] = json!(replicas);
+    }
+    if !selector.is_empty() {
+        scale["status"]["selector"] = json!(selector);
+    }
+    Ok(scale)
+}
+
+/// The object with the number of replicas that its new scale says.
+fn scaled(place: Place<'_>, object: &Value, scale: &Value) -> Result<Value, Status> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let why = "must be greater than or equal to 0";
+        let error = FieldError::invalid("spec.replicas", &json!(replicas), why);
+        return Err(Status::invalid(&SCALE.group, &SCALE.kind, place.name, &[error]));
+    }
+    let (given, actual) = (meta::uid(scale), meta::uid(object));
+    if !given.is_empty() && given != actual {
+        let (group, plural) = (&place.kind.group, format!("{}/scale", place.kind.plural));
+        let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {actual}");
+        return Err(Status::conflict(group, &plural, place.name, &why));
+    }
+    let mut object = object.clone();
+    object["spec"]["replicas"] = json!(replicas);
+    meta::carry(&mut object, scale, "resourceVersion");
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::kinds;
+
+    #[test]
+    fn a_scale_shows_and_sets_replicas() {
+        let deployment = json!({"kind": "Deployment", "metadata": {"name": "www", "namespace": "n", "uid": "u",
+            "resourceVersion": "7", "labels": {"a": "b"}}, "spec": {"replicas": 2, "selector": {"matchLabels":
+            {"app": "www"}}}, "status": {"replicas": 1}});
+        let scale = of(&deployment).unwrap();
+        assert_eq!(
+            scale,
+            json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
+                "metadata": {"name": "www", "namespace": "n", "uid": "u", "resourceVersion": "7"},
+                "spec": {"replicas": 2}, "status": {"replicas": 1, "selector": "app=www"}})
+        );
+        let kind = kinds::by_kind("apps", "v1", "Deployment").unwrap();
+        let place = Place { kind, namespace: Some("n"), name: "www" };
+        let with = |replicas: i64, uid: &str| {
+            let scale = json!({"metadata": {"uid": uid}, "spec": {"replicas": replicas}});
+            scaled(place, &deployment, &scale)
+        };
+        let changed = with(5, "u").unwrap();
+        assert_eq!((&changed["spec"]["replicas"], meta::resource_version(&changed)), (&json!(5), ""));
+        assert_eq!(
+            with(-1, "").unwrap_err().message,
+            "Scale.autoscaling \"www\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"
+        );
+        assert_eq!(with(1, "v").unwrap_err().code, 409);
+        let controller = json!({"kind": "ReplicationController", "spec": {"selector": {"a": "b", "c": "d"}}});
+        assert_eq!(of(&controller).unwrap()["status"]["selector"], "a=b,c=d");
+    }
+}

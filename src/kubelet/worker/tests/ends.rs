@@ -1,0 +1,104 @@
+//! Pods that end: in time, with grace, or as a whole.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_deaf_process_gets_its_grace_period_in_full_and_is_killed_once() {
+    let runtime = SimRuntime::new();
+    runtime.program("deaf", SimProgram::IgnoreTerm);
+    let bed = Bed::start(running("deaf"), runtime);
+    pass(1).await;
+    bed.delete(30);
+    pass(29).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (1, 0));
+    pass(1).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (1, 1));
+    assert!(*bed.api.deleted.lock().unwrap());
+    assert_eq!(bed.status()["phase"], "Failed");
+    assert_eq!(bed.state()["terminated"]["exitCode"], 137);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_delete_shortens_the_grace_period() {
+    let runtime = SimRuntime::new();
+    runtime.program("deaf", SimProgram::IgnoreTerm);
+    let bed = Bed::start(running("deaf"), runtime);
+    pass(1).await;
+    bed.delete(300);
+    pass(10).await;
+    bed.delete(2);
+    pass(1).await;
+    assert_eq!(bed.signals(KILL), 0);
+    pass(1).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vanished_pod_gets_the_grace_period_of_its_spec() {
+    let runtime = SimRuntime::new();
+    runtime.program("deaf", SimProgram::IgnoreTerm);
+    let mut pod = running("deaf");
+    pod.spec.as_mut().unwrap().termination_grace_period_seconds = Some(8);
+    let bed = Bed::start(pod.clone(), runtime);
+    pass(1).await;
+    bed.desired.send_replace(Desired::Gone(Arc::new(pod)));
+    pass(7).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (1, 0));
+    pass(1).await;
+    assert!(bed.signals(KILL) == 1 && bed.worker.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_worker_takes_up_an_end_that_was_begun() {
+    let runtime = SimRuntime::new();
+    runtime.program("deaf", SimProgram::IgnoreTerm);
+    let mut bed = Bed::start(running("deaf"), runtime);
+    pass(1).await;
+    bed.delete(30);
+    pass(5).await;
+    bed.restart().await;
+    pass(29).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (2, 0), "asked again, and given its time");
+    pass(1).await;
+    assert_eq!(bed.signals(KILL), 1);
+    assert!(*bed.api.deleted.lock().unwrap());
+    assert_eq!(bed.starts(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_past_its_deadline_is_stopped_and_has_failed() {
+    let mut pod = running("web");
+    // The deadline is a matter of the wall's clock: an hour has passed before it is set.
+    let started = jiff::Timestamp::now() - Duration::from_secs(3600);
+    pod.status = serde_json::from_value(json!({"phase": "Pending", "startTime": started})).unwrap();
+    let bed = Bed::start(pod, SimRuntime::new());
+    pass(60).await;
+    assert_eq!(bed.status()["phase"], "Running");
+    bed.desired.send_modify(|desired| {
+        let mut pod = Pod::clone(desired.pod());
+        pod.spec.as_mut().unwrap().active_deadline_seconds = Some(60);
+        *desired = Desired::Pod(Arc::new(pod));
+    });
+    pass(60).await;
+    assert_eq!(bed.status()["phase"], "Failed");
+    assert_eq!(bed.status()["reason"], "DeadlineExceeded");
+    assert_eq!((bed.starts(), bed.signals(TERM), bed.signals(KILL)), (1, 1, 0));
+    assert!(bed.said("DeadlineExceeded: Pod was active on the node longer than the specified deadline"));
+    pass(60).await;
+    assert_eq!(bed.starts(), 1, "it does not come back");
+    assert_eq!(bed.status()["message"], "Pod was active on the node longer than the specified deadline");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forbidden_sysctl_fails_the_pod_before_it_begins() {
+    let mut spec = running("web");
+    let sysctls = json!({"sysctls": [{"name": "vm.overcommit_memory", "value": "1"}]});
+    spec.spec.as_mut().unwrap().security_context = serde_json::from_value(sysctls).unwrap();
+    let bed = Bed::start(spec, SimRuntime::new());
+    pass(60).await;
+    assert_eq!(bed.runtime.calls(), []);
+    assert_eq!(
+        (&bed.status()["phase"], &bed.status()["reason"]),
+        (&json!("Failed"), &json!("SysctlForbidden"))
+    );
+}

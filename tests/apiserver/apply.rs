@@ -1,0 +1,306 @@
+//! Server-side apply, and who manages which fields after every kind of write.
+
+use serde_json::{Value, json};
+
+use super::server::{Answer, Fixture, MAPS, PODS, sent};
+
+const ONE: &str = "/api/v1/namespaces/default/configmaps/one";
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+impl Fixture {
+    /// Applies a configuration; `query` names the manager and what else there is.
+    async fn apply(&self, path: &str, query: &str, config: &Value) -> Answer {
+        let path = format!("{path}?{query}");
+        self.patch_as("application/apply-patch+yaml", &path, config.to_string()).await
+    }
+}
+
+fn map(data: Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": data})
+}
+
+/// The managers of an object: `kubectl Apply`, `kubelet Update status`.
+fn managers(object: &Value) -> Vec<String> {
+    let entry = |entry: &Value| {
+        let text = |key: &str| entry[key].as_str().unwrap_or_default();
+        assert!(entry["time"].is_string() && text("fieldsType") == "FieldsV1", "{entry}");
+        format!("{} {} {}", text("manager"), text("operation"), text("subresource")).trim().to_owned()
+    };
+    object["metadata"]["managedFields"].as_array().into_iter().flatten().map(entry).collect()
+}
+
+/// What a manager owns.
+fn owned<'a>(object: &'a Value, manager: &str) -> &'a Value {
+    let mut entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    entries.find(|entry| entry["manager"] == manager).map_or(&Value::Null, |entry| &entry["fieldsV1"])
+}
+
+#[tokio::test]
+async fn a_configuration_makes_an_object_and_changes_it() {
+    let f = Fixture::start().await;
+    let made = f.apply(ONE, "fieldManager=a", &map(json!({"x": "1", "y": "1"}))).await.expect(201);
+    assert_eq!(managers(&made), ["a Apply"]);
+    assert_eq!(owned(&made, "a"), &json!({"f:data": {"f:x": {}, "f:y": {}}}));
+    let again = f.apply(ONE, "fieldManager=a", &map(json!({"x": "1", "y": "1"}))).await.expect(200);
+    assert_eq!(again, made, "nothing is written");
+
+    let both = f.apply(ONE, "fieldManager=b", &map(json!({"y": "1", "z": "1"}))).await.expect(200);
+    assert_eq!(managers(&both), ["a Apply", "b Apply"]);
+    let left = f.apply(ONE, "fieldManager=a", &map(json!({}))).await.expect(200);
+    assert_eq!(left["data"], json!({"y": "1", "z": "1"}), "what another manager owns stays");
+    assert_eq!(owned(&left, "a"), &json!({"f:data": {}}));
+    let gone = f.apply(ONE, "fieldManager=b", &map(json!({}))).await.expect(200);
+    assert_eq!(gone["data"], Value::Null);
+}
+
+#[tokio::test]
+async fn conflicts_are_told_by_field_and_may_be_forced() {
+    let f = Fixture::start().await;
+    let body = map(json!({"x": "1", "y": "1"}));
+    let made = f.post(&format!("{MAPS}?fieldManager=kubectl-create"), body).await.expect(201);
+    let refused = f.apply(ONE, "fieldManager=a", &map(json!({"x": "2"}))).await.expect(409);
+    assert_eq!(
+        (&refused["reason"], &refused["message"]),
+        (
+            &json!("Conflict"),
+            &json!("Apply failed with 1 conflict: conflict with \"kubectl-create\" using v1: .data.x")
+        )
+    );
+    assert_eq!(
+        refused["details"]["causes"],
+        json!([{"reason": "FieldManagerConflict", "message": "conflict with \"kubectl-create\" using v1",
+            "field": ".data.x"}])
+    );
+    assert_eq!(f.get(ONE).await.expect(200), made);
+    let tried =
+        f.apply(ONE, "fieldManager=a&force=true&dryRun=All", &map(json!({"x": "2"}))).await.expect(200);
+    assert_eq!(tried["data"]["x"], "2");
+    assert_eq!(f.get(ONE).await.expect(200), made);
+    let forced = f.apply(ONE, "fieldManager=a&force=true", &map(json!({"x": "2"}))).await.expect(200);
+    assert_eq!(forced["data"], json!({"x": "2", "y": "1"}));
+    assert_eq!(owned(&forced, "kubectl-create"), &json!({"f:data": {".": {}, "f:y": {}}}));
+    // The same value is no conflict, and is owned by both.
+    let shared = f.apply(ONE, "fieldManager=c", &map(json!({"x": "2"}))).await.expect(200);
+    assert_eq!(owned(&shared, "a"), owned(&shared, "c"));
+}
+
+#[tokio::test]
+async fn configurations_that_cannot_be_applied_are_refused() {
+    let f = Fixture::start().await;
+    let good = map(json!({"x": "1"}));
+    let with = |key: &str, value: Value| {
+        let mut config = good.clone();
+        config["metadata"][key] = value;
+        config
+    };
+    for (path, query, config, code, message) in [
+        (
+            ONE,
+            "force=true",
+            good.clone(),
+            422,
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+        ),
+        (ONE, "fieldManager=m", with("managedFields", json!([])), 400, "metadata.managedFields must be nil"),
+        (
+            ONE,
+            "fieldManager=m",
+            with("name", json!("two")),
+            400,
+            "the name of the object (two) does not match the name on the URL (one)",
+        ),
+        (
+            ONE,
+            "fieldManager=m",
+            with("uid", json!("u")),
+            409,
+            "Operation cannot be fulfilled on configmaps \"one\": uid mismatch: the provided object specified uid u, \
+             and no existing object was found",
+        ),
+        (
+            ONE,
+            "fieldManager=m",
+            with("namespace", json!("other")),
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            ONE,
+            "fieldManager=m",
+            json!({"apiVersion": "v1", "kind": "Pod"}),
+            400,
+            "invalid object type: /v1, Kind=Pod",
+        ),
+        (
+            ONE,
+            "fieldManager=m",
+            map(json!({"x": 1})),
+            500,
+            "failed to create typed patch object (/one; /v1, Kind=ConfigMap): .data.x: expected string, got \
+             &value.valueUnstructured{Value:1}",
+        ),
+        (
+            "/api/v1/namespaces/nowhere/configmaps/one",
+            "fieldManager=m",
+            good.clone(),
+            404,
+            "namespaces \"nowhere\" not found",
+        ),
+        (
+            &format!("{PODS}/one/status"),
+            "fieldManager=m",
+            json!({"apiVersion": "v1", "kind": "Pod"}),
+            404,
+            "pods \"one\" not found",
+        ),
+    ] {
+        let refused = f.apply(path, query, &config).await.expect(code);
+        assert_eq!(refused["message"], message);
+    }
+    assert_eq!(f.get(ONE).await.code, 404);
+    f.apply(ONE, "fieldManager=m", &good).await.expect(201);
+    let stale = f.apply(ONE, "fieldManager=m", &with("resourceVersion", json!("1"))).await.expect(409);
+    assert!(stale["message"].as_str().unwrap().contains("the object has been modified"), "{stale}");
+    let cbor = f.patch_as("application/apply-patch+cbor", &format!("{ONE}?fieldManager=m"), "x").await;
+    assert_eq!(cbor.code, 415);
+
+    let twice = "apiVersion: v1\nkind: ConfigMap\ndata:\n  x: a\n  x: b\n";
+    let strict = format!("{ONE}?fieldManager=m&fieldValidation=Strict");
+    let refused = f.patch_as("application/apply-patch+yaml", &strict, twice).await.expect(400);
+    assert!(refused["message"].as_str().unwrap().starts_with("error strict decoding patch: "), "{refused}");
+    let warned = f.patch_as("application/apply-patch+yaml", &format!("{ONE}?fieldManager=m"), twice).await;
+    assert_eq!((warned.code, warned.warnings().len()), (200, 1));
+}
+
+#[tokio::test]
+async fn every_write_says_who_manages_what() {
+    let f = Fixture::start().await;
+    let account = "/api/v1/namespaces/default/serviceaccounts";
+    f.post(account, json!({"metadata": {"name": "default"}})).await;
+    let body = json!({"metadata": {"name": "www", "labels": {"a": "1"}},
+        "spec": {"containers": [{"name": "c", "image": "nginx", "ports": [{"containerPort": 80}]}]}});
+    let request = f.request("POST", PODS).header("user-agent", "kubectl/v1.37.0 (linux/amd64)").json(&body);
+    let made = sent(request).await.expect(201);
+    assert_eq!(managers(&made), ["kubectl Update"]);
+    // Defaults are the creator's; what admission adds (the token's volume, tolerations) and the status are nobody's.
+    assert_eq!(
+        owned(&made, "kubectl"),
+        &json!({
+            "f:metadata": {"f:labels": {".": {}, "f:a": {}}},
+            "f:spec": {
+                "f:containers": {"k:{\"name\":\"c\"}": {
+                    ".": {}, "f:image": {}, "f:imagePullPolicy": {}, "f:name": {}, "f:resources": {},
+                    "f:ports": {".": {}, "k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {
+                        ".": {}, "f:containerPort": {}, "f:protocol": {}}},
+                    "f:terminationMessagePath": {}, "f:terminationMessagePolicy": {}}},
+                "f:dnsPolicy": {}, "f:enableServiceLinks": {}, "f:restartPolicy": {}, "f:schedulerName": {},
+                "f:securityContext": {}, "f:terminationGracePeriodSeconds": {}}
+        })
+    );
+
+    let pod = format!("{PODS}/www");
+    let binding = json!({"metadata": {"name": "www"}, "target": {"name": "minik"}});
+    f.post(&format!("{pod}/binding"), binding).await.expect(201);
+    let bound = f.get(&pod).await.expect(200);
+    assert_eq!(
+        bound["metadata"]["managedFields"], made["metadata"]["managedFields"],
+        "a binding is nobody's"
+    );
+
+    let status = json!({"status": {"phase": "Running"}});
+    let running = f.patch(&format!("{pod}/status?fieldManager=kubelet"), status).await.expect(200);
+    assert_eq!(managers(&running), ["kubectl Update", "kubelet Update status"]);
+    assert_eq!(owned(&running, "kubelet"), &json!({"f:status": {"f:phase": {}}}));
+    let labelled = json!({"metadata": {"labels": {"a": "2", "b": "1"}}});
+    let patched = f.patch(&format!("{pod}?fieldManager=kubectl-label"), labelled.clone()).await.expect(200);
+    assert_eq!(
+        owned(&patched, "kubectl-label"),
+        &json!({"f:metadata": {"f:labels": {"f:a": {}, "f:b": {}}}})
+    );
+    assert_eq!(owned(&patched, "kubectl")["f:metadata"], json!({"f:labels": {}}));
+    let again = f.patch(&format!("{pod}?fieldManager=other"), labelled).await.expect(200);
+    assert_eq!(again, patched, "nothing is written");
+    // A client that knows no managed fields keeps them all the same.
+    let mut blind = patched.clone();
+    blind["metadata"].as_object_mut().unwrap().remove("managedFields");
+    blind["metadata"]["labels"] = json!({"b": "1"});
+    let replaced = f.put(&format!("{pod}?fieldManager=editor"), blind).await.expect(200);
+    assert_eq!(owned(&replaced, "kubectl-label"), &json!({"f:metadata": {"f:labels": {"f:b": {}}}}));
+    assert_eq!(owned(&replaced, "editor"), &Value::Null, "who removes manages nothing");
+
+    let applied = json!({"apiVersion": "v1", "kind": "Pod", "status": {"message": "hello"}});
+    let told = f.apply(&format!("{pod}/status"), "fieldManager=teller", &applied).await.expect(200);
+    assert_eq!(owned(&told, "teller"), &json!({"f:status": {"f:message": {}}}));
+    assert_eq!(told["status"]["message"], "hello");
+}
+
+#[tokio::test]
+async fn managed_fields_are_reset_and_edited_by_clients() {
+    let f = Fixture::start().await;
+    f.post(&format!("{MAPS}?fieldManager=maker"), map(json!({"x": "1"}))).await.expect(201);
+    // What kubectl does before it takes over an object from client-side apply.
+    let entries = json!([{"manager": "kubectl", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "time": "2024-01-01T00:00:00Z", "fieldsV1": {"f:data": {"f:x": {}}}}]);
+    let patch = json!([{"op": "replace", "path": "/metadata/managedFields", "value": entries}]);
+    let moved = f.patch_as("application/json-patch+json", ONE, patch.to_string()).await.expect(200);
+    assert_eq!(moved["metadata"]["managedFields"], entries);
+    for wrong in [
+        json!([{"manager": "m", "operation": "Delete", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": {}}]),
+        json!([{"manager": "m", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1",
+            "fieldsV1": {"x": {}}}]),
+    ] {
+        let kept = f.patch(ONE, json!({"metadata": {"managedFields": wrong}})).await.expect(200);
+        assert_eq!(kept["metadata"]["managedFields"], entries, "what cannot be read counts for nothing");
+    }
+    for reset in [json!([{}]), json!([])] {
+        f.apply(ONE, "fieldManager=a&force=true", &map(json!({"x": "2"}))).await.expect(200);
+        let gone = f.patch(ONE, json!({"metadata": {"managedFields": reset}})).await.expect(200);
+        assert_eq!(gone["metadata"].get("managedFields"), None);
+        let untracked = f.patch(ONE, json!({"data": {"y": "1"}})).await.expect(200);
+        assert_eq!(untracked["metadata"].get("managedFields"), None);
+    }
+    let first = f.apply(ONE, "fieldManager=a", &map(json!({"z": "1"}))).await.expect(200);
+    assert_eq!(managers(&first), ["a Apply", "before-first-apply Update"]);
+    assert_eq!(owned(&first, "before-first-apply"), &json!({"f:data": {".": {}, "f:x": {}, "f:y": {}}}));
+}
+
+#[tokio::test]
+async fn lists_merge_by_their_keys() {
+    let f = Fixture::start().await;
+    let path = format!("{SERVICES}/web");
+    let service = |ports: Value| {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+            "spec": {"ports": ports, "selector": {"app": "web"}}})
+    };
+    let made =
+        f.apply(&path, "fieldManager=a", &service(json!([{"port": 80, "name": "http"}]))).await.expect(201);
+    assert!(made["spec"]["clusterIP"].is_string());
+    assert_eq!(
+        owned(&made, "a"),
+        &json!({"f:spec": {"f:selector": {}, "f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {
+            ".": {}, "f:name": {}, "f:port": {}}}}})
+    );
+    let other =
+        json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 443, "name": "https"}]}});
+    let both = f.apply(&path, "fieldManager=b", &other).await.expect(200);
+    let ports = |object: &Value| -> Vec<i64> {
+        object["spec"]["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| port["port"].as_i64().unwrap())
+            .collect()
+    };
+    assert_eq!(ports(&both), [80, 443]);
+    let moved =
+        f.apply(&path, "fieldManager=a", &service(json!([{"port": 81, "name": "http"}]))).await.expect(200);
+    assert_eq!(ports(&moved), [443, 81]);
+    assert_eq!(moved["spec"]["clusterIP"], made["spec"]["clusterIP"]);
+    let twice = service(json!([{"port": 80}, {"port": 80, "protocol": "TCP"}]));
+    let refused = f.apply(&path, "fieldManager=a", &twice).await.expect(500);
+    assert_eq!(
+        refused["message"],
+        "failed to create typed patch object (/web; /v1, Kind=Service): .spec.ports: duplicate entries for key \
+         [port=80,protocol=\"TCP\"]"
+    );
+}

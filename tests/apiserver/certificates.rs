@@ -1,0 +1,234 @@
+//! Users made by certificates, and tokens kept in secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::{SignedDuration, Timestamp};
+use minik::api::request::User;
+use minik::apiserver::ApiServer;
+use minik::apiserver::auth::tokens::Bound;
+use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki};
+use minik::client::Client;
+use minik::controllers::{Authority, account_tokens, certificates};
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::server::{Fixture, MAPS, client, sent};
+
+const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+
+struct Keys {
+    pki: Arc<Pki>,
+    api: Arc<ApiServer>,
+}
+
+impl Authority for Keys {
+    fn token(&self, namespace: &str, secret: &str, account: &str, uid: &str) -> Option<String> {
+        let account = Bound { name: account.to_owned(), uid: uid.to_owned() };
+        self.api.tokens().sign_for_secret(namespace, secret, &account)
+    }
+
+    fn certificate(
+        &self,
+        request: &[u8],
+        usages: &[String],
+        lifetime: SignedDuration,
+        now: Timestamp,
+    ) -> Result<String, String> {
+        self.pki.sign_request(request, usages, lifetime, now)
+    }
+}
+
+fn controllers(f: &Fixture) -> (AbortOnDropHandle<()>, AbortOnDropHandle<()>) {
+    let client = Client::new(f.api.clone(), User::component("system:kube-controller-manager"));
+    let keys: Arc<dyn Authority> = Arc::new(Keys { pki: f.pki.clone(), api: f.api.clone() });
+    let tokens = account_tokens::run(client.clone(), keys.clone(), f.pki.ca_pem().to_owned());
+    let requests = certificates::run(client, keys);
+    (AbortOnDropHandle::new(tokio::spawn(tokens)), AbortOnDropHandle::new(tokio::spawn(requests)))
+}
+
+/// Reads the object until it is as it must be.
+async fn until(f: &Fixture, path: &str, right: impl Fn(&Value) -> bool) -> Value {
+    let patience = async {
+        loop {
+            let object = f.get(path).await.json();
+            if right(&object) {
+                return object;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), patience).await.expect("the object in time")
+}
+
+/// A key, and the request for a certificate of this user and group.
+fn asked(user: &str, group: &str) -> (rcgen::KeyPair, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, user);
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+    let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+    (key, BASE64.encode(pem))
+}
+
+fn request(name: &str, pem: &str, usages: &[&str]) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"request": pem, "usages": usages, "expirationSeconds": 3600,
+        "signerName": "kubernetes.io/kube-apiserver-client"}})
+}
+
+fn condition(kind: &str) -> Value {
+    json!({"type": kind, "status": "True", "reason": "Test", "message": "by a test"})
+}
+
+#[tokio::test]
+async fn a_user_is_made_by_a_certificate() {
+    let f = Fixture::start().await;
+    let _controllers = controllers(&f);
+    let (key, pem) = asked("jane", "devs");
+    f.post(REQUESTS, request("jane", &pem, &["client auth"])).await.expect(201);
+    let path = format!("{REQUESTS}/jane");
+    let mut made = f.get(&path).await.expect(200);
+    assert_eq!(made["spec"]["username"], "admin");
+    made["status"]["conditions"] = json!([condition("Approved")]);
+    f.put(&format!("{path}/approval"), made).await.expect(200);
+    let signed = until(&f, &path, |r| r["status"]["certificate"].is_string()).await;
+    let certificate = BASE64.decode(signed["status"]["certificate"].as_str().unwrap()).unwrap();
+    let identity =
+        Identity { certificate: String::from_utf8(certificate).unwrap(), key: key.serialize_pem() };
+    let jane = client(&f.pki, Some(&identity)).build().unwrap();
+    let list = || sent(jane.get(format!("{}{MAPS}", f.base)));
+    assert!(list().await.expect(403)["message"].as_str().unwrap().contains("User \"jane\" cannot list"));
+    let binding = json!({"metadata": {"name": "devs"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:aggregate-to-view"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "devs"}]});
+    f.post("/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings", binding).await.expect(201);
+    list().await.expect(200);
+
+    // A request that the signer does not sign is told so.
+    f.post(REQUESTS, request("wrong", &pem, &["server auth"])).await.expect(201);
+    let path = format!("{REQUESTS}/wrong");
+    let approval = json!({"status": {"conditions": [condition("Approved")]}});
+    f.patch(&format!("{path}/approval"), approval).await.expect(200);
+    let refused =
+        until(&f, &path, |r| r["status"]["conditions"].as_array().is_some_and(|c| c.len() == 2)).await;
+    assert_eq!(
+        refused["status"]["conditions"][1]["message"],
+        "invalid usage for client certificate: server auth"
+    );
+    let (_, pem) = asked("jane", "system:masters");
+    f.post(REQUESTS, request("masters", &pem, &["client auth"])).await.expect(403);
+}
+
+#[tokio::test]
+async fn approving_and_signing_are_rights_of_their_own() {
+    let f = Fixture::start().await;
+    let (_, pem) = asked("jane", "devs");
+    f.post(REQUESTS, request("jane", &pem, &["client auth"])).await.expect(201);
+    let leaf = f.pki.client("officer", &[], LEAF_LIFETIME).unwrap();
+    let officer = client(&f.pki, Some(&leaf)).build().unwrap();
+    let role = json!({"metadata": {"name": "officer"}, "rules": [
+        {"verbs": ["get", "update", "patch"], "apiGroups": ["certificates.k8s.io"],
+            "resources": ["certificatesigningrequests/approval", "certificatesigningrequests/status"]}]});
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    f.post(&format!("{rbac}/clusterroles"), role).await.expect(201);
+    let bind = |name: &str, role: &str| {
+        json!({"metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "officer"}]})
+    };
+    f.post(&format!("{rbac}/clusterrolebindings"), bind("officer", "officer")).await.expect(201);
+    let patch = |part: &str, body: Value| {
+        let url = format!("{}{REQUESTS}/jane/{part}", f.base);
+        sent(officer.patch(url).header("content-type", "application/merge-patch+json").body(body.to_string()))
+    };
+    let approval = json!({"status": {"conditions": [condition("Approved")]}});
+    assert_eq!(
+        patch("approval", approval.clone()).await.expect(403)["message"],
+        "certificatesigningrequests.certificates.k8s.io \"jane\" is forbidden: user not permitted to approve requests with \
+         signerName \"kubernetes.io/kube-apiserver-client\""
+    );
+    let certificate = json!({"status": {"certificate": BASE64.encode(f.pki.ca_pem())}});
+    assert_eq!(
+        patch("status", certificate).await.expect(403)["message"],
+        "certificatesigningrequests.certificates.k8s.io \"jane\" is forbidden: user not permitted to sign requests with \
+         signerName \"kubernetes.io/kube-apiserver-client\""
+    );
+    let approver = "system:certificates.k8s.io:kube-apiserver-client-approver";
+    f.post(&format!("{rbac}/clusterrolebindings"), bind("approver", approver)).await.expect(201);
+    let approved = patch("approval", approval).await.expect(200);
+    assert_eq!(approved["status"]["conditions"][0]["type"], "Approved");
+    assert!(approved["status"]["conditions"][0]["lastTransitionTime"].is_string());
+}
+
+#[tokio::test]
+async fn secrets_hold_tokens_of_their_account() {
+    let f = Fixture::start().await;
+    let _controllers = controllers(&f);
+    let (accounts, secrets) =
+        ("/api/v1/namespaces/default/serviceaccounts", "/api/v1/namespaces/default/secrets");
+    f.post(accounts, json!({"metadata": {"name": "robot"}})).await.expect(201);
+    let secret = |name: &str, account: &str| {
+        json!({"metadata": {"name": name, "annotations": {"kubernetes.io/service-account.name": account}},
+            "type": "kubernetes.io/service-account-token"})
+    };
+    for name in ["first", "second"] {
+        f.post(secrets, secret(name, "robot")).await.expect(201);
+    }
+    let token = async |name: &str| {
+        let path = format!("{secrets}/{name}");
+        let filled = until(&f, &path, |s| s["data"]["token"].is_string()).await;
+        let uid = &f.get(&format!("{accounts}/robot")).await.json()["metadata"]["uid"];
+        assert_eq!(&filled["metadata"]["annotations"]["kubernetes.io/service-account.uid"], uid);
+        assert_eq!(filled["data"]["ca.crt"], json!(BASE64.encode(f.pki.ca_pem())));
+        let text = BASE64.decode(filled["data"]["token"].as_str().unwrap()).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    let (first, second) = (token("first").await, token("second").await);
+    let with = |token: &str| sent(f.stranger.get(format!("{}/api", f.base)).bearer_auth(token));
+    assert_eq!(with(&first).await.code, 200);
+    let review =
+        f.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {"token": first}})).await;
+    let review = review.expect(201);
+    assert_eq!(review["status"]["user"]["username"], "system:serviceaccount:default:robot");
+    // A token goes with its secret, and the secrets with their account.
+    f.delete(&format!("{secrets}/first")).await.expect(200);
+    assert_eq!((with(&first).await.code, with(&second).await.code), (401, 200));
+    f.delete(&format!("{accounts}/robot")).await.expect(200);
+    assert_eq!(with(&second).await.code, 401);
+    until(&f, &format!("{secrets}/second"), |s| s["reason"] == "NotFound").await;
+    // One that names nobody does not stay.
+    f.post(secrets, secret("third", "nobody")).await.expect(201);
+    until(&f, &format!("{secrets}/third"), |s| s["reason"] == "NotFound").await;
+}
+
+#[tokio::test]
+async fn token_reviews_say_whose_token_it_is() {
+    let f = Fixture::start().await;
+    f.pod("www").await;
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let spec =
+        json!({"audiences": ["vault"], "boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "www"}});
+    let issued = f.post(path, json!({ "spec": spec })).await.expect(201);
+    let token = issued["status"]["token"].as_str().unwrap();
+    let review = async |spec: Value| {
+        f.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({ "spec": spec })).await.expect(201)["status"].clone()
+    };
+    let known = review(json!({"token": token, "audiences": ["vault", "other"]})).await;
+    assert_eq!((&known["authenticated"], &known["audiences"]), (&json!(true), &json!(["vault"])));
+    let extra = &known["user"]["extra"];
+    assert_eq!(extra["authentication.kubernetes.io/pod-name"], json!(["www"]));
+    assert_eq!(extra["authentication.kubernetes.io/node-name"], json!(["minik"]));
+    assert!(extra["authentication.kubernetes.io/credential-id"][0].as_str().unwrap().starts_with("JTI="));
+    let other = review(json!({ "token": token })).await;
+    assert_eq!(
+        other["error"],
+        "[invalid bearer token, token audiences [\"vault\"] is invalid for the target audiences \
+         [\"https://kubernetes.default.svc\"]]"
+    );
+    assert_eq!(other["authenticated"], Value::Null);
+    assert_eq!(review(json!({"token": "x"})).await["error"], "invalid bearer token");
+    f.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {}})).await.expect(400);
+}
