@@ -13,6 +13,7 @@ use super::auth::rbac::defaults::{self, Preset};
 use super::auth::rbac::policy;
 use super::auth::rbac::reconcile::{self, Change};
 use super::fairness;
+use super::registration;
 use super::registry::{Part, Place};
 use crate::api::kinds;
 use crate::api::request::{DeleteOptions, User, WriteOptions};
@@ -75,6 +76,7 @@ impl ApiServer {
         });
         self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
         self.ensure_flow_control().await?;
+        self.ensure_registrations().await?;
         self.started.service.store(true, Ordering::Release);
         Ok(())
     }
@@ -114,14 +116,32 @@ impl ApiServer {
 
     /// Makes what is missing of the priority levels and flow schemas; what is there stays as it is.
     async fn ensure_flow_control(&self) -> Result<(), Status> {
-        const GROUP: &str = "flowcontrol.apiserver.k8s.io";
         let levels = fairness::defaults::LEVELS.iter().map(|level| (level.name, level.object()));
         let schemas = fairness::defaults::schemas().into_iter().map(|schema| (schema.name, schema.object));
-        let all = levels.map(|one| ("prioritylevelconfigurations", one));
-        let all = all.chain(schemas.map(|one| ("flowschemas", one)));
-        let missing = all.filter_map(|(plural, (name, object))| {
-            let kind = kinds::by_resource(GROUP, "v1", plural)?;
-            let there = self.registry.store().get(&kind.key(None, name)).is_some();
+        let named = |plural, (name, object): (&str, Value)| (plural, name.to_owned(), object);
+        let all = levels.map(|one| named("prioritylevelconfigurations", one));
+        let all = all.chain(schemas.map(|one| named("flowschemas", one)));
+        self.ensure_some("flowcontrol.apiserver.k8s.io", all).await
+    }
+
+    /// Says which groups and versions this server answers itself, and from which range services have addresses.
+    async fn ensure_registrations(&self) -> Result<(), Status> {
+        let services = registration::local(&kinds::KINDS).into_iter();
+        let services = services.map(|(name, object)| ("apiservices", name, object));
+        self.ensure_some("apiregistration.k8s.io", services).await?;
+        let range = registration::service_range(&self.registry.allocator().range().to_string());
+        self.ensure_some("networking.k8s.io", [("servicecidrs", "kubernetes".to_owned(), range)]).await
+    }
+
+    /// Makes those of a group's cluster-wide objects that are not there, all at once.
+    async fn ensure_some(
+        &self,
+        group: &str,
+        objects: impl IntoIterator<Item = (&'static str, String, Value)>,
+    ) -> Result<(), Status> {
+        let missing = objects.into_iter().filter_map(|(plural, name, object)| {
+            let kind = kinds::by_resource(group, "v1", plural)?;
+            let there = self.registry.store().get(&kind.key(None, &name)).is_some();
             (!there).then_some((kind, object))
         });
         let create = |(kind, object)| async move {
