@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{select_all, try_join_all};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
@@ -13,9 +14,9 @@ use super::auth::rbac::defaults::{self, Preset};
 use super::auth::rbac::policy;
 use super::auth::rbac::reconcile::{self, Change};
 use super::fairness;
-use super::registration;
 use super::registry::{Part, Place};
 use crate::api::kinds;
+use crate::api::meta;
 use crate::api::request::{DeleteOptions, User, WriteOptions};
 use crate::api::status::Status;
 use crate::store::Revision;
@@ -76,7 +77,7 @@ impl ApiServer {
         });
         self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
         self.ensure_flow_control().await?;
-        self.ensure_registrations().await?;
+        self.ensure_service_range().await?;
         self.started.service.store(true, Ordering::Release);
         Ok(())
     }
@@ -124,12 +125,9 @@ impl ApiServer {
         self.ensure_some("flowcontrol.apiserver.k8s.io", all).await
     }
 
-    /// Says which groups and versions this server answers itself, and from which range services have addresses.
-    async fn ensure_registrations(&self) -> Result<(), Status> {
-        let services = registration::local(&kinds::KINDS).into_iter();
-        let services = services.map(|(name, object)| ("apiservices", name, object));
-        self.ensure_some("apiregistration.k8s.io", services).await?;
-        let range = registration::service_range(&self.registry.allocator().range().to_string());
+    /// Says from which range services have their addresses.
+    async fn ensure_service_range(&self) -> Result<(), Status> {
+        let range = service_range(&self.registry.allocator().range().to_string());
         self.ensure_some("networking.k8s.io", [("servicecidrs", "kubernetes".to_owned(), range)]).await
     }
 
@@ -202,6 +200,21 @@ impl ApiServer {
         let merge = crate::api::request::PatchKind::Merge;
         self.registry.patch(&user, place, part, merge, &object, &options).await.map(drop)
     }
+}
+
+/// The range of the addresses of services, which is in use from the start.
+fn service_range(range: &str) -> Value {
+    json!({
+        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": [range]},
+        "status": {"conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "reason": "",
+            "message": "Kubernetes Service CIDR is ready",
+            "lastTransitionTime": meta::timestamp(Timestamp::now()),
+        }]},
+    })
 }
 
 /// As whom the server makes its first objects.

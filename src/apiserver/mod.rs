@@ -20,7 +20,6 @@ use crate::api::request::{Action, Request, Response, Target, Transport, User};
 use crate::api::status::Status;
 use crate::store::{self, Store};
 
-mod registration;
 pub mod registry;
 pub mod served;
 

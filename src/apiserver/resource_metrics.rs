@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::table::{self, IncludeObject};
+use crate::api::custom::Version;
 use crate::api::kinds::{Kind, Types};
 use crate::api::node::{NodeUsage, PodUsage, Taken, Usage};
 use crate::api::request::{ListOptions, Target};
@@ -36,7 +37,7 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
             namespaced,
             verbs: &["get", "list"],
             subresources: Vec::new(),
-            types: Types::Own(Arc::new(json!({"type": "object"}))),
+            types: Types::Own(Arc::new(Version::read(&json!({"name": VERSION}), Arc::default()))),
             deprecated: None,
             storage: "".into(),
         })
