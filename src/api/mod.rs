@@ -7,6 +7,7 @@ pub mod complaints;
 pub mod cron;
 pub mod custom;
 pub mod duplicates;
+pub mod exposition;
 pub mod fields;
 pub mod formats;
 pub mod go;

@@ -33,6 +33,7 @@ pub mod strategy;
 pub mod structure;
 
 mod components;
+pub mod resource_metrics;
 pub mod reviews;
 pub mod subresource;
 pub mod webhook;
@@ -48,7 +49,10 @@ pub mod openapi;
 pub mod table;
 
 pub mod answer;
+pub mod proxy;
 pub mod streaming;
+
+pub mod aggregation;
 
 pub mod http;
 

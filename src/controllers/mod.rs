@@ -13,6 +13,7 @@ pub mod events;
 pub mod garbage_collector;
 pub mod kinds;
 pub mod namespaces;
+pub mod policy_status;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
@@ -96,6 +97,7 @@ impl Controllers {
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
+        tasks.spawn(policy_status::run(client.clone()));
         tasks.spawn(resource_quota::run(client.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone(), kinds));

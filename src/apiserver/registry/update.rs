@@ -28,7 +28,7 @@ pub enum Part {
     Object,
     /// The status alone.
     Status,
-    /// The number of replicas alone, by way of the scale.
+    /// The number of replicas alone, by way of the object's scale.
     Scale,
     /// A namespace's `spec.finalizers` alone.
     Finalize,
