@@ -104,26 +104,22 @@ struct Converted {
     kind: Arc<Kind>,
 }
 
-impl Converted {
-    async fn one(&self, entry: Arc<Entry>) -> Result<Arc<Entry>, Status> {
-        served_one(&self.registry, &self.kind, entry).await
-    }
-
-    async fn change(&self, change: Change) -> Result<Change, Status> {
-        Ok(match change {
-            Change::Added(entry) => Change::Added(self.one(entry).await?),
-            Change::Modified(entry) => Change::Modified(self.one(entry).await?),
-            Change::Deleted(entry) => Change::Deleted(self.one(entry).await?),
-            bookmark @ Change::Bookmark { .. } => bookmark,
-        })
-    }
+async fn converted(registry: &Registry, kind: &Kind, change: Change) -> Result<Change, Status> {
+    let one = |entry| served_one(registry, kind, entry);
+    Ok(match change {
+        Change::Added(entry) => Change::Added(one(entry).await?),
+        Change::Modified(entry) => Change::Modified(one(entry).await?),
+        Change::Deleted(entry) => Change::Deleted(one(entry).await?),
+        bookmark @ Change::Bookmark { .. } => bookmark,
+    })
 }
 
 impl Changes for Converted {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Change, Status>>> {
         async move {
-            match self.changes.next().await? {
-                Ok(change) => Some(self.change(change).await),
+            let Converted { changes, registry, kind } = self;
+            match changes.next().await? {
+                Ok(change) => Some(converted(registry, kind, change).await),
                 Err(status) => Some(Err(status)),
             }
         }
