@@ -233,3 +233,124 @@ async fn custom_objects_go_with_their_owners() {
     while watch.next().await["type"] != "DELETED" {}
     f.get(&format!("{WIDGETS}/owned")).await.expect(404);
 }
+
+/// A webhook on loopback that converts widgets: what one version calls `size`, the other calls `length`.
+mod converter {
+    use std::sync::Arc;
+
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::{Bytes, Incoming};
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use rustls::pki_types::PrivateKeyDer;
+    use serde_json::{Value, json};
+    use tokio_rustls::TlsAcceptor;
+    use tokio_util::task::AbortOnDropHandle;
+
+    pub struct Converter {
+        pub port: u16,
+        /// Its certificate, as a `caBundle`.
+        pub ca: String,
+        _task: AbortOnDropHandle<()>,
+    }
+
+    pub async fn start() -> Converter {
+        let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.der().clone()], key)
+            .unwrap();
+        let (acceptor, ca) = (TlsAcceptor::from(Arc::new(tls)), BASE64.encode(own.cert.pem()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(converted);
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Converter { port, ca, _task: AbortOnDropHandle::new(task) }
+    }
+
+    async fn converted(
+        request: http::Request<Incoming>,
+    ) -> Result<http::Response<Full<Bytes>>, std::convert::Infallible> {
+        let bytes = request.into_body().collect().await.unwrap().to_bytes();
+        let review: Value = serde_json::from_slice(&bytes).unwrap();
+        let wanted = review["request"]["desiredAPIVersion"].as_str().unwrap();
+        let objects = review["request"]["objects"].as_array().unwrap().iter().map(|object| {
+            let mut object = object.clone();
+            let (from, to) = if wanted.ends_with("v1") { ("length", "size") } else { ("size", "length") };
+            let spec = object["spec"].as_object_mut().unwrap();
+            let value = spec.remove(from).unwrap_or_default();
+            spec.insert(to.to_owned(), value);
+            object["apiVersion"] = json!(wanted);
+            object
+        });
+        let objects: Vec<Value> = objects.collect();
+        let refused = objects.iter().any(|object| object["metadata"]["name"] == "cursed");
+        let response = match refused {
+            true => {
+                json!({"uid": review["request"]["uid"], "result": {"status": "Failed", "message": "it is cursed"}})
+            }
+            false => {
+                json!({"uid": review["request"]["uid"], "result": {"status": "Success"}, "convertedObjects": objects})
+            }
+        };
+        let answer =
+            json!({"apiVersion": review["apiVersion"], "kind": "ConversionReview", "response": response});
+        Ok(http::Response::new(Full::new(answer.to_string().into())))
+    }
+}
+
+#[tokio::test]
+async fn versions_are_converted_by_a_webhook() {
+    let f = Fixture::start().await;
+    let hook = converter::start().await;
+    let mut definition = widgets();
+    let free = json!({"openAPIV3Schema": {"type": "object", "properties": {
+        "spec": {"type": "object", "properties": {"length": {"type": "integer"}}}}}});
+    definition["spec"]["versions"][0]["schema"] = free;
+    definition["spec"]["versions"][0]["subresources"] = json!({"status": {}});
+    definition["spec"]["versions"][0]["selectableFields"] = json!([]);
+    definition["spec"]["versions"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"] =
+        json!({"type": "object", "properties": {"size": {"type": "integer"}, "color": {"type": "string"}}});
+    definition["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {
+        "conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", hook.port), "caBundle": hook.ca}}});
+    f.post(DEFINITIONS, definition).await.expect(201);
+    let old = |name: &str| json!({"apiVersion": "example.com/v1beta1", "kind": "Widget", "metadata": {"name": name}, "spec": {"length": 3}});
+    let made = f.post(OLD_WIDGETS, old("a")).await.expect(201);
+    assert_eq!((&made["apiVersion"], &made["spec"]["length"]), (&json!("example.com/v1beta1"), &json!(3)));
+    let new = f.get(&format!("{WIDGETS}/a")).await.expect(200);
+    assert_eq!((&new["apiVersion"], &new["spec"]), (&json!("example.com/v1"), &json!({"size": 3})));
+    let patched = f.patch(&format!("{OLD_WIDGETS}/a"), json!({"spec": {"length": 7}})).await.expect(200);
+    assert_eq!((&patched["spec"], &patched["metadata"]["generation"]), (&json!({"length": 7}), &json!(2)));
+    let mut watch = f.watch(&format!("{OLD_WIDGETS}?watch=1")).await;
+    assert_eq!(watch.next().await["object"]["spec"], json!({"length": 7}));
+    f.post(WIDGETS, json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "b"}, "spec": {"size": 5}}))
+        .await
+        .expect(201);
+    assert_eq!(watch.next().await["object"]["spec"], json!({"length": 5}));
+    let listed = f.get(OLD_WIDGETS).await.expect(200);
+    let lengths: Vec<&Value> =
+        listed["items"].as_array().unwrap().iter().map(|o| &o["spec"]["length"]).collect();
+    assert_eq!(lengths, [&json!(7), &json!(5)]);
+    let cursed = f.post(OLD_WIDGETS, old("cursed")).await.expect(500);
+    assert_eq!(
+        cursed["message"],
+        "conversion webhook for example.com/v1beta1, Kind=Widget failed: it is cursed"
+    );
+}
