@@ -7,6 +7,7 @@
 //!
 //! The behaviour is that of sigs.k8s.io/structured-merge-diff and of k8s.io/apimachinery `pkg/util/managedfields`.
 
+mod atomic;
 mod check;
 mod collect;
 mod compare;
@@ -21,6 +22,7 @@ mod step;
 mod types;
 mod wire;
 
+pub use self::atomic::atomics;
 pub use self::check::check;
 pub use self::compare::{Comparison, compare};
 pub use self::conflict::{Conflict, status as conflict_status};

@@ -208,9 +208,18 @@ impl Mutation {
                 let Some(mut set) = value.to_json() else {
                     return Err("error applying patch: the value is none of JSON".to_owned());
                 };
+                let schema = kind.types.schema();
+                let replaced = fields::atomics(schema, &set);
+                if !replaced.is_empty() {
+                    return Err(format!(
+                        "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or \
+                         structs: {}",
+                        replaced.join(", ")
+                    ));
+                }
                 set["apiVersion"] = object["apiVersion"].clone();
                 set["kind"] = object["kind"].clone();
-                fields::merge(kind.types.schema(), object, &set)
+                fields::merge(schema, object, &set)
                     .map_err(|error| format!("error applying patch: failed to merge patch: {error}"))
             }
             Mutation::Patch(expression) => {
@@ -291,6 +300,12 @@ mod tests {
             list.iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(names(&mutated(configure(sidecar), &pod).unwrap()), ["a", "b"]);
+        let tolerant = "Object{spec: Object.spec{tolerations: [Object.spec.tolerations{key: 'a'}]}}";
+        assert_eq!(
+            mutated(configure(tolerant), &pod).unwrap_err(),
+            "error applying patch: invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: \
+             .spec.tolerations"
+        );
         let label = "[JSONPatch{op: 'test', path: '/metadata/name', value: 'p'}, \
                       JSONPatch{op: 'add', path: '/metadata/labels', value: {'a': 'b'}}]";
         assert_eq!(mutated(patch(label), &pod).unwrap()["metadata"]["labels"], json!({"a": "b"}));
