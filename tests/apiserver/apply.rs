@@ -328,7 +328,8 @@ async fn custom_objects_merge_by_their_schema() {
         json!({"apiVersion": format!("example.com/{version}"), "kind": "Gadget", "metadata": {"name": "one"},
             "spec": spec})
     };
-    let a = gadget("v1", json!({"ports": [{"name": "x", "port": 1}], "hosts": ["a"], "free": {"b": {"c": 1}}}));
+    let a =
+        gadget("v1", json!({"ports": [{"name": "x", "port": 1}], "hosts": ["a"], "free": {"b": {"c": 1}}}));
     let made = f.apply(&path("v1"), "fieldManager=a", &a).await.expect(201);
     assert_eq!(
         owned(&made, "a"),
@@ -367,7 +368,8 @@ async fn custom_objects_merge_by_their_schema() {
 #[tokio::test]
 async fn a_scale_is_managed_as_its_own_part() {
     let f = Fixture::start().await;
-    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "one"},
         "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
     let path = "/apis/apps/v1/namespaces/default/deployments/one";
