@@ -64,7 +64,8 @@ async fn observe(client: &Client, kind: &Kind, name: &str) -> Result<Next, Statu
 fn plan(policy: &Value) -> Option<Value> {
     let generation = meta::generation(policy);
     let status = &policy["status"];
-    let seen = status["observedGeneration"].as_i64() == Some(generation) && status["typeChecking"].is_object();
+    let seen =
+        status["observedGeneration"].as_i64() == Some(generation) && status["typeChecking"].is_object();
     (!seen).then(|| {
         let mut status = status.clone();
         meta::map_mut(&mut status).insert("observedGeneration".to_owned(), json!(generation));

@@ -2,8 +2,8 @@
 
 use crate::api::request::{Target, User};
 use crate::api::status::Status;
-use crate::apiserver::auth::{self, AUTHENTICATED};
 use crate::apiserver::auth::attributes::Attributes;
+use crate::apiserver::auth::{self, AUTHENTICATED};
 use crate::apiserver::registry::Registry;
 
 /// Whether a user may do this to these objects.

@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn the_server_says_who_asks() {
         let mut request = json!({"spec": {"username": "root", "uid": "1", "extra": {}, "groups": ["x"]}});
-        let user = User { name: "jane".to_owned(), groups: vec!["dev".to_owned()], uid: None };
+        let user =
+            User { name: "jane".to_owned(), groups: vec!["dev".to_owned()], uid: None, ..User::default() };
         set_requester(&mut request, &user);
         assert_eq!(request["spec"], json!({"username": "jane", "groups": ["dev"]}));
     }
