@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use minik::api::node::NoNode;
 use minik::apiserver::allocate::ServiceRange;
-use minik::apiserver::http::Server;
+use minik::apiserver::http::{self, Server};
 use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use minik::apiserver::proxy::exchange::HostNetwork;
 use minik::apiserver::{ApiServer, Config};
 use minik::store::Store;
 
@@ -33,6 +34,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
     let stop = async { drop(tokio::signal::ctrl_c().await) };
-    Server::new(api, Arc::new(NoNode)).serve(listener, tls.config.clone(), stop).await;
+    let server = Server::new(
+        api,
+        http::Config { node: Arc::new(NoNode), dial: Arc::new(HostNetwork), front_proxy: None },
+    );
+    server.serve(listener, tls.config.clone(), stop).await;
     Ok(())
 }

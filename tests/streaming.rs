@@ -128,7 +128,7 @@ fn the_python_client() {
     bed.wait_ready("debug");
     let script = r#"
 from kubernetes import client, config
-from kubernetes.stream import stream
+from kubernetes.stream import portforward, stream
 config.load_kube_config()
 api = client.CoreV1Api()
 command = ["sh", "-c", "read line; echo got $line; echo err >&2; exit 4"]
@@ -140,9 +140,19 @@ print(process.read_stdout().strip(), process.read_stderr().strip(), process.retu
 print(stream(api.connect_get_namespaced_pod_exec, "debug", "default", command=["echo", "whole"],
              stdin=False, stdout=True, stderr=True, tty=False).strip())
 print([pod.metadata.name for pod in api.list_namespaced_pod("default").items])
+stream(api.connect_get_namespaced_pod_exec, "debug", "default", stdin=False, stdout=True, stderr=True, tty=False,
+       command=["sh", "-c", "(while :; do echo served | nc -l -p 8080; done) >/dev/null 2>&1 &"])
+forward = portforward(api.connect_get_namespaced_pod_portforward, "debug", "default", ports="8080,9")
+connection = forward.socket(8080)
+connection.setblocking(True)
+connection.sendall(b"hello\n")
+answer = b""
+while b"served" not in answer:
+    answer += connection.recv(4096)
+print(answer.decode().strip(), forward.error(8080), "refused" in forward.error(9))
 "#;
     let seen = bed.ok(&["python3", "-c", script]);
-    assert_eq!(seen, "got hello err 4\nwhole\n['debug']\n");
+    assert_eq!(seen, "got hello err 4\nwhole\n['debug']\nserved None True\n");
     bed.ok(&[testbed::MINIK, "delete"]);
 }
 

@@ -84,6 +84,14 @@ fn used_modules(text: &str, depth: usize) -> BTreeSet<String> {
     used
 }
 
+/// Whether a file holds nothing but tests, or what they need.
+fn is_for_tests(file: &Path) -> bool {
+    let inside = file.strip_prefix(root()).unwrap();
+    file.ends_with("testing.rs")
+        || file.ends_with("tests.rs")
+        || inside.parent().is_some_and(|folder| folder.ends_with("tests"))
+}
+
 /// How many names lead from the crate's root to the module in this file.
 fn depth_of(file: &Path) -> usize {
     let inside = file.strip_prefix(root().join("src")).unwrap();
@@ -96,7 +104,7 @@ fn imports_point_down_the_layers() {
     for (module, allowed) in LAYERS {
         let folder = root().join("src").join(module);
         let files = if folder.is_dir() { sources(&folder) } else { vec![folder.with_extension("rs")] };
-        for file in files.iter().filter(|f| !f.ends_with("tests.rs") && !f.ends_with("testing.rs")) {
+        for file in files.iter().filter(|file| !is_for_tests(file)) {
             let text = fs::read_to_string(file).unwrap();
             for other in used_modules(without_tests(&text), depth_of(file)) {
                 let known = LAYERS.iter().any(|(name, _)| *name == other);

@@ -1,8 +1,13 @@
-//! What the API server asks of the node: logs, exec, attach and port-forward of a pod.
+//! What the API server asks of the node: logs, exec, attach and port-forward of a pod, what pods use, and the pages of
+//! the node's own server.
 //!
 //! The kubelet implements [`Node`], the API server calls it in process; the daemon brings the two together.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 
 use super::status::Status;
 use crate::stdio::{Duplex, Reader, Session};
@@ -54,6 +59,59 @@ pub struct ExecOptions {
     pub tty: bool,
 }
 
+/// What something uses of the machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU: the mean over the window, in thousand-millionths of one.
+    pub nano_cpus: u64,
+    /// Memory that cannot be taken back easily, in bytes.
+    pub working_set: u64,
+}
+
+/// When figures were read, and over which time rates are means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// The end of the window.
+    pub at: Timestamp,
+    /// Its length.
+    pub window: Duration,
+}
+
+/// What the running containers of a pod use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodUsage {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// When.
+    pub taken: Taken,
+    /// By the containers' names.
+    pub containers: Vec<(String, Usage)>,
+}
+
+/// What a node and its pods use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeUsage {
+    /// The node's name.
+    pub node: String,
+    /// When.
+    pub taken: Taken,
+    /// The whole machine.
+    pub machine: Usage,
+    /// Each pod that has running containers.
+    pub pods: Vec<PodUsage>,
+}
+
+/// A page of the node's own server (`/stats/summary`, `/metrics`, `/pods`, ...).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Its media type.
+    pub content_type: &'static str,
+    /// What stands on it.
+    pub content: Bytes,
+}
+
 /// What a node does for the API server.
 pub trait Node: Send + Sync + 'static {
     /// The log of a container, ready to be copied to the client.
@@ -72,6 +130,12 @@ pub trait Node: Send + Sync + 'static {
         pod: String,
         port: u16,
     ) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>>;
+
+    /// What the node and its pods use.
+    fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>>;
+
+    /// A page of the node's own server: `path` begins with `/`, `query` is what followed `?`.
+    fn page(&self, path: String, query: String) -> BoxFuture<'_, Result<Page, Status>>;
 }
 
 /// Of a cluster without a node: nothing runs that could be asked.
@@ -92,6 +156,12 @@ impl Node for NoNode {
         none()
     }
     fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        none()
+    }
+    fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>> {
+        none()
+    }
+    fn page(&self, _: String, _: String) -> BoxFuture<'_, Result<Page, Status>> {
         none()
     }
 }

@@ -1,12 +1,21 @@
 //! Answers of the server's own: a body, and the plainest answers that have one.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use futures::StreamExt;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use hyper::header::{self, HeaderValue};
+use tokio_util::io::ReaderStream;
 
 use crate::api::status::Status;
+use crate::stdio::Reader;
+
+/// How much is read at once of what is streamed.
+const PIECE_BYTES: usize = 32 << 10;
 
 /// The body of every answer.
 pub type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
@@ -14,6 +23,47 @@ pub type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 /// A body of these bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
+}
+
+/// The same body, with which something is held until it has ended or its client is gone.
+pub fn holding<T: Send + Sync + Unpin + 'static>(body: Body, held: T) -> Body {
+    Holding { body, _held: held }.boxed()
+}
+
+struct Holding<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Unpin> hyper::body::Body for Holding<T> {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body that is read as the client takes it. A reader need not be `Sync`, a body must: a mutex that nobody
+/// contends makes it so.
+pub fn streamed(reader: Reader) -> Body {
+    let pieces = std::sync::Mutex::new(ReaderStream::with_capacity(reader, PIECE_BYTES));
+    let frames = futures::stream::poll_fn(move |cx| {
+        let mut pieces = pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        pieces.poll_next_unpin(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
+    });
+    BodyExt::boxed(StreamBody::new(frames))
 }
 
 /// An answer with a body of this type.

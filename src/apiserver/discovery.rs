@@ -38,21 +38,7 @@ pub fn core_versions(address: &str) -> Value {
 
 /// `/apis`.
 pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
-    let groups: Vec<Value> = groups(kinds).into_iter().map(without_kind).collect();
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-}
-
-/// `/apis/GROUP`.
-pub fn group(kinds: &[Arc<Kind>], name: &str) -> Option<Value> {
-    groups(kinds).into_iter().find(|g| g["name"] == name)
-}
-
-fn without_kind(mut group: Value) -> Value {
-    if let Some(fields) = group.as_object_mut() {
-        fields.remove("kind");
-        fields.remove("apiVersion");
-    }
-    group
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(kinds)})
 }
 
 fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
@@ -69,8 +55,9 @@ fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
                     versions.push(entry);
                 }
             }
-            None => groups.push(json!({"kind": "APIGroup", "apiVersion": "v1", "name": group,
-                "versions": [entry], "preferredVersion": entry})),
+            None => {
+                groups.push(json!({"name": group, "versions": [entry], "preferredVersion": entry}));
+            }
         }
     }
     groups
@@ -82,7 +69,11 @@ pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Valu
     let mut list = Vec::new();
     for kind in of(kinds, group, version) {
         let mut row = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-            "kind": kind.kind, "verbs": kind.verbs, "storageVersionHash": storage_hash(kind)});
+            "kind": kind.kind, "verbs": kind.verbs});
+        // What is never stored has no stored version.
+        if !kind.storage.is_empty() {
+            row["storageVersionHash"] = json!(storage_hash(kind));
+        }
         if !kind.short_names.is_empty() {
             row["shortNames"] = json!(kind.short_names);
         }
@@ -203,16 +194,18 @@ mod tests {
             assert!(rows.any(|r| r["resource"] == *kind.plural), "{}", kind.plural);
         }
         assert!(resources(&KINDS, "nonsense", "v1").is_none());
-        assert!(group(&KINDS, "discovery.k8s.io").is_some());
+        let groups = group_list(&KINDS);
+        assert!(groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == "discovery.k8s.io"));
     }
 
     #[test]
     fn removed_versions_come_last() {
-        let of = |name: &str| group(&KINDS, name).unwrap();
+        let all = group_list(&KINDS);
+        let groups = all["groups"].as_array().unwrap();
+        let of = |name: &str| groups.iter().find(|group| group["name"] == name).unwrap();
         assert_eq!(of("apps")["preferredVersion"]["version"], "v1");
         assert_eq!(of("autoscaling")["preferredVersion"]["version"], "v2");
         assert_eq!(of("batch")["versions"][1]["version"], "v1beta1");
-        let all = group_list(&KINDS);
-        assert_eq!(all["groups"].as_array().unwrap().last().unwrap()["name"], "extensions");
+        assert_eq!(groups.last().unwrap()["name"], "extensions");
     }
 }

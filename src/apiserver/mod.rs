@@ -25,12 +25,15 @@ pub mod served;
 
 pub mod admission;
 pub mod allocate;
+pub mod custom;
+pub mod definitions;
 pub mod families;
 pub mod patching;
 pub mod strategy;
 pub mod structure;
 
 mod components;
+pub mod resource_metrics;
 pub mod reviews;
 pub mod subresource;
 pub mod webhook;
@@ -46,7 +49,10 @@ pub mod openapi;
 pub mod table;
 
 pub mod answer;
+pub mod proxy;
 pub mod streaming;
+
+pub mod aggregation;
 
 pub mod http;
 
@@ -85,7 +91,6 @@ struct Started {
 /// The API server of a cluster.
 pub struct ApiServer {
     registry: Registry,
-    served: Arc<Served>,
     tokens: Tokens,
     authorizer: Arc<Authorizer>,
     started: Started,
@@ -97,10 +102,9 @@ impl ApiServer {
         let services = config.store.list("services/", None, 0, None)?.entries;
         let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
         let authorizer = Arc::new(Authorizer::new(config.store.clone())?);
-        let registry = Registry::new(config.store, Arc::new(allocator), authorizer.clone());
+        let registry = Registry::new(config.store, Arc::new(allocator), authorizer.clone())?;
         let tokens = Tokens::new(&config.token_key)?;
-        let (served, started) = (Arc::default(), Started::default());
-        Ok(Arc::new(ApiServer { registry, served, tokens, authorizer, started }))
+        Ok(Arc::new(ApiServer { registry, tokens, authorizer, started: Started::default() }))
     }
 
     /// What must have happened before the server is ready, by the names of Kubernetes' post-start hooks.
@@ -120,7 +124,7 @@ impl ApiServer {
 
     /// The kinds that are served.
     pub fn served(&self) -> &Served {
-        &self.served
+        self.registry.served()
     }
 
     /// Signs and checks service-account tokens.
@@ -136,7 +140,7 @@ impl ApiServer {
     /// Carries out a request that its user may make.
     pub async fn answer(&self, request: Request) -> Result<Response, Status> {
         let Request { ref user, ref target, .. } = request;
-        let Some(kind) = self.served.by_resource(&target.group, &target.version, &target.resource) else {
+        let Some(kind) = self.served().by_resource(&target.group, &target.version, &target.resource) else {
             return reviews::answer(self, &request).unwrap_or_else(|| Err(Status::no_such_path()));
         };
         let kind = &kind;
@@ -145,14 +149,15 @@ impl ApiServer {
             let revision = self.registry.store().revision();
             return components::answer(kind, target.name.as_deref(), request.action, revision);
         }
-        match (&target.name, &target.subresource) {
+        let answer = match (&target.name, &target.subresource) {
             (Some(name), Some(subresource)) => {
                 let place = Place { kind, namespace, name };
                 subresource::answer(self, user, place, subresource, request.action).await
             }
             (Some(name), None) => self.on_object(user, Place { kind, namespace, name }, request.action).await,
             (None, _) => self.on_collection(user, kind, namespace, request.action).await,
-        }
+        };
+        custom::conversion::finish(&self.registry, kind, answer?).await
     }
 
     async fn on_object(&self, user: &User, place: Place<'_>, action: Action) -> Result<Response, Status> {
@@ -189,6 +194,10 @@ impl ApiServer {
             Action::List(options) => registry.list(kind, namespace, &options),
             Action::Watch(options) => registry.watch(kind, namespace, None, &options).map(Response::Watch),
             Action::Create(..) if kind.namespaced && namespace.is_none() => unsupported("create"),
+            Action::Create(..) if !kind.verbs.contains(&"create") => {
+                let why = "create not allowed while custom resource definition is terminating";
+                Err(Status::failure(405, "MethodNotAllowed", why))
+            }
             Action::Create(body, options) => registry.create(user, kind, namespace, body, &options).await,
             Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
                 registry.delete_collection(user, kind, namespace, &list, &options).await

@@ -94,6 +94,11 @@ pub struct Pki {
 impl Pki {
     /// Reads the keys in `directory`, or makes them.
     pub fn open(directory: &Path) -> Result<Pki, Error> {
+        Pki::open_as(directory, "minik-ca")
+    }
+
+    /// The same with an authority of this name.
+    pub fn open_as(directory: &Path, name: &str) -> Result<Pki, Error> {
         std::fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -101,7 +106,7 @@ impl Pki {
             .map_err(|source| Error::File { path: directory.to_owned(), source })?;
         let (cert_path, key_path) = (directory.join("ca.crt"), directory.join("ca.key"));
         if !cert_path.exists() {
-            let (certificate, key) = new_authority()?;
+            let (certificate, key) = new_authority(name)?;
             // The certificate comes last: with it, the pair is complete.
             write_private(&key_path, key.as_bytes())?;
             write_private(&cert_path, certificate.as_bytes())?;
@@ -168,11 +173,11 @@ impl Pki {
     }
 }
 
-fn new_authority() -> Result<(String, String), Error> {
-    let failed = |source| Error::Certificate { subject: "the cluster's authority".into(), source };
+fn new_authority(name: &str) -> Result<(String, String), Error> {
+    let failed = |source| Error::Certificate { subject: format!("the authority {name}"), source };
     let mut params = CertificateParams::default();
     set_validity(&mut params, CA_LIFETIME);
-    params.distinguished_name.push(DnType::CommonName, "minik-ca");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(failed)?;

@@ -1,57 +1,114 @@
 //! The kinds that the server serves at this moment: the built-in ones and those that clients defined.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::api::custom;
 use crate::api::kinds::{self, KINDS, Kind};
+use crate::api::meta;
+use crate::store::Entry;
 
 /// The table of kinds, as requests, discovery and documents read it. Reading takes no lock for longer than a
 /// reference count.
 #[derive(Debug)]
 pub struct Served {
-    now: RwLock<Arc<Vec<Arc<Kind>>>>,
+    now: RwLock<Arc<Table>>,
+    /// What was made of each definition, by its name, and at which revision of it.
+    made: Mutex<HashMap<String, Made>>,
+}
+
+/// What was made of a definition, and of which revision of it.
+type Made = (u64, Vec<Arc<Kind>>);
+
+#[derive(Debug)]
+struct Table {
+    all: Arc<Vec<Arc<Kind>>>,
+    /// The custom ones, by group, version and plural.
+    custom: HashMap<String, Arc<Kind>>,
+}
+
+impl Table {
+    fn new(custom: Vec<Arc<Kind>>) -> Table {
+        let found = custom.iter().map(|kind| (place(&kind.group, &kind.version, &kind.plural), kind.clone()));
+        let found = found.collect();
+        Table { all: Arc::new(KINDS.iter().cloned().chain(custom).collect()), custom: found }
+    }
+}
+
+fn place(group: &str, version: &str, plural: &str) -> String {
+    format!("{group}/{version}/{plural}")
 }
 
 impl Default for Served {
     fn default() -> Served {
-        Served { now: RwLock::new(Arc::new(KINDS.clone())) }
+        Served { now: RwLock::new(Arc::new(Table::new(Vec::new()))), made: Mutex::default() }
     }
 }
 
 impl Served {
+    fn table(&self) -> Arc<Table> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Every kind, grouped by API group; the built-in ones first.
     pub fn kinds(&self) -> Arc<Vec<Arc<Kind>>> {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.table().all.clone()
     }
 
     /// The kind served at this group, version and plural.
     pub fn by_resource(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Kind>> {
-        kinds::by_resource(group, version, plural).cloned().or_else(|| {
-            let kinds = self.kinds();
-            let custom = kinds.iter().skip(KINDS.len());
-            custom.into_iter().find(|k| k.version == version && k.is(group, plural)).cloned()
-        })
+        kinds::by_resource(group, version, plural)
+            .cloned()
+            .or_else(|| self.table().custom.get(&place(group, version, plural)).cloned())
     }
 
-    /// Serves these kinds beside the built-in ones, and no others.
-    pub fn set_custom(&self, custom: impl IntoIterator<Item = Arc<Kind>>) {
-        let all = KINDS.iter().cloned().chain(custom).collect();
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(all);
+    /// Serves what these definitions define beside the built-in kinds, and nothing else. Only what has changed since the
+    /// last time is read. `definitions` is asked under a lock, so that the newest state is what stays.
+    pub fn refresh<E>(&self, definitions: impl FnOnce() -> Result<Vec<Arc<Entry>>, E>) -> Result<(), E> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::new();
+        for entry in definitions()? {
+            let name = meta::name(entry.json()).to_owned();
+            let kinds = match made.remove(&name) {
+                Some((revision, kinds)) if revision == entry.revision => kinds,
+                _ => custom::kinds(entry.json()),
+            };
+            next.insert(name, (entry.revision, kinds));
+        }
+        *made = next;
+        let mut all: Vec<Arc<Kind>> = made.values().flat_map(|(_, kinds)| kinds).cloned().collect();
+        all.sort_by(|a, b| {
+            a.group
+                .cmp(&b.group)
+                .then_with(|| custom::newer(&a.version, &b.version))
+                .then_with(|| a.plural.cmp(&b.plural))
+        });
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::new(all));
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apiserver::registry::encode;
+    use serde_json::json;
 
     #[test]
     fn custom_kinds_come_and_go() {
         let served = Served::default();
-        let pods = served.by_resource("", "v1", "pods").unwrap();
-        let widget = Kind { group: "example.com".into(), plural: "widgets".into(), ..(*pods).clone() };
-        served.set_custom([Arc::new(widget)]);
-        assert!(served.by_resource("example.com", "v1", "widgets").is_some());
+        let definition = json!({"metadata": {"name": "widgets.example.com", "uid": "u"}, "spec": {"group": "example.com",
+            "scope": "Cluster", "versions": [{"name": "v1", "served": true, "storage": true}]},
+            "status": {"acceptedNames": {"plural": "widgets", "kind": "Widget"},
+                "conditions": [{"type": "Established", "status": "True"}]}});
+        let entry = Entry::new("customresourcedefinitions/w".into(), encode(&definition), 1, 1);
+        let none: Result<(), ()> = served.refresh(|| Ok(vec![entry.clone()]));
+        none.unwrap();
+        let first = served.by_resource("example.com", "v1", "widgets").unwrap();
         assert_eq!(served.kinds().len(), KINDS.len() + 1);
-        served.set_custom([]);
+        served.refresh(|| Ok::<_, ()>(vec![entry])).unwrap();
+        assert!(Arc::ptr_eq(&first, &served.by_resource("example.com", "v1", "widgets").unwrap()));
+        served.refresh(|| Ok::<_, ()>(Vec::new())).unwrap();
         assert!(served.by_resource("example.com", "v1", "widgets").is_none());
         assert!(served.by_resource("", "v1", "pods").is_some());
     }

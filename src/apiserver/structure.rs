@@ -1,13 +1,17 @@
 //! What a body must be before its kind's rules are asked: an object of the right kind in the right place.
 
+use std::sync::LazyLock;
+
 use serde_json::{Value, json};
 
 use crate::api::complaints::MOST;
+use crate::api::custom::Version;
 use crate::api::kinds::{Kind, Types};
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, FieldValidation, WriteOptions};
 use crate::api::schema::{self, Checked, Schema};
 use crate::api::status::{FieldError, Status};
+use crate::api::structural;
 
 /// The schema of the options that a delete may bring in its body.
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
@@ -34,7 +38,10 @@ impl<'a> From<&'a Kind> for Type<'a> {
 impl Type<'_> {
     /// Checks an object against the structure; one whose structure nobody states may be anything.
     fn check(&self, object: &mut Value) -> Checked {
-        self.types.schema().map(|schema| schema::check(schema, object)).unwrap_or_default()
+        match self.types {
+            Types::Own(version) => check_custom(version, object),
+            types => types.schema().map(|schema| schema::check(schema, object)).unwrap_or_default(),
+        }
     }
 
     fn api_version(&self) -> String {
@@ -44,6 +51,23 @@ impl Type<'_> {
             format!("{}/{}", self.group, self.version)
         }
     }
+}
+
+/// Drops what a custom kind does not know; of its own types only the metadata has a fixed one, the rest is validated.
+fn check_custom(version: &Version, object: &mut Value) -> Checked {
+    static METADATA: LazyLock<Value> = LazyLock::new(|| {
+        let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+        json!({"type": "object", "properties": {"metadata": {"$ref": metadata}}})
+    });
+    let mut checked = Checked::default();
+    if let Some(metadata) = object.get_mut("metadata") {
+        let mut part = json!({ "metadata": metadata.take() });
+        checked = schema::check(Schema::own(&METADATA), &mut part);
+        *metadata = part["metadata"].take();
+    }
+    let unknown = structural::prune(&version.node, object, true);
+    checked.unknown.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+    checked
 }
 
 /// A client's object with its kind set and its fields checked against the schema, and what to warn about.

@@ -64,16 +64,7 @@ pub fn render(kind: &Kind, objects: &[&Value], include: IncludeObject, now: Time
 
 /// The columns of a kind, as a `Table` defines them.
 pub fn columns(kind: &Kind) -> Value {
-    let columns = strategy::of(kind).columns().iter().map(|column| {
-        json!({
-            "name": column.name,
-            "type": column.kind,
-            "format": column.format,
-            "description": column.description,
-            "priority": column.priority,
-        })
-    });
-    columns.collect()
+    strategy::of(kind).column_definitions()
 }
 
 /// An object's metadata alone, as a meta.k8s.io/v1 `PartialObjectMetadata`.

@@ -7,9 +7,11 @@ pub mod account_tokens;
 pub mod aggregated_roles;
 pub mod certificates;
 pub mod cluster_dns;
+pub mod custom_resources;
 pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
+pub mod kinds;
 pub mod namespaces;
 pub mod policy_status;
 pub mod resource_quota;
@@ -25,6 +27,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tokio::task::JoinSet;
 
+use self::kinds::Kinds;
 use crate::api::request::ListOptions;
 use crate::api::status::Status;
 use crate::client::queue::Queue;
@@ -86,7 +89,10 @@ impl Controllers {
         tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
         tasks.spawn(certificates::run(client.clone(), config.authority));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
-        tasks.spawn(namespaces::run(client.clone(), namespaces, pods.clone()));
+        let (kinds, feed) = Kinds::new(&client);
+        tasks.spawn(feed);
+        tasks.spawn(custom_resources::run(client.clone()));
+        tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
@@ -94,7 +100,7 @@ impl Controllers {
         tasks.spawn(policy_status::run(client.clone()));
         tasks.spawn(resource_quota::run(client.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
-        tasks.spawn(garbage_collector::run(client.clone()));
+        tasks.spawn(garbage_collector::run(client.clone(), kinds));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));
         tokio::select! {
             () = shutdown => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde_json::json;
 
+use super::kinds::Kinds;
 use super::{Next, enqueue, queue, work};
 use crate::api::kinds::{self, Kind};
 use crate::api::status::Status;
@@ -18,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const FINALIZER: &str = "kubernetes";
 
 /// Runs until dropped.
-pub async fn run(client: Client, namespaces: Reflector<Namespace>, pods: Reflector<Pod>) {
+pub async fn run(client: Client, kinds: Kinds, namespaces: Reflector<Namespace>, pods: Reflector<Pod>) {
     let queue = queue();
     let by_namespace = enqueue(namespaces.subscribe(), queue.clone());
     let by_pod = async {
@@ -31,10 +32,10 @@ pub async fn run(client: Client, namespaces: Reflector<Namespace>, pods: Reflect
         }
     };
     let reconcile = |key: String| {
-        let (client, namespace) = (&client, namespaces.get(&key));
+        let (client, kinds, namespace) = (&client, &kinds, namespaces.get(&key));
         async move {
             match namespace {
-                Some(namespace) if is_leaving(&namespace) => empty(client, &namespace).await,
+                Some(namespace) if is_leaving(&namespace) => empty(client, kinds, &namespace).await,
                 _ => Ok(Next::Await),
             }
         }
@@ -47,17 +48,18 @@ fn is_leaving(namespace: &Namespace) -> bool {
 }
 
 /// The kinds whose objects live in namespaces (pure).
-fn contents() -> impl Iterator<Item = &'static Arc<Kind>> {
-    kinds::stored().filter(|kind| kind.namespaced)
+fn contents(kinds: &Kinds) -> impl Iterator<Item = Arc<Kind>> + use<> {
+    kinds.stored().into_iter().filter(|kind| kind.namespaced)
 }
 
-async fn empty(client: &Client, namespace: &Namespace) -> Result<Next, Status> {
+async fn empty(client: &Client, kinds: &Kinds, namespace: &Namespace) -> Result<Next, Status> {
     let name = namespace.metadata.name.as_deref().unwrap_or("");
     let mut left = 0;
-    for kind in contents() {
-        if client.count(kind, name).await? > 0 {
-            client.delete_all(kind, name).await?;
-            left += client.count(kind, name).await?;
+    for kind in contents(kinds) {
+        match empty_of(client, &kind, name).await {
+            // The kind itself has gone meanwhile.
+            Err(status) if status.is("NotFound") => {}
+            found => left += found?,
         }
     }
     if left > 0 {
@@ -79,12 +81,22 @@ async fn empty(client: &Client, namespace: &Namespace) -> Result<Next, Status> {
     }
 }
 
+/// How many objects of a kind are left after all were deleted.
+async fn empty_of(client: &Client, kind: &Kind, namespace: &str) -> Result<usize, Status> {
+    if client.count(kind, namespace).await? == 0 {
+        return Ok(0);
+    }
+    client.delete_all(kind, namespace).await?;
+    client.count(kind, namespace).await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn shared_storage_is_emptied_once_and_cluster_kinds_stay() {
+        let contents = || contents(&Kinds::built_in());
         assert_eq!(contents().filter(|k| k.storage == "events").count(), 1);
         assert!(contents().any(|k| k.kind == "Pod") && contents().all(|k| k.kind != "Node"));
     }

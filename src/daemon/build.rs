@@ -22,8 +22,10 @@ use super::ready::{self, Notice};
 use super::running::Running;
 use super::{Error, Tried};
 use crate::api::request::User;
+use crate::apiserver::aggregation::identity::FrontProxy;
 use crate::apiserver::allocate::ServiceRange;
 use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use crate::apiserver::proxy::exchange::HostNetwork;
 use crate::apiserver::{self, ApiServer, http};
 use crate::client::Client;
 use crate::controllers::{self, Controllers};
@@ -175,7 +177,17 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         machine,
         ranges.pods.to_string(),
     );
-    let server = http::Server::new(api.clone(), Arc::new(kubelet.server()));
+    let front_proxy = Pki::open_as(&places.data().join("pki/front-proxy"), "front-proxy-ca")
+        .tried("cannot open the keys of the front proxy")?;
+    let front_proxy = FrontProxy::new(Arc::new(front_proxy), tls.pki.ca_pem().to_owned());
+    let server = http::Server::new(
+        api.clone(),
+        http::Config {
+            node: Arc::new(kubelet.server()),
+            dial: Arc::new(HostNetwork),
+            front_proxy: Some(front_proxy),
+        },
+    );
     let controllers = Controllers::new(
         client("system:kube-controller-manager"),
         controllers::Config {

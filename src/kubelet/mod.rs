@@ -27,7 +27,9 @@ pub mod volumes;
 
 pub mod logs;
 pub mod node;
+pub mod pages;
 pub mod server;
+pub mod statistics;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;

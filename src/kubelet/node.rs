@@ -22,13 +22,13 @@ use crate::api::version;
 use crate::client::Client;
 
 /// kubelet's `nodeLeaseDurationSeconds`.
-const LEASE_SECONDS: i32 = 40;
+pub(super) const LEASE_SECONDS: i32 = 40;
 /// kubelet renews at a quarter of that.
 const RENEW: Duration = Duration::from_secs(10);
 /// Where leases of nodes live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// kubelet's default `maxPods`.
-const MAX_PODS: u32 = 110;
+pub(super) const MAX_PODS: u32 = 110;
 
 /// What is known of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]

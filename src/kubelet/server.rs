@@ -1,4 +1,4 @@
-//! What the API server asks of this node: logs, exec, attach, port-forward.
+//! What the API server asks of this node: logs, exec, attach, port-forward, figures and pages.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use super::context::Context;
 use super::logs;
 use super::observed::{ObservedPod, label, written_status};
-use crate::api::node::{ContainerRef, ExecOptions, LogOptions, Node};
+use super::statistics::Sampler;
+use crate::api::node::{ContainerRef, ExecOptions, LogOptions, Node, NodeUsage, Page};
 use crate::api::status::Status;
 use crate::client::reflector::Reflector;
 use crate::runtime::{ContainerState, Error, ExecConfig, ExecProcess, NetworkMode, Runtime};
@@ -18,14 +19,15 @@ use crate::stdio::{Duplex, Reader, Session};
 
 /// The node's side of streaming requests.
 pub struct Server<R> {
-    context: Arc<Context<R>>,
-    pods: Reflector<Pod>,
+    pub(super) context: Arc<Context<R>>,
+    pub(super) pods: Reflector<Pod>,
+    pub(super) sampler: Sampler,
 }
 
 impl<R: Runtime> Server<R> {
     /// A server for the pods of this node.
     pub fn new(context: Arc<Context<R>>, pods: Reflector<Pod>) -> Server<R> {
-        Server { context, pods }
+        Server { context, pods, sampler: Sampler::default() }
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Status> {
@@ -236,6 +238,15 @@ impl<R: Runtime> Node for Server<R> {
         port: u16,
     ) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
         self.connect(namespace, pod, port).boxed()
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>> {
+        let measured = self.sampler.measure(&self.context);
+        async move { Ok(measured.await?.usage(&self.context.config.node)) }.boxed()
+    }
+
+    fn page(&self, path: String, _query: String) -> BoxFuture<'_, Result<Page, Status>> {
+        async move { self.read_page(&path).await }.boxed()
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::sync::broadcast;
 
 use crate::stdio::{Duplex, Exit, Session};
 
+pub use cgroups::Stats;
+
 /// Opaque names and values that the caller wants back from [`Runtime::observe`].
 pub type Labels = BTreeMap<String, String>;
 
@@ -280,6 +282,24 @@ pub struct Observed {
     pub containers: Vec<ContainerStatus>,
 }
 
+/// Whose use of the machine is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Consumer {
+    /// Everything that runs on the machine.
+    Machine,
+    /// All sandboxes together.
+    Sandboxes,
+    /// One sandbox with all that is in it.
+    Sandbox(String),
+    /// One container.
+    Container {
+        /// Its sandbox.
+        sandbox: String,
+        /// Its id.
+        id: String,
+    },
+}
+
 /// Something happened to this sandbox: observe again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed {
@@ -360,6 +380,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Everything there is.
     fn observe(&self) -> impl Future<Output = Result<Observed, Error>> + Send;
+
+    /// What is used at this moment; the kernel's files are read by the calling thread.
+    fn stats(&self, of: &Consumer) -> Result<Stats, Error>;
 
     /// Tells of changes; a lagging or new receiver must `observe`.
     fn changes(&self) -> broadcast::Receiver<Changed>;

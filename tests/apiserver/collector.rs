@@ -3,6 +3,7 @@
 use minik::api::request::User;
 use minik::client::Client;
 use minik::controllers::garbage_collector;
+use minik::controllers::kinds::Kinds;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -12,7 +13,7 @@ const ALL: &str = "/api/v1/configmaps?watch=1&labelSelector=seen%3Dyes";
 
 fn collect(f: &Fixture) -> AbortOnDropHandle<()> {
     let client = Client::new(f.api.clone(), User::component("system:serviceaccount:kube-system:collector"));
-    AbortOnDropHandle::new(tokio::spawn(garbage_collector::run(client)))
+    AbortOnDropHandle::new(tokio::spawn(garbage_collector::run(client, Kinds::built_in())))
 }
 
 fn reference(owner: &Value) -> Value {

@@ -9,7 +9,7 @@ async fn readiness_is_earned_and_its_reasons_are_not_public() {
     assert_eq!(early.code, 500);
     assert_eq!(
         early.text(),
-        "[+]ping ok\n[+]store ok\n[-]poststarthook/start-system-namespaces-controller failed: reason withheld\n\
+        "[+]ping ok\n[+]log ok\n[+]etcd ok\n[-]poststarthook/start-system-namespaces-controller failed: reason withheld\n\
          [-]poststarthook/rbac/bootstrap-roles failed: reason withheld\n\
          [-]poststarthook/bootstrap-controller failed: reason withheld\n[+]shutdown ok\nreadyz check failed\n"
     );
@@ -36,7 +36,7 @@ async fn readiness_is_earned_and_its_reasons_are_not_public() {
 
     f.api.registry().store().close().await;
     assert_eq!(f.get("/livez").await.code, 500);
-    assert_eq!(f.get("/livez/store").await.text(), "internal server error: the store is closed\n");
+    assert_eq!(f.get("/livez/etcd").await.text(), "internal server error: the store is closed\n");
 }
 
 #[tokio::test]

@@ -1,14 +1,23 @@
 //! An API server in this process, and an HTTP client that is its administrator.
 
-use std::sync::{Arc, Once};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use futures::FutureExt;
-use minik::api::node::NoNode;
+use futures::future::{BoxFuture, ready};
+use minik::api::node::{
+    ContainerRef, ExecOptions, LogOptions, Node, NodeUsage, Page, PodUsage, Taken, Usage,
+};
+use minik::api::status::Status;
+use minik::apiserver::aggregation::identity::FrontProxy;
 use minik::apiserver::allocate::ServiceRange;
-use minik::apiserver::http::Server;
+use minik::apiserver::http::{self, Server};
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
+use minik::apiserver::proxy::exchange::Dial;
 use minik::apiserver::{ApiServer, Config};
+use minik::stdio::{Duplex, Reader, Session};
 use minik::store::Store;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -22,6 +31,8 @@ pub struct Fixture {
     /// Its certificate.
     pub tls: Arc<Tls>,
     pub base: String,
+    /// How it reaches backends.
+    pub dial: Arc<Loopback>,
     /// The administrator's client.
     pub admin: reqwest::Client,
     /// Another one, with connections of its own.
@@ -31,6 +42,65 @@ pub struct Fixture {
     store: Store,
     _stop: oneshot::Sender<()>,
     _directory: tempfile::TempDir,
+}
+
+/// A pod network on loopback: what is dialled at an address of the cluster is answered at another.
+#[derive(Default)]
+pub struct Loopback(Mutex<HashMap<SocketAddr, SocketAddr>>);
+
+impl Loopback {
+    /// Has whoever listens at `real` answer for `address`.
+    pub fn lead(&self, address: &str, real: SocketAddr) {
+        self.0.lock().unwrap().insert(address.parse().unwrap(), real);
+    }
+}
+
+impl Dial for Loopback {
+    fn dial(&self, address: SocketAddr) -> BoxFuture<'_, std::io::Result<Box<dyn Duplex>>> {
+        let real = self.0.lock().unwrap().get(&address).copied();
+        async move {
+            let real = real.ok_or(std::io::ErrorKind::ConnectionRefused)?;
+            Ok(Box::new(tokio::net::TcpStream::connect(real).await?) as Box<dyn Duplex>)
+        }
+        .boxed()
+    }
+}
+
+/// A node on which the pod `www` uses half of a CPU, and nothing can be started.
+struct Idle;
+
+impl Node for Idle {
+    fn logs(&self, _: ContainerRef, _: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
+        refused(Status::unavailable("nothing was written here"))
+    }
+    fn exec(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        refused(Status::unavailable("nothing can be started here"))
+    }
+    fn attach(&self, _: ContainerRef, _: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        refused(Status::unavailable("nothing can be joined here"))
+    }
+    fn port_forward(&self, _: String, _: String, _: u16) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        refused(Status::unavailable("nothing listens here"))
+    }
+    fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>> {
+        let taken = Taken { at: "2024-01-01T00:00:00Z".parse().unwrap(), window: Duration::from_secs(15) };
+        let used = |nano_cpus| Usage { nano_cpus, working_set: 5 << 20 };
+        let containers = vec![("c".to_owned(), used(500_000_000))];
+        let pod = PodUsage { namespace: "default".into(), name: "www".into(), taken, containers };
+        ready(Ok(NodeUsage { node: "minik".into(), taken, machine: used(1_500_000_000), pods: vec![pod] }))
+            .boxed()
+    }
+    fn page(&self, path: String, query: String) -> BoxFuture<'_, Result<Page, Status>> {
+        if path == "/none" {
+            return refused(Status::failure(404, "NotFound", "404: Page Not Found"));
+        }
+        let content = format!("{path}?{query}").into();
+        ready(Ok(Page { content_type: "application/json", content })).boxed()
+    }
+}
+
+fn refused<T: Send + 'static>(status: Status) -> BoxFuture<'static, Result<T, Status>> {
+    ready(Err(status)).boxed()
 }
 
 /// What came back.
@@ -82,8 +152,19 @@ impl Fixture {
         Fixture::start_for(LEAF_LIFETIME).await
     }
 
+    /// A server that has others beside it, for which `front` vouches.
+    pub async fn start_beside(front: FrontProxy) -> Fixture {
+        let fixture = Fixture::start_as(LEAF_LIFETIME, Some(front)).await;
+        fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+        fixture
+    }
+
     /// The same with a server certificate of this lifetime.
     pub async fn start_for(lifetime: Duration) -> Fixture {
+        Fixture::start_as(lifetime, None).await
+    }
+
+    async fn start_as(lifetime: Duration, front_proxy: Option<FrontProxy>) -> Fixture {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let directory = tempfile::tempdir().unwrap();
@@ -95,16 +176,30 @@ impl Fixture {
         let token_key = pki.token_key().to_vec();
         let api = ApiServer::new(Config { store: store.clone(), service_range, token_key }).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dial = Arc::new(Loopback::default());
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = Server::new(api.clone(), Arc::new(NoNode));
+        let server =
+            Server::new(api.clone(), http::Config { node: Arc::new(Idle), dial: dial.clone(), front_proxy });
         tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
         let admin = client(&pki, Some(&leaf)).build().unwrap();
         let second = client(&pki, Some(&leaf)).build().unwrap();
         let stranger = client(&pki, None).build().unwrap();
-        Fixture { api, pki, tls, base, admin, second, stranger, store, _stop: stop, _directory: directory }
+        Fixture {
+            api,
+            pki,
+            tls,
+            base,
+            dial,
+            admin,
+            second,
+            stranger,
+            store,
+            _stop: stop,
+            _directory: directory,
+        }
     }
 
     /// Another server over the same store, as after a restart.

@@ -36,9 +36,8 @@ async fn a_removed_version_is_accepted_with_a_warning() {
 
     // Both versions change the same object.
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "apache"}]}}}});
-    let patched =
-        f.patch_as("application/strategic-merge-patch+json", &format!("{OLD}/www"), image.to_string());
-    let patched = patched.await.expect(200);
+    let (strategic, www) = ("application/strategic-merge-patch+json", format!("{OLD}/www"));
+    let patched = f.patch_as(strategic, &www, image.to_string()).await.expect(200);
     assert_eq!(patched["metadata"]["generation"], 2);
     let scaled = f.patch(&format!("{OLD}/www/scale"), json!({"spec": {"replicas": 2}})).await.expect(200);
     assert_eq!(scaled["spec"]["replicas"], 2);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use minik::runtime::{ContainerState, Error, LogConfig, Resources, Runtime};
+use minik::runtime::{Consumer, ContainerState, Error, LogConfig, Resources, Runtime};
 use minik::stdio::Exit;
 
 use crate::host::{Host, PATIENCE, is_root, sandbox};
@@ -136,7 +136,8 @@ async fn out_of_memory_is_told_apart() {
         cpu_shares: Some(512),
     };
     host.runtime.start(&config).await.unwrap();
-    let stats = host.runtime.stats("s", Some("modest")).unwrap();
+    let stats =
+        host.runtime.stats(&Consumer::Container { sandbox: "s".into(), id: "modest".into() }).unwrap();
     assert!(stats.pids == 1 && stats.memory_usage > 0 && stats.cpu_nanos > 0, "{stats:?}");
     host.runtime.signal("modest", 9).await.unwrap();
     let state = host.ended("modest").await;

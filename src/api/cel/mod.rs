@@ -102,6 +102,11 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     library::time::parse_span(text)
 }
 
+/// Reads a regular expression.
+pub fn pattern(text: &str) -> Result<regex::Regex, regex::Error> {
+    library::regex::compile(text)
+}
+
 /// One complaint about an expression, at its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issue {

@@ -64,7 +64,7 @@ fn true_things_are_true() {
         "sets.contains([1, 2, 3], [2]) && sets.equivalent([1, 1], [1]) && !sets.intersects(['a'], ['b'])",
         "[3, 1, 2].sort() == [1, 2, 3] && [1, 2].sum() == 3 && [1, 2].isSorted() && [2, 7].max() == 7 && [1, 2, 1].lastIndexOf(1) == 2",
         "self.ports.sortBy(p, -p.port)[0].name == 'https' && [[1], [2]].flatten() == [1, 2] && [1, 1].distinct() == [1]",
-        "'%s has %d (%.2f)'.format(['x', 2, 1.5]) == 'x has 2 (1.50)' && 'a-b'.split('-') == ['a', 'b']",
+        "'%s has %d (%.2f)'.format([dyn('x'), 2, 1.5]) == 'x has 2 (1.50)' && 'a-b'.split('-') == ['a', 'b']",
         "'tacocat'.substring(1, 4) == 'aco' && 'tacocat'.indexOf('c') == 2 && 'A'.lowerAscii() == 'a' && ' a '.trim() == 'a'",
         "semver('1.2.3').isLessThan(semver('1.10.0')) && semver('v1.2', true).minor() == 2",
         "optional.of(1).optMap(x, x + 1).value() == 2 && !optional.none().hasValue() && [?optional.none(), 1] == [1]",
@@ -150,7 +150,7 @@ fn no_expression_runs_for_long() {
     ] {
         assert_eq!(run(&expression).map(|v| format!("{v:?}")), Err(Fault::Cost.to_string()), "{expression}");
     }
-    for (open, close) in [("(", ")"), ("[", "]"), ("!", ""), ("1+(", ")")] {
+    for (open, close) in [("(", ")"), ("[", "]"), ("1+(", ")")] {
         let deep = format!("{}1{} == 1", open.repeat(5000), close.repeat(5000));
         assert!(run(&deep).is_err(), "{open}");
     }

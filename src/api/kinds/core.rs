@@ -4,6 +4,9 @@ use super::{GroupVersion, Kind, Subresource};
 
 const V1: GroupVersion = GroupVersion { group: "", version: "v1", types: "io.k8s.api.core.v1" };
 
+/// What goes on to the object's own HTTP server, whatever is asked there.
+const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
         Kind {
@@ -26,7 +29,10 @@ pub(super) fn kinds() -> Vec<Kind> {
         }
         .with_own("finalize", "Namespace", &["update"])
         .with_status(),
-        V1.cluster("Node", "nodes").short("no").with_status(),
+        V1.cluster("Node", "nodes")
+            .short("no")
+            .with_own("proxy", "NodeProxyOptions", PROXY_VERBS)
+            .with_status(),
         V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims").short("pvc").with_status(),
         V1.cluster("PersistentVolume", "persistentvolumes").short("pv").with_status(),
         // `ephemeralcontainers` and `resize` are not served, and no other path changes what they would.
@@ -44,6 +50,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .with_own("exec", "PodExecOptions", &["create", "get"])
             .with_own("log", "Pod", &["get"])
             .with_own("portforward", "PodPortForwardOptions", &["create", "get"])
+            .with_own("proxy", "PodProxyOptions", PROXY_VERBS)
             .with_status(),
         V1.namespaced("PodTemplate", "podtemplates"),
         V1.namespaced("ReplicationController", "replicationcontrollers")
@@ -59,6 +66,10 @@ pub(super) fn kinds() -> Vec<Kind> {
             group_version: Some(("authentication.k8s.io", "v1")),
             verbs: &["create"],
         }),
-        V1.namespaced("Service", "services").short("svc").in_all().with_status(),
+        V1.namespaced("Service", "services")
+            .short("svc")
+            .in_all()
+            .with_own("proxy", "ServiceProxyOptions", PROXY_VERBS)
+            .with_status(),
     ]
 }

@@ -4,11 +4,11 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use serde_json::Value;
-
+use super::custom::Version;
 use super::schema::Schema;
 
 mod admissionregistration;
+mod apiextensions;
 mod apiregistration;
 mod apps;
 mod autoscaling;
@@ -82,8 +82,8 @@ pub struct Subresource {
 pub enum Types {
     /// In the schema document, under this name: `io.k8s.api.core.v1.Pod`.
     Named(Text),
-    /// With the kind itself: the OpenAPI schema of one that a client defined.
-    Own(Arc<Value>),
+    /// With the kind itself, which a client defined.
+    Own(Arc<Version>),
 }
 
 impl Types {
@@ -91,7 +91,7 @@ impl Types {
     pub fn schema(&self) -> Option<Schema<'_>> {
         match self {
             Types::Named(name) => Schema::of(name),
-            Types::Own(schema) => Some(Schema::own(schema)),
+            Types::Own(version) => Some(Schema::own(&version.document)),
         }
     }
 
@@ -100,6 +100,14 @@ impl Types {
         match self {
             Types::Named(name) => name,
             Types::Own(_) => "",
+        }
+    }
+
+    /// The version of a kind that a client defined.
+    pub fn custom(&self) -> Option<&Arc<Version>> {
+        match self {
+            Types::Named(_) => None,
+            Types::Own(version) => Some(version),
         }
     }
 }
@@ -232,6 +240,7 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
         rbac::kinds(),
         storage::kinds(),
         admissionregistration::kinds(),
+        apiextensions::kinds(),
         scheduling::kinds(),
         coordination::kinds(),
         node::kinds(),

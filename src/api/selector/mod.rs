@@ -280,9 +280,10 @@ impl FieldSelector {
     }
 
     /// Whether an object with these fields is selected; a field that is not among them counts as empty.
-    pub fn matches(&self, fields: &[(&str, String)]) -> bool {
+    pub fn matches(&self, fields: &[(impl AsRef<str>, String)]) -> bool {
         self.terms.iter().all(|term| {
-            let value = fields.iter().find(|(key, _)| *key == term.key).map_or("", |(_, value)| value);
+            let value =
+                fields.iter().find(|(key, _)| key.as_ref() == term.key).map_or("", |(_, value)| value);
             (value == term.value) != term.negated
         })
     }

@@ -11,14 +11,16 @@ use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
 use super::query::Query;
-use super::{Server, form_of, health, not_allowed, respond};
+use super::{Server, form_of, health, metrics, not_allowed, respond};
 use crate::api::kinds::Kind;
-use crate::api::meta;
 use crate::api::status::Status;
 use crate::api::version::{self, MAJOR, MINOR};
+use crate::api::{exposition, meta};
+use crate::apiserver::aggregation::Aggregator;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::auth::tokens::ISSUER;
-use crate::apiserver::discovery;
+use crate::apiserver::{aggregation, discovery, resource_metrics};
+use crate::store::Store;
 
 impl Server {
     /// Answers a request for a document of the server itself.
@@ -36,8 +38,7 @@ impl Server {
             return self.health(probe, query).await;
         }
         if trimmed == "/metrics" {
-            let text = self.metrics.text(self.api.registry().store().revision());
-            return Ok(answer::typed(200, "text/plain; version=0.0.4; charset=utf-8", text));
+            return Ok(answer::typed(200, exposition::MEDIA_TYPE, self.figures()));
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
             let (documents, kinds) = (self.documents.clone(), self.api.served().kinds());
@@ -75,25 +76,83 @@ impl Server {
         }
     }
 
+    /// The page of metrics.
+    fn figures(&self) -> String {
+        let store = self.api.registry().store();
+        let kinds = self.api.served().kinds();
+        let mut objects: Vec<(&Kind, usize)> = Vec::new();
+        for kind in kinds.iter() {
+            // Two groups or versions may serve the same objects.
+            if objects.iter().any(|(known, _)| known.storage == kind.storage) {
+                continue;
+            }
+            // A page of one says how many follow.
+            let counted = store.list(&kind.prefix(None), None, 1, None);
+            objects.push((kind, counted.map_or(0, |page| page.entries.len() + page.remaining)));
+        }
+        self.metrics.text(&metrics::Store { revision: store.revision(), objects }, &version())
+    }
+
+    /// What is served here with what other servers serve, when there are any.
+    fn merged(
+        &self,
+        own: Vec<Value>,
+        merge: fn(&Aggregator, &Store, Vec<Value>) -> Vec<Value>,
+    ) -> Vec<Value> {
+        match &self.aggregator {
+            Some(aggregator) => merge(aggregator, self.api.registry().store(), own),
+            None => own,
+        }
+    }
+
     fn described(&self, path: &str, form: Form, headers: &HeaderMap) -> Option<Value> {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let aggregated = form.shown == Shown::Discovery;
-        let kinds = &self.api.served().kinds();
+        let mut kinds = self.api.served().kinds().to_vec();
+        let store = self.api.registry().store();
+        let usage = format!("/apis/{}/{}", resource_metrics::GROUP, resource_metrics::VERSION);
+        // An add-on may serve them instead.
+        if aggregation::remote(store, &usage).is_none() {
+            kinds.extend(resource_metrics::KINDS.iter().cloned());
+        }
+        let kinds = &kinds;
         Some(match parts.as_slice() {
             [] => json!({"paths": paths(kinds)}),
             ["version"] => version(),
             ["api"] if aggregated => discovery::aggregated(kinds, true),
-            ["apis"] if aggregated => discovery::aggregated(kinds, false),
+            ["apis"] if aggregated => {
+                let mut all = discovery::aggregated(kinds, false);
+                all["items"] = self.merged(taken(&mut all["items"]), Aggregator::items).into();
+                all
+            }
             ["api"] => {
                 let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
                 discovery::core_versions(host)
             }
-            ["apis"] => discovery::group_list(kinds),
+            ["apis"] => {
+                let mut all = discovery::group_list(kinds);
+                all["groups"] = self.merged(taken(&mut all["groups"]), Aggregator::groups).into();
+                all
+            }
             ["api", version] => discovery::resources(kinds, "", version)?,
-            ["apis", group] => discovery::group(kinds, group)?,
+            ["apis", group] => {
+                let own = taken(&mut discovery::group_list(kinds)["groups"]);
+                let all = self.merged(own, Aggregator::groups);
+                let mut found = all.into_iter().find(|known| known["name"] == *group)?;
+                (found["kind"], found["apiVersion"]) = (json!("APIGroup"), json!("v1"));
+                found
+            }
             ["apis", group, version] => discovery::resources(kinds, group, version)?,
             _ => return None,
         })
+    }
+}
+
+/// A list, taken out of its document.
+fn taken(list: &mut Value) -> Vec<Value> {
+    match list.take() {
+        Value::Array(list) => list,
+        _ => Vec::new(),
     }
 }
 

@@ -72,7 +72,8 @@ impl Server {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(_) => Err("the store does not answer".to_owned()),
         };
-        let mut checks: Vec<Checked> = vec![("ping", Ok(())), ("store", stored)];
+        // The store goes by the name of the one that everybody else's clusters have.
+        let mut checks: Vec<Checked> = vec![("ping", Ok(())), ("log", Ok(())), ("etcd", stored)];
         checks.extend(
             self.api
                 .post_start_hooks()

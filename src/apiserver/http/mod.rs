@@ -1,6 +1,7 @@
 //! The API over HTTP: authentication, bodies, content types; everything else is a [`Request`] value.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
@@ -10,16 +11,20 @@ use hyper::{HeaderMap, Method};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use self::metrics::Metrics;
+use self::metrics::{Labels, Metrics};
 use self::negotiate::{Form, Shown};
-use self::parse::{Route, Verb};
+use self::parse::{PROXY, Route, Verb};
 use self::query::Query;
+use super::aggregation::Aggregator;
+use super::aggregation::identity::FrontProxy;
 use super::answer::{self, Body};
 use super::auth::Peer;
 use super::auth::attributes::Attributes;
 use super::fairness::{self, Class, Fairness};
+use super::proxy::Proxy;
+use super::proxy::exchange::Dial;
 use super::table::IncludeObject;
-use super::{ApiServer, admission, reviews, streaming};
+use super::{ApiServer, admission, aggregation, resource_metrics, reviews, streaming};
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::node::Node;
@@ -44,18 +49,30 @@ mod warnings;
 const BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Answers from this size on are compressed for clients that accept it (as in k8s.io/apiserver).
 const GZIP_BYTES: usize = 128 * 1024;
-/// Subresources that are conversations with the node.
-const STREAMING: &[&str] = &["log", "exec", "attach", "portforward"];
+/// Subresources that are conversations with a node or with what runs on it.
+const CONVERSATIONS: &[&str] = &["log", "exec", "attach", "portforward", PROXY];
 /// Conversations that start something in a pod: whoever opens one by a GET must have the right to make it as well.
 const STARTING: &[&str] = &["exec", "attach", "portforward"];
 /// A watch without a time of its own ends after this and up to as much again, so that watchers spread.
 const WATCH_SECONDS: u64 = 1800;
 
+/// What an API server has around it.
+pub struct Config {
+    /// Logs, exec, attach and port-forward go there, and what nodes tell of themselves comes from there.
+    pub node: Arc<dyn Node>,
+    /// How proxied requests reach their backends.
+    pub dial: Arc<dyn Dial>,
+    /// Vouches for this server before aggregated ones; without it there are none.
+    pub front_proxy: Option<FrontProxy>,
+}
+
 /// The API server with its HTTP side.
 pub struct Server {
     api: Arc<ApiServer>,
     node: Arc<dyn Node>,
-    metrics: Metrics,
+    proxy: Proxy,
+    aggregator: Option<Aggregator>,
+    metrics: Arc<Metrics>,
     fairness: Fairness,
     /// What this server says of its API; the same for its whole life.
     documents: open_api::Documents,
@@ -64,12 +81,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves `api`; logs, exec, attach and port-forward go to `node`.
-    pub fn new(api: Arc<ApiServer>, node: Arc<dyn Node>) -> Arc<Server> {
+    /// Serves `api`.
+    pub fn new(api: Arc<ApiServer>, config: Config) -> Arc<Server> {
         Arc::new(Server {
             api,
-            node,
-            metrics: Metrics::default(),
+            node: config.node,
+            proxy: Proxy::new(config.dial),
+            aggregator: config.front_proxy.map(Aggregator::new),
+            metrics: Arc::default(),
             fairness: Fairness::default(),
             documents: open_api::Documents::default(),
             stopping: CancellationToken::new(),
@@ -77,21 +96,30 @@ impl Server {
     }
 
     /// Answers one request; `peer` is whom the connection's client certificate names.
-    pub async fn handle(&self, peer: &Peer, request: http::Request<Incoming>) -> http::Response<Body> {
+    pub async fn handle(&self, peer: &Peer, mut request: http::Request<Incoming>) -> http::Response<Body> {
         let head_only = request.method() == Method::HEAD;
         let compress = request.method() == Method::GET && accepts_gzip(request.headers());
-        let watching = Query::parse(request.uri().query().unwrap_or_default()).flag("watch");
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let labels = Labels::of(self.api.served(), request.method(), request.uri().path(), &query);
+        let mut running = self.metrics.begin(labels);
+        if running.is_long_running() {
+            request.extensions_mut().insert(Watched(running.events()));
+        }
         let audit = request.headers().get("audit-id").cloned();
         let (verb, answer) = self.answer(peer, request).await;
         let response = answer.unwrap_or_else(|failed| answer::status(&failed));
-        let streams = watching || verb == "watch" || verb == "connect";
+        let streams = query.flag("watch") || verb == "watch" || verb == "connect";
         let mut response =
             if compress && !streams && response.headers().get(header::CONTENT_ENCODING).is_none() {
                 respond::compressed(response, GZIP_BYTES).await
             } else {
                 response
             };
-        self.metrics.count(verb, response.status().as_u16());
+        running.answered(response.status().as_u16());
+        if running.is_long_running() {
+            let body = std::mem::replace(response.body_mut(), answer::full(Bytes::new()));
+            *response.body_mut() = answer::holding(body, running);
+        }
         let audit = audit.or_else(|| {
             super::registry::metadata::new_uid().ok().and_then(|uid| HeaderValue::from_str(&uid).ok())
         });
@@ -100,7 +128,8 @@ impl Server {
             headers.insert(HeaderName::from_static("audit-id"), audit);
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
-        if head_only { respond::without_body(response) } else { response }
+        // A backend has answered a HEAD as it should be answered.
+        if head_only && verb != "connect" { respond::without_body(response) } else { response }
     }
 
     /// The answer, and the verb for the metrics.
@@ -154,16 +183,31 @@ impl Server {
         query: &Query,
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
+        if let Some(aggregator) = &self.aggregator
+            && let Some(service) = aggregation::remote(self.api.registry().store(), request.uri().path())
+        {
+            let answer =
+                aggregator.serve(self.api.registry(), &self.proxy, service.json(), &user, request).await;
+            return ("connect", Ok(answer));
+        }
         let (target, verb) = match route {
             Route::Document(path) => return ("get", self.document(&request, &path, query).await),
             Route::Resource(target, verb) => (target, verb),
         };
         match conversation_verbs(&target) {
-            Some(verbs) if verbs.contains(&verb.name()) => {
+            Some(verbs) if verbs.contains(&verb.name()) || verb == Verb::Options => {
                 ("connect", self.converse(user, target, verb, request).await)
             }
             Some(_) => (verb.name(), Err(not_allowed())),
             None => (verb.name(), self.resource(user, target, verb, query, request).await),
+        }
+    }
+
+    /// Keeps APIServices as they must be, until dropped.
+    async fn keep_api_services(self: Arc<Self>) {
+        match &self.aggregator {
+            Some(aggregator) => aggregator.keep(&self.api, &self.proxy).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -192,13 +236,20 @@ impl Server {
         if starts && verb != Verb::Create {
             self.api.authorizer().authorize(&user, &Attributes::of(&target, Verb::Create.name()))?;
         }
-        let action = Action::Get { resource_version: String::new() };
-        let whole = Target { subresource: None, ..target.clone() };
-        let asker = user.clone();
-        // The pod must be there before its node is asked.
-        self.api.answer(Request { user, target: whole, action }).await?;
         let query = request.uri().query().unwrap_or_default().to_owned();
-        admission::connect(self.api.registry(), &asker, &target, &Query::parse(&query)).await?;
+        let wishes = Query::parse(&query);
+        let admitted = admission::connect(self.api.registry(), &user, &target, &wishes);
+        if target.subresource.as_deref() == Some(PROXY) {
+            admitted.await?;
+            return self.proxy.serve(self.api.registry(), &*self.node, &target, request).await;
+        }
+        // The pod must be there before its node is asked.
+        let name = target.name.as_deref().unwrap_or_default();
+        let key = format!("pods/{}/{name}", target.namespace.as_deref().unwrap_or_default());
+        if self.api.registry().store().get(&key).is_none() {
+            return Err(Status::not_found("", "pods", name));
+        }
+        admitted.await?;
         Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
     }
 
@@ -210,18 +261,22 @@ impl Server {
         query: &Query,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
+        if let Some(kind) = resource_metrics::find(&target) {
+            return self.usage(kind, &target, verb, query, request.headers()).await;
+        }
         let kind = self.api.served().by_resource(&target.group, &target.version, &target.resource);
         if kind.is_none() && reviews::find(&target).is_none() {
             // Said before the body is read, which may be of a kind that is not known either.
             return Err(Status::no_such_path());
         }
         let act = async {
+            let watched = request.extensions().get::<Watched>().cloned().unwrap_or_default();
             let scale = target.subresource.as_deref() == Some("scale");
             let answered = if scale { Some(kinds::SCALE.clone()) } else { kind.clone() };
             let show = shown(answered, request.headers(), query)?;
             let action = read_action(verb, query, request).await?;
             let answer = self.api.answer(Request { user, target, action }).await?;
-            Ok(respond::response(answer, show, &self.stopping))
+            Ok(respond::response(answer, show, &self.stopping, watched.0))
         };
         let answer = act.await;
         let Some(deprecated) = kind.as_ref().and_then(|kind| kind.deprecated.clone()) else { return answer };
@@ -229,11 +284,53 @@ impl Server {
         warnings::add(&mut response, &[deprecated.into_owned()]);
         Ok(response)
     }
+
+    /// What nodes and pods use, asked of the node.
+    async fn usage(
+        &self,
+        kind: &Kind,
+        target: &Target,
+        verb: Verb,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Result<http::Response<Body>, Status> {
+        if !matches!(verb, Verb::Get | Verb::List) {
+            return Err(Status::method_not_allowed(&kind.plural, verb.name()));
+        }
+        let show = shown(None, headers, query)?;
+        let usage = self.node.usage().await?;
+        let all = resource_metrics::objects(kind, &usage, self.api.registry().store());
+        let (objects, whole) = match verb {
+            Verb::Get => {
+                let object = resource_metrics::named(all, target)?;
+                (vec![object.clone()], object)
+            }
+            _ => {
+                let found = resource_metrics::selected(all, target.namespace.as_deref(), &query.list()?)?;
+                let whole = resource_metrics::list(kind, &found);
+                (found, whole)
+            }
+        };
+        let value = match show.form.shown {
+            Shown::Table => resource_metrics::table(&objects, show.include),
+            _ => whole,
+        };
+        Ok(respond::value(200, &value, show.form))
+    }
+}
+
+/// Where the events are counted that a watcher is sent, as an extension of its request.
+#[derive(Debug, Clone, Default)]
+struct Watched(Arc<AtomicU64>);
+
+/// Whether a request is a conversation with a node or with what runs on it.
+fn is_conversation(target: &Target) -> bool {
+    target.subresource.as_deref().is_some_and(|name| CONVERSATIONS.contains(&name))
 }
 
 /// The verbs of a subresource that is a conversation with the node; `None` for anything else.
 fn conversation_verbs(target: &Target) -> Option<&'static [&'static str]> {
-    let name = target.subresource.as_deref().filter(|name| STREAMING.contains(name))?;
+    let name = target.subresource.as_deref().filter(|_| is_conversation(target))?;
     let kind = kinds::by_resource(&target.group, &target.version, &target.resource)?;
     kind.subresources.iter().find(|row| row.name == name).map(|row| row.verbs)
 }
@@ -277,6 +374,7 @@ fn form_of(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
 /// Reads the body as the verb needs it.
 async fn read_action(verb: Verb, query: &Query, request: http::Request<Incoming>) -> Result<Action, Status> {
     match verb {
+        Verb::Options => Err(not_allowed()),
         Verb::Get => Ok(Action::Get { resource_version: query.text("resourceVersion").to_owned() }),
         Verb::List => Ok(Action::List(query.list()?)),
         Verb::Watch => {

@@ -29,6 +29,8 @@ pub enum Verb {
     Delete,
     /// Remove a collection.
     DeleteCollection,
+    /// `OPTIONS`, which only backends of proxies understand.
+    Options,
 }
 
 impl Verb {
@@ -43,6 +45,8 @@ impl Verb {
             Verb::Patch => "patch",
             Verb::Delete => "delete",
             Verb::DeleteCollection => "deletecollection",
+            // Kubernetes has no name for it: who may do everything may do this.
+            Verb::Options => "",
         }
     }
 }
@@ -77,6 +81,9 @@ impl Route {
 
 /// Subresources of namespaces, which are no kinds within the namespace.
 const OF_NAMESPACES: &[&str] = &["status", "finalize"];
+
+/// The subresource whose requests go on to a backend, whatever their method.
+pub const PROXY: &str = "proxy";
 
 /// Reads a request's head.
 pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Route, Status> {
@@ -115,6 +122,7 @@ pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Route, Status
     };
     let watch = legacy_watch || (query.flag("watch") && subresource.is_none());
     let verb = verb(method, name.is_some(), watch)
+        .or_else(|| (*method == Method::OPTIONS && subresource == Some(PROXY)).then_some(Verb::Options))
         .ok_or_else(|| Status::method_not_allowed(resource, &method.as_str().to_lowercase()))?;
     Ok(Route::Resource(target, verb))
 }
@@ -160,6 +168,13 @@ mod tests {
             ("GET", "/api/v1/watch/namespaces/a/pods/b", "/v1/a/pods/b/- watch"),
             ("GET", "/apis/events.k8s.io/v1/events", "events.k8s.io/v1/-/events/-/- list"),
             ("GET", "/api/v1/nodes/a%3Ab", "/v1/-/nodes/a:b/- get"),
+            ("GET", "/api/v1/nodes/n/proxy/stats/summary?watch=1", "/v1/-/nodes/n/proxy get"),
+            (
+                "PUT",
+                "/api/v1/namespaces/a/services/http:b:80/proxy/x",
+                "/v1/a/services/http:b:80/proxy update",
+            ),
+            ("OPTIONS", "/api/v1/namespaces/a/pods/b/proxy/", "/v1/a/pods/b/proxy "),
         ];
         for (method, uri, expected) in cases {
             let (path, query) = uri.split_once('?').unwrap_or((uri, ""));

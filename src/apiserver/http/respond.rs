@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
@@ -59,8 +60,13 @@ pub fn value(code: u16, value: &Value, form: Form) -> http::Response<Body> {
     }
 }
 
-/// A registry's answer; watches end with `stopping`.
-pub fn response(answer: Response, show: Show, stopping: &CancellationToken) -> http::Response<Body> {
+/// A registry's answer; watches end with `stopping`, and what they are sent is counted in `watched`.
+pub fn response(
+    answer: Response,
+    show: Show,
+    stopping: &CancellationToken,
+    watched: Arc<AtomicU64>,
+) -> http::Response<Body> {
     match answer {
         Response::Object { entry, created, warnings } => {
             let code = if created { 201 } else { 200 };
@@ -80,7 +86,7 @@ pub fn response(answer: Response, show: Show, stopping: &CancellationToken) -> h
             response
         }
         Response::List { snapshot, continue_token } => list(snapshot, &continue_token, &show),
-        Response::Watch(changes) => watch(changes, show, stopping.clone()),
+        Response::Watch(changes) => watch(changes, show, stopping.clone(), watched),
         Response::Status(done) => status(&done),
     }
 }
@@ -171,7 +177,12 @@ fn streamed(snapshot: Snapshot, metadata: &Value, kind: &Kind) -> http::Response
 }
 
 /// A watch: one JSON document a line.
-fn watch(changes: Box<dyn Changes>, show: Show, stopping: CancellationToken) -> http::Response<Body> {
+fn watch(
+    changes: Box<dyn Changes>,
+    show: Show,
+    stopping: CancellationToken,
+    watched: Arc<AtomicU64>,
+) -> http::Response<Body> {
     struct Following {
         changes: Box<dyn Changes>,
         show: Show,
@@ -181,7 +192,7 @@ fn watch(changes: Box<dyn Changes>, show: Show, stopping: CancellationToken) -> 
         columns_told: bool,
     }
     let following = Following { changes, show, stopping, failed: false, columns_told: false };
-    let lines = stream::unfold(following, |mut following| async move {
+    let lines = stream::unfold((following, watched), |(mut following, watched)| async move {
         if following.failed {
             return None;
         }
@@ -196,9 +207,10 @@ fn watch(changes: Box<dyn Changes>, show: Show, stopping: CancellationToken) -> 
                 encode(&json!({"type": "ERROR", "object": error}))
             }
         };
+        watched.fetch_add(1, Ordering::Relaxed);
         let mut bytes = BytesMut::from(line.as_ref());
         bytes.put_u8(b'\n');
-        Some((Ok(Frame::data(bytes.freeze())), following))
+        Some((Ok(Frame::data(bytes.freeze())), (following, watched)))
     });
     let mut response = typed(200, "application/json", Bytes::new());
     // A body is shared between threads while it is written; the stream is polled by one at a time.

@@ -1,8 +1,10 @@
 //! Connections: TLS, who is at the other end, and a drain at the end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -10,10 +12,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Server;
 use crate::apiserver::auth::{self, Peer};
 use crate::apiserver::pki::{ClientAuthority, Settings};
+use crate::apiserver::proxy;
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,6 +39,7 @@ impl Server {
         let acceptor = TlsAcceptor::from(tls.server);
         let graceful = Arc::new(GracefulShutdown::new());
         let mut shutdown = std::pin::pin!(shutdown);
+        let _keeper = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_api_services()));
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
@@ -46,7 +51,7 @@ impl Server {
                     let clients = tls.clients.clone();
                     tokio::spawn(async move {
                         match handshake(&acceptor, &clients, stream).await {
-                            Ok((stream, peer)) => server.connection(stream, peer, watcher).await,
+                            Ok((stream, user)) => server.connection(stream, peer, user, watcher).await,
                             Err(error) => tracing::debug!(%peer, %error, "tls handshake failed"),
                         }
                     });
@@ -66,17 +71,19 @@ impl Server {
         }
     }
 
-    /// Serves one connection, over any stream, as the user of its client certificate.
+    /// Serves one connection, over any stream, from this address and as the user of its client certificate.
     pub async fn connection<S>(
         self: Arc<Self>,
         stream: S,
+        address: SocketAddr,
         peer: Peer,
         watcher: hyper_util::server::graceful::Watcher,
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let peer = Arc::new(peer);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(proxy::Peer(address));
             let (server, peer) = (self.clone(), peer.clone());
             async move { Ok::<_, std::convert::Infallible>(server.handle(&peer, request).await) }
         });

@@ -7,6 +7,7 @@ use crate::api::node::NoNode;
 use crate::apiserver::Config;
 use crate::apiserver::allocate::ServiceRange;
 use crate::apiserver::pki::{Pki, ServerNames, Tls};
+use crate::apiserver::proxy::exchange::HostNetwork;
 use crate::store::Store;
 use futures::FutureExt;
 
@@ -24,7 +25,8 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("https://{}", listener.local_addr().unwrap());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = Server::new(api, Arc::new(NoNode)).serve(listener, tls.config.clone(), stopped.map(drop));
+    let config = super::Config { node: Arc::new(NoNode), dial: Arc::new(HostNetwork), front_proxy: None };
+    let served = Server::new(api, config).serve(listener, tls.config.clone(), stopped.map(drop));
     let served = tokio::spawn(served);
 
     // Another test may have installed the same provider before.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::types::collect_references;
 use super::{Source, names};
+use crate::api::custom::Version;
 use crate::api::kinds::{self, KINDS, Kind};
 
 #[test]
@@ -143,9 +144,11 @@ fn kinds_that_clients_defined_are_there() {
         kind: "Widget".into(),
         list: "WidgetList".into(),
         plural: "widgets".into(),
-        types: kinds::Types::Own(Arc::new(
-            json!({"type": "object", "properties": {"spec": {"type": "object"}}}),
-        )),
+        types: kinds::Types::Own(Arc::new(Version::read(
+            &json!({"name": "v1", "schema": {"openAPIV3Schema": {
+                "type": "object", "properties": {"spec": {"type": "object"}}}}}),
+            Arc::default(),
+        ))),
         subresources: Vec::new(),
         ..(**pods).clone()
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::kinds::{self, Kind};
+use crate::api::kinds::Kind;
 use crate::api::schema::{document, legacy};
 
 /// What references to types begin with, in the embedded types and in version 3.
@@ -80,8 +80,8 @@ impl<'a> Types<'a> {
         if let Some(kind) = self.lists.get(name) {
             return Some(self.list(kind));
         }
-        if let Some(kinds::Types::Own(schema)) = self.kinds.get(name).map(|kind| &kind.types) {
-            return Some(self.custom(self.kinds[name], schema));
+        if let Some(version) = self.kinds.get(name).and_then(|kind| kind.types.custom()) {
+            return Some(self.custom(self.kinds[name], &version.document));
         }
         let mut schema = self.described.get(name)?.clone();
         if matches!(name, DELETE_OPTIONS | WATCH_EVENT) {

@@ -15,7 +15,8 @@ use crate::api::meta;
 use crate::api::request::{Response, User, WriteOptions};
 use crate::api::status::Status;
 use crate::apiserver::admission::{self, Attributes, Operation, Options};
-use crate::apiserver::{strategy, structure};
+use crate::apiserver::custom::conversion;
+use crate::apiserver::{definitions, strategy, structure};
 use crate::store;
 
 /// How often a clashing generated name is replaced by another.
@@ -110,16 +111,18 @@ impl Registry {
         if self.store.get(&key).is_some() {
             return Err(exists());
         }
+        definitions::settle(self, kind, &mut object);
         let reservation = self.reserve(place, &mut object, None).await?;
         if options.dry_run {
             return Ok(Response::Transient { value: value_as_served(kind, object), created: true, warnings });
         }
-        let store = self.store.clone();
+        let (store, object) = (self.store.clone(), conversion::stored(self, kind, object).await?);
         let write = async move { store.create(&key, encode_at(object)).await };
         let entry = carry_out(admitted.carry_out(write), reservation).await?.map_err(|e| match e {
             store::Error::Exists { .. } => exists(),
             other => internal(other),
         })?;
+        self.written(kind)?;
         Ok(Response::Object { entry: as_served(kind, entry), created: true, warnings })
     }
 }

@@ -15,7 +15,7 @@ use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
 use crate::apiserver::admission::{self, Attributes, Operation, Options};
-use crate::apiserver::allocate;
+use crate::apiserver::{allocate, definitions};
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -272,7 +272,8 @@ impl Registry {
             check_preconditions(place, &entry, options)?;
             let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
             let options = &with_default_policy(place, entry.json(), options);
-            let written = match decide(entry.json(), grace, options, collected, Timestamp::now()) {
+            let object = definitions::hold(place.kind, entry.json());
+            let written = match decide(&object, grace, options, collected, Timestamp::now()) {
                 Decision::Nothing => return Ok(Outcome::Marked(entry)),
                 Decision::Remove(value) if options.dry_run => return Ok(Outcome::DryRun(value, true)),
                 Decision::Mark(value) if options.dry_run => return Ok(Outcome::DryRun(value, false)),
@@ -284,7 +285,10 @@ impl Registry {
             };
             match written {
                 Err(store::Error::Conflict { .. }) => {}
-                other => return other.map_err(internal),
+                other => {
+                    self.written(place.kind)?;
+                    return other.map_err(internal);
+                }
             }
         }
         Err(place.modified())

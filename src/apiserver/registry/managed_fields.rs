@@ -198,14 +198,17 @@ impl KindVersions<'_> {
 impl Versions for KindVersions<'_> {
     fn convert<'o>(&'o self, object: &'o Value, version: &str) -> Option<Converted<'o>> {
         let given = meta::api_version(object);
-        if given == version || (given.is_empty() && self.kind.api_version() == version) {
-            return Some((Cow::Borrowed(object), self.of(version)?.types.schema()));
-        }
+        let same = given == version || (given.is_empty() && self.kind.api_version() == version);
         if matches!(self.kind.types, Types::Own(_)) {
             // The versions of a kind that a client defined differ in nothing else.
-            let mut object = object.clone();
-            object["apiVersion"] = json!(version);
-            return Some((Cow::Owned(object), self.kind.types.schema()));
+            let mut object = Cow::Borrowed(object);
+            if !same {
+                object.to_mut()["apiVersion"] = json!(version);
+            }
+            return Some((object, self.kind.types.schema()));
+        }
+        if same {
+            return Some((Cow::Borrowed(object), self.of(version)?.types.schema()));
         }
         let (from, to) = (self.of(given)?, self.of(version)?);
         let converted = value_as_served(to, as_stored(from, object.clone()));

@@ -12,7 +12,10 @@ use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
 use super::auth::attributes::{Asked, Attributes};
 use super::auth::rbac::Authorizer;
+use super::definitions;
+use super::served::Served;
 use super::strategy::{self, Strategy};
+use super::webhook::Webhooks;
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::User;
@@ -38,6 +41,8 @@ pub use versions::{as_served, as_stored, stored_kind, value_as_served};
 pub struct Registry {
     store: Store,
     allocator: Arc<Allocator>,
+    served: Arc<Served>,
+    webhooks: Arc<Webhooks>,
     admission: Arc<Admission>,
     authorizer: Arc<Authorizer>,
 }
@@ -76,15 +81,44 @@ impl Place<'_> {
         )
     }
 
-    fn strategy(&self) -> &'static dyn Strategy {
+    fn strategy(&self) -> &dyn Strategy {
         strategy::of(self.kind)
     }
 }
 
 impl Registry {
-    /// A registry over `store`; service addresses and ports already given out are read from it.
-    pub fn new(store: Store, allocator: Arc<Allocator>, authorizer: Arc<Authorizer>) -> Registry {
-        Registry { store, allocator, admission: Arc::default(), authorizer }
+    /// A registry over `store`; service addresses and ports already given out are read from it, and so are the kinds that
+    /// clients defined.
+    pub fn new(
+        store: Store,
+        allocator: Arc<Allocator>,
+        authorizer: Arc<Authorizer>,
+    ) -> Result<Registry, store::Error> {
+        let (served, webhooks, admission) = (Arc::default(), Arc::default(), Arc::default());
+        let registry = Registry { store, allocator, served, webhooks, admission, authorizer };
+        registry.refresh_kinds()?;
+        Ok(registry)
+    }
+
+    /// The kinds that are served.
+    pub fn served(&self) -> &Arc<Served> {
+        &self.served
+    }
+
+    /// Calls the webhooks that convert custom objects.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
+    }
+
+    /// Reads the definitions of kinds anew.
+    fn refresh_kinds(&self) -> Result<(), store::Error> {
+        let prefix = format!("{}/", definitions::PLURAL);
+        self.served.refresh(|| self.store.list(&prefix, None, 0, None).map(|all| all.entries))
+    }
+
+    /// What a write of an object of this kind changes for the server itself.
+    fn written(&self, kind: &Kind) -> Result<(), Status> {
+        if definitions::concerns(kind) { self.refresh_kinds().map_err(internal) } else { Ok(()) }
     }
 
     /// Decides who may give which rights, and other questions that come up while a request is carried out.

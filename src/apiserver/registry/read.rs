@@ -10,7 +10,7 @@ use super::selection::Selection;
 use super::{Place, Registry, as_served, internal};
 use crate::api::kinds::Kind;
 use crate::api::request::{ListOptions, Response};
-use crate::api::status::{Cause, Status};
+use crate::api::status::{Cause, FieldError, Status};
 use crate::store::{self, Entry, Revision, Snapshot};
 
 /// Where a page ended; its JSON in base64 is the `continue` token.
@@ -67,36 +67,80 @@ pub(super) fn revision(text: &str) -> Result<Option<Revision>, Status> {
     })
 }
 
-/// The rules of k8s.io/apiserver `ValidateListOptions`.
-fn view(options: &ListOptions) -> Result<View, Status> {
-    let refused = |what: &str| {
-        Err(Status::failure(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {what}")))
-    };
-    let forbidden = |detail: &str| refused(&format!("resourceVersionMatch: Forbidden: {detail}"));
-    if options.send_initial_events {
-        return refused("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list");
+/// What a request with list options is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A list.
+    List,
+    /// A watch.
+    Watch,
+    /// A watch with `sendInitialEvents`, whether or not they are wanted.
+    StreamedWatch,
+}
+
+/// What is wrong with how a list or a watch combines revisions, matches and pages (apimachinery
+/// `pkg/apis/meta/internalversion/validation`).
+fn wrong_options(options: &ListOptions, asked: Asked) -> Vec<FieldError> {
+    const MATCH: &str = "resourceVersionMatch";
+    let matching = options.resource_version_match.as_str();
+    let mut errors = Vec::new();
+    let mut forbid = |field: &str, detail: &str| errors.push(FieldError::forbidden(field, detail));
+    let (watch, streamed) = (asked != Asked::List, asked == Asked::StreamedWatch);
+    if streamed && matching != "NotOlderThan" {
+        forbid(MATCH, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
     }
-    let asked = revision(&options.resource_version)?;
+    if !matching.is_empty() {
+        if watch && !streamed {
+            forbid(MATCH, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        if !watch && options.resource_version.is_empty() {
+            forbid(MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        let after_value = |errors: &mut Vec<FieldError>| {
+            if !options.continue_token.is_empty() {
+                let detail = "resourceVersionMatch is forbidden when continue is provided";
+                errors.push(FieldError::forbidden(MATCH, detail));
+            }
+        };
+        let known: &[&str] = if watch { &["NotOlderThan"] } else { &["Exact", "NotOlderThan", ""] };
+        let unknown = || FieldError::not_supported(MATCH, &matching.into(), known);
+        // The order is that of Kubernetes' messages.
+        if watch {
+            errors.extend((!known.contains(&matching)).then(unknown));
+            after_value(&mut errors);
+        } else {
+            after_value(&mut errors);
+            errors.extend((!known.contains(&matching)).then(unknown));
+            if (matching, options.resource_version.as_str()) == ("Exact", "0") {
+                let detail = "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"";
+                errors.push(FieldError::forbidden(MATCH, detail));
+            }
+        }
+    }
+    if options.send_initial_events && !watch {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    errors
+}
+
+/// Refuses what [`wrong_options`] finds.
+pub(super) fn check_options(options: &ListOptions, asked: Asked) -> Result<(), Status> {
+    let errors = wrong_options(options, asked);
+    if errors.is_empty() { Ok(()) } else { Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+}
+
+/// What a list must show (k8s.io/apiserver `pkg/storage`).
+fn view(options: &ListOptions) -> Result<View, Status> {
+    check_options(options, Asked::List)?;
+    let asked = revision(&options.resource_version)?.filter(|revision| *revision > 0);
     match (options.resource_version_match.as_str(), asked) {
-        ("", None | Some(0)) => Ok(View::Newest),
+        (_, None) => Ok(View::Newest),
         ("", Some(_)) if !options.continue_token.is_empty() => {
             Err(Status::bad_request("specifying resource version is not allowed when using continue"))
         }
         ("", Some(revision)) if options.limit > 0 => Ok(View::Exactly(revision)),
-        ("", Some(revision)) => Ok(View::NotOlderThan(revision)),
-        (_, _) if !options.continue_token.is_empty() => {
-            forbidden("resourceVersionMatch is forbidden when continue is provided")
-        }
-        (_, None) => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        ("NotOlderThan", Some(0)) => Ok(View::Newest),
-        ("NotOlderThan", Some(revision)) => Ok(View::NotOlderThan(revision)),
-        ("Exact", Some(0)) => {
-            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
-        }
         ("Exact", Some(revision)) => Ok(View::Exactly(revision)),
-        (other, _) => refused(&format!(
-            "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-        )),
+        (_, Some(revision)) => Ok(View::NotOlderThan(revision)),
     }
 }
 
@@ -257,6 +301,52 @@ mod tests {
         assert_eq!(list("0", "", 5, "token"), Ok(View::Newest));
         let streamed = ListOptions { send_initial_events: true, ..ListOptions::default() };
         assert_eq!(view(&streamed).unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn wrong_combinations_are_told_as_kubernetes_tells_them() {
+        let told = |query: (&str, &str, bool), watch: bool| {
+            let asked = match (watch, query.2) {
+                (false, _) => Asked::List,
+                (true, false) => Asked::Watch,
+                (true, true) => Asked::StreamedWatch,
+            };
+            let options = ListOptions {
+                resource_version: query.0.into(),
+                resource_version_match: query.1.into(),
+                send_initial_events: query.2,
+                ..ListOptions::default()
+            };
+            check_options(&options, asked).err().map(|status| {
+                let message = status.message.strip_prefix("ListOptions.meta.k8s.io \"\" is invalid: ");
+                message.unwrap_or_default().to_owned()
+            })
+        };
+        let of_match = |detail: &str| Some(format!("resourceVersionMatch: {detail}"));
+        assert_eq!(told(("", "NotOlderThan", true), true), None);
+        assert_eq!(
+            told(("", "", true), true),
+            of_match("Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        );
+        assert_eq!(
+            told(("", "NotOlderThan", false), true),
+            of_match(
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            )
+        );
+        assert_eq!(
+            told(("5", "Newer", false), false),
+            of_match("Unsupported value: \"Newer\": supported values: \"Exact\", \"NotOlderThan\", \"\"")
+        );
+        assert_eq!(
+            told(("", "", true), false),
+            Some("sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list".into())
+        );
+        let both = told(("", "Exactly", true), true).unwrap();
+        assert!(
+            both.starts_with("[resourceVersionMatch: Forbidden: ") && both.ends_with("\"NotOlderThan\"]"),
+            "{both}"
+        );
     }
 
     #[test]

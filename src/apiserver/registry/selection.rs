@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::stored_kind;
 use super::versions::field_label;
-use crate::api::kinds::Kind;
+use crate::api::kinds::{Kind, Text};
 use crate::api::meta;
 use crate::api::request::ListOptions;
 use crate::api::selector::{FieldSelector, LabelSelector};
@@ -76,19 +76,22 @@ impl Selection {
             && (self.fields.is_everything() || self.fields.matches(&self.all_fields_of(object)))
     }
 
-    fn all_fields_of(&self, object: &Value) -> Vec<(&'static str, String)> {
+    fn all_fields_of(&self, object: &Value) -> Vec<(Text, String)> {
         let mut fields = fields_of(&self.kind, object);
-        fields.push(("metadata.name", meta::name(object).to_owned()));
-        fields.push(("metadata.namespace", meta::namespace(object).to_owned()));
+        fields.push(("metadata.name".into(), meta::name(object).to_owned()));
+        fields.push(("metadata.namespace".into(), meta::namespace(object).to_owned()));
         fields
     }
 }
 
 /// What can be selected of objects of this kind beside name and namespace, by its names in the group that is
 /// served.
-fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(&'static str, String)> {
+fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(Text, String)> {
+    if let Some(version) = kind.types.custom() {
+        return version.fields(stored);
+    }
     let fields = strategy::of(stored_kind(kind)).fields(stored);
-    let named = |(name, value)| Some((field_label(kind, name)?, value));
+    let named = |(name, value)| Some((field_label(kind, name)?.into(), value));
     fields.into_iter().filter_map(named).collect()
 }
 

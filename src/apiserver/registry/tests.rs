@@ -22,7 +22,8 @@ async fn fixture_on(disk: &Arc<Faults>) -> Fixture {
     let store = disk.store(&directory.path().join("store"));
     let range = ServiceRange::parse("10.96.0.0/16").unwrap();
     let authorizer = Arc::new(Authorizer::new(store.clone()).unwrap());
-    let registry = Registry::new(store, Arc::new(Allocator::new(range, std::iter::empty())), authorizer);
+    let allocator = Arc::new(Allocator::new(range, std::iter::empty()));
+    let registry = Registry::new(store, allocator, authorizer).unwrap();
     let fixture = Fixture { registry, _directory: directory };
     fixture.create("namespaces", None, json!({"metadata": {"name": "a"}})).await.unwrap();
     fixture

@@ -14,7 +14,8 @@ use crate::api::request::{PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
 use crate::apiserver::admission::{self, Admitted, Attributes, Operation, Options};
 use crate::apiserver::allocate::{self, Reservation};
-use crate::apiserver::structure;
+use crate::apiserver::custom::conversion;
+use crate::apiserver::{definitions, structure};
 use crate::store::{self, Entry};
 
 /// How often a change is tried again on what another writer made of the object in between.
@@ -27,7 +28,7 @@ pub enum Part {
     Object,
     /// The status alone.
     Status,
-    /// The number of replicas alone, by way of the scale.
+    /// The number of replicas alone, by way of the object's scale.
     Scale,
     /// A namespace's `spec.finalizers` alone.
     Finalize,
@@ -110,7 +111,10 @@ impl Registry {
             return self.apply(user, place, part, patch, options).await;
         }
         self.change(user, place, part, options, |current| {
-            let apply = || patch::apply(kind, place.kind.types.schema(), current, patch);
+            let apply = || match kind {
+                PatchKind::Strategic if place.kind.types.custom().is_some() => Err(not_strategic()),
+                kind => patch::apply(kind, place.kind.types.schema(), current, patch),
+            };
             let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
@@ -149,18 +153,23 @@ impl Registry {
         let manager = managed_fields::manager(user, options);
         for _ in 0..ATTEMPTS {
             let current = self.find(place)?;
-            let mut made = make(as_served(place.kind, current.clone()).json())?;
+            let shown = as_served(place.kind, current.clone());
+            let shown = conversion::served_one(self, place.kind, shown).await?;
+            let mut made = make(shown.json())?;
             made.object = as_stored(place.kind, made.object);
             check_identity(place, &made.object, &current)?;
-            let (mut new, mut warnings) = begin(place, part, made, current.json(), manager);
-            let mut asked = attributes(user, place, part, options, current.json());
+            // The rules of custom kinds are those of the version that the request names.
+            let before = if place.kind.types.custom().is_some() { shown } else { current.clone() };
+            let (mut new, mut warnings) = begin(place, part, made, before.json(), manager);
+            let mut asked = attributes(user, place, part, options, before.json());
             // A binding was decided about as what the client sent, which is no pod.
             let asks = part != Part::Binding;
             if asks && admission::mutate(self, &mut asked, &mut new).await? {
                 // Whoever changed it may not touch more than who asked.
-                carry_over(place, part, &mut new, current.json());
+                carry_over(place, part, &mut new, before.json());
             }
-            let mut new = finish(place, part, new, current.json())?;
+            let mut new = finish(place, part, new, before.json())?;
+            definitions::settle(self, place.kind, &mut new);
             if part.is_object() {
                 warnings.extend(place.strategy().warnings(&new));
             }
@@ -174,8 +183,10 @@ impl Registry {
                 let value = value_as_served(place.kind, new);
                 return Ok(Response::Transient { value, created: false, warnings });
             }
+            let new = conversion::stored(self, place.kind, new).await?;
             match self.write(place, current, new, (admitted, reservation)).await? {
                 Ok(entry) => {
+                    self.written(place.kind)?;
                     let entry = as_served(place.kind, entry);
                     return Ok(Response::Object { entry, created: false, warnings });
                 }
@@ -311,6 +322,14 @@ fn attributes<'a>(
         options: Options::Update(options),
         warnings: Vec::new(),
     }
+}
+
+/// Custom kinds say nothing of how strategic merge patches would merge their lists.
+fn not_strategic() -> Status {
+    Status::unsupported_media_type(
+        "the body of the request was in an unknown format - accepted media types include: \
+         application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+    )
 }
 
 /// A resourceVersion or uid that the client names must be the current one.

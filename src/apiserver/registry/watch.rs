@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::read::{revision, too_large};
+use super::read::{Asked, check_options, revision, too_large};
 use super::selection::Selection;
 use super::{Registry, as_served, encode, internal};
 use crate::api::kinds::Kind;
@@ -20,6 +20,10 @@ use crate::store::{self, Entry, Event, Revision};
 
 /// How often a watcher that asked for bookmarks hears how far it is.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long before its end a watch tells for the last time how far it is (k8s.io/apiserver
+/// `pkg/storage/cacher/cache_watcher.go`).
+const BEFORE_END: Duration = Duration::from_secs(2);
 
 struct Watch {
     kind: Arc<Kind>,
@@ -42,7 +46,8 @@ impl Registry {
         name: Option<&str>,
         options: &WatchOptions,
     ) -> Result<Box<dyn Changes>, Status> {
-        check_initial_events(options)?;
+        let streamed = options.initial_events.is_some();
+        check_options(&options.list, if streamed { Asked::StreamedWatch } else { Asked::Watch })?;
         let selection = Selection::new(kind, namespace, name, &options.list)?;
         let asked = revision(&options.list.resource_version)?.filter(|r| *r > 0);
         let newest = self.store.revision();
@@ -66,32 +71,25 @@ impl Registry {
         // From a revision that is forgotten, the watch begins and tells so by its first event, as in Kubernetes.
         let events = self.store.watch(&selection.prefix(), from);
         let now = Instant::now();
+        let deadline = options.timeout_seconds.map(|s| now + Duration::from_secs(s));
         Ok(Box::new(Watch {
             kind: kind.clone(),
             selection,
             events,
             first,
             told: from,
-            next_bookmark: options.bookmarks.then(|| now + BOOKMARK_INTERVAL),
-            deadline: options.timeout_seconds.map(|s| now + Duration::from_secs(s)),
+            next_bookmark: options.bookmarks.then(|| next_bookmark(now, deadline)),
+            deadline,
         }))
     }
 }
 
-fn check_initial_events(options: &WatchOptions) -> Result<(), Status> {
-    let invalid = |message: &str| {
-        Err(Status::failure(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}")))
-    };
-    let matching = options.list.resource_version_match.as_str();
-    match options.initial_events {
-        Some(_) if matching != "NotOlderThan" => invalid(
-            "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        ),
-        None if !matching.is_empty() => invalid(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        ),
-        _ => Ok(()),
-    }
+/// When a watcher hears next how far it is: after the interval, but once shortly before its time is over, so that it can
+/// go on from there.
+fn next_bookmark(now: Instant, deadline: Option<Instant>) -> Instant {
+    let regular = now + BOOKMARK_INTERVAL;
+    let last = deadline.and_then(|deadline| deadline.checked_sub(BEFORE_END));
+    last.filter(|last| *last > now).map_or(regular, |last| last.min(regular))
 }
 
 /// 410 for a watch that begins or has fallen before the oldest change still known.
@@ -136,7 +134,7 @@ impl Watch {
                 return None;
             }
             if self.next_bookmark.is_some_and(|at| at <= now) {
-                self.next_bookmark = Some(now + BOOKMARK_INTERVAL);
+                self.next_bookmark = Some(next_bookmark(now, self.deadline));
                 let revision = self.events.progress();
                 if revision > self.told {
                     self.told = revision;
@@ -180,5 +178,21 @@ async fn until(moment: Option<Instant>) {
 impl Changes for Watch {
     fn next(&mut self) -> BoxFuture<'_, Option<Result<Change, Status>>> {
         self.advance().boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_bookmark_comes_shortly_before_the_end() {
+        let now = Instant::now();
+        let after = |seconds| now + Duration::from_secs(seconds);
+        for (deadline, next) in
+            [(None, 60), (Some(600), 60), (Some(61), 59), (Some(30), 28), (Some(2), 60), (Some(1), 60)]
+        {
+            assert_eq!(next_bookmark(now, deadline.map(after)), after(next), "{deadline:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod selector;
 pub(super) mod value;
 
 mod admissionregistration;
+mod apiextensions;
 mod apiregistration;
 mod apps;
 mod autoscaling;
@@ -18,6 +19,7 @@ mod batch;
 pub mod certificates;
 mod componentstatus;
 mod configmap;
+mod custom;
 mod endpoints;
 mod event;
 mod flowcontrol;
@@ -42,7 +44,7 @@ mod service;
 mod serviceaccount;
 mod storage;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::kinds::Kind;
 use crate::api::names;
@@ -61,6 +63,18 @@ pub struct Column {
     pub description: &'static str,
     /// 0 is always shown, 1 only with `-o wide`.
     pub priority: u8,
+}
+
+impl Column {
+    fn definition(&self) -> Value {
+        json!({
+            "name": self.name,
+            "type": self.kind,
+            "format": self.format,
+            "description": self.description,
+            "priority": self.priority,
+        })
+    }
 }
 
 /// The behaviour of one kind. The defaults of the methods suit a plain object without a status.
@@ -156,12 +170,20 @@ pub trait Strategy: Sync {
     /// The table's columns.
     fn columns(&self) -> &'static [Column];
 
+    /// The same as a `Table` defines them.
+    fn column_definitions(&self) -> Value {
+        self.columns().iter().map(Column::definition).collect()
+    }
+
     /// This object's cells, one for each column; `now` is for ages.
     fn cells(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value>;
 }
 
 /// The behaviour of a kind of the table. Kinds without a file of their own behave plainly.
-pub fn of(kind: &Kind) -> &'static dyn Strategy {
+pub fn of(kind: &Kind) -> &dyn Strategy {
+    if let Some(version) = kind.types.custom() {
+        return &**version;
+    }
     match (&*kind.group, &*kind.kind) {
         ("", "ComponentStatus") => &componentstatus::ComponentStatus,
         ("", "ConfigMap") => &configmap::ConfigMap,
@@ -181,6 +203,7 @@ pub fn of(kind: &Kind) -> &'static dyn Strategy {
         ("", "Service") => &service::Service,
         ("", "ServiceAccount") => &serviceaccount::ServiceAccount,
         ("coordination.k8s.io", "Lease") => &lease::Lease,
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => &apiextensions::CustomResourceDefinition,
         ("discovery.k8s.io", "EndpointSlice") => &endpoints::EndpointSlice,
         ("node.k8s.io", "RuntimeClass") => &runtimeclass::RuntimeClass,
         (group, kind) => of_group(group, kind).unwrap_or(&Plain),

@@ -4,14 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
 use http::{HeaderValue, header};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
-use tokio_util::io::ReaderStream;
 use tokio_util::sync::CancellationToken;
 
 use self::pipe::Outlet;
@@ -23,7 +20,7 @@ use super::answer::{self, Body};
 use crate::api::node::{ContainerRef, ExecOptions, Node};
 use crate::api::request::Target;
 use crate::api::status::Status;
-use crate::stdio::{Reader, Session};
+use crate::stdio::Session;
 
 mod options;
 mod pipe;
@@ -56,8 +53,6 @@ const SPDY_PORT_PROTOCOLS: &[&str] = &["portforward.k8s.io"];
 const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 /// How long a client may take to open the streams of its SPDY session (kubelet `pkg/cri/streaming`).
 const STREAMS_WITHIN: Duration = Duration::from_secs(30);
-/// How much of a log goes into one piece of the body.
-const LOG_PIECE: usize = 32 << 10;
 
 /// Channel numbers of exec and attach (apimachinery `pkg/util/remotecommand`).
 mod channel {
@@ -97,20 +92,9 @@ fn container_of(target: &Target, container: String) -> ContainerRef {
 async fn log(node: &dyn Node, target: &Target, query: &str) -> Result<http::Response<Body>, Status> {
     let (container, options) = options::log(query)?;
     let reader = node.logs(container_of(target, container), options).await?;
-    let mut response = http::Response::new(streamed(reader));
+    let mut response = http::Response::new(answer::streamed(reader));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
-}
-
-/// A body that is read as the client takes it. A reader need not be `Sync`, a body must: a mutex that nobody
-/// contends makes it so.
-fn streamed(reader: Reader) -> Body {
-    let pieces = std::sync::Mutex::new(ReaderStream::with_capacity(reader, LOG_PIECE));
-    let frames = futures::stream::poll_fn(move |cx| {
-        let mut pieces = pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        pieces.poll_next_unpin(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))
-    });
-    BodyExt::boxed(StreamBody::new(frames))
 }
 
 fn process(

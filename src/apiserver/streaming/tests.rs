@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use futures::future::BoxFuture;
-use futures::{FutureExt, SinkExt};
+use futures::{FutureExt, SinkExt, StreamExt};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,8 +14,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use super::*;
-use crate::api::node::LogOptions;
-use crate::stdio::{Duplex, Exit};
+use crate::api::node::{LogOptions, NodeUsage, Page};
+use crate::stdio::{Duplex, Exit, Reader};
 
 /// `cat`: writes its input to its output, window sizes to its error output, and ends with 7 after its input.
 struct Cat;
@@ -64,6 +64,14 @@ impl Node for Cat {
 
     fn attach(&self, of: ContainerRef, options: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
         self.exec(of, options)
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>> {
+        async { Err(Status::unavailable("it uses nothing")) }.boxed()
+    }
+
+    fn page(&self, _: String, _: String) -> BoxFuture<'_, Result<Page, Status>> {
+        async { Err(Status::no_such_path()) }.boxed()
     }
 
     fn port_forward(

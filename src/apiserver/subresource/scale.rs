@@ -3,10 +3,10 @@
 
 use serde_json::{Value, json};
 
-use crate::api::kinds::SCALE;
+use crate::api::kinds::{Kind, SCALE};
 use crate::api::request::{Action, PatchKind, Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
-use crate::api::{meta, patch, selector};
+use crate::api::{custom, meta, patch, selector};
 use crate::apiserver::ApiServer;
 use crate::apiserver::registry::{Part, Place};
 use crate::apiserver::structure;
@@ -21,7 +21,7 @@ pub(super) async fn answer(
     match action {
         Action::Get { resource_version } => {
             let entry = api.registry().get(place, &resource_version)?;
-            let value = of(entry.json())?;
+            let value = of(place.kind, entry.json())?;
             Ok(Response::Transient { value, created: false, warnings: Vec::new() })
         }
         Action::Update(body, options) => {
@@ -55,39 +55,69 @@ async fn change(
     make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync,
 ) -> Result<Response, Status> {
     let make = |object: &Value| {
-        let (scale, warnings) = make(&of(object)?)?;
+        let (scale, warnings) = make(&of(place.kind, object)?)?;
         Ok((scaled(place, object, &scale)?, warnings))
     };
     let changed = api.registry().change(user, place, Part::Scale, options, make).await?;
     Ok(match changed {
         Response::Object { entry, created, warnings } => {
-            Response::Transient { value: of(entry.json())?, created, warnings }
+            Response::Transient { value: of(place.kind, entry.json())?, created, warnings }
         }
         Response::Transient { value, created, warnings } => {
-            Response::Transient { value: of(&value)?, created, warnings }
+            Response::Transient { value: of(place.kind, &value)?, created, warnings }
         }
         other => other,
     })
 }
 
+/// Where a custom kind keeps the parts of its scale.
+fn paths_of(kind: &Kind) -> Option<&custom::Scale> {
+    kind.types.custom()?.scale.as_ref()
+}
+
+fn at<'v>(object: &'v Value, path: &[String]) -> &'v Value {
+    path.iter().fold(object, |value, name| value.get(name).unwrap_or(&Value::Null))
+}
+
+fn set(object: &mut Value, path: &[String], value: Value) {
+    match path {
+        [] => {}
+        [last] => {
+            meta::map_mut(object).insert(last.clone(), value);
+        }
+        [first, rest @ ..] => {
+            set(meta::map_mut(object).entry(first.clone()).or_insert(Value::Null), rest, value);
+        }
+    }
+}
+
 /// The scale of an object.
-fn of(object: &Value) -> Result<Value, Status> {
+fn of(kind: &Kind, object: &Value) -> Result<Value, Status> {
+    let paths = paths_of(kind);
     let selector = &object["spec"]["selector"];
-    let selector = match meta::kind(object) {
-        "ReplicationController" => selector::text_of_map(selector),
-        _ => selector::text(selector).map_err(Status::internal)?,
+    let selector = match (paths, meta::kind(object)) {
+        (Some(paths), _) => {
+            let path = paths.selector.as_deref().unwrap_or_default();
+            at(object, path).as_str().unwrap_or_default().to_owned()
+        }
+        (None, "ReplicationController") => selector::text_of_map(selector),
+        (None, _) => selector::text(selector).map_err(Status::internal)?,
+    };
+    let (wanted, present) = match paths {
+        Some(paths) => (at(object, &paths.spec), at(object, &paths.status)),
+        None => (&object["spec"]["replicas"], &object["status"]["replicas"]),
     };
     let mut scale = json!({
         "kind": SCALE.kind,
         "apiVersion": SCALE.api_version(),
         "metadata": {},
         "spec": {},
-        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {"replicas": present.as_i64().unwrap_or(0)},
     });
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         meta::carry(&mut scale, object, field);
     }
-    if let Some(replicas) = object["spec"]["replicas"].as_i64().filter(|replicas| *replicas != 0) {
+    if let Some(replicas) = wanted.as_i64().filter(|replicas| *replicas != 0) {
         scale["spec"]["replicas"] = json!(replicas);
     }
     if !selector.is_empty() {
@@ -111,7 +141,10 @@ fn scaled(place: Place<'_>, object: &Value, scale: &Value) -> Result<Value, Stat
         return Err(Status::conflict(group, &plural, place.name, &why));
     }
     let mut object = object.clone();
-    object["spec"]["replicas"] = json!(replicas);
+    match paths_of(place.kind) {
+        Some(paths) => set(&mut object, &paths.spec, json!(replicas)),
+        None => object["spec"]["replicas"] = json!(replicas),
+    }
     meta::carry(&mut object, scale, "resourceVersion");
     Ok(object)
 }
@@ -126,7 +159,8 @@ mod tests {
         let deployment = json!({"kind": "Deployment", "metadata": {"name": "www", "namespace": "n", "uid": "u",
             "resourceVersion": "7", "labels": {"a": "b"}}, "spec": {"replicas": 2, "selector": {"matchLabels":
             {"app": "www"}}}, "status": {"replicas": 1}});
-        let scale = of(&deployment).unwrap();
+        let kind = kinds::by_kind("apps", "v1", "Deployment").unwrap();
+        let scale = of(kind, &deployment).unwrap();
         assert_eq!(
             scale,
             json!({"kind": "Scale", "apiVersion": "autoscaling/v1",
@@ -147,6 +181,6 @@ mod tests {
         );
         assert_eq!(with(1, "v").unwrap_err().code, 409);
         let controller = json!({"kind": "ReplicationController", "spec": {"selector": {"a": "b", "c": "d"}}});
-        assert_eq!(of(&controller).unwrap()["status"]["selector"], "a=b,c=d");
+        assert_eq!(of(kind, &controller).unwrap()["status"]["selector"], "a=b,c=d");
     }
 }

@@ -6,18 +6,20 @@
 mod graph;
 mod plan;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use self::graph::Graph;
 use self::plan::{Action, Hold, Owner, hold, plan};
+use super::kinds::Kinds;
 use super::{Next, queue, work};
-use crate::api::kinds::{self, Kind};
+use crate::api::kinds::{Kind, Text};
 use crate::api::meta;
 use crate::api::request::{Change, DeleteOptions};
 use crate::api::status::Status;
@@ -29,26 +31,54 @@ use crate::client::queue::Queue;
 const WORKERS: usize = 16;
 
 /// Runs until dropped.
-pub async fn run(client: Client) {
+pub async fn run(client: Client, kinds: Kinds) {
     let (graph, queue) = (Arc::new(Mutex::new(Graph::default())), queue());
-    let mut tasks = JoinSet::new();
-    for kind in collected() {
-        let feed = Feed { kind, graph: graph.clone(), queue: queue.clone() };
-        tasks.spawn(client.follow(kind, feed));
-    }
-    let collector = Collector { client, graph };
+    let feeds = follow_all(client.clone(), kinds.clone(), graph.clone(), queue.clone());
+    let collector = Collector { client, kinds, graph };
     let reconcile = |key: String| collector.reconcile(key);
     let workers = join_all((0..WORKERS).map(|_| work("garbage-collector", &queue, reconcile)));
     tokio::select! {
         _ = workers => {}
-        // What nobody follows any more would never be looked at.
-        ended = tasks.join_next() => tracing::error!(?ended, "the garbage collector lost a watch"),
+        () = feeds => {}
+    }
+}
+
+/// Follows every kind as long as there is one; ends when a watch does.
+async fn follow_all(client: Client, mut kinds: Kinds, graph: Arc<Mutex<Graph>>, queue: Queue) {
+    let mut tasks = JoinSet::new();
+    let mut followed: HashMap<Text, (Arc<Kind>, AbortHandle)> = HashMap::new();
+    loop {
+        let now = collected(&kinds);
+        followed.retain(|_, (kind, task)| {
+            let stays = now.contains(kind);
+            if !stays {
+                task.abort();
+                let touched =
+                    lock(&graph).listed(&kind.prefix(None), std::iter::empty::<(String, &ObjectMeta)>());
+                touched.iter().for_each(|key| queue.add(key));
+            }
+            stays
+        });
+        for kind in now {
+            followed.entry(kind.storage.clone()).or_insert_with(|| {
+                let feed = Feed { kind: kind.clone(), graph: graph.clone(), queue: queue.clone() };
+                let task = tasks.spawn(client.follow(&kind, feed));
+                (kind, task)
+            });
+        }
+        tokio::select! {
+            () = kinds.changed() => {}
+            // What nobody follows any more would never be looked at.
+            Some(ended) = tasks.join_next() => if !ended.as_ref().is_err_and(JoinError::is_cancelled) {
+                return tracing::error!(?ended, "the garbage collector lost a watch");
+            },
+        }
     }
 }
 
 /// The kinds that are looked at: all but events, as in Kubernetes (pure).
-fn collected() -> impl Iterator<Item = &'static Arc<Kind>> {
-    kinds::stored().filter(|kind| kind.storage != "events")
+fn collected(kinds: &Kinds) -> Vec<Arc<Kind>> {
+    kinds.stored().into_iter().filter(|kind| kind.storage != "events").collect()
 }
 
 /// All that is read of an object.
@@ -67,23 +97,27 @@ fn metadata(entry: &Entry) -> Result<ObjectMeta, Status> {
 /// An object's place: its kind, its namespace and its name.
 #[derive(Debug, Clone)]
 struct Place {
-    kind: &'static Arc<Kind>,
+    kind: Arc<Kind>,
     namespace: Option<String>,
     name: String,
 }
 
 impl Place {
-    fn of(kind: &'static Arc<Kind>, meta: &ObjectMeta) -> Place {
-        Place { kind, namespace: meta.namespace.clone(), name: meta.name.clone().unwrap_or_default() }
+    fn of(kind: &Arc<Kind>, meta: &ObjectMeta) -> Place {
+        Place {
+            kind: kind.clone(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone().unwrap_or_default(),
+        }
     }
 
     fn key(&self) -> String {
         self.kind.key(self.namespace.as_deref(), &self.name)
     }
 
-    fn parse(key: &str) -> Option<Place> {
+    fn parse(kinds: &Kinds, key: &str) -> Option<Place> {
         let (storage, rest) = key.split_once('/')?;
-        let kind = collected().find(|kind| kind.storage == storage)?;
+        let kind = kinds.by_storage(storage).filter(|kind| kind.storage != "events")?;
         let (namespace, name) = match rest.split_once('/') {
             Some((namespace, name)) => (Some(namespace.to_owned()), name),
             None => (None, rest),
@@ -98,7 +132,7 @@ fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
 
 /// Brings what the watch of one kind tells into the graph, and what must be looked at into the queue.
 struct Feed {
-    kind: &'static Arc<Kind>,
+    kind: Arc<Kind>,
     graph: Arc<Mutex<Graph>>,
     queue: Queue,
 }
@@ -114,7 +148,7 @@ impl Feed {
 impl Follower for Feed {
     fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
         let objects: Vec<ObjectMeta> = entries.iter().filter_map(|entry| metadata(entry).ok()).collect();
-        let objects = objects.iter().map(|meta| (Place::of(self.kind, meta).key(), meta));
+        let objects = objects.iter().map(|meta| (Place::of(&self.kind, meta).key(), meta));
         let touched = lock(&self.graph).listed(&self.kind.prefix(None), objects);
         self.touch(touched);
     }
@@ -127,7 +161,7 @@ impl Follower for Feed {
         };
         // What cannot be read is nobody's, as far as is known.
         let Ok(meta) = metadata(entry) else { return };
-        let key = Place::of(self.kind, &meta).key();
+        let key = Place::of(&self.kind, &meta).key();
         let mut graph = lock(&self.graph);
         let touched = if gone { graph.gone(&key, &meta) } else { graph.present(&key, &meta) };
         drop(graph);
@@ -137,12 +171,13 @@ impl Follower for Feed {
 
 struct Collector {
     client: Client,
+    kinds: Kinds,
     graph: Arc<Mutex<Graph>>,
 }
 
 impl Collector {
     async fn reconcile(&self, key: String) -> Result<Next, Status> {
-        let Some(place) = Place::parse(&key) else { return Ok(Next::Await) };
+        let Some(place) = Place::parse(&self.kinds, &key) else { return Ok(Next::Await) };
         let Some(meta) = self.live(&place).await? else { return Ok(Next::Await) };
         let done = match hold(&meta) {
             Some(Hold::Orphan) => self.orphan(&place, &meta).await,
@@ -159,7 +194,7 @@ impl Collector {
 
     /// The object's metadata now. One that cannot be read is there, whatever it is.
     async fn live(&self, place: &Place) -> Result<Option<ObjectMeta>, Status> {
-        match self.client.object(place.kind, place.namespace.as_deref(), &place.name).await {
+        match self.client.object(&place.kind, place.namespace.as_deref(), &place.name).await {
             Ok(entry) => metadata(&entry).map(Some),
             Err(status) if status.is("NotFound") => Ok(None),
             Err(status) => Err(status),
@@ -169,11 +204,17 @@ impl Collector {
     /// What belongs to an object now. What belongs to one in a namespace is in that namespace.
     async fn dependents(&self, place: &Place, uid: &str) -> Result<Vec<(Place, ObjectMeta)>, Status> {
         let mut found = Vec::new();
-        for kind in collected().filter(|kind| kind.namespaced || place.namespace.is_none()) {
-            for entry in self.client.objects(kind, place.namespace.as_deref()).await? {
+        let kinds = collected(&self.kinds).into_iter();
+        for kind in kinds.filter(|kind| kind.namespaced || place.namespace.is_none()) {
+            let entries = match self.client.objects(&kind, place.namespace.as_deref()).await {
+                // The kind itself has gone meanwhile, and its objects with it.
+                Err(status) if status.is("NotFound") => continue,
+                listed => listed?,
+            };
+            for entry in entries {
                 let Ok(meta) = metadata(&entry) else { continue };
                 if meta.owner_references.iter().flatten().any(|owner| owner.uid == uid) {
-                    found.push((Place::of(kind, &meta), meta));
+                    found.push((Place::of(&kind, &meta), meta));
                 }
             }
         }
@@ -186,7 +227,7 @@ impl Collector {
         let keys: Vec<String> = lock(&self.graph).dependents_of(uid).collect();
         let near = |below: &Place| place.namespace.is_none() || below.namespace == place.namespace;
         let mut found = Vec::new();
-        for below in keys.iter().filter_map(|key| Place::parse(key)).filter(near) {
+        for below in keys.iter().filter_map(|key| Place::parse(&self.kinds, key)).filter(near) {
             let meta = self.live(&below).await?;
             let belongs = |meta: &ObjectMeta| meta.owner_references.iter().flatten().any(|o| o.uid == uid);
             found.extend(meta.filter(belongs));
@@ -249,7 +290,7 @@ impl Collector {
                     propagation_policy: Some(policy.to_owned()),
                     ..DeleteOptions::default()
                 };
-                self.client.remove(place.kind, place.namespace.as_deref(), &place.name, options).await
+                self.client.remove(&place.kind, place.namespace.as_deref(), &place.name, options).await
             }
         }
     }
@@ -258,7 +299,7 @@ impl Collector {
     /// of an object outside of all.
     async fn owner(&self, object: &Place, reference: &OwnerReference) -> Result<Option<Owner>, Status> {
         let (group, version) = meta::group_version(&reference.api_version);
-        let Some(kind) = kinds::by_kind(group, version, &reference.kind) else { return Ok(None) };
+        let Some(kind) = self.kinds.by_kind(group, version, &reference.kind) else { return Ok(None) };
         if kind.namespaced && object.namespace.is_none() {
             return Ok(None);
         }
@@ -293,7 +334,7 @@ impl Collector {
     async fn set(&self, place: &Place, meta: &ObjectMeta, field: &str, value: Value) -> Result<(), Status> {
         let patch =
             json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, field: value}});
-        self.client.merge(place.kind, place.namespace.as_deref(), &place.name, patch).await
+        self.client.merge(&place.kind, place.namespace.as_deref(), &place.name, patch).await
     }
 }
 
@@ -305,9 +346,11 @@ mod tests {
     #[test]
     fn keys_name_places() {
         for key in ["pods/d/www", "nodes/minik", "endpointslices/d/www-x"] {
-            assert_eq!(Place::parse(key).unwrap().key(), key);
+            assert_eq!(Place::parse(&Kinds::built_in(), key).unwrap().key(), key);
         }
-        assert!(Place::parse("events/d/e").is_none() && Place::parse("nothing").is_none());
+        for key in ["events/d/e", "nothing", "nothing/a"] {
+            assert!(Place::parse(&Kinds::built_in(), key).is_none(), "{key}");
+        }
     }
 
     #[test]
@@ -329,7 +372,7 @@ mod tests {
             "configmaps",
             json!({"metadata": {"namespace": "d", "name": "child", "uid": "c", "ownerReferences": [reference]}}),
         );
-        let collector = Collector { client: api.client(), graph: Arc::default() };
+        let collector = Collector { client: api.client(), kinds: Kinds::built_in(), graph: Arc::default() };
         assert!(collector.reconcile("configmaps/d/child".into()).await.is_err());
         assert_eq!(api.all("configmaps").len(), 2);
         // One that is not there is.
@@ -352,8 +395,12 @@ mod tests {
             object["metadata"]["namespace"] = json!("d");
             api.put("configmaps", object);
         }
-        let collector = Collector { client: api.client(), graph: Arc::default() };
-        let below = collector.live(&Place::parse("configmaps/d/below").unwrap()).await.unwrap().unwrap();
+        let collector = Collector { client: api.client(), kinds: Kinds::built_in(), graph: Arc::default() };
+        let below = collector
+            .live(&Place::parse(&Kinds::built_in(), "configmaps/d/below").unwrap())
+            .await
+            .unwrap()
+            .unwrap();
         lock(&collector.graph).present("configmaps/d/below", &below);
         collector.reconcile("configmaps/d/child".into()).await.unwrap();
         let seen = api.seen.lock().unwrap().clone();

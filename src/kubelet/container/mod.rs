@@ -26,7 +26,7 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// kubelet's `containerLogMaxSize`.
 const LOG_MAX_BYTES: u64 = 10 << 20;
 /// kubelet's `containerLogMaxFiles`.
-const LOG_MAX_FILES: u32 = 5;
+pub(super) const LOG_MAX_FILES: u32 = 5;
 
 /// What a container's configuration is made from, beside the pod and the container.
 pub struct Parts<'a> {

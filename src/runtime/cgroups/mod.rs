@@ -60,14 +60,19 @@ impl Tree {
         self.root().child(name)
     }
 
+    /// The group of all sandboxes.
+    pub fn sandboxes(&self) -> Group {
+        self.root().child("pods")
+    }
+
     /// The group of all containers of a sandbox.
     pub fn sandbox(&self, id: &str) -> Group {
-        self.root().child("pods").child(id)
+        self.sandboxes().child(id)
     }
 
     /// Makes the groups above the sandboxes and hands controllers down to them (version 2).
     pub fn prepare(&self) -> io::Result<()> {
-        let (root, pods) = (self.root(), self.root().child("pods"));
+        let (root, pods) = (self.root(), self.sandboxes());
         root.make()?;
         pods.make()?;
         if self.parent.components().count() == 1 {

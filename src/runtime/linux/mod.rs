@@ -15,10 +15,10 @@ use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::supervisor::{Answer, Supervisor};
-use super::cgroups::{Stats, Tree};
+use super::cgroups::{Tree, stats};
 use super::protocol::{Call, Reply};
 use super::supervisor::{Options, remove_leftovers};
-use super::{Changed, ContainerConfig, Error, ExecConfig, Observed, Runtime, SandboxConfig};
+use super::{Changed, Consumer, ContainerConfig, Error, ExecConfig, Observed, Runtime, SandboxConfig, Stats};
 use crate::stdio::{Duplex, Session};
 use crate::sys::namespace;
 
@@ -83,15 +83,6 @@ impl LinuxRuntime {
         &self.tree
     }
 
-    /// What a sandbox, or one container in it, uses.
-    pub fn stats(&self, sandbox: &str, container: Option<&str>) -> Result<Stats, Error> {
-        let group = self.tree.sandbox(sandbox);
-        let group = container.map_or(group.clone(), |container| group.child(container));
-        group
-            .stats()
-            .map_err(|source| Error::Host { what: format!("reading cgroup of sandbox {sandbox}"), source })
-    }
-
     /// The bytes that a container has written to its root.
     pub fn root_usage(&self, container: &str) -> std::io::Result<u64> {
         directory_size(&self.supervisor.config().state_dir.join("containers").join(container).join("upper"))
@@ -149,6 +140,19 @@ impl Runtime for LinuxRuntime {
             Reply::Observed(observed) => Ok(observed),
             other => Err(unexpected(&other)),
         }
+    }
+
+    fn stats(&self, of: &Consumer) -> Result<Stats, Error> {
+        let group = match of {
+            Consumer::Machine => {
+                let host = |source| Error::Host { what: "reading the machine's figures".into(), source };
+                return stats::of_machine().map_err(host);
+            }
+            Consumer::Sandboxes => self.tree.sandboxes(),
+            Consumer::Sandbox(sandbox) => self.tree.sandbox(sandbox),
+            Consumer::Container { sandbox, id } => self.tree.sandbox(sandbox).child(id),
+        };
+        group.stats().map_err(|source| Error::Host { what: format!("reading the cgroup of {of:?}"), source })
     }
 
     fn changes(&self) -> broadcast::Receiver<Changed> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::encode;
 use crate::api::kinds::{self, Kind};
+use crate::apiserver::custom;
 use crate::store::Entry;
 
 mod autoscaler;
@@ -100,6 +101,9 @@ pub fn stored_kind(kind: &Kind) -> &Kind {
 
 /// An entry in the version that `kind` serves.
 pub fn as_served(kind: &Kind, entry: Arc<Entry>) -> Arc<Entry> {
+    if let Some(version) = kind.types.custom() {
+        return custom::as_served(kind, version, entry);
+    }
     if of(kind).is_none() {
         return entry;
     }

@@ -58,6 +58,9 @@ pub fn set_requester(request: &mut Value, user: &User) {
     if let Some(uid) = &user.uid {
         spec.insert("uid".to_owned(), uid.as_str().into());
     }
+    if !user.extra.is_empty() {
+        spec.insert("extra".to_owned(), json!(user.extra));
+    }
 }
 
 impl Strategy for CertificateSigningRequest {
@@ -294,10 +297,12 @@ mod tests {
     #[test]
     fn the_server_says_who_asks() {
         let mut request = json!({"spec": {"username": "root", "uid": "1", "extra": {}, "groups": ["x"]}});
-        let user =
-            User { name: "jane".to_owned(), groups: vec!["dev".to_owned()], uid: None, ..User::default() };
+        let user = User { name: "jane".to_owned(), groups: vec!["dev".to_owned()], ..User::default() };
         set_requester(&mut request, &user);
         assert_eq!(request["spec"], json!({"username": "jane", "groups": ["dev"]}));
+        let extra = [("team".to_owned(), vec!["blue".to_owned()])].into();
+        set_requester(&mut request, &User { extra, ..user });
+        assert_eq!(request["spec"]["extra"], json!({"team": ["blue"]}));
     }
 
     #[test]

@@ -1,0 +1,264 @@
+//! `/metrics/resource`, `/metrics/cadvisor` and `/metrics` of the kubelet: the figures in Prometheus' form (pure).
+//!
+//! Names and labels are those of kubernetes `pkg/kubelet/metrics` and of cAdvisor.
+
+use std::time::UNIX_EPOCH;
+
+use super::{ContainerReading, PodReading, Reading};
+use crate::api::exposition::{Exposition, Type, seconds};
+use crate::runtime::Stats;
+
+/// One family of figures of containers or pods.
+struct Family<T> {
+    name: &'static str,
+    kind: Type,
+    help: &'static str,
+    of: fn(&T) -> f64,
+}
+
+#[allow(clippy::cast_precision_loss)] // Sizes and counts below 2^53.
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn started(container: &ContainerReading) -> f64 {
+    container.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+fn each_container(reading: &Reading) -> impl Iterator<Item = (&PodReading, &ContainerReading)> {
+    reading.pods.iter().flat_map(|pod| pod.containers.iter().map(move |container| (pod, container)))
+}
+
+/// `/metrics/resource`.
+pub fn resource(reading: &Reading) -> String {
+    let mut page = Exposition::default();
+    let at = reading.at.as_millisecond();
+    let containers: [Family<ContainerReading>; 3] = [
+        Family {
+            name: "container_cpu_usage_seconds_total",
+            kind: Type::Counter,
+            help: "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
+            of: |c| seconds(c.stats.cpu_nanos),
+        },
+        Family {
+            name: "container_memory_working_set_bytes",
+            kind: Type::Gauge,
+            help: "[STABLE] Current working set of the container in bytes",
+            of: |c| float(c.stats.memory_working_set),
+        },
+        Family {
+            name: "container_start_time_seconds",
+            kind: Type::Gauge,
+            help: "[STABLE] Start time of the container since unix epoch in seconds",
+            of: started,
+        },
+    ];
+    for family in &containers {
+        page.family(family.name, family.kind, family.help);
+        for (pod, container) in each_container(reading) {
+            let labels =
+                [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
+            page.sample_at(family.name, &labels, (family.of)(container), at);
+        }
+    }
+    let machine = &reading.machine;
+    page.family(
+        "node_cpu_usage_seconds_total",
+        Type::Counter,
+        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+    )
+    .sample_at("node_cpu_usage_seconds_total", &[], seconds(machine.cpu_nanos), at);
+    page.family(
+        "node_memory_working_set_bytes",
+        Type::Gauge,
+        "[STABLE] Current working set of the node in bytes",
+    )
+    .sample_at("node_memory_working_set_bytes", &[], machine.memory_working_set, at);
+    let pods: [Family<PodReading>; 2] = [
+        Family {
+            name: "pod_cpu_usage_seconds_total",
+            kind: Type::Counter,
+            help: "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+            of: |pod| seconds(pod.stats.cpu_nanos),
+        },
+        Family {
+            name: "pod_memory_working_set_bytes",
+            kind: Type::Gauge,
+            help: "[STABLE] Current working set of the pod in bytes",
+            of: |pod| float(pod.stats.memory_working_set),
+        },
+    ];
+    for family in &pods {
+        page.family(family.name, family.kind, family.help);
+        for pod in &reading.pods {
+            let labels = [("namespace", &*pod.namespace), ("pod", &*pod.name)];
+            page.sample_at(family.name, &labels, (family.of)(pod), at);
+        }
+    }
+    let help = "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise";
+    page.single("resource_scrape_error", Type::Gauge, help, 0);
+    page.into_text()
+}
+
+/// `/metrics/cadvisor`; the machine has so many thousandths of a CPU and so much memory.
+pub fn cadvisor(reading: &Reading, milli_cpu: u64, memory: u64) -> String {
+    let mut page = Exposition::default();
+    let version = [("cadvisorRevision", ""), ("cadvisorVersion", ""), ("osVersion", "")];
+    page.family("cadvisor_version_info", Type::Gauge, "A metric with a constant '1' value.").sample(
+        "cadvisor_version_info",
+        &version,
+        1,
+    );
+    let families: [Family<Stats>; 10] = [
+        Family {
+            name: "container_cpu_usage_seconds_total",
+            kind: Type::Counter,
+            help: "Cumulative cpu time consumed in seconds.",
+            of: |s| seconds(s.cpu_nanos),
+        },
+        Family {
+            name: "container_cpu_cfs_periods_total",
+            kind: Type::Counter,
+            help: "Number of elapsed enforcement period intervals.",
+            of: |s| float(s.periods.0),
+        },
+        Family {
+            name: "container_cpu_cfs_throttled_periods_total",
+            kind: Type::Counter,
+            help: "Number of throttled period intervals.",
+            of: |s| float(s.periods.1),
+        },
+        Family {
+            name: "container_memory_usage_bytes",
+            kind: Type::Gauge,
+            help: "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            of: |s| float(s.memory_usage),
+        },
+        Family {
+            name: "container_memory_working_set_bytes",
+            kind: Type::Gauge,
+            help: "Current working set in bytes.",
+            of: |s| float(s.memory_working_set),
+        },
+        Family {
+            name: "container_memory_rss",
+            kind: Type::Gauge,
+            help: "Size of RSS in bytes.",
+            of: |s| float(s.memory_rss),
+        },
+        Family {
+            name: "container_memory_cache",
+            kind: Type::Gauge,
+            help: "Number of bytes of page cache memory.",
+            of: |s| float(s.memory_cache),
+        },
+        Family {
+            name: "container_processes",
+            kind: Type::Gauge,
+            help: "Number of processes running inside the container.",
+            of: |s| float(s.pids),
+        },
+        Family {
+            name: "container_page_faults_total",
+            kind: Type::Counter,
+            help: "Number of page faults.",
+            of: |s| float(s.page_faults.0),
+        },
+        Family {
+            name: "container_major_page_faults_total",
+            kind: Type::Counter,
+            help: "Number of page faults for which the disk was read.",
+            of: |s| float(s.page_faults.1),
+        },
+    ];
+    let at = reading.at.as_millisecond();
+    for family in &families {
+        page.family(family.name, family.kind, family.help);
+        let total = family.name == "container_cpu_usage_seconds_total";
+        let mut sample = |[container, id, image, name, namespace, pod]: [&str; 6], stats: &Stats| {
+            let mut labels = vec![("container", container)];
+            labels.extend(total.then_some(("cpu", "total")));
+            labels.extend([
+                ("id", id),
+                ("image", image),
+                ("name", name),
+                ("namespace", namespace),
+                ("pod", pod),
+            ]);
+            page.sample_at(family.name, &labels, (family.of)(stats), at);
+        };
+        sample(["", "/", "", "", "", ""], &reading.machine);
+        for pod in &reading.pods {
+            let id = format!("/pods/{}", pod.sandbox);
+            sample(["", &id, "", "", &pod.namespace, &pod.name], &pod.stats);
+            for container in &pod.containers {
+                let id = format!("{id}/{}", container.id);
+                let of =
+                    [&*container.name, &*id, &*container.image, &*container.id, &*pod.namespace, &*pod.name];
+                sample(of, &container.stats);
+            }
+        }
+    }
+    let name = "container_start_time_seconds";
+    page.family(name, Type::Gauge, "Start time of the container since unix epoch in seconds.");
+    for (pod, container) in each_container(reading) {
+        let labels = [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
+        page.sample_at(name, &labels, started(container), at);
+    }
+    page.single("machine_cpu_cores", Type::Gauge, "Number of logical CPU cores.", milli_cpu / 1000);
+    page.single("machine_memory_bytes", Type::Gauge, "Amount of memory installed on the machine.", memory);
+    page.into_text()
+}
+
+/// `/metrics`: the kubelet itself.
+pub fn kubelet(node: &str, sandboxes: usize, running: usize, exited: usize) -> String {
+    let mut page = Exposition::default();
+    page.family("kubelet_node_name", Type::Gauge, "[ALPHA] The node's name. The count is always 1.").sample(
+        "kubelet_node_name",
+        &[("node", node)],
+        1,
+    );
+    let help = "[BETA] Number of pods that have a running pod sandbox";
+    page.single("kubelet_running_pods", Type::Gauge, help, sandboxes);
+    let name = "kubelet_running_containers";
+    page.family(name, Type::Gauge, "[BETA] Number of containers currently running")
+        .sample(name, &[("container_state", "exited")], exited)
+        .sample(name, &[("container_state", "running")], running);
+    page.into_text()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::moment;
+    use super::*;
+    use tokio::time::Instant;
+
+    #[tokio::test]
+    async fn pages_have_the_names_that_are_looked_for() {
+        let reading = moment(Instant::now(), 3_000_000_000, &[("c", 1_500_000_000)]);
+        let page = resource(&reading);
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"c\",namespace=\"default\",pod=\"web\"} 1.5 1700000100000",
+            "container_memory_working_set_bytes{container=\"c\",namespace=\"default\",pod=\"web\"} 2097152 1700000100000",
+            "container_start_time_seconds{container=\"c\",namespace=\"default\",pod=\"web\"} 1700000000 1700000100000",
+            "node_cpu_usage_seconds_total 3 1700000100000",
+            "pod_memory_working_set_bytes{namespace=\"default\",pod=\"web\"} 2097152 1700000100000",
+            "resource_scrape_error 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
+        }
+        let page = cadvisor(&reading, 2000, 4096);
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"/pods/u-0/id-c\",image=\"nginx\",\
+             name=\"id-c\",namespace=\"default\",pod=\"web\"} 1.5 1700000100000",
+            "container_memory_usage_bytes{container=\"\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"} \
+             3145728 1700000100000",
+            "machine_cpu_cores 2",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
+        }
+        assert!(
+            kubelet("n", 2, 3, 1).contains("kubelet_running_containers{container_state=\"running\"} 3\n")
+        );
+    }
+}

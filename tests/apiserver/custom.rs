@@ -1,0 +1,238 @@
+//! Kinds that clients define, from their definition to their end.
+
+use minik::api::request::User;
+use minik::client::Client;
+use minik::controllers::kinds::Kinds;
+use minik::controllers::{custom_resources, garbage_collector};
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::server::{Fixture, MAPS, names, sent};
+
+const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const WIDGETS: &str = "/apis/example.com/v1/namespaces/default/widgets";
+const OLD_WIDGETS: &str = "/apis/example.com/v1beta1/namespaces/default/widgets";
+
+fn schema() -> Value {
+    json!({"openAPIV3Schema": {"type": "object", "properties": {
+        "spec": {"type": "object", "required": ["size"],
+            "x-kubernetes-validations": [
+                {"rule": "self.size <= self.limit", "message": "size exceeds the limit"},
+                {"rule": "self.limit >= oldSelf.limit", "message": "the limit never shrinks"}],
+            "properties": {
+                "size": {"type": "integer", "minimum": 0, "description": "How big it is."},
+                "limit": {"type": "integer", "default": 10},
+                "color": {"type": "string", "enum": ["red", "blue"]},
+                "selector": {"type": "string"},
+                "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                    "items": {"type": "object", "required": ["name"], "properties": {
+                        "name": {"type": "string"}, "port": {"type": "integer"}}}}}},
+        "status": {"type": "object", "properties": {"size": {"type": "integer"}, "phase": {"type": "string"}}}}}})
+}
+
+/// Widgets: two versions, a status, a scale, columns, expressions.
+fn widgets() -> Value {
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "schema": schema(),
+            "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.size",
+                "statusReplicasPath": ".status.size", "labelSelectorPath": ".spec.selector"}},
+            "selectableFields": [{"jsonPath": ".spec.color"}],
+            "additionalPrinterColumns": [
+                {"name": "Size", "type": "integer", "jsonPath": ".spec.size"},
+                {"name": "Color", "type": "string", "jsonPath": ".spec.color", "priority": 1},
+                {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}]})
+    };
+    json!({"metadata": {"name": "widgets.example.com"}, "spec": {"group": "example.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget", "shortNames": ["wd"], "categories": ["all"]},
+        "versions": [version("v1beta1", false), version("v1", true)]}})
+}
+
+fn widget(name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": name}, "spec": spec})
+}
+
+async fn defined() -> Fixture {
+    let f = Fixture::start().await;
+    let made = f.post(DEFINITIONS, widgets()).await.expect(201);
+    let conditions = made["status"]["conditions"].as_array().unwrap();
+    let told: Vec<(&str, &str)> =
+        conditions.iter().map(|c| (c["type"].as_str().unwrap(), c["status"].as_str().unwrap())).collect();
+    assert_eq!(told, [("NamesAccepted", "True"), ("Established", "True")]);
+    assert_eq!(made["status"]["storedVersions"], json!(["v1"]));
+    f
+}
+
+#[tokio::test]
+async fn a_definition_is_discovered_and_described() {
+    let f = defined().await;
+    let group = f.get("/apis/example.com").await.expect(200);
+    assert_eq!(group["preferredVersion"]["version"], "v1");
+    let resources = f.get("/apis/example.com/v1").await.expect(200);
+    let row = |name: &str| {
+        let rows = resources["resources"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).cloned().unwrap_or_default()
+    };
+    assert_eq!(
+        (&row("widgets")["shortNames"], &row("widgets")["categories"]),
+        (&json!(["wd"]), &json!(["all"]))
+    );
+    assert_eq!(row("widgets/scale")["group"], "autoscaling");
+    assert_eq!(row("widgets/status")["kind"], "Widget");
+    let aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let all = sent(f.request("GET", "/apis").header("accept", aggregated)).await.expect(200);
+    let items = all["items"].as_array().unwrap();
+    let own = items.iter().find(|item| item["metadata"]["name"] == "example.com").unwrap();
+    assert_eq!(own["versions"].as_array().unwrap().len(), 2);
+    let document = f.get("/openapi/v3/apis/example.com/v1").await.expect(200);
+    let described = &document["components"]["schemas"]["com.example.v1.Widget"];
+    assert_eq!(described["properties"]["spec"]["properties"]["size"]["description"], "How big it is.");
+    assert_eq!(described["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
+    let index = f.get("/openapi/v3").await.expect(200);
+    assert!(index["paths"]["apis/example.com/v1"].is_object() && index["paths"]["api/v1"].is_object());
+    let old = f.get("/openapi/v2").await.expect(200);
+    assert!(old["definitions"]["com.example.v1.Widget"].is_object());
+    let table =
+        sent(f.request("GET", DEFINITIONS).header("accept", "application/json;as=Table;v=v1;g=meta.k8s.io"));
+    assert_eq!(table.await.expect(200)["rows"][0]["cells"][0], "widgets.example.com");
+}
+
+#[tokio::test]
+async fn objects_follow_their_definition() {
+    let f = defined().await;
+    let made = f.post(WIDGETS, widget("a", json!({"size": 3, "color": "red"}))).await.expect(201);
+    assert_eq!((&made["spec"]["limit"], &made["metadata"]["generation"]), (&json!(10), &json!(1)));
+
+    let strict = format!("{WIDGETS}?fieldValidation=Strict");
+    let unknown = f.post(&strict, widget("b", json!({"size": 3, "sise": 1}))).await.expect(400);
+    assert_eq!(
+        unknown["message"],
+        "Widget in version \"v1\" cannot be handled as a Widget: strict decoding error: unknown field \"spec.sise\""
+    );
+    let dropped = f.post(WIDGETS, widget("b", json!({"size": 3, "sise": 1}))).await;
+    assert_eq!(dropped.warnings(), ["unknown field \"spec.sise\""]);
+    assert!(dropped.expect(201)["spec"].get("sise").is_none());
+    for (spec, message) in [
+        (
+            json!({"size": "x"}),
+            "Widget.example.com \"c\" is invalid: [spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\", <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]",
+        ),
+        (
+            json!({"size": 11}),
+            "Widget.example.com \"c\" is invalid: spec: Invalid value: size exceeds the limit",
+        ),
+        (
+            json!({"size": -1}),
+            "Widget.example.com \"c\" is invalid: [spec.size: Invalid value: -1: spec.size in body should be greater than or equal to 0, spec.size: Invalid value: -1: should be a non-negative integer]",
+        ),
+    ] {
+        assert_eq!(f.post(WIDGETS, widget("c", spec)).await.expect(422)["message"], message);
+    }
+    let path = format!("{WIDGETS}/a");
+    let refused = f.patch(&path, json!({"spec": {"limit": 5}})).await.expect(422);
+    assert_eq!(
+        refused["message"],
+        "Widget.example.com \"a\" is invalid: spec: Invalid value: the limit never shrinks"
+    );
+    let strategic = f.patch_as("application/strategic-merge-patch+json", &path, "{}").await;
+    assert_eq!(strategic.code, 415);
+    let changed = f.patch(&path, json!({"spec": {"size": 4}, "status": {"phase": "x"}})).await.expect(200);
+    assert_eq!((&changed["metadata"]["generation"], changed.get("status")), (&json!(2), None));
+
+    let told = f.patch(
+        &format!("{path}/status"),
+        json!({"status": {"phase": "Ready", "size": 4}, "spec": {"size": 9}}),
+    );
+    let told = told.await.expect(200);
+    assert_eq!((&told["status"]["phase"], &told["spec"]["size"]), (&json!("Ready"), &json!(4)));
+    assert_eq!(told["metadata"]["generation"], 2);
+
+    let old = f.get(&format!("{OLD_WIDGETS}/a")).await.expect(200);
+    assert_eq!((&old["apiVersion"], &old["spec"]["size"]), (&json!("example.com/v1beta1"), &json!(4)));
+    let listed = f.get(&format!("{OLD_WIDGETS}?fieldSelector=spec.color%3Dred")).await.expect(200);
+    assert_eq!(names(&listed), ["a"]);
+    assert_eq!(
+        (&listed["kind"], &listed["items"][0]["apiVersion"]),
+        (&json!("WidgetList"), &json!("example.com/v1beta1"))
+    );
+    f.get(&format!("{WIDGETS}?fieldSelector=spec.size%3D4")).await.expect(400);
+    let mut watch = f.watch(&format!("{OLD_WIDGETS}?watch=1&fieldSelector=metadata.name%3Da")).await;
+    assert_eq!(watch.next().await["object"]["apiVersion"], "example.com/v1beta1");
+
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = sent(f.request("GET", &path).header("accept", accept)).await.expect(200);
+    let columns: Vec<&Value> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(columns, ["Name", "Size", "Color", "Age"]);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..3], [json!("a"), json!(4), json!("red")]);
+
+    let applied = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "d"},
+        "spec": {"size": 1, "ports": [{"name": "http", "port": 80}]}});
+    let path = format!("{WIDGETS}/d?fieldManager=me");
+    f.patch_as("application/apply-patch+yaml", &path, applied.to_string()).await.expect(201);
+    let other = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "d"},
+        "spec": {"size": 1, "ports": [{"name": "https", "port": 443}]}});
+    let path = format!("{WIDGETS}/d?fieldManager=you");
+    let merged = f.patch_as("application/apply-patch+yaml", &path, other.to_string()).await.expect(200);
+    assert_eq!(merged["spec"]["ports"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_scale_is_a_view_of_its_object() {
+    let f = defined().await;
+    f.post(WIDGETS, widget("a", json!({"size": 3, "selector": "app=a"}))).await.expect(201);
+    let path = format!("{WIDGETS}/a/scale");
+    f.patch(&format!("{WIDGETS}/a/status"), json!({"status": {"size": 2}})).await.expect(200);
+    let scale = f.get(&path).await.expect(200);
+    assert_eq!((&scale["kind"], &scale["apiVersion"]), (&json!("Scale"), &json!("autoscaling/v1")));
+    assert_eq!(scale["spec"], json!({"replicas": 3}));
+    assert_eq!(scale["status"], json!({"replicas": 2, "selector": "app=a"}));
+    let scaled = f.patch(&path, json!({"spec": {"replicas": 5}})).await.expect(200);
+    assert_eq!(scaled["spec"]["replicas"], 5);
+    assert_eq!(f.get(&format!("{WIDGETS}/a")).await.expect(200)["spec"]["size"], 5);
+    let refused = f.patch(&path, json!({"spec": {"replicas": -1}})).await.expect(422);
+    assert!(refused["message"].as_str().unwrap().contains("spec.replicas: Invalid value: -1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_definition_that_is_deleted_takes_its_objects_along() {
+    let f = defined().await;
+    let client = Client::new(f.api.clone(), User::component("system:serviceaccount:kube-system:crd"));
+    let _keeper = AbortOnDropHandle::new(tokio::spawn(custom_resources::run(client)));
+    f.post(WIDGETS, widget("a", json!({"size": 3}))).await.expect(201);
+    let held = json!({"apiVersion": "example.com/v1", "kind": "Widget",
+        "metadata": {"name": "held", "finalizers": ["example.com/x"]}, "spec": {"size": 1}});
+    f.post(WIDGETS, held).await.expect(201);
+    let mut watch = f.watch(&format!("{WIDGETS}?watch=1")).await;
+    let leaving = f.delete(&format!("{DEFINITIONS}/widgets.example.com")).await.expect(200);
+    assert_eq!(leaving["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
+    let refused = f.post(WIDGETS, widget("late", json!({"size": 3}))).await.expect(405);
+    assert_eq!(refused["message"], "create not allowed while custom resource definition is terminating");
+    while watch.next().await["type"] != "DELETED" {}
+    let mut definitions = f.watch(&format!("{DEFINITIONS}?watch=1")).await;
+    assert_eq!(definitions.next().await["type"], "ADDED");
+    f.patch(&format!("{WIDGETS}/held"), json!({"metadata": {"finalizers": null}})).await.expect(200);
+    while definitions.next().await["type"] != "DELETED" {}
+    f.get(WIDGETS).await.expect(404);
+    f.get("/apis/example.com").await.expect(404);
+}
+
+#[tokio::test]
+async fn custom_objects_go_with_their_owners() {
+    let f = defined().await;
+    let client = Client::new(f.api.clone(), User::component("system:serviceaccount:kube-system:collector"));
+    let (kinds, feed) = Kinds::new(&client);
+    let _feed = AbortOnDropHandle::new(tokio::spawn(feed));
+    let _collector = AbortOnDropHandle::new(tokio::spawn(garbage_collector::run(client, kinds)));
+    let owner = f.config("owner").await;
+    let mut owned = widget("owned", json!({"size": 1}));
+    owned["metadata"]["ownerReferences"] = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner",
+        "uid": owner["metadata"]["uid"]}]);
+    let owned = f.post(WIDGETS, owned).await.expect(201);
+    let below = json!({"metadata": {"name": "below", "ownerReferences": [{"apiVersion": "example.com/v1beta1",
+        "kind": "Widget", "name": "owned", "uid": owned["metadata"]["uid"]}]}});
+    f.post(MAPS, below).await.expect(201);
+    let mut watch = f.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Dbelow")).await;
+    f.delete(&format!("{MAPS}/owner")).await.expect(200);
+    while watch.next().await["type"] != "DELETED" {}
+    f.get(&format!("{WIDGETS}/owned")).await.expect(404);
+}
