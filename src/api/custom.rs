@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::json_path::JsonPath;
@@ -21,7 +22,7 @@ const PART_VERBS: &[&str] = &["get", "patch", "update"];
 pub struct Version {
     /// The structure of its objects.
     pub node: Node,
-    /// The same as an OpenAPI schema, with what every object has.
+    /// The same as an OpenAPI schema that says only what merging needs, with what every object has.
     pub document: Value,
     /// `v1`.
     pub name: String,
@@ -65,6 +66,17 @@ impl Version {
             status: version["subresources"]["status"].is_object(),
             scale: scale(&version["subresources"]["scale"]),
             definition,
+        }
+    }
+
+    /// The schema as it was given, with its descriptions. It is read anew each time: it is long, and seldom asked for.
+    pub fn described(&self) -> Value {
+        let mut definition: Value = serde_json::from_slice(&self.definition.source).unwrap_or_default();
+        let versions = definition["spec"]["versions"].as_array_mut().into_iter().flatten();
+        let own = versions.into_iter().find(|version| version["name"] == self.name.as_str());
+        match own.map(|version| version["schema"]["openAPIV3Schema"].take()) {
+            Some(schema) if schema.is_object() => schema,
+            _ => self.document.clone(),
         }
     }
 
@@ -121,8 +133,8 @@ pub struct Scale {
 /// What all versions of a custom kind have in common.
 #[derive(Debug, Default)]
 pub struct Definition {
-    /// The uid of the definition, and at which generation of it this was read.
-    pub identity: (String, i64),
+    /// The definition as it is stored.
+    source: Bytes,
     /// The version in which objects are stored.
     pub storage_version: String,
     /// How objects get from one version to another.
@@ -141,8 +153,9 @@ pub enum Conversion {
     Webhook(Value),
 }
 
-/// The kinds that a definition serves, those with the highest version first; none before it is established.
-pub fn kinds(definition: &Value) -> Vec<Arc<Kind>> {
+/// The kinds that a definition serves, those with the highest version first; none before it is established. `source` is
+/// the definition as it is stored.
+pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
     if !is_true(definition, "Established") {
         return Vec::new();
     }
@@ -152,7 +165,7 @@ pub fn kinds(definition: &Value) -> Vec<Arc<Kind>> {
     let storage = versions.iter().find(|version| version["storage"] == true);
     let stored = &definition["status"]["storedVersions"];
     let common = Arc::new(Definition {
-        identity: (meta::uid(definition).to_owned(), meta::generation(definition)),
+        source: source.clone(),
         storage_version: storage.map(|version| name_of(version)).unwrap_or_default(),
         conversion: match spec["conversion"]["strategy"].as_str() {
             Some("Webhook") => Conversion::Webhook(spec["conversion"]["webhook"].clone()),
@@ -286,25 +299,37 @@ fn scale(scale: &Value) -> Option<Scale> {
     })
 }
 
-/// The schema as documents show it: with the kind and the metadata that every object has.
+/// What merging needs of a schema, with the metadata that every object has.
 fn document(schema: &Value) -> Value {
-    const KIND: &str = "Kind is a string value representing the REST resource this object represents. Servers may \
-                        infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase.";
-    const API_VERSION: &str = "APIVersion defines the versioned schema of this representation of an object. Servers \
-                               should convert recognized schemas to the latest internal value, and may reject \
-                               unrecognized values.";
-    let mut document = schema.clone();
+    let mut document = lean(schema);
     let fields = meta::map_mut(&mut document);
     fields.entry("type").or_insert_with(|| json!("object"));
     let properties = meta::map_mut(fields.entry("properties").or_insert_with(|| Value::Object(Map::new())));
-    properties.insert("apiVersion".into(), json!({"type": "string", "description": API_VERSION}));
-    properties.insert("kind".into(), json!({"type": "string", "description": KIND}));
-    properties.insert(
-        "metadata".into(),
-        json!({"description": "Standard object's metadata.",
-            "allOf": [{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}]}),
-    );
+    properties.insert("apiVersion".into(), json!({"type": "string"}));
+    properties.insert("kind".into(), json!({"type": "string"}));
+    let metadata = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    properties.insert("metadata".into(), json!({"$ref": metadata}));
     document
+}
+
+/// A schema without what it says of values.
+fn lean(schema: &Value) -> Value {
+    let mut kept = Map::new();
+    for (key, value) in schema.as_object().into_iter().flatten() {
+        let value = match key.as_str() {
+            "properties" => {
+                let properties = value.as_object().into_iter().flatten();
+                Value::Object(properties.map(|(name, of)| (name.clone(), lean(of))).collect())
+            }
+            "items" | "additionalProperties" if value.is_object() => lean(value),
+            "type" | "format" | "default" | "additionalProperties" => value.clone(),
+            "x-kubernetes-validations" => continue,
+            key if key.starts_with("x-kubernetes-") => value.clone(),
+            _ => continue,
+        };
+        kept.insert(key.clone(), value);
+    }
+    Value::Object(kept)
 }
 
 /// The order of versions by what their names say: `v2`, `v1`, `v1beta2`, `v1beta1`, `v1alpha1`, and then the rest by
@@ -362,9 +387,9 @@ mod tests {
                 {"name": "v0", "served": false, "storage": false}]},
             "status": {"acceptedNames": {"plural": "widgets", "singular": "widget", "kind": "Widget",
                 "listKind": "WidgetList", "shortNames": ["wd"]}}});
-        assert!(kinds(&definition).is_empty());
+        assert!(kinds(&definition, &Bytes::new()).is_empty());
         definition["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
-        let kinds = kinds(&definition);
+        let kinds = kinds(&definition, &Bytes::new());
         let versions: Vec<&str> = kinds.iter().map(|kind| &*kind.version).collect();
         assert_eq!(versions, ["v1", "v1beta1"]);
         assert_eq!(kinds[0].subresources.iter().map(|s| s.name).collect::<Vec<_>>(), ["scale", "status"]);

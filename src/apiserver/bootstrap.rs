@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{select_all, try_join_all};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
@@ -15,6 +16,7 @@ use super::auth::rbac::reconcile::{self, Change};
 use super::fairness;
 use super::registry::{Part, Place};
 use crate::api::kinds;
+use crate::api::meta;
 use crate::api::request::{DeleteOptions, User, WriteOptions};
 use crate::api::status::Status;
 use crate::store::Revision;
@@ -75,6 +77,7 @@ impl ApiServer {
         });
         self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
         self.ensure_flow_control().await?;
+        self.ensure_service_range().await?;
         self.started.service.store(true, Ordering::Release);
         Ok(())
     }
@@ -114,14 +117,29 @@ impl ApiServer {
 
     /// Makes what is missing of the priority levels and flow schemas; what is there stays as it is.
     async fn ensure_flow_control(&self) -> Result<(), Status> {
-        const GROUP: &str = "flowcontrol.apiserver.k8s.io";
         let levels = fairness::defaults::LEVELS.iter().map(|level| (level.name, level.object()));
         let schemas = fairness::defaults::schemas().into_iter().map(|schema| (schema.name, schema.object));
-        let all = levels.map(|one| ("prioritylevelconfigurations", one));
-        let all = all.chain(schemas.map(|one| ("flowschemas", one)));
-        let missing = all.filter_map(|(plural, (name, object))| {
-            let kind = kinds::by_resource(GROUP, "v1", plural)?;
-            let there = self.registry.store().get(&kind.key(None, name)).is_some();
+        let named = |plural, (name, object): (&str, Value)| (plural, name.to_owned(), object);
+        let all = levels.map(|one| named("prioritylevelconfigurations", one));
+        let all = all.chain(schemas.map(|one| named("flowschemas", one)));
+        self.ensure_some("flowcontrol.apiserver.k8s.io", all).await
+    }
+
+    /// Says from which range services have their addresses.
+    async fn ensure_service_range(&self) -> Result<(), Status> {
+        let range = service_range(&self.registry.allocator().range().to_string());
+        self.ensure_some("networking.k8s.io", [("servicecidrs", "kubernetes".to_owned(), range)]).await
+    }
+
+    /// Makes those of a group's cluster-wide objects that are not there, all at once.
+    async fn ensure_some(
+        &self,
+        group: &str,
+        objects: impl IntoIterator<Item = (&'static str, String, Value)>,
+    ) -> Result<(), Status> {
+        let missing = objects.into_iter().filter_map(|(plural, name, object)| {
+            let kind = kinds::by_resource(group, "v1", plural)?;
+            let there = self.registry.store().get(&kind.key(None, &name)).is_some();
             (!there).then_some((kind, object))
         });
         let create = |(kind, object)| async move {
@@ -182,6 +200,21 @@ impl ApiServer {
         let merge = crate::api::request::PatchKind::Merge;
         self.registry.patch(&user, place, part, merge, &object, &options).await.map(drop)
     }
+}
+
+/// The range of the addresses of services, which is in use from the start.
+fn service_range(range: &str) -> Value {
+    json!({
+        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "spec": {"cidrs": [range]},
+        "status": {"conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "reason": "",
+            "message": "Kubernetes Service CIDR is ready",
+            "lastTransitionTime": meta::timestamp(Timestamp::now()),
+        }]},
+    })
 }
 
 /// As whom the server makes its first objects.

@@ -71,7 +71,7 @@ impl Served {
             let name = meta::name(entry.json()).to_owned();
             let kinds = match made.remove(&name) {
                 Some((revision, kinds)) if revision == entry.revision => kinds,
-                _ => custom::kinds(entry.json()),
+                _ => custom::kinds(entry.json(), &entry.bytes),
             };
             next.insert(name, (entry.revision, kinds));
         }

@@ -4,6 +4,7 @@
 pub mod capability;
 pub mod device;
 pub mod lock;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

@@ -188,6 +188,8 @@ async fn rights_are_given_by_those_who_have_them() {
     jane.post(&mine("rolebindings"), binding("all", "ClusterRole", "cluster-admin", "jane"))
         .await
         .expect(403);
+    // Who takes rights away gives none.
+    sent(jane.request("DELETE", &mine("rolebindings/pods"))).await.expect(200);
 }
 
 #[tokio::test]

@@ -304,3 +304,87 @@ async fn lists_merge_by_their_keys() {
          [port=80,protocol=\"TCP\"]"
     );
 }
+
+#[tokio::test]
+async fn custom_objects_merge_by_their_schema() {
+    let f = Fixture::start().await;
+    let version = |name: &str, storage: bool| {
+        json!({"name": name, "served": true, "storage": storage, "subresources": {"status": {}},
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "properties": {
+                    "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                        "items": {"type": "object", "required": ["name"], "properties": {
+                            "name": {"type": "string"}, "port": {"type": "integer"}}}},
+                    "hosts": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+                    "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}},
+                "status": {"type": "object", "properties": {"phase": {"type": "string"}}}}}}})
+    };
+    let definition = json!({"metadata": {"name": "gadgets.example.com"}, "spec": {"group": "example.com",
+        "scope": "Namespaced", "names": {"plural": "gadgets", "kind": "Gadget"},
+        "versions": [version("v1beta1", false), version("v1", true)]}});
+    f.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await.expect(201);
+    let path = |version: &str| format!("/apis/example.com/{version}/namespaces/default/gadgets/one");
+    let gadget = |version: &str, spec: Value| {
+        json!({"apiVersion": format!("example.com/{version}"), "kind": "Gadget", "metadata": {"name": "one"},
+            "spec": spec})
+    };
+    let a =
+        gadget("v1", json!({"ports": [{"name": "x", "port": 1}], "hosts": ["a"], "free": {"b": {"c": 1}}}));
+    let made = f.apply(&path("v1"), "fieldManager=a", &a).await.expect(201);
+    assert_eq!(
+        owned(&made, "a"),
+        &json!({"f:spec": {"f:free": {"f:b": {"f:c": {}}}, "f:hosts": {"v:\"a\"": {}},
+            "f:ports": {"k:{\"name\":\"x\"}": {".": {}, "f:name": {}, "f:port": {}}}}})
+    );
+    let b = gadget("v1beta1", json!({"ports": [{"name": "y", "port": 2}], "hosts": ["b"], "free": {"d": 1}}));
+    let both = f.apply(&path("v1beta1"), "fieldManager=b", &b).await.expect(200);
+    assert_eq!(
+        both["spec"],
+        json!({"ports": [{"name": "x", "port": 1}, {"name": "y", "port": 2}], "hosts": ["a", "b"],
+            "free": {"b": {"c": 1}, "d": 1}})
+    );
+    assert_eq!(managers(&both), ["a Apply", "b Apply"]);
+    let wants = gadget("v1", json!({"ports": [{"name": "y", "port": 3}]}));
+    let refused = f.apply(&path("v1"), "fieldManager=c", &wants).await.expect(409);
+    assert_eq!(
+        refused["message"],
+        "Apply failed with 1 conflict: conflict with \"b\": .spec.ports[name=\"y\"].port"
+    );
+    let nothing = gadget("v1", json!({}));
+    let left = f.apply(&path("v1"), "fieldManager=b", &nothing).await.expect(200);
+    assert_eq!(left["spec"], made["spec"], "what one version set goes by another");
+    let unknown = gadget("v1", json!({"color": "red"}));
+    let refused = f.apply(&path("v1"), "fieldManager=a", &unknown).await.expect(500);
+    assert_eq!(
+        refused["message"],
+        "failed to create typed patch object (/one; example.com/v1, Kind=Gadget): .spec.color: field not declared in \
+         schema"
+    );
+    let status = json!({"apiVersion": "example.com/v1", "kind": "Gadget", "status": {"phase": "Ready"}});
+    let told = f.apply(&format!("{}/status", path("v1")), "fieldManager=s", &status).await.expect(200);
+    assert_eq!(owned(&told, "s"), &json!({"f:status": {"f:phase": {}}}));
+}
+
+#[tokio::test]
+async fn a_scale_is_managed_as_its_own_part() {
+    let f = Fixture::start().await;
+    let template =
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "one"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    let path = "/apis/apps/v1/namespaces/default/deployments/one";
+    let made = f.apply(path, "fieldManager=a", &deployment).await.expect(201);
+    assert_eq!(owned(&made, "a")["f:spec"]["f:replicas"], json!({}));
+    let scaled = json!({"spec": {"replicas": 3}});
+    f.patch(&format!("{path}/scale?fieldManager=autoscaler"), scaled).await.expect(200);
+    let object = f.get(path).await.expect(200);
+    assert_eq!(managers(&object), ["a Apply", "autoscaler Update scale"]);
+    assert_eq!(owned(&object, "autoscaler"), &json!({"f:spec": {"f:replicas": {}}}));
+    assert_eq!(owned(&object, "a")["f:spec"].get("f:replicas"), None);
+    let refused = f.apply(path, "fieldManager=a", &deployment).await.expect(409);
+    assert_eq!(
+        refused["message"],
+        "Apply failed with 1 conflict: conflict with \"autoscaler\" with subresource \"scale\" using apps/v1: \
+         .spec.replicas"
+    );
+}

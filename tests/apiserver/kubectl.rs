@@ -144,3 +144,36 @@ async fn other_verbs_are_managers_of_their_own() {
     assert_eq!(replaced["data"], serde_json::json!({"a": "v1"}));
     assert!(managers(&replaced).contains(&"kubectl-replace"), "{replaced}");
 }
+
+#[tokio::test]
+async fn every_field_is_explained() {
+    let k = Kubectl::start().await;
+    for (what, told) in [
+        ("pod.spec.containers.imagePullPolicy", "enum: Always, IfNotPresent, Never"),
+        ("deployment --recursive", "maxSurge\t<IntOrString>"),
+        ("networkpolicy.spec.ingress --recursive", "ipBlock\t<IPBlock>"),
+        ("clusterrole.rules", "verbs\t<[]string> -required-"),
+        ("csr.spec", "signerName\t<string> -required-"),
+        ("hpa.spec.metrics --recursive", "averageUtilization\t<integer>"),
+        ("storageclass", "volumeBindingMode\t<string>"),
+        ("apiservice.spec.service", "port\t<integer>"),
+    ] {
+        let text = k.ok(&format!("explain {what}"), "").await;
+        assert!(text.contains("DESCRIPTION:") && text.contains(told), "{what}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn kinds_around_the_workloads_are_made_and_shown() {
+    let k = Kubectl::start().await;
+    assert!(k.ok("get servicecidrs", "").await.contains("10.96.0.0/16"));
+    assert!(k.ok("get priorityclasses", "").await.contains("system-node-critical"));
+    let table = k.ok("api-resources --api-group=networking.k8s.io --no-headers", "").await;
+    assert_eq!(table.lines().count(), 5, "{table}");
+    k.ok("create role reader --verb=get --resource=pods", "").await;
+    k.ok("create rolebinding readers --role=reader --user=jane", "").await;
+    assert!(k.ok("get rolebindings -o wide", "").await.contains("Role/reader"));
+    k.ok("create ingress web --rule=example.com/*=web:80", "").await;
+    assert!(k.ok("describe ingress web", "").await.contains("example.com"));
+    k.ok("create priorityclass high --value=10", "").await;
+}

@@ -11,5 +11,6 @@ pub(super) fn kinds() -> Vec<Kind> {
             .short("csr")
             .with_own("approval", "CertificateSigningRequest", PART_VERBS)
             .with_status(),
+        V1.cluster("ClusterTrustBundle", "clustertrustbundles"),
     ]
 }

@@ -131,7 +131,8 @@ pub async fn validate(
             limit_ranger::validate(registry, attributes, object)?;
             storage::validate_resize(registry, attributes, object)?;
         }
-        (rbac::policy::GROUP, plural) => {
+        // Who takes rights away gives none.
+        (rbac::policy::GROUP, plural) if attributes.operation != Operation::Delete => {
             let (user, old) = (attributes.user, attributes.old);
             escalation::check(registry.authorizer(), user, plural, attributes.namespace, object, old)?;
         }

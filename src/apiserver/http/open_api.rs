@@ -19,6 +19,7 @@ use crate::api::kinds::Kind;
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::openapi::{self, Source};
+use crate::sys::memory;
 
 /// How long a client may keep a document that it named by its hash.
 const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
@@ -92,6 +93,7 @@ impl Documents {
             Some((of, hashes)) if Arc::ptr_eq(of, kinds) => hashes.clone(),
             _ => {
                 let made = hashes(kinds);
+                memory::give_back();
                 *known = Some((kinds.clone(), made.clone()));
                 made
             }
@@ -129,6 +131,7 @@ impl Documents {
         } else {
             let plain = document(kinds, &hashes, path);
             let body = if accepts_gzip(headers) { compressed(&plain) } else { plain };
+            memory::give_back();
             answer::typed(200, "application/json", body)
         };
         let sent = response.status() == http::StatusCode::OK;

@@ -81,7 +81,7 @@ impl<'a> Types<'a> {
             return Some(self.list(kind));
         }
         if let Some(version) = self.kinds.get(name).and_then(|kind| kind.types.custom()) {
-            return Some(self.custom(self.kinds[name], &version.document));
+            return Some(self.custom(self.kinds[name], &version.described()));
         }
         let mut schema = self.described.get(name)?.clone();
         if matches!(name, DELETE_OPTIONS | WATCH_EVENT) {

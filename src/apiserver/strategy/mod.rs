@@ -145,8 +145,7 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
-    /// Whether `metadata.generation` counts the changes of the desired state. Of the kinds here only pods and
-    /// endpoint slices do so in Kubernetes; the others have none.
+    /// Whether `metadata.generation` counts the changes of the desired state. Kinds that do not count have none.
     fn has_generation(&self) -> bool {
         false
     }

@@ -5,7 +5,7 @@
 mod binding;
 pub mod mutating;
 pub mod validating;
-mod variables;
+pub mod variables;
 
 use std::sync::Arc;
 

@@ -15,6 +15,13 @@ pub struct Variable {
     expression: Expression,
 }
 
+impl Variable {
+    /// What it stands for.
+    pub fn expression(&self) -> &Expression {
+        &self.expression
+    }
+}
+
 /// The variables of a policy, each of which may name those before it, and the type of all together.
 pub fn all(list: &Value, env: &Env) -> (Vec<Variable>, Type) {
     const NAME: &str = "kubernetes.variables";

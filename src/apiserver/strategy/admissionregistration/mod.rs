@@ -1,8 +1,9 @@
 //! `admissionregistration.k8s.io`: who else is asked before a write is carried out.
 //!
-//! Expressions are taken as they are; only their presence is checked here.
+//! Expressions must compile; what they give shows when they are asked.
 
 mod binding;
+mod compiled;
 mod matching;
 mod policy;
 mod webhook;

@@ -8,7 +8,7 @@ use super::super::error::{invalid, one_of, word};
 use super::super::value::{fill, items, object, text};
 use super::super::{Column, Strategy};
 use super::matching::{self, expression};
-use super::{FAILURE_POLICIES, REINVOCATION_POLICIES};
+use super::{FAILURE_POLICIES, REINVOCATION_POLICIES, compiled};
 use crate::api::status::FieldError;
 use crate::api::{meta, names};
 
@@ -128,6 +128,9 @@ impl Strategy for ValidatingAdmissionPolicy {
                 errors.push(FieldError::duplicate(format!("{path}.key"), &one["key"]));
             }
         }
+        if errors.is_empty() {
+            errors = compiled::of_policy(policy);
+        }
         errors
     }
 
@@ -228,6 +231,9 @@ impl Strategy for MutatingAdmissionPolicy {
         }
         let again = &spec["reinvocationPolicy"];
         errors.extend(one_of("spec.reinvocationPolicy", again, &REINVOCATION_POLICIES));
+        if errors.is_empty() {
+            errors = compiled::of_policy(policy);
+        }
         errors
     }
 

@@ -9,7 +9,7 @@ use super::super::error::{named, word};
 use super::super::value::{fill, items, items_mut, text};
 use super::super::{Column, Strategy};
 use super::matching;
-use super::{FAILURE_POLICIES, REINVOCATION_POLICIES};
+use super::{FAILURE_POLICIES, REINVOCATION_POLICIES, compiled};
 use crate::api::names;
 use crate::api::status::FieldError;
 
@@ -53,6 +53,9 @@ impl Strategy for Webhooks {
             if !name.is_empty() && hooks[..i].iter().any(|before| text(before, "name") == name) {
                 errors.push(FieldError::duplicate(format!("{path}.name"), &name.into()));
             }
+        }
+        if errors.is_empty() {
+            errors = compiled::of_webhooks(configuration);
         }
         errors
     }

@@ -1,5 +1,7 @@
-//! `certificates.k8s.io`: requests for certificates. Who signs them is a controller's business.
+//! `certificates.k8s.io`: requests for certificates, and bundles of those that are trusted. Who signs is a
+//! controller's business.
 
+mod bundle;
 mod pem;
 mod request;
 mod signer;
@@ -11,6 +13,7 @@ pub use self::request::set_requester;
 /// The strategy of a kind of this group.
 pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
     match kind {
+        "ClusterTrustBundle" => Some(&bundle::ClusterTrustBundle),
         "CertificateSigningRequest" => Some(&request::CertificateSigningRequest),
         _ => None,
     }

@@ -44,6 +44,35 @@ pub(super) fn wrong_certificate(given: &Value) -> Option<String> {
     (blocks == 0).then(|| "must contain at least one CERTIFICATE PEM block".to_owned())
 }
 
+/// Why a text is not the certificates of authorities, each once.
+pub(super) fn wrong_authorities(text: &str) -> Vec<String> {
+    let (mut wrong, mut seen) = (Vec::new(), Vec::new());
+    for (i, block) in Pem::iter_from_buffer(text.as_bytes()).map_while(Result::ok).enumerate() {
+        let why = match block.parse_x509() {
+            _ if block.label != "CERTIFICATE" => format!("entry {i} has bad block type: {}", block.label),
+            Err(_) => format!("entry {i} does not parse as X.509"),
+            Ok(certificate) if !certificate.is_ca() => format!("entry {i} does not have the CA bit set"),
+            Ok(_) => {
+                seen.push(block.contents.clone());
+                continue;
+            }
+        };
+        wrong.push(why);
+    }
+    if wrong.is_empty() && seen.is_empty() {
+        wrong.push("at least one trust anchor must be provided".to_owned());
+    }
+    if !wrong.is_empty() {
+        return wrong;
+    }
+    for (i, contents) in seen.iter().enumerate() {
+        if let Some(first) = seen[..i].iter().position(|before| before == contents) {
+            wrong.push(format!("duplicate trust anchor (indices [{first} {i}])"));
+        }
+    }
+    wrong
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +108,20 @@ mod tests {
         assert_eq!(wrong_certificate(&Value::Null), None);
         assert!(wrong_certificate(&encoded("x")).is_some());
         assert!(wrong_certificate(&encoded(&key.serialize_pem())).unwrap().starts_with("only CERTIFICATE"));
+    }
+
+    #[test]
+    fn bundles_hold_authorities() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
+        let leaf = params.self_signed(&key).unwrap().pem();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&key).unwrap().pem();
+        assert!(wrong_authorities(&authority).is_empty());
+        assert_eq!(wrong_authorities(""), ["at least one trust anchor must be provided"]);
+        assert_eq!(wrong_authorities(&leaf), ["entry 0 does not have the CA bit set"]);
+        let twice = format!("{authority}{authority}");
+        assert_eq!(wrong_authorities(&twice), ["duplicate trust anchor (indices [0 1])"]);
+        assert_eq!(wrong_authorities(&key.serialize_pem()), ["entry 0 has bad block type: PRIVATE KEY"]);
     }
 }
