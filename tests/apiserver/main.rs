@@ -20,7 +20,6 @@ mod identity;
 mod kubectl;
 mod kubectl_workloads;
 mod objects;
-mod operator;
 mod pages;
 mod platform;
 mod pod_security;
