@@ -15,7 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("image", &["sys"]),
     ("network", &["sys"]),
     ("runtime", &["stdio", "sys"]),
-    ("apiserver", &["api", "stdio", "store"]),
+    ("apiserver", &["api", "stdio", "store", "sys"]),
     ("client", &["api", "store"]),
     ("controllers", &["api", "client"]),
     ("scheduler", &["api", "client"]),

@@ -333,7 +333,7 @@ async fn custom_objects_merge_by_their_schema() {
     let made = f.apply(&path("v1"), "fieldManager=a", &a).await.expect(201);
     assert_eq!(
         owned(&made, "a"),
-        &json!({"f:spec": {"f:free": {"f:b": {"f:c": {}}}, "f:hosts": {"v:\"a\"": {}},
+        &json!({"f:spec": {"f:free": {"f:b": {".": {}, "f:c": {}}}, "f:hosts": {"v:\"a\"": {}},
             "f:ports": {"k:{\"name\":\"x\"}": {".": {}, "f:name": {}, "f:port": {}}}}})
     );
     let b = gadget("v1beta1", json!({"ports": [{"name": "y", "port": 2}], "hosts": ["b"], "free": {"d": 1}}));

@@ -33,7 +33,7 @@ async fn what_nodes_and_pods_use_is_told_as_kubectl_top_asks() {
     let gone = f.get(&format!("{pods}/none")).await.expect(404);
     assert_eq!(gone["message"], "podmetrics.metrics.k8s.io \"default/none\" not found");
     assert_eq!(f.delete(&format!("{pods}/www")).await.code, 405);
-    assert_eq!(sent(f.stranger.get(format!("{}{USAGE}/nodes", f.base))).await.code, 401);
+    assert_eq!(sent(f.stranger.get(format!("{}{USAGE}/nodes", f.base))).await.code, 403);
 }
 
 #[tokio::test]

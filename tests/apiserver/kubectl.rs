@@ -149,7 +149,7 @@ async fn other_verbs_are_managers_of_their_own() {
 async fn every_field_is_explained() {
     let k = Kubectl::start().await;
     for (what, told) in [
-        ("pod.spec.containers.imagePullPolicy", "enum: Always, IfNotPresent, Never"),
+        ("pod.spec.containers.imagePullPolicy", "ENUM:\n    Always\n    IfNotPresent\n    Never"),
         ("deployment --recursive", "maxSurge\t<IntOrString>"),
         ("networkpolicy.spec.ingress --recursive", "ipBlock\t<IPBlock>"),
         ("clusterrole.rules", "verbs\t<[]string> -required-"),

@@ -25,6 +25,7 @@ spec:
     http:
       paths:
       - path: /
+        pathType: ImplementationSpecific
         backend: {serviceName: www, servicePort: 80}
 ";
 

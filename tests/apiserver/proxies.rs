@@ -186,7 +186,7 @@ async fn services_lead_to_a_ready_endpoint_or_say_that_there_is_none() {
         assert_eq!((&refused["kind"], &refused["message"]), (&json!("Status"), &json!(message)), "{path}");
     }
     let stranger = sent(f.stranger.get(format!("{}{SERVICES}/www:80/proxy/", f.base))).await;
-    assert_eq!(stranger.code, 401);
+    assert_eq!(stranger.code, 403);
 }
 
 #[tokio::test]
@@ -194,6 +194,8 @@ async fn what_streams_is_not_held_back() {
     let f = with_backend().await;
     let response = f.request("GET", &format!("{PODS}/www:8080/proxy/stream")).send().await.unwrap();
     let pieces: Vec<_> = response.bytes_stream().map(|piece| piece.unwrap()).collect().await;
+    // The end of the body may come by itself.
+    let pieces: Vec<_> = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
     assert_eq!(pieces, ["one\n", "two\n"]);
 }
 

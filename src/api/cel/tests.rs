@@ -1,3 +1,5 @@
+//! Expressions, what they give, and what is told of those that give nothing.
+
 use serde_json::{Value, json};
 
 use super::{CALL_LIMIT, Env, Fault, Meter, Type, Val};

@@ -1,3 +1,5 @@
+//! Schemas of custom kinds: what they prune, default and refuse, in whose words.
+
 use serde_json::{Value, json};
 
 use super::rules::{self, field_path};

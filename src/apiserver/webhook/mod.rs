@@ -133,8 +133,7 @@ fn words(error: &reqwest::Error) -> String {
     let mut last = error.to_string();
     while let Some(cause) = source {
         let io = cause.downcast_ref::<std::io::Error>();
-        let inner = io.and_then(std::io::Error::get_ref).and_then(|e| e.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::InvalidCertificate(why)) = cause.downcast_ref().or(inner) {
+        if let Some(rustls::Error::InvalidCertificate(why)) = of_tls(cause) {
             return format!("tls: failed to verify certificate: x509: {}", certificate_words(why));
         }
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
@@ -146,9 +145,17 @@ fn words(error: &reqwest::Error) -> String {
     last
 }
 
+/// The failure of TLS within an error of a stream, which may be wrapped more than once and is nobody's source then.
+fn of_tls<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    cause.downcast_ref().or_else(|| of_tls(cause.downcast_ref::<std::io::Error>()?.get_ref()?))
+}
+
 fn certificate_words(error: &CertificateError) -> String {
     match error {
-        CertificateError::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
+        // Go calls an authority of the right name and another key no less unknown.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "certificate signed by unknown authority".to_owned()
+        }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "certificate has expired or is not yet valid".to_owned()
         }

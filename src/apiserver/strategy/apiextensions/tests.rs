@@ -1,3 +1,5 @@
+//! Definitions of custom kinds that are taken, and what is said of others.
+
 use serde_json::{Value, json};
 
 use super::CustomResourceDefinition;
