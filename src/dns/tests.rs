@@ -45,12 +45,25 @@ async fn fake_upstream() -> SocketAddr {
 }
 
 async fn start(api: &FakeApi, upstream: Vec<SocketAddr>) -> SocketAddr {
-    start_at(UdpSocket::bind("127.0.0.1:0").await.unwrap(), api, upstream).await
+    start_at(sockets().await, api, upstream).await
 }
 
-async fn start_at(udp: UdpSocket, api: &FakeApi, upstream: Vec<SocketAddr>) -> SocketAddr {
+/// A port of loopback that is free for both protocols; what is free for one may be taken for the other.
+async fn sockets() -> (UdpSocket, TcpListener) {
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+}
+
+async fn start_at(
+    (udp, tcp): (UdpSocket, TcpListener),
+    api: &FakeApi,
+    upstream: Vec<SocketAddr>,
+) -> SocketAddr {
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let config = Config { domain: "cluster.local".into(), udp, tcp, aliases: Vec::new() };
     let dns = Dns::new(api.client(), config).with_upstream(Upstream::fixed(upstream));
     tokio::spawn(dns.run(std::future::pending()));
@@ -177,9 +190,8 @@ async fn a_server_that_fails_or_is_silent_is_passed_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_lead_back_are_left_out() {
-    let (one, other) =
-        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap());
-    let (first, second) = (one.local_addr().unwrap(), other.local_addr().unwrap());
+    let (one, other) = (sockets().await, sockets().await);
+    let (first, second) = (one.0.local_addr().unwrap(), other.0.local_addr().unwrap());
     // Each asks the other, and one of them a server that knows.
     let good = fake_upstream().await;
     start_at(one, &FakeApi::default(), vec![second, good]).await;
