@@ -44,7 +44,7 @@ deployment = client.V1Deployment(
 made = apps.create_namespaced_deployment(namespace, deployment)
 assert made.spec.strategy.rolling_update.max_surge == "25%" and made.spec.progress_deadline_seconds == 600
 scale = apps.patch_namespaced_deployment_scale("web", namespace, {"spec": {"replicas": 0}})
-assert scale.spec.replicas == 0 and scale.status.selector == "app=web", scale
+assert not scale.spec.replicas and scale.status.selector == "app=web", scale
 assert [d.metadata.name for d in apps.list_deployment_for_all_namespaces(label_selector="").items if d.metadata.namespace == namespace] == ["web"]
 
 page = core.list_namespaced_secret("kube-system", limit=1)
