@@ -42,20 +42,36 @@ impl ApiServer {
     /// Makes what is missing of the first objects; `address` and `port` are where this server listens, as
     /// pods reach it. Calling it again changes only what differs.
     pub async fn bootstrap(&self, address: IpAddr, port: u16) -> Result<(), Status> {
-        for name in NAMESPACES {
+        let namespaces = NAMESPACES.iter().map(|name| {
             let namespace =
                 json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}});
-            self.ensure("", "namespaces", None, name, namespace).await?;
-        }
+            self.ensure("", "namespaces", None, name, namespace)
+        });
+        try_join_all(namespaces).await?;
         self.started.namespaces.store(true, Ordering::Release);
-        for (name, value, description) in PRIORITY_CLASSES {
+        // None of these needs another, and what is written at the same time shares the disk's transactions.
+        tokio::try_join!(
+            self.ensure_classes(),
+            self.ensure_roles(),
+            self.ensure_service(address, port),
+            self.ensure_flow_control(),
+            self.ensure_service_range(),
+        )?;
+        self.started.service.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes what is missing of the priority classes.
+    async fn ensure_classes(&self) -> Result<(), Status> {
+        let classes = PRIORITY_CLASSES.iter().map(|(name, value, description)| {
             let class = json!({"metadata": {"name": name}, "value": value, "description": description});
-            self.ensure("scheduling.k8s.io", "priorityclasses", None, name, class).await?;
-        }
-        if !self.started.roles.load(Ordering::Acquire) {
-            self.ensure_roles().await?;
-            self.started.roles.store(true, Ordering::Release);
-        }
+            self.ensure("scheduling.k8s.io", "priorityclasses", None, name, class)
+        });
+        try_join_all(classes).await.map(drop)
+    }
+
+    /// Makes the service by which pods reach this server, and says where that is.
+    async fn ensure_service(&self, address: IpAddr, port: u16) -> Result<(), Status> {
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
             "type": "ClusterIP", "clusterIP": self.registry.allocator().range().nth(1).to_string(),
@@ -75,21 +91,21 @@ impl ApiServer {
             "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
             "ports": ports,
         });
-        self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await?;
-        self.ensure_flow_control().await?;
-        self.ensure_service_range().await?;
-        self.started.service.store(true, Ordering::Release);
-        Ok(())
+        self.ensure("discovery.k8s.io", "endpointslices", Some("default"), "kubernetes", slice).await
     }
 
     /// Makes what is missing of the roles and bindings that every cluster has, and adds what they lack.
     async fn ensure_roles(&self) -> Result<(), Status> {
+        if self.started.roles.load(Ordering::Acquire) {
+            return Ok(());
+        }
         // Bindings follow the roles that they name. All of a sort at once, so that the store writes them together.
         let (bindings, roles): (Vec<Preset>, Vec<Preset>) =
             defaults::all().into_iter().partition(|preset| preset.object.get("roleRef").is_some());
         for presets in [roles, bindings] {
             try_join_all(presets.into_iter().map(|preset| self.ensure_preset(preset))).await?;
         }
+        self.started.roles.store(true, Ordering::Release);
         Ok(())
     }
 

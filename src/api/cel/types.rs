@@ -288,6 +288,14 @@ const RESERVED: &[&str] = &[
     "while",
 ];
 
+/// Whether expressions may use this as a name of a variable.
+pub fn is_identifier(name: &str) -> bool {
+    let starts = |c: char| c == '_' || c.is_ascii_alphabetic();
+    name.starts_with(starts)
+        && name.chars().all(|c| starts(c) || c.is_ascii_digit())
+        && !RESERVED.contains(&name)
+}
+
 /// The name under which expressions know a property; `None` for those that they cannot name.
 ///
 /// The rules are those of k8s.io/apiserver `pkg/cel/escaping.go`.

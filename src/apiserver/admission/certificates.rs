@@ -6,19 +6,16 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
-use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::pem::parse_x509_pem;
-use x509_parser::prelude::FromDer;
 
 use super::{Attributes, Operation, rights};
+use crate::api::certificate_request;
 use crate::api::request::Target;
 use crate::api::status::Status;
+use crate::apiserver::auth::rbac::MASTERS;
 use crate::apiserver::registry::Registry;
 
 /// The signer of certificates that this server takes from its clients.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
-/// The group that may do everything.
-const MASTERS: &str = "system:masters";
 
 /// Decides about a request for a certificate, its approval, and its certificate.
 pub fn validate(registry: &Registry, attributes: &Attributes<'_>, request: &Value) -> Result<(), Status> {
@@ -75,12 +72,8 @@ fn not_masters(spec: &Value) -> Result<(), String> {
     let failed = |why: &str| format!("failed to parse CSR: {why}");
     let pem = BASE64.decode(spec["request"].as_str().unwrap_or_default());
     let pem = pem.map_err(|error| failed(&error.to_string()))?;
-    let not_pem = "PEM block type must be CERTIFICATE REQUEST";
-    let (_, pem) = parse_x509_pem(&pem).map_err(|_| failed(not_pem))?;
-    let (_, request) =
-        X509CertificationRequest::from_der(&pem.contents).map_err(|error| failed(&error.to_string()))?;
-    let mut groups = request.certification_request_info.subject.iter_organization();
-    if groups.any(|group| group.as_str() == Ok(MASTERS)) {
+    let request = certificate_request::read(&pem).map_err(|error| failed(&error))?;
+    if request.organizations.iter().any(|group| group == MASTERS) {
         return Err(format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed"));
     }
     Ok(())

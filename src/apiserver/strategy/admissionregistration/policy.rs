@@ -9,6 +9,7 @@ use super::super::value::{fill, items, object, text};
 use super::super::{Column, Strategy};
 use super::matching::{self, expression};
 use super::{FAILURE_POLICIES, REINVOCATION_POLICIES, compiled};
+use crate::api::cel::types::is_identifier;
 use crate::api::status::FieldError;
 use crate::api::{meta, names};
 
@@ -16,30 +17,6 @@ use crate::api::{meta, names};
 const AUDIT_ANNOTATIONS: usize = 20;
 const AUDIT_BYTES: usize = 5 * 1024;
 const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
-/// Words of the language, which are no names.
-const RESERVED: &[&str] = &[
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 fn default(policy: &mut Value) {
     object(policy, "spec");
@@ -64,13 +41,9 @@ fn variables(variables: &[Value]) -> Vec<FieldError> {
     for (i, variable) in variables.iter().enumerate() {
         let path = format!("spec.variables[{i}]");
         let name = text(variable, "name");
-        let start = |c: char| c == '_' || c.is_ascii_alphabetic();
         if name.trim().is_empty() {
             errors.push(FieldError::required(format!("{path}.name"), "name is not specified"));
-        } else if !name.starts_with(start)
-            || !name.chars().all(|c| start(c) || c.is_ascii_digit())
-            || RESERVED.contains(&name)
-        {
+        } else if !is_identifier(name) {
             let why = "must be a valid CEL identifier";
             errors.push(FieldError::invalid(format!("{path}.name"), &name.into(), why));
         }
