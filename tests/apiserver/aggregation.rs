@@ -94,6 +94,13 @@ async fn groups_of_this_server_are_local() {
     assert_eq!(core["spec"]["groupPriorityMinimum"], 18000);
     assert_eq!(core["metadata"]["labels"]["kube-aggregator.kubernetes.io/automanaged"], "onstart");
     let path = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    // The conditions tell nothing of it: another task writes it.
+    let written = async {
+        while f.get(path).await.code == 404 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), written).await.expect("the settings are written");
     let data = f.get(path).await.expect(200)["data"].clone();
     assert_eq!(data["client-ca-file"], "CLIENT CA");
     assert_eq!(data["requestheader-username-headers"], "[\"X-Remote-User\"]");
