@@ -24,6 +24,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod structural;
+pub mod syntax;
 pub mod version;
 
 pub mod patch;
