@@ -12,6 +12,7 @@ pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
 pub mod kinds;
+pub mod load_balancers;
 pub mod namespaces;
 pub mod policy_status;
 pub mod resource_quota;
@@ -89,6 +90,7 @@ impl Controllers {
         tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
         tasks.spawn(certificates::run(client.clone(), config.authority));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
+        tasks.spawn(load_balancers::run(client.clone(), services.clone()));
         let (kinds, feed) = Kinds::new(&client);
         tasks.spawn(feed);
         tasks.spawn(custom_resources::run(client.clone()));
