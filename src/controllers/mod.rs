@@ -13,6 +13,7 @@ pub mod events;
 pub mod garbage_collector;
 pub mod kinds;
 pub mod namespaces;
+pub mod owned;
 pub mod policy_status;
 pub mod resource_quota;
 pub mod root_ca;
@@ -153,6 +154,30 @@ where
                 queue.retry(&key);
             }
         }
+    }
+}
+
+/// How many keys of one controller are worked on at the same time.
+const WORKERS: usize = 5;
+
+/// Works on several keys of a queue at a time, each by itself.
+async fn work_side_by_side<F>(name: &str, queue: &Queue, reconcile: impl Fn(String) -> F)
+where
+    F: Future<Output = Result<Next, Status>>,
+{
+    futures::future::join_all((0..WORKERS).map(|_| work(name, queue, &reconcile))).await;
+}
+
+/// The moment in whole seconds, as objects bear it.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// To be looked at again at this time.
+fn at(time: Option<Timestamp>, now: Timestamp) -> Next {
+    match time {
+        Some(time) => Next::After(time.duration_since(now).try_into().unwrap_or_default()),
+        None => Next::Await,
     }
 }
 
