@@ -8,6 +8,8 @@ pub mod aggregated_roles;
 pub mod certificates;
 pub mod cluster_dns;
 pub mod custom_resources;
+pub mod daemon_set;
+pub mod deployment;
 pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
@@ -15,6 +17,7 @@ pub mod kinds;
 pub mod namespaces;
 pub mod owned;
 pub mod policy_status;
+pub mod replication;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
@@ -25,7 +28,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::kinds::Kinds;
@@ -95,6 +99,19 @@ impl Controllers {
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        let replica_sets = reflect::<ReplicaSet>(&mut tasks, &client);
+        let replication = reflect::<ReplicationController>(&mut tasks, &client);
+        let watched = daemon_set::Watched {
+            sets: reflect(&mut tasks, &client),
+            pods: pods.clone(),
+            revisions: reflect(&mut tasks, &client),
+            nodes: reflect(&mut tasks, &client),
+        };
+        tasks.spawn(daemon_set::run(client.clone(), watched));
+        let deployments = reflect(&mut tasks, &client);
+        tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replication, pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
