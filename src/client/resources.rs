@@ -1,9 +1,11 @@
 //! The typed kinds that components act on, with their plurals.
 
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ResourceQuota, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, ResourceQuota, Secret, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -22,6 +24,9 @@ resources! {
     CertificateSigningRequest => "certificatesigningrequests",
     ClusterRole => "clusterroles",
     ConfigMap => "configmaps",
+    ControllerRevision => "controllerrevisions",
+    DaemonSet => "daemonsets",
+    Deployment => "deployments",
     EndpointSlice => "endpointslices",
     Endpoints => "endpoints",
     Event => "events",
@@ -29,8 +34,11 @@ resources! {
     Namespace => "namespaces",
     Node => "nodes",
     Pod => "pods",
+    ReplicaSet => "replicasets",
+    ReplicationController => "replicationcontrollers",
     ResourceQuota => "resourcequotas",
     Secret => "secrets",
     Service => "services",
     ServiceAccount => "serviceaccounts",
+    StatefulSet => "statefulsets",
 }

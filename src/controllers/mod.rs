@@ -8,13 +8,17 @@ pub mod aggregated_roles;
 pub mod certificates;
 pub mod cluster_dns;
 pub mod custom_resources;
+pub mod daemon_set;
+pub mod deployment;
 pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
 pub mod kinds;
 pub mod load_balancers;
 pub mod namespaces;
+pub mod owned;
 pub mod policy_status;
+pub mod replication;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
@@ -25,7 +29,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::kinds::Kinds;
@@ -96,6 +101,19 @@ impl Controllers {
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        let replica_sets = reflect::<ReplicaSet>(&mut tasks, &client);
+        let replication = reflect::<ReplicationController>(&mut tasks, &client);
+        let watched = daemon_set::Watched {
+            sets: reflect(&mut tasks, &client),
+            pods: pods.clone(),
+            revisions: reflect(&mut tasks, &client),
+            nodes: reflect(&mut tasks, &client),
+        };
+        tasks.spawn(daemon_set::run(client.clone(), watched));
+        let deployments = reflect(&mut tasks, &client);
+        tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replication, pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
@@ -155,6 +173,30 @@ where
                 queue.retry(&key);
             }
         }
+    }
+}
+
+/// How many keys of one controller are worked on at the same time.
+const WORKERS: usize = 5;
+
+/// Works on several keys of a queue at a time, each by itself.
+async fn work_side_by_side<F>(name: &str, queue: &Queue, reconcile: impl Fn(String) -> F)
+where
+    F: Future<Output = Result<Next, Status>>,
+{
+    futures::future::join_all((0..WORKERS).map(|_| work(name, queue, &reconcile))).await;
+}
+
+/// The moment in whole seconds, as objects bear it.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// To be looked at again at this time.
+fn at(time: Option<Timestamp>, now: Timestamp) -> Next {
+    match time {
+        Some(time) => Next::After(time.duration_since(now).try_into().unwrap_or_default()),
+        None => Next::Await,
     }
 }
 
