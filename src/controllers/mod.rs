@@ -9,6 +9,7 @@ pub mod certificates;
 pub mod cluster_dns;
 pub mod custom_resources;
 pub mod endpoints;
+pub mod ephemeral_volumes;
 pub mod events;
 pub mod garbage_collector;
 pub mod kinds;
@@ -18,6 +19,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
 pub mod volume_protection;
+pub mod volumes;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -60,6 +62,8 @@ pub struct Config {
     pub dns_service: Ipv4Addr,
     /// Where the DNS server listens.
     pub dns_server: (Ipv4Addr, u16),
+    /// Where the data of volumes is.
+    pub storage: Arc<dyn volumes::Storage>,
 }
 
 /// All controllers of a cluster.
@@ -94,6 +98,8 @@ impl Controllers {
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        tasks.spawn(ephemeral_volumes::run(client.clone(), pods.clone()));
+        tasks.spawn(volumes::run(client.clone(), pods.clone(), config.storage));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
