@@ -11,6 +11,7 @@ pub mod custom_resources;
 pub mod daemon_set;
 pub mod deployment;
 pub mod endpoints;
+pub mod ephemeral_volumes;
 pub mod events;
 pub mod garbage_collector;
 pub mod kinds;
@@ -23,6 +24,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
 pub mod volume_protection;
+pub mod volumes;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -66,6 +68,8 @@ pub struct Config {
     pub dns_service: Ipv4Addr,
     /// Where the DNS server listens.
     pub dns_server: (Ipv4Addr, u16),
+    /// Where the data of volumes is.
+    pub storage: Arc<dyn volumes::Storage>,
 }
 
 /// All controllers of a cluster.
@@ -114,6 +118,8 @@ impl Controllers {
         tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
         tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
         tasks.spawn(replication::run(client.clone(), replication, pods.clone()));
+        tasks.spawn(ephemeral_volumes::run(client.clone(), pods.clone()));
+        tasks.spawn(volumes::run(client.clone(), pods.clone(), config.storage));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::Keys;
+use super::adapters::{Keys, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
@@ -197,6 +197,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),
+            storage: Arc::new(Volumes { directory: places.volumes() }),
         },
     );
     let aliases = vec![IpAddr::V4(ranges.dns())];

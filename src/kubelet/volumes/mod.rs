@@ -1,5 +1,6 @@
 //! The volumes of a pod on the host: made before its containers start, removed when it has ended.
 
+pub mod claim;
 pub mod empty_dir;
 pub mod files;
 pub mod host_path;
@@ -20,6 +21,7 @@ use self::files::{Files, Source, Sources};
 use super::pod::{all_containers, ephemeral};
 use super::resources::NodeCapacity;
 use crate::api::request::WriteOptions;
+use crate::api::volumes::claim_name;
 use crate::client::Client;
 use crate::sys::removal;
 
@@ -170,6 +172,9 @@ impl Volumes {
             let (source, group) = (source.clone(), fs_group(maker.pod));
             let most = empty_dir::memory(&source, maker.pod, maker.node);
             return blocking(move || empty_dir::make(&source, &place, group, most).map(|()| place)).await;
+        }
+        if let Some(name) = claim_name(maker.pod, volume) {
+            return claim::place(maker.client, maker.pod, &name).await;
         }
         self.publish(maker, volume, &Source::of(volume)?).await
     }
