@@ -5,21 +5,30 @@
 
 pub mod account_tokens;
 pub mod aggregated_roles;
+pub mod autoscaling;
 pub mod certificates;
 pub mod cluster_dns;
+pub mod cron_jobs;
 pub mod custom_resources;
+pub mod disruption;
 pub mod endpoints;
 pub mod events;
 pub mod garbage_collector;
+pub mod jobs;
 pub mod kinds;
 pub mod namespaces;
+pub mod node_taints;
 pub mod owned;
+pub mod pod_garbage;
 pub mod policy_status;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
+pub mod stateful_set;
+pub mod taint_eviction;
 pub mod volume_protection;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +38,11 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use tokio::task::JoinSet;
 
 use self::kinds::Kinds;
+use crate::api::node::Node;
 use crate::api::request::ListOptions;
 use crate::api::status::Status;
 use crate::client::queue::Queue;
-use crate::client::reflector::{Reflector, Subscription};
+use crate::client::reflector::{Reflector, Subscription, key_of, split_key};
 use crate::client::{Client, Resource};
 
 /// What the keys of the cluster are used for.
@@ -61,6 +71,8 @@ pub struct Config {
     pub dns_service: Ipv4Addr,
     /// Where the DNS server listens.
     pub dns_server: (Ipv4Addr, u16),
+    /// Who knows what pods use.
+    pub node: Arc<dyn Node>,
 }
 
 /// All controllers of a cluster.
@@ -95,6 +107,15 @@ impl Controllers {
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        let jobs = reflect(&mut tasks, &client);
+        tasks.spawn(jobs::run(client.clone(), jobs.clone(), pods.clone()));
+        tasks.spawn(cron_jobs::run(client.clone(), jobs));
+        tasks.spawn(stateful_set::run(client.clone(), pods.clone()));
+        tasks.spawn(disruption::run(client.clone(), pods.clone(), kinds.clone()));
+        tasks.spawn(autoscaling::run(client.clone(), pods.clone(), kinds.clone(), config.node));
+        tasks.spawn(node_taints::run(client.clone()));
+        tasks.spawn(taint_eviction::run(client.clone(), pods.clone()));
+        tasks.spawn(pod_garbage::run(client.clone(), pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
@@ -121,6 +142,31 @@ fn reflect<K: Resource>(tasks: &mut JoinSet<()>, client: &Client) -> Reflector<K
 async fn enqueue(mut changes: Subscription, queue: Queue) {
     while let Some(key) = changes.next().await {
         queue.add(&key);
+    }
+}
+
+/// Adds the key of every object that selects one that changes, before or after the change.
+async fn enqueue_selecting<O: Resource, K: Resource>(
+    selected: &Reflector<K>,
+    selecting: &Reflector<O>,
+    selects: impl Fn(&O, &K) -> bool,
+    queue: &Queue,
+) {
+    let mut changes = selected.subscribe();
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    while let Some(key) = changes.next().await {
+        let object = selected.get(&key);
+        let there = selecting.in_namespace(split_key(&key).0);
+        let meant = there.iter().filter(|other| object.as_ref().is_some_and(|object| selects(other, object)));
+        let now: BTreeSet<String> = meant.map(|other| key_of(&**other)).collect();
+        // What went, or is not selected any more, leaves those that had it.
+        let before = match object {
+            Some(_) => known.insert(key, now.clone()),
+            None => known.remove(&key),
+        };
+        for other in now.iter().chain(before.iter().flatten()) {
+            queue.add(other);
+        }
     }
 }
 
