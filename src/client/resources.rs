@@ -1,6 +1,8 @@
 //! The typed kinds that components act on, with their plurals.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -27,20 +29,23 @@ resources! {
     ClusterRole => "clusterroles",
     ConfigMap => "configmaps",
     ControllerRevision => "controllerrevisions",
+    CronJob => "cronjobs",
     DaemonSet => "daemonsets",
     Deployment => "deployments",
     EndpointSlice => "endpointslices",
     Endpoints => "endpoints",
     Event => "events",
+    HorizontalPodAutoscaler => "horizontalpodautoscalers",
+    Job => "jobs",
     Lease => "leases",
     Namespace => "namespaces",
     Node => "nodes",
     PersistentVolume => "persistentvolumes",
     PersistentVolumeClaim => "persistentvolumeclaims",
     Pod => "pods",
+    PodDisruptionBudget => "poddisruptionbudgets",
     ReplicaSet => "replicasets",
     ReplicationController => "replicationcontrollers",
-    PodDisruptionBudget => "poddisruptionbudgets",
     ResourceQuota => "resourcequotas",
     Secret => "secrets",
     Service => "services",
