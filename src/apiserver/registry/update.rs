@@ -89,7 +89,8 @@ impl Registry {
         structure::check_namespace(place.namespace, &body)?;
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
-        let versioned = !meta::resource_version(&body).is_empty();
+        // Zero is any version, which is none.
+        let versioned = !matches!(meta::resource_version(&body), "" | "0");
         if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
             self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
@@ -239,7 +240,8 @@ fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -
     let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
     metadata::prepare_update(&mut new, old);
     carry_over(place, part, &mut new, old);
-    if part.is_desired() {
+    // A custom kind's status has its defaults too.
+    if part.is_desired() || (part == Part::Status && place.kind.types.custom().is_some()) {
         place.strategy().default(&mut new);
     }
     // What admission and the kind's own rules add is nobody's.
@@ -265,6 +267,12 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         Part::Status => {
             keep_only(new, old, &["metadata", "status"]);
             meta::carry(new, old, "ownerReferences");
+            if place.kind.types.custom().is_some() {
+                // Who may write the status of a custom object may write that alone.
+                let managers = new.pointer_mut("/metadata/managedFields").map(Value::take);
+                new["metadata"] = old["metadata"].clone();
+                meta::set(new, "managedFields", managers.unwrap_or_default());
+            }
         }
         Part::Approval => keep_only(new, old, &["metadata", "status"]),
         // Only the server itself makes these.

@@ -74,7 +74,7 @@ pub async fn answer(
         ("eviction", Action::Create(body, options)) => {
             eviction::evict(api, user, place, body, &options).await
         }
-        ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
+        ("token", Action::Create(body, options)) => token::issue(api, user, place, body, &options).await,
         _ => Err(Status::no_such_method()),
     }
 }
