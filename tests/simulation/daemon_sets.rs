@@ -62,8 +62,7 @@ async fn every_node_gets_a_pod() {
     let selector =
         json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "second"}}}}});
     cluster.patch("daemonsets/logs", selector).await;
-    let pods = cluster.until_all("pods", |pods| nodes(pods) == ["second"]).await;
-    assert_eq!(pods.len(), 1);
+    cluster.until_all("pods", |pods| pods.len() == 1 && nodes(pods) == ["second"]).await;
     cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 1).await;
     cluster.delete("daemonsets/logs").await;
     cluster.until_all("pods", |pods| pods.is_empty()).await;
