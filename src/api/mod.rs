@@ -27,6 +27,7 @@ pub mod status;
 pub mod structural;
 pub mod taints;
 pub mod version;
+pub mod volumes;
 
 pub mod patch;
 pub mod yaml;

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::Keys;
+use super::adapters::{Keys, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
@@ -181,10 +181,11 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let front_proxy = Pki::open_as(&places.data().join("pki/front-proxy"), "front-proxy-ca")
         .tried("cannot open the keys of the front proxy")?;
     let front_proxy = FrontProxy::new(Arc::new(front_proxy), tls.pki.ca_pem().to_owned());
+    let node = Arc::new(kubelet.server());
     let server = http::Server::new(
         api.clone(),
         http::Config {
-            node: Arc::new(kubelet.server()),
+            node: node.clone(),
             dial: Arc::new(HostNetwork),
             front_proxy: Some(front_proxy),
             audit: audit(cluster)?,
@@ -197,6 +198,8 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),
+            storage: Arc::new(Volumes { directory: places.volumes() }),
+            node,
         },
     );
     let aliases = vec![IpAddr::V4(ranges.dns())];

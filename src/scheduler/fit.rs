@@ -10,6 +10,9 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::api::quantity;
 
+/// The taint of nodes that take no more pods.
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+
 /// The best node for a pod, or the `FailedScheduling` message.
 pub fn choose(pod: &Pod, nodes: &[Arc<Node>], pods: &[Arc<Pod>]) -> Result<String, String> {
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
@@ -53,11 +56,12 @@ fn refusals(pod: &Pod, node: &Node, bound: &[&Arc<Pod>]) -> Vec<String> {
     let mut why = Vec::new();
     let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
     if node.spec.as_ref().and_then(|s| s.unschedulable) == Some(true)
-        && !tolerates(spec, "node.kubernetes.io/unschedulable", "", "NoSchedule")
+        && !tolerates(spec, UNSCHEDULABLE, "", "NoSchedule")
     {
         why.push("node(s) were unschedulable".to_owned());
     }
-    for taint in taints.filter(|t| t.effect != "PreferNoSchedule") {
+    // The taint of a cordoned node says the same once more.
+    for taint in taints.filter(|t| t.effect != "PreferNoSchedule" && t.key != UNSCHEDULABLE) {
         if !tolerates_taint(spec, taint) {
             let value = taint.value.as_deref().unwrap_or("");
             why.push(format!("node(s) had untolerated taint(s) {{{}: {value}}}", taint.key));

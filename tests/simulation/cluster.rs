@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use minik::api::kinds::{self, Kind};
+use minik::api::node::NoNode;
 use minik::api::request::{Action, Change, DeleteOptions, PatchKind, Response, Target, User, WriteOptions};
 use minik::api::status::Status;
 use minik::api::{meta, yaml};
@@ -21,6 +22,7 @@ use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::{ApiServer, Config as ServerConfig};
 use minik::client::Client;
 use minik::client::follow::{Entry, Follower, Revision};
+use minik::controllers::volumes::Storage;
 use minik::controllers::{Authority, Config as ControllersConfig, Controllers};
 use minik::image::{Credential, Image, ImageConfig};
 use minik::kubelet::Kubelet;
@@ -105,6 +107,21 @@ impl Authority for NoKeys {
     }
 }
 
+/// Volumes are directories here.
+struct Disk(PathBuf);
+
+impl Storage for Disk {
+    fn make(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(&path).map_err(|error| error.to_string())?;
+        Ok(path)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), String> {
+        std::fs::remove_dir_all(path).map_err(|error| error.to_string())
+    }
+}
+
 /// A kind's objects by `NAMESPACE/NAME`.
 type Objects = BTreeMap<String, Value>;
 
@@ -181,6 +198,8 @@ impl Cluster {
             ca_pem: "none".into(),
             dns_service: Ipv4Addr::new(10, 96, 0, 10),
             dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
+            storage: Arc::new(Disk(cluster.directory.path().join("volumes"))),
+            node: Arc::new(NoNode),
         };
         let controllers = Controllers::new(client("system:kube-controller-manager"), config);
         cluster.tasks.spawn(controllers.run(std::future::pending()));
@@ -458,6 +477,7 @@ fn config(node: &str, dir: &Path) -> Config {
         memory: dir.join("memory"),
         logs: dir.join("logs"),
         container_logs: dir.join("links"),
+        manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 8000, memory: 8 << 30, disk: 8 << 30 },
         share_processes: false,

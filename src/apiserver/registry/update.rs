@@ -36,6 +36,8 @@ pub enum Part {
     Binding,
     /// The conditions by which a certificate request is decided.
     Approval,
+    /// A pod's `spec.ephemeralContainers` alone.
+    EphemeralContainers,
 }
 
 impl Part {
@@ -48,12 +50,18 @@ impl Part {
             Part::Finalize => "finalize",
             Part::Binding => "binding",
             Part::Approval => "approval",
+            Part::EphemeralContainers => "ephemeralcontainers",
         }
     }
 
     /// Whether the rules for the object without its status are those of the write.
     fn is_object(self) -> bool {
         matches!(self, Part::Object | Part::Scale)
+    }
+
+    /// Whether the write is about the desired state.
+    fn is_desired(self) -> bool {
+        self.is_object() || self == Part::EphemeralContainers
     }
 }
 
@@ -228,7 +236,7 @@ fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -
     let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
     metadata::prepare_update(&mut new, old);
     carry_over(place, part, &mut new, old);
-    if part.is_object() {
+    if part.is_desired() {
         place.strategy().default(&mut new);
     }
     // What admission and the kind's own rules add is nobody's.
@@ -258,6 +266,15 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         Part::Approval => keep_only(new, old, &["metadata", "status"]),
         // Only the server itself makes these.
         Part::Binding => {}
+        Part::EphemeralContainers => {
+            let containers = new["spec"]["ephemeralContainers"].take();
+            *new = old.clone();
+            if !containers.is_null() {
+                new["spec"]["ephemeralContainers"] = containers;
+            } else if let Some(spec) = new["spec"].as_object_mut() {
+                spec.remove("ephemeralContainers");
+            }
+        }
         Part::Finalize => {
             let finalizers = new["spec"]["finalizers"].clone();
             *new = old.clone();
@@ -278,9 +295,9 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
         }
         Part::Status => strategy.prepare_status_update(&mut new, old),
         Part::Approval => strategy.prepare_approval_update(&mut new, old),
-        Part::Binding | Part::Finalize => {}
+        Part::Binding | Part::Finalize | Part::EphemeralContainers => {}
     }
-    if part.is_object() && strategy.has_generation() && strategy.generation_changes(&new, old) {
+    if part.is_desired() && strategy.has_generation() && strategy.generation_changes(&new, old) {
         meta::set(&mut new, "generation", meta::generation(old) + 1);
     }
     meta::carry(&mut new, old, "resourceVersion");
@@ -290,6 +307,10 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
     if part.is_object() {
         errors.extend(strategy.validate(&new));
         errors.extend(strategy.validate_update(&new, old));
+    }
+    if part == Part::EphemeralContainers {
+        errors.extend(strategy.validate(&new));
+        errors.extend(strategy.validate_ephemeral_containers_update(&new, old));
     }
     if part == Part::Status {
         errors.extend(strategy.validate_status_update(&new, old));

@@ -1,5 +1,5 @@
-//! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`, `eviction`, `finalize`,
-//! `token`.
+//! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`,
+//! `ephemeralcontainers`, `eviction`, `finalize`, `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
@@ -44,7 +44,7 @@ pub async fn answer(
         return Err(Status::no_such_path());
     };
     match (subresource, action) {
-        ("approval" | "status", Action::Get { resource_version }) => {
+        ("approval" | "status" | "ephemeralcontainers", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -60,6 +60,12 @@ pub async fn answer(
         }
         ("approval", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::Approval, how, &patch, &options).await
+        }
+        ("ephemeralcontainers", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::EphemeralContainers, body, &options).await
+        }
+        ("ephemeralcontainers", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::EphemeralContainers, how, &patch, &options).await
         }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await

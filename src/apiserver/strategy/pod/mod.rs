@@ -58,6 +58,10 @@ impl Strategy for Pod {
         update::pod(new, old)
     }
 
+    fn validate_ephemeral_containers_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        update::ephemeral_containers(new, old)
+    }
+
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         status::update(new, old)
     }
