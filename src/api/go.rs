@@ -45,6 +45,18 @@ pub fn type_of(value: &Value) -> &'static str {
     }
 }
 
+/// What Go's JSON decoder calls the value when it does not fit.
+pub fn given(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
 /// The value without quotes: `%v`, as in `map[name:www ports:[80 443]]`.
 pub struct Plain<'a>(pub &'a Value);
 

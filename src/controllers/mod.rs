@@ -145,7 +145,7 @@ impl Controllers {
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
         tasks.spawn(policy_status::run(client.clone()));
-        tasks.spawn(resource_quota::run(client.clone()));
+        tasks.spawn(resource_quota::run(client.clone(), kinds.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone(), kinds));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));

@@ -267,7 +267,7 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
     let (Some(policy), Some(log)) = (&cluster.audit_policy_file, &cluster.audit_log_file) else {
         return Ok(None);
     };
-    Audit::open(policy, log).map(Some).tried("cannot keep an audit log")
+    Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
 }
 
 /// TLS settings with the authority beside them.

@@ -95,14 +95,17 @@ impl Registry {
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
         if !versioned && !place.strategy().unconditional_update() {
-            let error = FieldError::invalid(
-                "metadata.resourceVersion",
-                &json!(""),
-                "must be specified for an update",
-            );
-            return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &[error]));
+            let error =
+                FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+            // Kubernetes has only the resource at hand where it finds this.
+            return Err(Status::invalid(&place.kind.group, &place.kind.plural, place.name, &[error]));
         }
-        self.change(user, place, part, options, |_| Ok((body.clone(), warnings.clone()))).await
+        let uid = meta::uid(&body);
+        let make = |current: &Value| match meta::uid(current) {
+            actual if uid.is_empty() || uid == actual => Ok((body.clone(), warnings.clone())),
+            actual => Err(place.other_uid(uid, actual)),
+        };
+        self.change(user, place, part, options, make).await
     }
 
     /// Applies a client's patch to an object, or to a part of it.
@@ -123,7 +126,7 @@ impl Registry {
                 PatchKind::Strategic if place.kind.types.custom().is_some() => Err(not_strategic()),
                 kind => patch::apply(kind, place.kind.types.schema(), current, patch),
             };
-            let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
+            let (body, warnings) = structure::read_patched(place.kind, apply, (kind, patch), options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
             Ok((body, warnings))
@@ -165,7 +168,7 @@ impl Registry {
             let shown = conversion::served_one(self, place.kind, shown).await?;
             let mut made = make(shown.json())?;
             made.object = as_stored(place.kind, made.object);
-            check_identity(place, &made.object, &current)?;
+            check_version(place, &made.object, &current)?;
             // The rules of custom kinds are those of the version that the request names.
             let before = if place.kind.types.custom().is_some() { shown } else { current.clone() };
             let (mut new, mut warnings) = begin(place, part, made, before.json(), manager);
@@ -353,17 +356,11 @@ fn not_strategic() -> Status {
     )
 }
 
-/// A resourceVersion or uid that the client names must be the current one.
-fn check_identity(place: Place<'_>, new: &Value, current: &Entry) -> Result<(), Status> {
+/// A resourceVersion that the client names must be the current one.
+fn check_version(place: Place<'_>, new: &Value, current: &Entry) -> Result<(), Status> {
     let version = meta::resource_version(new);
     if !version.is_empty() && version != "0" && version != current.revision.to_string() {
         return Err(place.modified());
-    }
-    let (given, actual) = (meta::uid(new), meta::uid(current.json()));
-    if !given.is_empty() && given != actual {
-        return Err(place.conflict(&format!(
-            "Precondition failed: UID in precondition: {given}, UID in object meta: {actual}"
-        )));
     }
     Ok(())
 }

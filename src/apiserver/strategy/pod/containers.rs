@@ -88,7 +88,7 @@ fn container(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
         _ => errors.push(FieldError::not_supported(
             at("terminationMessagePolicy"),
             &container["terminationMessagePolicy"],
-            &["FallbackToLogsOnError", "File"],
+            &["File", "FallbackToLogsOnError"],
         )),
     }
     errors.extend(ports(&at("ports"), container));
@@ -102,7 +102,8 @@ fn container(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
     for hook in ["postStart", "preStop"] {
         let action = &container["lifecycle"][hook];
         if !action.is_null() {
-            errors.extend(handler(&format!("{path}.lifecycle.{hook}"), action));
+            let grace = spec["terminationGracePeriodSeconds"].as_i64();
+            errors.extend(handler(&format!("{path}.lifecycle.{hook}"), action, grace));
         }
     }
     errors.extend(security(&at("securityContext"), &container["securityContext"]));
