@@ -437,8 +437,9 @@ fn a_deployment_is_rolled_forth_and_back() {
     bed.wait("two pods", MINUTE, || bed.kubectl("get pod").matches("vote-deploy-").count() == 2);
     let pod = bed.kubectl("get pod -o name").lines().next().unwrap().to_owned();
     bed.kubectl(&format!("delete {pod}"));
-    done();
-    assert!(bed.kubectl("get deploy").contains(" 2/2 "));
+    bed.wait("another pod", MINUTE, || {
+        bed.kubectl("get deploy").contains(" 2/2 ") && bed.kubectl("get pod").matches(" 1/1 ").count() == 2
+    });
     bed.kubectl("rollout restart deployment/vote-deploy");
     done();
     bed.kubectl("rollout pause deployment/vote-deploy");
