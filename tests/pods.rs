@@ -549,7 +549,8 @@ kind: Pod
 metadata: {name: gated}
 spec:
   readinessGates: [{conditionType: example.test/open}]
-  containers: [{name: main, image: busybox, command: [sleep, "1000"]}]
+  containers:
+  - {name: main, image: busybox, command: [sleep, "1000"], resources: {requests: {cpu: 50m}, limits: {cpu: 100m}}}
 "#;
 
 #[test]
@@ -580,11 +581,17 @@ fn containers_are_cared_for() {
 
     // Somebody looks into a pod, and talks to what looks.
     let look = ["kubectl", "debug", "watched", "--image=busybox", "--target=main", "-c", "look", "--"];
-    bed.ok(&[&look[..], &["sh", "-c", "pgrep httpd >/dev/null && echo seen"]].concat());
+    bed.ok(&[&look[..], &["sh", "-c", "ps | grep -q '[h]ttpd -f' && echo seen"]].concat());
     becomes("watched", ".status.ephemeralContainerStatuses[0].state.terminated.exitCode", "0");
     assert_eq!(bed.kubectl("logs watched -c look").trim(), "seen");
     let talk = "echo hello | kubectl debug -iq watched --image=busybox -c talk -- cat";
     assert_eq!(bed.ok(&["bash", "-c", talk]).trim(), "hello");
+
+    // It gets more of the machine, and goes on.
+    let more = r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"cpu":"200m"}}}]}}"#;
+    bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=resize", "-p", more]);
+    becomes("gated", &format!("{main}.resources.limits.cpu"), "200m");
+    assert_eq!(field("gated", &format!("{main}.restartCount")), "0");
 
     said("ill-begun", "PostStartHook failed");
     becomes("ill-begun", &format!("{main}.state.waiting.reason"), "CrashLoopBackOff");
@@ -652,7 +659,7 @@ fn static_pods_follow_their_manifests() {
     becomes("the third pod", &|| logs().trim() == "third");
     bed.ok(&["rm", &format!("{folder}/web.yaml")]);
     becomes("the end", &|| field(".metadata.uid").is_empty());
-    bed.wait("no process of it", MINUTE, || !bed.run(&["pgrep", "-f", "echo third"]).status.success());
+    bed.wait("no process of it", MINUTE, || !bed.run(&["pgrep", "-f", "[e]cho third"]).status.success());
 }
 
 const NAMES: &str = r#"
