@@ -67,6 +67,12 @@ impl Limits {
         self.pod.is_some()
     }
 
+    /// The volumes that count: all on disk, or those with a limit.
+    pub fn volumes<'a>(&self, pod: &'a Pod) -> impl Iterator<Item = &'a str> {
+        let limited = |name: &str| self.volumes.iter().any(|(limited, ..)| limited == name);
+        empty_dir::on_disk(pod).filter(move |name| self.counts_all() || limited(name))
+    }
+
     /// What is wrong with this use, in Kubernetes' words (its trailing blank is theirs).
     pub fn excess(&self, usage: &Usage) -> Option<String> {
         let over = |taken: &HashMap<String, u64>, name: &str, limit: u64| {
@@ -124,7 +130,10 @@ mod tests {
             let told = limits.excess(&usage(&volumes, &containers));
             assert_eq!(told.as_deref(), expected, "{volumes:?} {containers:?}");
         }
-        let only_volumes = Limits::of(&pod(json!({}), json!({})));
+        assert_eq!(limits.volumes(&limited).collect::<Vec<_>>(), ["v", "w"]);
+        let free = pod(json!({}), json!({}));
+        let only_volumes = Limits::of(&free);
+        assert_eq!(only_volumes.volumes(&free).collect::<Vec<_>>(), ["v"]);
         assert!(!only_volumes.is_empty() && !only_volumes.counts_all());
         assert!(Limits::of(&Pod::default()).is_empty());
     }

@@ -320,6 +320,9 @@ pub struct ExecConfig {
     pub stdout: bool,
     /// Connect standard error.
     pub stderr: bool,
+    /// It is killed when its session is dropped.
+    #[serde(default)]
+    pub bound: bool,
 }
 
 /// What an exec runs; user, environment, capabilities and limits are the container's.

@@ -585,6 +585,7 @@ mod tests {
         let answer = SimExec { stdout: b"out".to_vec(), exit: Exit::Code(3), ..SimExec::default() };
         runtime.answer_exec(&["check"], answer);
         let exec = ExecConfig {
+            bound: false,
             container: "a".into(),
             process: crate::runtime::ExecProcess { args: vec!["check".into()], tty: false },
             stdin: false,

@@ -167,7 +167,7 @@ impl<R: Runtime> Worker<R> {
         let (found, excess) = oneshot::channel();
         self.upkeep.excess = Some(excess);
         let changed = self.changed.clone();
-        let volumes: Vec<String> = empty_dir::on_disk(pod).map(str::to_owned).collect();
+        let volumes: Vec<String> = limits.volumes(pod).map(str::to_owned).collect();
         let running =
             observed.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
         let logs = context.log_dir(pod);
