@@ -546,6 +546,14 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: stuck}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: busybox, command: [sleep, "1000"], readinessProbe: {exec: {command: [sleep, "999"]}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: gated}
 spec:
   readinessGates: [{conditionType: example.test/open}]
@@ -600,6 +608,12 @@ fn containers_are_cared_for() {
     let open = r#"{"status":{"conditions":[{"type":"example.test/open","status":"True"}]}}"#;
     bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=status", "-p", open]);
     bed.wait_ready("gated");
+
+    // What a probe began ends with its time.
+    said("stuck", "Readiness probe failed: command timed out: \"sleep 999\" timed out after 1s");
+    bed.wait("a third failure", MINUTE, || bed.kubectl("describe pod stuck").contains("(x3 over"));
+    let left = bed.run(&["kubectl", "exec", "stuck", "--", "sh", "-c", "ps | grep -c '[s]leep 999'"]);
+    assert!(["0", "1"].contains(&left.stdout.trim()), "{left:?}");
 
     bed.wait_ready("hooked");
     bed.wait("hooked to begin", MINUTE, || bed.kubectl("logs hooked").contains("begun"));
