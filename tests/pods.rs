@@ -592,7 +592,7 @@ fn containers_are_cared_for() {
     bed.ok(&[&look[..], &["sh", "-c", "ps | grep -q '[h]ttpd -f' && echo seen"]].concat());
     becomes("watched", ".status.ephemeralContainerStatuses[0].state.terminated.exitCode", "0");
     assert_eq!(bed.kubectl("logs watched -c look").trim(), "seen");
-    let talk = "echo hello | kubectl debug -iq watched --image=busybox -c talk -- cat";
+    let talk = "echo hello | kubectl debug -iq watched --image=busybox -c talk -- head -n 1";
     assert_eq!(bed.ok(&["bash", "-c", talk]).trim(), "hello");
 
     // It gets more of the machine, and goes on.
