@@ -35,7 +35,7 @@ async fn aggregated_with_a_tag() {
             .flatten()
             .map(|s| s["subresource"].as_str().unwrap())
             .collect();
-        for name in ["ephemeralcontainers", "log"] {
+        for name in ["ephemeralcontainers", "log", "resize"] {
             assert_eq!(path == "/api", subresources.contains(&name));
         }
     }
