@@ -1,6 +1,10 @@
 //! The schedules of cron jobs: five fields, or a word like `@daily`.
 //!
-//! Grammar and messages are those of github.com/robfig/cron v3, which Kubernetes reads schedules with.
+//! Grammar, messages and the reading of times are those of github.com/robfig/cron v3, which Kubernetes reads schedules
+//! with.
+
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, Unit, Zoned};
 
 /// When something is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +82,64 @@ impl Schedule {
         let (months, _) = field(months, &MONTHS)?;
         let (weekdays, any_weekday) = field(weekdays, &WEEKDAYS)?;
         Ok(Schedule::Fields(Fields { minutes, hours, days, months, weekdays, any_day, any_weekday }))
+    }
+}
+
+/// How many years ahead a time is looked for before there is none.
+const YEARS: i16 = 5;
+
+impl Schedule {
+    /// The time zone that stands in front of a schedule.
+    pub fn zone(text: &str) -> Option<TimeZone> {
+        let zone = text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ="))?;
+        TimeZone::get(zone.split(' ').next()?).ok()
+    }
+
+    /// The first time after another; none when the fields never meet, as on 31 February.
+    pub fn next(&self, after: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
+        let whole = Timestamp::from_second(after.as_second()).ok()?;
+        match self {
+            Schedule::Every(seconds) => {
+                let wait = SignedDuration::from_secs(i64::try_from(*seconds).ok()?);
+                whole.checked_add(wait).ok()
+            }
+            Schedule::Fields(fields) => fields.next(whole.to_zoned(zone.clone())),
+        }
+    }
+}
+
+impl Fields {
+    /// Steps by the largest unit that does not fit. Hours and minutes are those that pass, not those of the clock: what
+    /// a change to summer time leaves out is left out, and what comes twice is there twice.
+    fn next(&self, after: Zoned) -> Option<Timestamp> {
+        let minute = |time: Zoned| {
+            time.round(jiff::ZonedRound::new().smallest(Unit::Minute).mode(jiff::RoundMode::Trunc)).ok()
+        };
+        let last_year = after.year() + YEARS;
+        let mut time = minute(after.checked_add(SignedDuration::from_mins(1)).ok()?)?;
+        while time.year() <= last_year {
+            let allows = |bits: u64, value: i8| bits & 1 << value != 0;
+            time = if !allows(self.months, time.month()) {
+                let first = time.first_of_month().ok()?.start_of_day().ok()?;
+                first.checked_add(jiff::Span::new().months(1)).ok()?.start_of_day().ok()?
+            } else if !self.allows_day(&time) {
+                time.tomorrow().ok()?.start_of_day().ok()?
+            } else if !allows(self.hours, time.hour()) {
+                let rest = SignedDuration::from_mins(60 - i64::from(time.minute()));
+                time.checked_add(rest).ok()?
+            } else if !allows(self.minutes, time.minute()) {
+                time.checked_add(SignedDuration::from_mins(1)).ok()?
+            } else {
+                return Some(time.timestamp());
+            };
+        }
+        None
+    }
+
+    fn allows_day(&self, time: &Zoned) -> bool {
+        let day = self.days & 1 << time.day() != 0;
+        let weekday = self.weekdays & 1 << time.weekday().to_sunday_zero_offset() != 0;
+        if self.any_day || self.any_weekday { day && weekday } else { day || weekday }
     }
 }
 
@@ -221,6 +283,34 @@ mod tests {
         assert_eq!(fields("TZ=Europe/Paris 0 8 * * *"), fields("0 8 * * *"));
         assert_eq!(Schedule::parse("@every 1h30m"), Ok(Schedule::Every(5400)));
         assert_eq!(Schedule::parse("@every 10ms"), Ok(Schedule::Every(1)));
+    }
+
+    #[test]
+    fn times_of_schedules() {
+        let paris = TimeZone::get("Europe/Paris").unwrap();
+        for (text, zone, after, expected) in [
+            ("*/15 * * * *", &TimeZone::UTC, "2026-01-01T00:00:00Z", "2026-01-01T00:15:00Z"),
+            ("*/15 * * * *", &TimeZone::UTC, "2026-01-01T00:14:59.9Z", "2026-01-01T00:15:00Z"),
+            ("0 8 * * mon-fri", &TimeZone::UTC, "2026-01-02T08:00:00Z", "2026-01-05T08:00:00Z"),
+            // A day that either of two fields names.
+            ("0 0 13 * fri", &TimeZone::UTC, "2026-01-02T00:00:00Z", "2026-01-09T00:00:00Z"),
+            ("0 0 13 * fri", &TimeZone::UTC, "2026-01-09T00:00:00Z", "2026-01-13T00:00:00Z"),
+            ("0 0 29 2 *", &TimeZone::UTC, "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
+            ("30 6 * * *", &paris, "2026-07-01T00:00:00Z", "2026-07-01T04:30:00Z"),
+            // The hour that the change to summer time leaves out, and the one that comes twice in autumn.
+            ("30 2 * * *", &paris, "2026-03-28T12:00:00Z", "2026-03-30T00:30:00Z"),
+            ("30 2 * * *", &paris, "2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z"),
+            ("30 2 * * *", &paris, "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"),
+            ("@every 90s", &TimeZone::UTC, "2026-01-01T00:00:00.5Z", "2026-01-01T00:01:30Z"),
+            ("@yearly", &TimeZone::UTC, "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+        ] {
+            let next = Schedule::parse(text).unwrap().next(after.parse().unwrap(), zone);
+            assert_eq!(next, Some(expected.parse().unwrap()), "{text} after {after}");
+        }
+        let never = Schedule::parse("59 23 31 2 *").unwrap();
+        assert_eq!(never.next(Timestamp::UNIX_EPOCH, &TimeZone::UTC), None);
+        assert!(Schedule::zone("TZ=Europe/Paris * * * * *").is_some_and(|zone| zone == paris));
+        assert_eq!(Schedule::zone("* * * * *"), None);
     }
 
     #[test]

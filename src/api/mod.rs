@@ -25,6 +25,8 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod structural;
+pub mod syntax;
+pub mod taints;
 pub mod version;
 pub mod volumes;
 

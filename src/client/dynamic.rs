@@ -54,6 +54,22 @@ impl Client {
         }
     }
 
+    /// A part of an object that is served by itself, such as a `scale`.
+    pub async fn subresource(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        subresource: &str,
+    ) -> Result<Value, Status> {
+        let action = Action::Get { resource_version: String::new() };
+        match self.call(target(kind, namespace, Some(name), Some(subresource)), action).await? {
+            Response::Object { entry, .. } => Ok(entry.json().clone()),
+            Response::Transient { value, .. } => Ok(value),
+            _ => Err(unexpected("an object")),
+        }
+    }
+
     /// Changes an object by a merge patch.
     pub async fn merge(
         &self,

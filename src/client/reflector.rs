@@ -157,6 +157,15 @@ impl<K: Resource> Reflector<K> {
         lock(&self.shared.cache).objects.values().cloned().collect()
     }
 
+    /// The objects of one namespace, in key order.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let prefix = format!("{namespace}/");
+        let cache = lock(&self.shared.cache);
+        let from_there = cache.objects.range(prefix.clone()..);
+        let inside = from_there.take_while(|(key, _)| key.starts_with(&prefix));
+        inside.map(|(_, object)| object.clone()).collect()
+    }
+
     /// Keys that change from now on; begins by naming every present key.
     pub fn subscribe(&self) -> Subscription {
         let pending = Arc::new(Pending { keys: Mutex::default(), wake: Notify::new() });
@@ -335,6 +344,7 @@ mod tests {
             reflector.reached(&made).await;
             assert!(reflector.get(&format!("d/{name}")).is_some());
         }
+        assert_eq!((reflector.in_namespace("d").len(), reflector.in_namespace("").len()), (50, 0));
         task.abort();
         let _ = task.await;
         // Nobody waits for a copy that nothing feeds any more.

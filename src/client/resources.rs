@@ -1,10 +1,13 @@
 //! The typed kinds that components act on, with their plurals.
 
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ResourceQuota, Secret, Service, ServiceAccount,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -25,9 +28,15 @@ resources! {
     CertificateSigningRequest => "certificatesigningrequests",
     ClusterRole => "clusterroles",
     ConfigMap => "configmaps",
+    ControllerRevision => "controllerrevisions",
+    CronJob => "cronjobs",
+    DaemonSet => "daemonsets",
+    Deployment => "deployments",
     EndpointSlice => "endpointslices",
     Endpoints => "endpoints",
     Event => "events",
+    HorizontalPodAutoscaler => "horizontalpodautoscalers",
+    Job => "jobs",
     Lease => "leases",
     Namespace => "namespaces",
     Node => "nodes",
@@ -35,9 +44,12 @@ resources! {
     PersistentVolumeClaim => "persistentvolumeclaims",
     Pod => "pods",
     PodDisruptionBudget => "poddisruptionbudgets",
+    ReplicaSet => "replicasets",
+    ReplicationController => "replicationcontrollers",
     ResourceQuota => "resourcequotas",
     Secret => "secrets",
     Service => "services",
     ServiceAccount => "serviceaccounts",
+    StatefulSet => "statefulsets",
     StorageClass => "storageclasses",
 }

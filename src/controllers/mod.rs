@@ -5,35 +5,51 @@
 
 pub mod account_tokens;
 pub mod aggregated_roles;
+pub mod autoscaling;
 pub mod certificates;
 pub mod cluster_dns;
+pub mod cron_jobs;
 pub mod custom_resources;
+pub mod daemon_set;
+pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod ephemeral_volumes;
 pub mod events;
 pub mod garbage_collector;
+pub mod jobs;
 pub mod kinds;
+pub mod load_balancers;
 pub mod namespaces;
+pub mod node_taints;
+pub mod owned;
+pub mod pod_garbage;
 pub mod policy_status;
+pub mod replication;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
+pub mod stateful_set;
+pub mod taint_eviction;
 pub mod volume_protection;
 pub mod volumes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::kinds::Kinds;
+use crate::api::node::Node;
 use crate::api::request::ListOptions;
 use crate::api::status::Status;
 use crate::client::queue::Queue;
-use crate::client::reflector::{Reflector, Subscription};
+use crate::client::reflector::{Reflector, Subscription, key_of, split_key};
 use crate::client::{Client, Resource};
 
 /// What the keys of the cluster are used for.
@@ -64,6 +80,8 @@ pub struct Config {
     pub dns_server: (Ipv4Addr, u16),
     /// Where the data of volumes is.
     pub storage: Arc<dyn volumes::Storage>,
+    /// Who knows what pods use.
+    pub node: Arc<dyn Node>,
 }
 
 /// All controllers of a cluster.
@@ -93,18 +111,41 @@ impl Controllers {
         tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
         tasks.spawn(certificates::run(client.clone(), config.authority));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
+        tasks.spawn(load_balancers::run(client.clone(), services.clone()));
         let (kinds, feed) = Kinds::new(&client);
         tasks.spawn(feed);
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        let replica_sets = reflect::<ReplicaSet>(&mut tasks, &client);
+        let replication = reflect::<ReplicationController>(&mut tasks, &client);
+        let watched = daemon_set::Watched {
+            sets: reflect(&mut tasks, &client),
+            pods: pods.clone(),
+            revisions: reflect(&mut tasks, &client),
+            nodes: reflect(&mut tasks, &client),
+        };
+        tasks.spawn(daemon_set::run(client.clone(), watched));
+        let deployments = reflect(&mut tasks, &client);
+        tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replication, pods.clone()));
         tasks.spawn(ephemeral_volumes::run(client.clone(), pods.clone()));
         tasks.spawn(volumes::run(client.clone(), pods.clone(), config.storage));
+        let jobs = reflect(&mut tasks, &client);
+        tasks.spawn(jobs::run(client.clone(), jobs.clone(), pods.clone()));
+        tasks.spawn(cron_jobs::run(client.clone(), jobs));
+        tasks.spawn(stateful_set::run(client.clone(), pods.clone()));
+        tasks.spawn(disruption::run(client.clone(), pods.clone(), kinds.clone()));
+        tasks.spawn(autoscaling::run(client.clone(), pods.clone(), kinds.clone(), config.node));
+        tasks.spawn(node_taints::run(client.clone()));
+        tasks.spawn(taint_eviction::run(client.clone(), pods.clone()));
+        tasks.spawn(pod_garbage::run(client.clone(), pods.clone()));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
         tasks.spawn(policy_status::run(client.clone()));
-        tasks.spawn(resource_quota::run(client.clone()));
+        tasks.spawn(resource_quota::run(client.clone(), kinds.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone(), kinds));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));
@@ -126,6 +167,31 @@ fn reflect<K: Resource>(tasks: &mut JoinSet<()>, client: &Client) -> Reflector<K
 async fn enqueue(mut changes: Subscription, queue: Queue) {
     while let Some(key) = changes.next().await {
         queue.add(&key);
+    }
+}
+
+/// Adds the key of every object that selects one that changes, before or after the change.
+async fn enqueue_selecting<O: Resource, K: Resource>(
+    selected: &Reflector<K>,
+    selecting: &Reflector<O>,
+    selects: impl Fn(&O, &K) -> bool,
+    queue: &Queue,
+) {
+    let mut changes = selected.subscribe();
+    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    while let Some(key) = changes.next().await {
+        let object = selected.get(&key);
+        let there = selecting.in_namespace(split_key(&key).0);
+        let meant = there.iter().filter(|other| object.as_ref().is_some_and(|object| selects(other, object)));
+        let now: BTreeSet<String> = meant.map(|other| key_of(&**other)).collect();
+        // What went, or is not selected any more, leaves those that had it.
+        let before = match object {
+            Some(_) => known.insert(key, now.clone()),
+            None => known.remove(&key),
+        };
+        for other in now.iter().chain(before.iter().flatten()) {
+            queue.add(other);
+        }
     }
 }
 
@@ -159,6 +225,30 @@ where
                 queue.retry(&key);
             }
         }
+    }
+}
+
+/// How many keys of one controller are worked on at the same time.
+const WORKERS: usize = 5;
+
+/// Works on several keys of a queue at a time, each by itself.
+async fn work_side_by_side<F>(name: &str, queue: &Queue, reconcile: impl Fn(String) -> F)
+where
+    F: Future<Output = Result<Next, Status>>,
+{
+    futures::future::join_all((0..WORKERS).map(|_| work(name, queue, &reconcile))).await;
+}
+
+/// The moment in whole seconds, as objects bear it.
+fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+/// To be looked at again at this time.
+fn at(time: Option<Timestamp>, now: Timestamp) -> Next {
+    match time {
+        Some(time) => Next::After(time.duration_since(now).try_into().unwrap_or_default()),
+        None => Next::Await,
     }
 }
 

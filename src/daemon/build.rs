@@ -181,10 +181,11 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let front_proxy = Pki::open_as(&places.data().join("pki/front-proxy"), "front-proxy-ca")
         .tried("cannot open the keys of the front proxy")?;
     let front_proxy = FrontProxy::new(Arc::new(front_proxy), tls.pki.ca_pem().to_owned());
+    let node = Arc::new(kubelet.server());
     let server = http::Server::new(
         api.clone(),
         http::Config {
-            node: Arc::new(kubelet.server()),
+            node: node.clone(),
             dial: Arc::new(HostNetwork),
             front_proxy: Some(front_proxy),
             audit: audit(cluster)?,
@@ -198,6 +199,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),
             storage: Arc::new(Volumes { directory: places.volumes() }),
+            node,
         },
     );
     let aliases = vec![IpAddr::V4(ranges.dns())];
@@ -265,7 +267,7 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
     let (Some(policy), Some(log)) = (&cluster.audit_policy_file, &cluster.audit_log_file) else {
         return Ok(None);
     };
-    Audit::open(policy, log).map(Some).tried("cannot keep an audit log")
+    Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
 }
 
 /// TLS settings with the authority beside them.

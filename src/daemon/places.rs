@@ -79,6 +79,11 @@ impl Places {
         self.data().join("config.json")
     }
 
+    /// The manifests of static pods: what lies here runs, whatever the API says.
+    pub fn manifests(&self) -> PathBuf {
+        self.data().join("manifests")
+    }
+
     /// What the daemon says.
     pub fn log(&self) -> PathBuf {
         self.data().join("daemon.log")

@@ -1,13 +1,13 @@
 //! EndpointSlices and Endpoints of Services: from their selectors and the pods' readiness, or mirrored from the
 //! Endpoints that users write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use super::{Next, enqueue, queue, work};
+use super::{Next, enqueue, enqueue_selecting, queue, work};
 use crate::api::request::DeleteOptions;
 use crate::api::status::Status;
 use crate::client::Client;
@@ -39,29 +39,7 @@ pub async fn run(
     endpoints.synced().await;
     let queue = queue();
     let by_service = enqueue(services.subscribe(), queue.clone());
-    let by_pod = async {
-        let mut changes = pods.subscribe();
-        let mut selected: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        while let Some(key) = changes.next().await {
-            let namespace = split_key(&key).0;
-            let pod = pods.get(&key);
-            let now: BTreeSet<String> = services
-                .list()
-                .iter()
-                .filter(|s| s.metadata.namespace.as_deref() == Some(namespace))
-                .filter(|s| pod.as_ref().is_some_and(|pod| selects(s, pod)))
-                .filter_map(|s| Some(format!("{namespace}/{}", s.metadata.name.as_ref()?)))
-                .collect();
-            // A pod that went, or changed its labels, leaves services that had it.
-            let before = match pod {
-                Some(_) => selected.insert(key, now.clone()),
-                None => selected.remove(&key),
-            };
-            for service in now.iter().chain(before.iter().flatten()) {
-                queue.add(service);
-            }
-        }
-    };
+    let by_pod = enqueue_selecting(&pods, &services, selects, &queue);
     // What somebody else changes or deletes comes back.
     let by_slice = async {
         let mut changes = slices.subscribe();

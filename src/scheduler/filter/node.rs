@@ -1,9 +1,9 @@
 //! Filters that look at the node alone: cordons, its name, taints, selectors and affinity.
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, Taint};
 
 use super::{Plugin, Refusal, never};
-use crate::api::node_selector;
+use crate::api::{node_selector, taints};
 use crate::scheduler::cluster::{NodeInfo, node_of, spec};
 
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
@@ -51,30 +51,12 @@ pub fn tolerates_all(spec: &PodSpec, node: &Node) -> bool {
 
 /// Whether one of a pod's tolerations bears a taint.
 pub fn tolerates(spec: &PodSpec, taint: &Taint) -> bool {
-    let value = taint.value.as_deref().unwrap_or_default();
-    spec.tolerations.iter().flatten().any(|toleration: &Toleration| {
-        let own = |field: &Option<String>| field.clone().unwrap_or_default();
-        let (key, effect, given) = (own(&toleration.key), own(&toleration.effect), own(&toleration.value));
-        let numbers = || given.parse::<i64>().ok().zip(value.parse::<i64>().ok());
-        (effect.is_empty() || effect == taint.effect)
-            && (key.is_empty() || key == taint.key)
-            && match toleration.operator.as_deref().unwrap_or_default() {
-                "Exists" => true,
-                "" | "Equal" => !key.is_empty() && given == value,
-                "Gt" => numbers().is_some_and(|(given, value)| value > given),
-                "Lt" => numbers().is_some_and(|(given, value)| value < given),
-                _ => false,
-            }
-    })
+    taints::tolerates(spec.tolerations.as_deref().unwrap_or_default(), taint)
 }
 
 /// Whether a node is one that the pod's selector and required affinity mean.
 pub fn is_selected(spec: &PodSpec, at: &NodeInfo) -> bool {
-    let labels = at.labels();
-    let required = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
-        && required.is_none_or(|selector| node_selector::matches(selector, at.name(), labels))
+    node_selector::is_meant(spec, at.name(), at.labels())
 }
 
 #[cfg(test)]

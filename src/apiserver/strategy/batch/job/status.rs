@@ -117,7 +117,8 @@ fn times(new: &Value, old: &Value) -> Vec<FieldError> {
         let why = "completionTime cannot be mutated";
         errors.push(FieldError::invalid("status.completionTime", ended, why));
     }
-    if start_changed && !before["startTime"].is_null() && new["spec"]["suspend"] != true {
+    let resumed = is_true(old, "Suspended") && !is_true(new, "Suspended");
+    if start_changed && !before["startTime"].is_null() && new["spec"]["suspend"] != true && !resumed {
         let why = "startTime cannot be removed for unsuspended job";
         errors.push(FieldError::required("status.startTime", why));
     }

@@ -163,6 +163,11 @@ fn a_finished_job_stays_finished() {
     let complete = with(json!({"startTime": time, "completionTime": time, "succeeded": 1,
         "conditions": [condition("SuccessCriteriaMet"), condition("Complete")]}));
     assert!(Job.validate_status_update(&complete, &running).is_empty());
+    // A job that goes on after it was suspended begins its time anew.
+    let suspended = with(json!({"startTime": time, "conditions": [condition("Suspended")]}));
+    let resumed = with(json!({"startTime": "2024-01-01T00:01:00Z",
+        "conditions": [{"type": "Suspended", "status": "False"}]}));
+    assert!(Job.validate_status_update(&resumed, &suspended).is_empty());
     for (new, old, error) in [
         (
             &running,
