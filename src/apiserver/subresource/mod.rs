@@ -163,8 +163,15 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
     if !current.is_empty() {
         return conflict(&format!("pod {} is already assigned to node {current:?}", place.name));
     }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return conflict(&format!("pod {} has non-empty .spec.schedulingGates", place.name));
+    }
     let mut pod = pod.clone();
     pod["spec"]["nodeName"] = json!(node);
+    // What it hoped for has come.
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     for (key, value) in annotations.as_object().into_iter().flatten() {
         meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
     }
@@ -200,7 +207,16 @@ mod tests {
             "Operation cannot be fulfilled on pods/binding \"www\": pod www is already assigned to node \"minik\""
         );
         assert_eq!(bound(place, &pod, "minik", "v", &Value::Null).unwrap_err().code, 409);
+        let mut gated = pod.clone();
+        gated["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
+        let refused = bound(place, &gated, "minik", "u", &Value::Null).unwrap_err().message;
+        assert!(refused.ends_with("pod www has non-empty .spec.schedulingGates"), "{refused}");
+        let mut hoped = pod;
+        hoped["status"]["nominatedNodeName"] = json!("minik");
+        let on_node = bound(place, &hoped, "minik", "u", &Value::Null).unwrap();
+        assert_eq!(on_node["status"]["nominatedNodeName"], Value::Null);
     }
+
     #[test]
     fn a_binding_names_a_node() {
         for (target, error) in [
