@@ -337,3 +337,108 @@ END",
     assert!(refused.contains("cannot create resource \"rolebindings\""), "{refused}");
     bed.ok(&[testbed::MINIK, "delete"]);
 }
+
+/// The image that answers at a service's node port, and the pod that it comes from.
+fn voted(bed: &Testbed) -> String {
+    bed.run(&["curl", "-sS", "-m", "5", "http://127.0.0.1:31000/"]).stdout
+}
+
+#[test]
+fn a_deployment_is_rolled_forth_and_back() {
+    let bed = Testbed::up("deployments");
+    bed.start();
+    let created = bed.kubectl_all("create -f tests/manifests/vote-deployment.yaml --record=true");
+    assert!(created.contains("deployment.apps/vote-deploy created"), "{created}");
+    let rolled = "deployment \"vote-deploy\" successfully rolled out";
+    let done = || assert!(bed.kubectl("rollout status deploy/vote-deploy --timeout=90s").contains(rolled));
+    done();
+    let table = bed.kubectl("get deploy");
+    assert!(
+        table.starts_with(
+            "NAME          READY   UP-TO-DATE   AVAILABLE   AGE\nvote-deploy   3/3     3            3"
+        ),
+        "{table}"
+    );
+    let first = bed.kubectl("get rs -o name").trim().trim_start_matches("replicaset.apps/").to_owned();
+    assert!(first.starts_with("vote-deploy-"), "{first}");
+    let table = bed.kubectl("get rs");
+    assert!(table.starts_with("NAME ") && table.contains(" 3         3         3  "), "{table}");
+    let pods = bed.kubectl("get pod");
+    assert_eq!((pods.matches(&first).count(), pods.matches("Running").count()), (3, 3), "{pods}");
+    bed.kubectl("create -f tests/manifests/vote-service.yaml");
+    bed.wait("page", MINUTE, || voted(&bed).contains("version latest"));
+
+    // While pods are replaced, somebody asks all the time.
+    let ask = "touch /root/.kube/asking; while [ -e /root/.kube/asking ]; do \
+               curl -sS -m 5 -o /dev/null http://127.0.0.1:31000/ && echo answered; done";
+    let asked = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| bed.run(&["bash", "-c", ask]));
+        for version in ["indent", "movies"] {
+            let image = format!("vote=instavote/vote:{version}");
+            bed.kubectl_all(&format!("set image deployment/vote-deploy {image} --record=true"));
+            done();
+            bed.wait("page", MINUTE, || voted(&bed).contains(&format!("version {version}")));
+        }
+        bed.ok(&["rm", "/root/.kube/asking"]);
+        asking.join().unwrap()
+    });
+    assert!(asked.stdout.contains("answered") && asked.stderr.is_empty(), "{}", asked.stderr);
+
+    let described = bed.kubectl("describe deploy/vote-deploy");
+    let newest = described.lines().find(|line| line.starts_with("NewReplicaSet:")).unwrap();
+    assert!(newest.contains("vote-deploy-") && newest.contains("(3/3 replicas created)"), "{described}");
+    bed.wait("events", MINUTE, || {
+        let described = bed.kubectl("describe deploy/vote-deploy");
+        described.contains("ScalingReplicaSet")
+            && described.contains(&format!("Scaled up replica set {first} from 0 to 3"))
+            && described.contains(&format!("Scaled down replica set {first} from 1 to 0"))
+    });
+    assert!(described.contains("NewReplicaSetAvailable") && described.contains("MinimumReplicasAvailable"));
+    let history = bed.kubectl("rollout history deploy/vote-deploy");
+    let causes: Vec<&str> = history.lines().filter(|line| line.contains("kubectl")).collect();
+    assert_eq!(causes.len(), 3, "{history}");
+    assert!(causes[0].starts_with("1 ") && causes[0].contains("kubectl create"), "{history}");
+    assert!(causes[1].starts_with("2 ") && causes[1].contains("vote=instavote/vote:indent"), "{history}");
+    let second = bed.kubectl("rollout history deploy/vote-deploy --revision=2");
+    assert!(second.contains("instavote/vote:indent"), "{second}");
+    let sets = bed.kubectl("get rs");
+    assert_eq!(sets.matches(" 0         0         0 ").count(), 2, "{sets}");
+
+    bed.kubectl("rollout undo deployment/vote-deploy");
+    done();
+    bed.wait("page", MINUTE, || voted(&bed).contains("version indent"));
+    bed.kubectl("rollout undo deployment/vote-deploy --to-revision=1");
+    done();
+    bed.wait("page", MINUTE, || voted(&bed).contains("version latest"));
+    // The first replica set has its pods again, under a new number.
+    assert!(bed.kubectl("get pod").contains(&first));
+    let history = bed.kubectl("rollout history deploy/vote-deploy");
+    let numbers: Vec<&str> =
+        history.lines().filter(|line| line.contains("kubectl")).map(|line| &line[..1]).collect();
+    assert_eq!(numbers, ["3", "4", "5"], "{history}");
+
+    bed.kubectl("scale deployment/vote-deploy --replicas=5");
+    done();
+    assert!(bed.kubectl("get deploy").contains(" 5/5 "));
+    bed.kubectl("scale deployment/vote-deploy --replicas=2");
+    bed.wait("two pods", MINUTE, || bed.kubectl("get pod").matches("vote-deploy-").count() == 2);
+    let pod = bed.kubectl("get pod -o name").lines().next().unwrap().to_owned();
+    bed.kubectl(&format!("delete {pod}"));
+    done();
+    assert!(bed.kubectl("get deploy").contains(" 2/2 "));
+    bed.kubectl("rollout restart deployment/vote-deploy");
+    done();
+    bed.kubectl("rollout pause deployment/vote-deploy");
+    bed.kubectl("set image deployment/vote-deploy vote=instavote/vote:movies");
+    bed.kubectl("rollout resume deployment/vote-deploy");
+    done();
+
+    let recreate = r#"{"spec":{"strategy":{"type":"Recreate","rollingUpdate":null}}}"#;
+    bed.ok(&["kubectl", "patch", "deploy/vote-deploy", "-p", recreate]);
+    bed.kubectl("set image deployment/vote-deploy vote=instavote/vote:indent");
+    done();
+    bed.wait("page", MINUTE, || voted(&bed).contains("version indent"));
+    bed.kubectl("delete deploy/vote-deploy");
+    bed.wait("end of the pods", MINUTE, || bed.kubectl_all("get pods,rs").contains("No resources found"));
+    bed.ok(&[testbed::MINIK, "delete"]);
+}

@@ -16,6 +16,7 @@ pub mod kinds;
 pub mod meta;
 pub mod names;
 pub mod node;
+pub mod node_selector;
 pub mod quantity;
 pub mod quota;
 pub mod request;
@@ -24,6 +25,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod structural;
+pub mod taints;
 pub mod version;
 
 pub mod patch;

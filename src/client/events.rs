@@ -1,6 +1,6 @@
 //! Recording of Events about objects, with Kubernetes' aggregation: the same event again raises its count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -56,8 +56,14 @@ struct Record {
 const WAITING: usize = 4096;
 /// How long the same event raises a count instead of standing anew (client-go's aggregation interval).
 const SAME_WITHIN: Duration = Duration::from_secs(600);
-/// How many different events are remembered for counting (client-go's cache size).
+/// How many different events, and objects, are remembered (client-go's cache size).
 const REMEMBERED: usize = 4096;
+/// From so many events on that differ in their messages alone, they are told as one.
+const SIMILAR: usize = 10;
+/// How many events an object may have at once.
+const BURST: f64 = 25.0;
+/// After how long it may have one more.
+const ONE_MORE_AFTER: Duration = Duration::from_secs(300);
 
 /// Records events of one component; never blocks and never fails its caller.
 #[derive(Clone)]
@@ -95,8 +101,19 @@ impl Recorder {
     }
 }
 
-/// What makes two events the same.
-type Same = ([Option<String>; 5], EventType, String, String);
+/// What an event is about.
+type About = [Option<String>; 5];
+
+/// What events have in common that differ in their messages alone.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Kin {
+    about: About,
+    kind: EventType,
+    reason: String,
+}
+
+/// What makes two events the same: those told as one have no message of their own.
+type Same = (Kin, Option<String>);
 
 struct Known {
     namespace: String,
@@ -105,20 +122,88 @@ struct Known {
     last: Instant,
 }
 
-async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<Record>) {
-    let mut known: HashMap<Same, Known> = HashMap::new();
-    while let Some(record) = records.recv().await {
+/// The different messages of events that have all else in common.
+struct Messages {
+    some: HashSet<String>,
+    last: Instant,
+}
+
+/// How many events an object may still have, as of a moment.
+struct Allowance {
+    left: f64,
+    last: Instant,
+}
+
+/// Which events are one, and which are too many (client-go's `EventCorrelator`).
+#[derive(Default)]
+struct Correlator {
+    messages: HashMap<Kin, Messages>,
+    allowances: HashMap<About, Allowance>,
+}
+
+impl Correlator {
+    /// What an event is the same as, and what it says.
+    fn aggregate(&mut self, record: &Record, now: Instant) -> (Same, String) {
         let ObjectReference { kind, namespace, name, uid, field_path, .. } = record.about.clone();
         let about = [kind, namespace, name, uid, field_path];
-        let same: Same = (about, record.kind, record.reason.clone(), record.message.clone());
+        let kin = Kin { about, kind: record.kind, reason: record.reason.clone() };
+        forget(&mut self.messages, now, |messages| messages.last);
+        let messages =
+            self.messages.entry(kin.clone()).or_insert_with(|| Messages { some: HashSet::new(), last: now });
+        if now - messages.last > SAME_WITHIN {
+            messages.some.clear();
+        }
+        messages.last = now;
+        if messages.some.len() + 1 < SIMILAR || messages.some.contains(&record.message) {
+            messages.some.insert(record.message.clone());
+            return ((kin, Some(record.message.clone())), record.message.clone());
+        }
+        ((kin, None), format!("(combined from similar events): {}", record.message))
+    }
+
+    /// Whether an object may have one more event.
+    fn allows(&mut self, about: &About, now: Instant) -> bool {
+        forget(&mut self.allowances, now, |allowance| allowance.last);
+        let allowance = self.allowances.entry(about.clone()).or_insert(Allowance { left: BURST, last: now });
+        let more = (now - allowance.last).as_secs_f64() / ONE_MORE_AFTER.as_secs_f64();
+        allowance.left = (allowance.left + more).min(BURST);
+        allowance.last = now;
+        let allowed = allowance.left >= 1.0;
+        if allowed {
+            allowance.left -= 1.0;
+        }
+        allowed
+    }
+}
+
+/// Makes room for one more: what is old goes, or the oldest.
+fn forget<K: Clone + Eq + std::hash::Hash, V>(
+    all: &mut HashMap<K, V>,
+    now: Instant,
+    last: impl Fn(&V) -> Instant,
+) {
+    if all.len() < REMEMBERED {
+        return;
+    }
+    all.retain(|_, value| now - last(value) < SAME_WITHIN);
+    if all.len() >= REMEMBERED
+        && let Some(oldest) = all.iter().min_by_key(|(_, value)| last(value)).map(|(key, _)| key.clone())
+    {
+        all.remove(&oldest);
+    }
+}
+
+async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<Record>) {
+    let mut known: HashMap<Same, Known> = HashMap::new();
+    let mut correlator = Correlator::default();
+    while let Some(mut record) = records.recv().await {
         let now = Instant::now();
-        if known.len() >= REMEMBERED {
-            known.retain(|_, event| now - event.last < SAME_WITHIN);
+        let (same, message) = correlator.aggregate(&record, now);
+        if !correlator.allows(&same.0.about, now) {
+            continue;
         }
-        if known.len() >= REMEMBERED {
-            let oldest = known.iter().min_by_key(|(_, event)| event.last).map(|(same, _)| same.clone());
-            oldest.map(|same| known.remove(&same));
-        }
+        record.message = message;
+        forget(&mut known, now, |event| event.last);
         let repeated = match known.get_mut(&same).filter(|event| now - event.last < SAME_WITHIN) {
             Some(event) => repeat(&client, event, &record).await,
             None => Err(Status::not_found("", "events", "")),
@@ -143,7 +228,7 @@ async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<
 }
 
 async fn repeat(client: &Client, event: &mut Known, record: &Record) -> Result<(), Status> {
-    let body = json!({"count": event.count + 1, "lastTimestamp": Time(record.at)});
+    let body = json!({"count": event.count + 1, "lastTimestamp": Time(record.at), "message": record.message});
     client.namespaced::<Event>(&event.namespace).patch(&event.name, None, PatchKind::Merge, body).await?;
     event.count += 1;
     event.last = Instant::now();
@@ -205,5 +290,45 @@ mod tests {
         assert_eq!((&events[1]["reason"], &events[1]["count"]), (&json!("BackOff"), &json!(2)));
         assert_eq!(events[1]["source"], json!({"component": "kubelet", "host": "node"}));
         assert!(events[1]["metadata"]["name"].as_str().unwrap().starts_with("www."));
+    }
+
+    #[tokio::test]
+    async fn similar_events_are_told_as_one_and_many_not_at_all() {
+        let api = FakeApi::default();
+        let (recorder, task) = Recorder::new(api.client(), "replicaset-controller", "");
+        let about = |name: &str| ObjectReference {
+            kind: Some("ReplicaSet".into()),
+            namespace: Some("d".into()),
+            name: Some(name.into()),
+            ..ObjectReference::default()
+        };
+        for n in 0..100 {
+            recorder.record(
+                &about("web"),
+                EventType::Normal,
+                "SuccessfulCreate",
+                &format!("Created pod: {n}"),
+            );
+        }
+        recorder.record(&about("other"), EventType::Normal, "SuccessfulCreate", "Created pod: x");
+        drop(recorder);
+        task.await;
+        let events = api.all("events");
+        let of = |name: &'static str| events.iter().filter(move |e| e["involvedObject"]["name"] == name);
+        assert_eq!((of("web").count(), of("other").count()), (10, 1));
+        let combined = of("web").find(|event| event["count"] != 1).unwrap();
+        assert_eq!(combined["count"], 16);
+        assert_eq!(combined["message"], "(combined from similar events): Created pod: 24");
+    }
+
+    #[test]
+    fn what_an_object_may_have_comes_back_with_time() {
+        let mut correlator = Correlator::default();
+        let (about, now) = (About::default(), Instant::now());
+        let allowed =
+            |correlator: &mut Correlator, now| (0..50).filter(|_| correlator.allows(&about, now)).count();
+        assert_eq!(allowed(&mut correlator, now), 25);
+        assert_eq!(allowed(&mut correlator, now + ONE_MORE_AFTER), 1);
+        assert_eq!(allowed(&mut correlator, now + 100 * ONE_MORE_AFTER), 25);
     }
 }

@@ -10,6 +10,8 @@ pub mod certificates;
 pub mod cluster_dns;
 pub mod cron_jobs;
 pub mod custom_resources;
+pub mod daemon_set;
+pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod events;
@@ -21,6 +23,7 @@ pub mod node_taints;
 pub mod owned;
 pub mod pod_garbage;
 pub mod policy_status;
+pub mod replication;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
@@ -34,11 +37,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::kinds::Kinds;
-use crate::api::node::Node;
+use crate::api::node;
 use crate::api::request::ListOptions;
 use crate::api::status::Status;
 use crate::client::queue::Queue;
@@ -72,7 +76,7 @@ pub struct Config {
     /// Where the DNS server listens.
     pub dns_server: (Ipv4Addr, u16),
     /// Who knows what pods use.
-    pub node: Arc<dyn Node>,
+    pub node: Arc<dyn node::Node>,
 }
 
 /// All controllers of a cluster.
@@ -107,15 +111,29 @@ impl Controllers {
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        let (revisions, nodes) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        let replica_sets = reflect::<ReplicaSet>(&mut tasks, &client);
+        let replication = reflect::<ReplicationController>(&mut tasks, &client);
+        let watched = daemon_set::Watched {
+            sets: reflect(&mut tasks, &client),
+            pods: pods.clone(),
+            revisions: revisions.clone(),
+            nodes: nodes.clone(),
+        };
+        tasks.spawn(daemon_set::run(client.clone(), watched));
+        tasks.spawn(stateful_set::run(client.clone(), pods.clone(), revisions));
+        let deployments = reflect(&mut tasks, &client);
+        tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
+        tasks.spawn(replication::run(client.clone(), replication, pods.clone()));
         let jobs = reflect(&mut tasks, &client);
         tasks.spawn(jobs::run(client.clone(), jobs.clone(), pods.clone()));
         tasks.spawn(cron_jobs::run(client.clone(), jobs));
-        tasks.spawn(stateful_set::run(client.clone(), pods.clone()));
         tasks.spawn(disruption::run(client.clone(), pods.clone(), kinds.clone()));
         tasks.spawn(autoscaling::run(client.clone(), pods.clone(), kinds.clone(), config.node));
-        tasks.spawn(node_taints::run(client.clone()));
-        tasks.spawn(taint_eviction::run(client.clone(), pods.clone()));
-        tasks.spawn(pod_garbage::run(client.clone(), pods.clone()));
+        tasks.spawn(node_taints::run(client.clone(), nodes.clone()));
+        tasks.spawn(taint_eviction::run(client.clone(), pods.clone(), nodes.clone()));
+        tasks.spawn(pod_garbage::run(client.clone(), pods.clone(), nodes));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));

@@ -13,6 +13,7 @@ pub mod path;
 pub mod process;
 pub mod program;
 pub mod pty;
+pub mod reaper;
 pub mod removal;
 pub mod seccomp;
 pub mod socket;

@@ -180,30 +180,6 @@ pub fn start_time(pid: i32) -> io::Result<u64> {
         .ok_or(io::ErrorKind::InvalidData.into())
 }
 
-/// Replaces the command line that `/proc/PID/cmdline` shows by `title`, cut to the room there is.
-///
-/// Only for a cloned process that reads its arguments no more.
-pub fn set_title(_proof: &SingleThreaded, title: &str) -> io::Result<()> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let fields = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    // arg_start and arg_end, fields 48 and 49 of proc_pid_stat(5), counted from the third.
-    let mut bounds = fields.split_whitespace().skip(45).map_while(|field| field.parse::<usize>().ok());
-    let (Some(start), Some(end)) = (bounds.next(), bounds.next()) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let room = end.saturating_sub(start);
-    if start == 0 || room == 0 {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let length = title.len().min(room - 1);
-    // SAFETY: the kernel says that these bytes of the stack hold the arguments; they are writable, and with one
-    // thread, which does not look at its arguments meanwhile, nobody has a reference into them.
-    let arguments = unsafe { std::slice::from_raw_parts_mut(start as *mut u8, room) };
-    arguments.fill(0);
-    arguments[..length].copy_from_slice(&title.as_bytes()[..length]);
-    Ok(())
-}
-
 /// Marks all descriptors from `first` on to be closed by `exec`.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: integers only; marking descriptors invalidates none.

@@ -179,3 +179,22 @@ async fn a_shared_procfs_goes_with_its_sandbox() {
     host.runtime.remove_sandbox("s").await.unwrap();
     assert!(!place.exists());
 }
+
+/// What the supervisor knows of other pods is not to be read in this one's first process.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_process_of_a_pod_remembers_nothing() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("blank").await;
+    host.sandbox("s").await;
+    let script = "cat /proc/1/comm; ls /proc/1/fd | wc -l; cat /proc/1/maps";
+    let mut container = host.shell("s", "c", script);
+    container.security.capabilities.push("CAP_SYS_PTRACE".into());
+    let seen = host.output(&container).await;
+    let maps = seen.strip_prefix("minik-init\n3\n").unwrap_or_else(|| panic!("{seen}"));
+    let names: BTreeSet<&str> = maps.lines().map(|line| line.get(73..).unwrap_or_default()).collect();
+    assert!(names.contains("/memfd:minik-init (deleted)"), "{seen}");
+    let known = ["/memfd:minik-init (deleted)", "[stack]", "[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"];
+    assert!(names.iter().all(|name| known.contains(name)), "{names:?}: {seen}");
+}

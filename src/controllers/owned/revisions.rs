@@ -92,11 +92,11 @@ pub fn surplus(
 pub struct Wanted {
     /// Its data.
     pub data: Value,
-    /// Labels beside that of the hash.
+    /// Labels beside the one that bears the hash.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
-    /// A further label that bears the hash.
+    /// The label that bears the hash, when it is not [`HASH`].
     pub hash_label: Option<&'static str>,
 }
 
@@ -154,9 +154,7 @@ impl Revisions {
         loop {
             let hash = hash_of(&wanted.data, *collisions);
             let mut labels = wanted.labels.clone();
-            for label in [Some(HASH), wanted.hash_label].into_iter().flatten() {
-                labels.insert(label.to_owned(), hash.clone());
-            }
+            labels.insert(wanted.hash_label.unwrap_or(HASH).to_owned(), hash.clone());
             let revision = ControllerRevision {
                 metadata: ObjectMeta {
                     name: Some(name(owner.name(), &hash)),

@@ -1,18 +1,18 @@
-//! A sandbox's first process: makes its namespaces, then (where containers share processes) reaps orphans as PID 1.
+//! A sandbox's first process: makes its namespaces, then (where containers share processes) becomes the program that
+//! reaps orphans as PID 1.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::sched::CloneFlags;
-use nix::sys::signal::{SigSet, Signal};
 
 use super::child::{During, Failed, Step};
 use super::rootfs::NO_SUID_DEVICES_EXEC;
 use crate::runtime::cgroups::Group;
 use crate::runtime::{NetworkMode, PidMode, SandboxConfig};
 use crate::sys::mount::{self, Attributes};
-use crate::sys::process::SingleThreaded;
+use crate::sys::reaper::Reaper;
 use crate::sys::{capability, namespace, process, socket};
 
 /// The message that says that the namespaces stand, with the procfs of the one for processes, if there is one; every
@@ -49,8 +49,8 @@ pub struct Init<'a> {
     pub root: &'a Path,
     /// `/dev/null`.
     pub null: &'a OwnedFd,
-    /// Of the supervisor, and so of its clone.
-    pub proof: &'a SingleThreaded,
+    /// What it becomes.
+    pub reaper: &'a Reaper,
 }
 
 /// The namespaces to clone the process into.
@@ -77,8 +77,16 @@ pub fn run(status: BorrowedFd<'_>, init: &Init<'_>) -> i32 {
         return 1;
     }
     drop(proc);
-    process::close_inherited();
-    reap_for_ever()
+    match init.config.pid {
+        // What it has of the supervisor's goes, memory and descriptors.
+        PidMode::Shared => drop(init.reaper.exec()),
+        // Lives until its namespaces are opened.
+        PidMode::PerContainer | PidMode::Host => {
+            process::close_all_but(status);
+            drop(socket::receive(status, &mut [0], &mut vec![]));
+        }
+    }
+    1
 }
 
 /// Makes the namespaces; answers the procfs of the processes that containers are to share.
@@ -100,10 +108,7 @@ fn set_up(init: &Init<'_>) -> Step<Option<OwnedFd>> {
     let proc = shares.then(|| mount::filesystem("proc", &[], NO_SUID_DEVICES_EXEC)).transpose();
     let proc = proc.during("make proc")?;
     process::set_standard_streams([init.null.as_fd(); 3]).during("set standard streams")?;
-    // The containers see this process: not the host's paths, though.
-    process::set_title(init.proof, "minik-init").during("set title")?;
     empty_root(init.root)?;
-    nix::sys::prctl::set_name(c"minik-init").during("set name")?;
     nix::sys::prctl::set_no_new_privs().during("set no_new_privs")?;
     let none = Default::default();
     capability::limit_bounding(&none).during("limit capabilities")?;
@@ -120,21 +125,6 @@ fn empty_root(at: &Path) -> Step<()> {
     let place = crate::sys::path::Root::open(at).during("open root")?;
     mount::attach(tree.as_fd(), place.as_fd()).during("mount empty root")?;
     mount::pivot(tree.as_fd()).during("pivot to empty root")
-}
-
-/// As PID 1 of the namespace it gets no signal that it has no handler for, from inside not even `SIGKILL`.
-fn reap_for_ever() -> i32 {
-    let mut children = SigSet::empty();
-    children.add(Signal::SIGCHLD);
-    if children.thread_block().is_err() {
-        return 1;
-    }
-    loop {
-        while process::reap().is_some() {}
-        if children.wait().is_err() {
-            return 1;
-        }
-    }
 }
 
 /// The file of a sysctl, when the sandbox may set it: namespaced, in a namespace of its own (CVE-2022-0811).

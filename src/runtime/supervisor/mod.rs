@@ -50,6 +50,7 @@ use super::protocol::{self, Call, Failure, Reply, Request};
 use super::{Changed, Observed};
 use crate::stdio::Exit;
 use crate::sys::process::{self, SingleThreaded};
+use crate::sys::reaper::Reaper;
 use crate::sys::{device, seccomp, socket};
 
 pub use self::init::sysctl_file;
@@ -124,6 +125,7 @@ struct Supervisor {
     listener: UnixListener,
     signals: SignalFd,
     null: OwnedFd,
+    reaper: Reaper,
     sandbox_records: Records,
     container_records: Records,
     sandboxes: BTreeMap<String, Sandbox>,
@@ -184,6 +186,7 @@ impl Supervisor {
             sandbox_records: Records::open(options.run_dir.join("sandboxes"))?,
             container_records: Records::open(options.run_dir.join(records::CONTAINERS))?,
             null: fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into(),
+            reaper: Reaper::make()?,
             options,
             proof,
             tree,

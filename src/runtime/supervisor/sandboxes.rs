@@ -201,7 +201,7 @@ impl Supervisor {
             group,
             root: &root,
             null: &self.null,
-            proof: &self.proof,
+            reaper: &self.reaper,
         };
         let child =
             process::clone(&self.proof, init::clone_flags(config), cgroup.as_ref().map(AsFd::as_fd), || {

@@ -1,0 +1,425 @@
+//! A whole cluster in this process, without containers and without root: an API server on a temporary directory, the
+//! controllers, the scheduler, and kubelets over the simulated runtime.
+//!
+//! An image runs a program of its own name, until `SIGTERM`; [`Cluster::program`] gives it another behaviour.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::{SignedDuration, Timestamp};
+use minik::api::kinds::{self, Kind};
+use minik::api::node::NoNode;
+use minik::api::request::{Action, Change, DeleteOptions, PatchKind, Response, Target, User, WriteOptions};
+use minik::api::status::Status;
+use minik::api::{meta, yaml};
+use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::{ApiServer, Config as ServerConfig};
+use minik::client::Client;
+use minik::client::follow::{Entry, Follower, Revision};
+use minik::controllers::{Authority, Config as ControllersConfig, Controllers};
+use minik::image::{Credential, Image, ImageConfig};
+use minik::kubelet::Kubelet;
+use minik::kubelet::context::{Addresses, Config, ImageSource};
+use minik::kubelet::node::Machine;
+use minik::kubelet::resources::NodeCapacity;
+use minik::network::Attachment;
+use minik::runtime::sim::{SimExec, SimProgram, SimRuntime};
+use minik::scheduler::Scheduler;
+use minik::stdio::Exit;
+use minik::store::Store;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long something is waited for. Far more than it takes: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The namespace of everything that does not say another.
+const NAMESPACE: &str = "default";
+
+/// The cluster; everything ends with it.
+pub struct Cluster {
+    /// The administrator.
+    pub client: Client,
+    /// The containers of the first node.
+    pub runtime: SimRuntime,
+    tasks: JoinSet<()>,
+    views: Mutex<BTreeMap<String, View>>,
+    directory: tempfile::TempDir,
+}
+
+/// Images that are all here.
+struct Images;
+
+impl ImageSource for Images {
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
+        let config = ImageConfig { cmd: vec![name.to_owned()], ..ImageConfig::default() };
+        let image = Image { id: format!("sha256:{name}"), config, ..Image::default() };
+        async move { Ok(Some(image)) }.boxed()
+    }
+
+    fn pull<'a>(&'a self, name: &'a str, _: Vec<Credential>) -> BoxFuture<'a, Result<Image, String>> {
+        async move { Ok(self.find(name).await?.unwrap_or_default()) }.boxed()
+    }
+}
+
+/// Addresses that nobody has.
+#[derive(Default)]
+struct Network(AtomicU32);
+
+impl Addresses for Network {
+    fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
+        let host = 2 + self.0.fetch_add(1, Ordering::Relaxed);
+        let address = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(192, 0, 2, 0)) + host);
+        async move { Ok(Attachment { namespace: "/nowhere".into(), address }) }.boxed()
+    }
+
+    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+/// Nothing is signed here.
+struct NoKeys;
+
+impl Authority for NoKeys {
+    fn token(&self, _: &str, _: &str, _: &str, _: &str) -> Option<String> {
+        None
+    }
+
+    fn certificate(&self, _: &[u8], _: &[String], _: SignedDuration, _: Timestamp) -> Result<String, String> {
+        Err("nothing is signed here".into())
+    }
+}
+
+/// A kind's objects by `NAMESPACE/NAME`, always current.
+type View = watch::Receiver<BTreeMap<String, Value>>;
+
+struct Feed(watch::Sender<BTreeMap<String, Value>>);
+
+fn key(object: &Value) -> String {
+    format!("{}/{}", meta::namespace(object), meta::name(object))
+}
+
+impl Follower for Feed {
+    fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
+        let objects = entries.iter().map(|entry| (key(entry.json()), entry.json().clone()));
+        self.0.send_replace(objects.collect());
+    }
+
+    fn changed(&mut self, change: &Change, _: Revision) {
+        self.0.send_modify(|objects| match change {
+            Change::Added(entry) | Change::Modified(entry) => {
+                objects.insert(key(entry.json()), entry.json().clone());
+            }
+            Change::Deleted(entry) => {
+                objects.remove(&key(entry.json()));
+            }
+            Change::Bookmark { .. } => {}
+        });
+    }
+}
+
+/// `deployments/web`, or `NAMESPACE:deployments/web`, taken apart.
+struct Name<'a> {
+    namespace: &'a str,
+    plural: &'a str,
+    name: &'a str,
+}
+
+fn parse(path: &str) -> Name<'_> {
+    let (namespace, rest) = path.split_once(':').unwrap_or((NAMESPACE, path));
+    let (plural, name) = rest.split_once('/').unwrap_or((rest, ""));
+    Name { namespace, plural, name }
+}
+
+impl Cluster {
+    /// A cluster of one node, `minik`, that is ready for pods.
+    pub async fn start() -> Cluster {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store")).unwrap();
+        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let token_key = minik::apiserver::pki::Pki::open(&directory.path().join("pki")).unwrap();
+        let token_key = token_key.token_key().to_vec();
+        let api = ApiServer::new(ServerConfig { store, service_range, token_key }).unwrap();
+        api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+        let client = |name: &str| Client::new(api.clone(), User::component(name));
+        let mut cluster = Cluster {
+            client: client("kubernetes-admin"),
+            runtime: SimRuntime::new(),
+            tasks: JoinSet::new(),
+            views: Mutex::default(),
+            directory,
+        };
+        let config = ControllersConfig {
+            authority: Arc::new(NoKeys),
+            ca_pem: "none".into(),
+            dns_service: Ipv4Addr::new(10, 96, 0, 10),
+            dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
+            node: Arc::new(NoNode),
+        };
+        let controllers = Controllers::new(client("system:kube-controller-manager"), config);
+        cluster.tasks.spawn(controllers.run(std::future::pending()));
+        let scheduler = Scheduler::new(client("system:kube-scheduler"));
+        cluster.tasks.spawn(scheduler.run(std::future::pending()));
+        let runtime = cluster.runtime.clone();
+        cluster.run_node("minik", runtime).await;
+        cluster.until("serviceaccounts/default", |_| true).await;
+        cluster
+    }
+
+    /// One more node; the runtime of its containers.
+    pub async fn add_node(&mut self, name: &str) -> SimRuntime {
+        let runtime = SimRuntime::new();
+        self.run_node(name, runtime.clone()).await;
+        runtime
+    }
+
+    async fn run_node(&mut self, name: &str, runtime: SimRuntime) {
+        let dir = self.directory.path().join(name);
+        let kubelet = Kubelet::new(
+            config(name, &dir),
+            self.client.clone(),
+            runtime,
+            Arc::new(Images),
+            Arc::new(Network::default()),
+            Machine::read(self.directory.path()),
+            "192.0.2.0/24".into(),
+        );
+        self.tasks.spawn(async move { kubelet.run(std::future::pending()).await.unwrap() });
+        let ready = |node: &Value| node["status"]["conditions"].as_array().is_some();
+        self.until(&format!(":nodes/{name}"), ready).await;
+    }
+
+    /// Has the containers of an image do something else when they start.
+    pub fn program(&self, image: &str, program: SimProgram) {
+        self.runtime.program(image, program);
+    }
+
+    /// Has probes that run this command fail from now on, or succeed again.
+    pub fn probe(&self, command: &str, succeeds: bool) {
+        let exit = Exit::Code(i32::from(!succeeds));
+        self.runtime.answer_exec(&[command], SimExec { exit, ..SimExec::default() });
+    }
+
+    /// Makes the objects of a manifest (YAML, one or several documents), or changes what exists to what it says.
+    pub async fn apply(&self, manifest: &str) {
+        for object in yaml::documents(manifest.as_bytes()).unwrap() {
+            self.apply_object(object).await;
+        }
+    }
+
+    async fn apply_object(&self, object: Value) {
+        let (group, version) = meta::group_version(meta::api_version(&object));
+        let kind = kinds::by_kind(group, version, meta::kind(&object));
+        let kind = kind.unwrap_or_else(|| panic!("no kind is that of {object}"));
+        let namespace = Some(meta::namespace(&object)).filter(|n| !n.is_empty()).unwrap_or(NAMESPACE);
+        let options = WriteOptions {
+            field_manager: Some("kubectl-client-side-apply".into()),
+            ..WriteOptions::default()
+        };
+        let made = Action::Create(object.clone(), options.clone());
+        match self.client.call(target(kind, namespace, None), made).await {
+            Err(status) if status.is("AlreadyExists") => {
+                let patch = Action::Patch(PatchKind::Strategic, object.clone(), options);
+                let name = Some(meta::name(&object));
+                self.client.call(target(kind, namespace, name), patch).await.map(drop).unwrap();
+            }
+            other => drop(other.unwrap_or_else(|status| panic!("{status}: {object}"))),
+        }
+    }
+
+    /// Changes an object by a merge patch.
+    pub async fn patch(&self, path: &str, patch: Value) -> Value {
+        self.try_patch(path, patch).await.unwrap()
+    }
+
+    /// The same, when it may be refused.
+    pub async fn try_patch(&self, path: &str, patch: Value) -> Result<Value, Status> {
+        let Name { namespace, plural, name } = parse(path);
+        let action = Action::Patch(PatchKind::Merge, patch, WriteOptions::default());
+        match self.client.call(target(&kind(plural), namespace, Some(name)), action).await? {
+            Response::Object { entry, .. } => Ok(entry.json().clone()),
+            _ => panic!("no object"),
+        }
+    }
+
+    /// Changes an object's status.
+    pub async fn patch_status(&self, path: &str, status: Value) {
+        let Name { namespace, plural, name } = parse(path);
+        let action = Action::Patch(PatchKind::Merge, json!({"status": status}), WriteOptions::default());
+        let mut target = target(&kind(plural), namespace, Some(name));
+        target.subresource = Some("status".into());
+        self.client.call(target, action).await.map(drop).unwrap();
+    }
+
+    /// Changes the number of pods that an object wants.
+    pub async fn scale(&self, path: &str, replicas: i32) {
+        self.patch(path, json!({"spec": {"replicas": replicas}})).await;
+    }
+
+    /// Deletes an object as kubectl does.
+    pub async fn delete(&self, path: &str) {
+        self.delete_with(path, "Background").await;
+    }
+
+    /// Deletes an object with this propagation policy.
+    pub async fn delete_with(&self, path: &str, policy: &str) {
+        let Name { namespace, plural, name } = parse(path);
+        let options =
+            DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
+        let target = target(&kind(plural), namespace, Some(name));
+        self.client.call(target, Action::Delete(options)).await.map(drop).unwrap();
+    }
+
+    /// An object as it is now.
+    pub async fn get(&self, path: &str) -> Option<Value> {
+        let Name { namespace, plural, name } = parse(path);
+        let action = Action::Get { resource_version: String::new() };
+        match self.client.call(target(&kind(plural), namespace, Some(name)), action).await {
+            Ok(Response::Object { entry, .. }) => Some(entry.json().clone()),
+            Err(status) if status.is("NotFound") => None,
+            other => panic!("{path}: {}", other.err().unwrap()),
+        }
+    }
+
+    /// The objects of `pods`, or `NAMESPACE:pods`, as they are now, by name.
+    pub async fn list(&self, path: &str) -> Vec<Value> {
+        let Name { namespace, plural, .. } = parse(path);
+        let kind = kind(plural);
+        let entries = self.client.objects(&kind, kind.namespaced.then_some(namespace)).await.unwrap();
+        let mut objects: Vec<Value> = entries.iter().map(|entry| entry.json().clone()).collect();
+        objects.sort_by_key(key);
+        objects
+    }
+
+    /// Waits until an object is there and looks so; answers it. `:nodes/NAME` for kinds without namespace.
+    pub async fn until(&self, path: &str, looks: impl Fn(&Value) -> bool) -> Value {
+        let name = key_of(path);
+        let shows = |objects: &BTreeMap<String, Value>| objects.get(&name).filter(|o| looks(o)).cloned();
+        self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await
+    }
+
+    /// Waits until an object is gone.
+    pub async fn until_gone(&self, path: &str) {
+        let name = key_of(path);
+        let shows = |objects: &BTreeMap<String, Value>| (!objects.contains_key(&name)).then_some(());
+        self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await;
+    }
+
+    /// Waits until the objects of `pods`, or `NAMESPACE:pods`, look so together; answers them.
+    pub async fn until_all(&self, path: &str, look: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        let prefix = format!("{}/", parse(path).namespace);
+        let of = |objects: &BTreeMap<String, Value>| -> Vec<Value> {
+            let inside = objects.iter().filter(|(key, _)| key.starts_with(&prefix));
+            inside.map(|(_, object)| object.clone()).collect()
+        };
+        let shows = |objects: &BTreeMap<String, Value>| Some(of(objects)).filter(|all| look(all));
+        self.wait(path, shows, |objects| of(objects).into()).await
+    }
+
+    /// Waits for what a kind's objects are to show; when it does not come, says what they showed.
+    async fn wait<T>(
+        &self,
+        path: &str,
+        shows: impl Fn(&BTreeMap<String, Value>) -> Option<T>,
+        tell: impl Fn(&BTreeMap<String, Value>) -> Value,
+    ) -> T {
+        let mut objects = self.view(parse(path).plural);
+        let come = async {
+            loop {
+                if let Some(shown) = shows(&objects.borrow_and_update()) {
+                    return shown;
+                }
+                objects.changed().await.unwrap();
+            }
+        };
+        let come = tokio::time::timeout(PATIENCE, come).await;
+        come.unwrap_or_else(|_| {
+            let last = serde_json::to_string_pretty(&tell(&self.view(parse(path).plural).borrow()));
+            panic!("{path} did not come to look as awaited, but so:\n{}", last.unwrap())
+        })
+    }
+
+    /// The objects of a kind, followed from the first time they are asked for.
+    fn view(&self, plural: &str) -> View {
+        let mut views = self.views.lock().unwrap();
+        let view = views.entry(plural.to_owned()).or_insert_with(|| {
+            let (sender, objects) = watch::channel(BTreeMap::new());
+            // It ends with the test.
+            tokio::spawn(self.client.follow(&kind(plural), Feed(sender)));
+            objects
+        });
+        view.clone()
+    }
+
+    /// The events about an object (`Deployment/web`) so far, oldest first, as `REASON: MESSAGE`.
+    pub async fn events(&self, about: &str) -> Vec<String> {
+        let (kind, name) = about.split_once('/').unwrap();
+        let mut events = self.list("events").await;
+        events.retain(|event| {
+            event["involvedObject"]["kind"] == kind && event["involvedObject"]["name"] == name
+        });
+        events.sort_by_key(|event| meta::resource_version(event).parse::<u64>().unwrap());
+        events.iter().map(told).collect()
+    }
+
+    /// Waits for an event about an object that begins so: `ScalingReplicaSet: Scaled up`.
+    pub async fn until_event(&self, about: &str, begins: &str) -> String {
+        let (kind, name) = about.split_once('/').unwrap();
+        let is = |event: &&Value| {
+            let object = &event["involvedObject"];
+            object["kind"] == kind && object["name"] == name && told(event).starts_with(begins)
+        };
+        let all = self.until_all("events", |events| events.iter().any(|event| is(&event))).await;
+        all.iter().find(is).map(told).unwrap()
+    }
+}
+
+fn told(event: &Value) -> String {
+    format!("{}: {}", event["reason"].as_str().unwrap_or(""), event["message"].as_str().unwrap_or(""))
+}
+
+fn key_of(path: &str) -> String {
+    let Name { namespace, name, .. } = parse(path);
+    format!("{namespace}/{name}")
+}
+
+/// The kind of this plural that is stored.
+fn kind(plural: &str) -> Arc<Kind> {
+    // Events have two groups; the older one is what controllers write.
+    let found = kinds::by_resource("", "v1", plural).or_else(|| kinds::stored().find(|k| k.plural == plural));
+    found.unwrap_or_else(|| panic!("no kind has the plural {plural}")).clone()
+}
+
+fn target(kind: &Kind, namespace: &str, name: Option<&str>) -> Target {
+    Target {
+        group: kind.group.to_string(),
+        version: kind.version.to_string(),
+        resource: kind.plural.to_string(),
+        namespace: kind.namespaced.then(|| namespace.to_owned()),
+        name: name.map(str::to_owned),
+        subresource: None,
+    }
+}
+
+fn config(node: &str, dir: &Path) -> Config {
+    Config {
+        node: node.to_owned(),
+        address: Ipv4Addr::LOCALHOST,
+        dns: Ipv4Addr::LOCALHOST,
+        domain: "cluster.local".into(),
+        pods: dir.join("pods"),
+        memory: dir.join("memory"),
+        logs: dir.join("logs"),
+        container_logs: dir.join("links"),
+        seccomp: dir.join("seccomp"),
+        capacity: NodeCapacity { milli_cpu: 8000, memory: 8 << 30, disk: 8 << 30 },
+        share_processes: false,
+    }
+}

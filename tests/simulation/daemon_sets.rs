@@ -1,0 +1,166 @@
+//! Daemon sets.
+
+use serde_json::{Value, json};
+
+use crate::cluster::Cluster;
+
+const LOGS: &str = "
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: logs}
+spec:
+  selector: {matchLabels: {app: logs}}
+  template:
+    metadata: {labels: {app: logs}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: c, image: 'logs:1'}]
+";
+
+fn image(image: &str) -> Value {
+    json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1,
+        "containers": [{"name": "c", "image": image}]}}}})
+}
+
+/// Whether `kubectl rollout status` would call it done.
+fn done(set: &Value) -> bool {
+    let status = &set["status"];
+    let wanted = &status["desiredNumberScheduled"];
+    status["observedGeneration"] == set["metadata"]["generation"]
+        && *wanted != 0
+        && status["updatedNumberScheduled"] == *wanted
+        && status["numberAvailable"] == *wanted
+}
+
+fn nodes(pods: &[Value]) -> Vec<&str> {
+    let mut nodes: Vec<_> = pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str()).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
+#[tokio::test]
+async fn every_node_gets_a_pod() {
+    let mut cluster = Cluster::start().await;
+    cluster.apply(LOGS).await;
+    let set = cluster.until("daemonsets/logs", done).await;
+    assert_eq!(
+        set["status"],
+        json!({"currentNumberScheduled": 1, "desiredNumberScheduled": 1, "numberAvailable": 1,
+               "numberMisscheduled": 0, "numberReady": 1, "observedGeneration": 1, "updatedNumberScheduled": 1})
+    );
+    cluster.add_node("second").await;
+    let two = |set: &Value| done(set) && set["status"]["desiredNumberScheduled"] == 2;
+    cluster.until("daemonsets/logs", two).await;
+    let pods = cluster.list("pods").await;
+    assert_eq!(nodes(&pods), ["minik", "second"]);
+    // A pod that was deleted comes back on its node.
+    let name = pods[0]["metadata"]["name"].as_str().unwrap();
+    cluster.delete(&format!("pods/{name}")).await;
+    cluster.until_gone(&format!("pods/{name}")).await;
+    cluster.until("daemonsets/logs", two).await;
+    // A node that is not meant loses its pod.
+    let selector =
+        json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "second"}}}}});
+    cluster.patch("daemonsets/logs", selector).await;
+    let pods = cluster.until_all("pods", |pods| nodes(pods) == ["second"]).await;
+    assert_eq!(pods.len(), 1);
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 1).await;
+    cluster.delete("daemonsets/logs").await;
+    cluster.until_all("pods", |pods| pods.is_empty()).await;
+    cluster.until_all("controllerrevisions", |revisions| revisions.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_change_goes_from_node_to_node() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node("second").await;
+    cluster.apply(LOGS).await;
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 2).await;
+    cluster.patch("daemonsets/logs", image("logs:2")).await;
+    let ready = |pod: &Value| {
+        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        pod["metadata"]["deletionTimestamp"].is_null()
+            && conditions.into_iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
+    };
+    cluster
+        .until_all("pods", |pods| {
+            assert!(pods.iter().filter(|pod| ready(pod)).count() >= 1);
+            let new = |pod: &&Value| ready(pod) && pod["spec"]["containers"][0]["image"] == "logs:2";
+            pods.iter().filter(new).count() == 2
+        })
+        .await;
+    cluster.until("daemonsets/logs", done).await;
+    let revisions = cluster.list("controllerrevisions").await;
+    assert_eq!(revisions.len(), 2);
+    let newest = revisions.iter().find(|revision| revision["revision"] == 2).unwrap();
+    assert_eq!(newest["data"]["spec"]["template"]["$patch"], "replace");
+    let hash = &newest["metadata"]["labels"]["controller-revision-hash"];
+    for pod in cluster.list("pods").await {
+        assert_eq!(pod["metadata"]["labels"]["controller-revision-hash"], *hash);
+        assert_eq!(pod["metadata"]["labels"]["pod-template-generation"], "2");
+    }
+    // Back again: the first revision gets a new number.
+    cluster.patch("daemonsets/logs", image("logs:1")).await;
+    cluster.until("daemonsets/logs", done).await;
+    let mut numbers: Vec<_> =
+        cluster.list("controllerrevisions").await.iter().map(|r| r["revision"].as_i64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, [2, 3]);
+}
+
+#[tokio::test]
+async fn the_new_pod_comes_first_where_there_is_room() {
+    let cluster = Cluster::start().await;
+    cluster.apply(LOGS).await;
+    let strategy =
+        json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}});
+    cluster.patch("daemonsets/logs", strategy).await;
+    cluster.until("daemonsets/logs", done).await;
+    cluster.probe("ready", false);
+    let mut patch = image("logs:2");
+    patch["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] =
+        json!({"exec": {"command": ["ready"]}, "periodSeconds": 1});
+    cluster.patch("daemonsets/logs", patch).await;
+    cluster.until_all("pods", |pods| pods.len() == 2 && nodes(pods).len() == 2).await;
+    cluster.probe("ready", true);
+    cluster.until("daemonsets/logs", done).await;
+    let pods = cluster.until_all("pods", |pods| pods.len() == 1).await;
+    assert_eq!(pods[0]["spec"]["containers"][0]["image"], "logs:2");
+}
+
+#[tokio::test]
+async fn a_change_waits_for_the_user_or_for_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.apply(LOGS).await;
+    let strategy = json!({"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}});
+    cluster.patch("daemonsets/logs", strategy).await;
+    cluster.until("daemonsets/logs", done).await;
+    cluster.patch("daemonsets/logs", image("logs:2")).await;
+    let seen = |set: &Value| {
+        set["status"]["observedGeneration"] == set["metadata"]["generation"]
+            && set["status"]["updatedNumberScheduled"].is_null()
+    };
+    cluster.until("daemonsets/logs", seen).await;
+    let pods = cluster.list("pods").await;
+    assert_eq!(pods[0]["spec"]["containers"][0]["image"], "logs:1");
+    let name = pods[0]["metadata"]["name"].as_str().unwrap();
+    cluster.delete(&format!("pods/{name}")).await;
+    cluster.until("daemonsets/logs", done).await;
+    // What has ended for good is told and replaced.
+    let pods = cluster.until_all("pods", |pods| pods.len() == 1).await;
+    let name = pods[0]["metadata"]["name"].as_str().unwrap();
+    cluster.patch_status(&format!("pods/{name}"), json!({"phase": "Failed"})).await;
+    let event =
+        format!("FailedDaemonPod: Found failed daemon pod default/{name} on node minik, will try to kill it");
+    cluster.until_event("DaemonSet/logs", &event).await;
+    cluster.until_gone(&format!("pods/{name}")).await;
+    cluster.until("daemonsets/logs", done).await;
+}
+
+#[tokio::test]
+async fn daemons_run_on_nodes_that_others_avoid() {
+    let cluster = Cluster::start().await;
+    cluster.patch(":nodes/minik", json!({"spec": {"unschedulable": true}})).await;
+    cluster.apply(LOGS).await;
+    cluster.until("daemonsets/logs", done).await;
+}
