@@ -181,6 +181,19 @@ fn services_by_name_address_and_node_port() {
         let page = bed.ok(&["curl", "-sS", "-m", "5", &format!("http://{address}:31000/")]);
         assert!(page.contains("version latest"), "{address}: {page}");
     }
+    // A load balancer's address answers inside and on the host; an external name is another name for what is outside.
+    bed.kubectl("expose pod vote --name balanced --port 8080 --target-port 80 --type LoadBalancer");
+    let ip = "get svc balanced -o jsonpath={.status.loadBalancer.ingress[0].ip}";
+    bed.wait("load balancer", MINUTE, || !bed.kubectl(ip).is_empty());
+    let balanced = format!("http://{}:8080/", bed.kubectl(ip));
+    for mut curl in [vec![], vec!["kubectl", "exec", "debug", "--"]] {
+        curl.extend(["curl", "-sS", "-m", "5", "--retry", "10", "--retry-connrefused", &balanced]);
+        let page = bed.ok(&curl);
+        assert!(page.contains("version latest"), "{page}");
+    }
+    bed.kubectl("create service externalname elsewhere --external-name example.test");
+    let elsewhere = bed.kubectl("exec debug -- curl -sS -m 5 http://elsewhere/");
+    assert!(elsewhere.contains("outside world"), "{elsewhere}");
     // From a pod: the outside world, and the API with the mounted token.
     let outside = bed.kubectl("exec debug -- curl -sS -m 5 http://example.test/");
     assert!(outside.contains("outside world"), "{outside}");

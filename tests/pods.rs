@@ -509,6 +509,152 @@ fn lives_end_as_they_should() {
     }
 }
 
+const CARE: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: watched}
+spec:
+  terminationGracePeriodSeconds: 2
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "mkdir /www; httpd -f -p 8080 -h /www"]
+    ports: [{name: web, containerPort: 8080}]
+    startupProbe: {tcpSocket: {port: web}, periodSeconds: 1, failureThreshold: 60}
+    readinessProbe: {httpGet: {path: /ready, port: web}, periodSeconds: 1, failureThreshold: 1}
+    livenessProbe: {exec: {command: [sh, -c, "test ! -e /dead || { echo I am dead; exit 1; }"]}, periodSeconds: 1, failureThreshold: 2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hooked}
+spec:
+  shareProcessNamespace: false
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "trap 'echo asked; exit 0' TERM; until [ -e /begun ]; do sleep 0.1; done; echo begun; while :; do sleep 0.1; done"]
+    lifecycle:
+      postStart: {exec: {command: [touch, /begun]}}
+      preStop: {exec: {command: [sh, -c, "echo leaving > /proc/1/fd/1"]}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ill-begun}
+spec:
+  containers:
+  - {name: main, image: busybox, command: [sleep, "1000"], lifecycle: {postStart: {exec: {command: ["false"]}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gated}
+spec:
+  readinessGates: [{conditionType: example.test/open}]
+  containers: [{name: main, image: busybox, command: [sleep, "1000"]}]
+"#;
+
+#[test]
+fn containers_are_cared_for() {
+    let bed = Testbed::up("care");
+    bed.start();
+    bed.apply(CARE);
+    let field = |pod: &str, path: &str| bed.kubectl(&format!("get pod {pod} -o jsonpath={{{path}}}"));
+    let becomes = |pod: &str, path: &str, expected: &str| {
+        bed.wait(&format!("{pod}{path} to be {expected}"), MINUTE, || field(pod, path) == expected);
+    };
+    let said = |pod: &str, text: &str| {
+        bed.wait(&format!("{pod} to have {text:?} among its events"), MINUTE, || {
+            bed.kubectl(&format!("describe pod {pod}")).contains(text)
+        });
+    };
+    let main = ".status.containerStatuses[0]";
+    becomes("watched", &format!("{main}.started"), "true");
+    said("watched", "Readiness probe failed: HTTP probe failed with statuscode: 404");
+    assert_eq!(field("watched", &format!("{main}.ready")), "false");
+    bed.kubectl("exec watched -- touch /www/ready");
+    bed.wait_ready("watched");
+    bed.kubectl("exec watched -- touch /dead");
+    becomes("watched", &format!("{main}.restartCount"), "1");
+    said("watched", "Liveness probe failed: I am dead");
+    said("watched", "Container main failed liveness probe, will be restarted");
+    becomes("watched", &format!("{main}.ready"), "false");
+
+    // Somebody looks into a pod, and talks to what looks.
+    let look = ["kubectl", "debug", "watched", "--image=busybox", "--target=main", "-c", "look", "--"];
+    bed.ok(&[&look[..], &["sh", "-c", "pgrep httpd >/dev/null && echo seen"]].concat());
+    becomes("watched", ".status.ephemeralContainerStatuses[0].state.terminated.exitCode", "0");
+    assert_eq!(bed.kubectl("logs watched -c look").trim(), "seen");
+    let talk = "echo hello | kubectl debug -iq watched --image=busybox -c talk -- cat";
+    assert_eq!(bed.ok(&["bash", "-c", talk]).trim(), "hello");
+
+    said("ill-begun", "PostStartHook failed");
+    becomes("ill-begun", &format!("{main}.state.waiting.reason"), "CrashLoopBackOff");
+    becomes("gated", ".status.conditions[?(@.type=='ContainersReady')].status", "True");
+    assert_eq!(field("gated", ".status.conditions[?(@.type=='Ready')].reason"), "ReadinessGatesNotReady");
+    let open = r#"{"status":{"conditions":[{"type":"example.test/open","status":"True"}]}}"#;
+    bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=status", "-p", open]);
+    bed.wait_ready("gated");
+
+    bed.wait_ready("hooked");
+    bed.wait("hooked to begin", MINUTE, || bed.kubectl("logs hooked").contains("begun"));
+    let follow = "timeout 60 kubectl logs -f hooked & kubectl delete pod hooked >/dev/null; wait";
+    let log = bed.ok(&["bash", "-c", follow]);
+    let order: Vec<&str> = log.lines().collect();
+    assert_eq!(order, ["begun", "leaving", "asked"]);
+}
+
+#[test]
+fn static_pods_follow_their_manifests() {
+    let bed = Testbed::up("static");
+    bed.start();
+    let folder = format!("/var/lib/minik/{}/manifests", bed.name);
+    let manifest = |word: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web, namespace: kube-system}}, spec: {{hostNetwork: true, \
+             terminationGracePeriodSeconds: 1, containers: [{{name: main, image: busybox, \
+             command: [sh, -c, 'echo {word}; sleep 1000']}}]}}}}"
+        )
+    };
+    let put = |text: &str| bed.ok(&["bash", "-c", &format!("cat > {folder}/web.yaml <<'END'\n{text}\nEND")]);
+    let node = bed.kubectl("get nodes -o jsonpath={.items[0].metadata.name}");
+    let name = format!("web-{node}");
+    let field = |path: &str| {
+        bed.run(&["kubectl", "-n", "kube-system", "get", "pod", &name, "-o", &format!("jsonpath={{{path}}}")])
+            .stdout
+    };
+    let becomes = |what: &str, holds: &dyn Fn() -> bool| bed.wait(what, MINUTE, holds);
+    put(&manifest("first"));
+    becomes("the mirror", &|| field(".status.phase") == "Running");
+    assert_eq!(field(".metadata.ownerReferences[0].kind"), "Node");
+    assert_eq!(field(".metadata.annotations.kubernetes\\.io/config\\.source"), "file");
+    let hash = field(".metadata.annotations.kubernetes\\.io/config\\.hash");
+    assert_eq!(field(".metadata.annotations.kubernetes\\.io/config\\.mirror"), hash);
+    let logs = || bed.kubectl_all(&format!("-n kube-system logs {name}"));
+    becomes("its log", &|| logs().trim() == "first");
+    assert!(bed.kubectl(&format!("-n kube-system describe pod {name}")).contains("Started"));
+    assert_eq!(bed.kubectl(&format!("-n kube-system exec {name} -- echo here")).trim(), "here");
+
+    // Deleting the mirror ends nothing: it comes back, and the container is the same.
+    let (uid, container) = (field(".metadata.uid"), field(".status.containerStatuses[0].containerID"));
+    bed.kubectl(&format!("-n kube-system delete pod {name} --wait=false"));
+    becomes("the mirror again", &|| ![String::new(), uid.clone()].contains(&field(".metadata.uid")));
+    becomes("its status", &|| field(".status.containerStatuses[0].containerID") == container);
+
+    put(&manifest("second"));
+    becomes("the new pod", &|| logs().trim() == "second");
+    assert_ne!(field(".metadata.annotations.kubernetes\\.io/config\\.hash"), hash);
+    // A bad manifest is told of, and ends what it replaces.
+    put("kind: [");
+    becomes("a word on the bad manifest", &|| {
+        bed.kubectl("get events -A --field-selector reason=FailedValidation").contains("web.yaml")
+    });
+    becomes("the end of what it was", &|| field(".metadata.uid").is_empty());
+    put(&manifest("third"));
+    becomes("the third pod", &|| logs().trim() == "third");
+    bed.ok(&["rm", &format!("{folder}/web.yaml")]);
+    becomes("the end", &|| field(".metadata.uid").is_empty());
+    bed.wait("no process of it", MINUTE, || !bed.run(&["pgrep", "-f", "echo third"]).status.success());
+}
+
 const NAMES: &str = r#"
 apiVersion: v1
 kind: Pod

@@ -1,8 +1,36 @@
 //! Values as Go prints them: some of Kubernetes' messages show them so.
 
 use std::fmt;
+use std::io;
+use std::time::Duration;
 
 use serde_json::Value;
+
+/// A duration to the millisecond: `1m30s`, `1.5s`, `85ms`.
+pub fn duration(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let seconds = |millis: u128| match (millis / 1000, millis % 1000) {
+        (whole, 0) => format!("{whole}s"),
+        (whole, rest) => format!("{whole}.{}s", format!("{rest:03}").trim_end_matches('0')),
+    };
+    match millis {
+        0 => "0s".to_owned(),
+        1..=999 => format!("{millis}ms"),
+        1000..=59_999 => seconds(millis),
+        _ => format!("{}m{}", millis / 60_000, seconds(millis % 60_000)),
+    }
+}
+
+/// What the kernel said of a connection, in the words of Go's `net`, which people search for.
+pub fn dial_cause(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
+        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
+        io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
+        _ => error.to_string(),
+    }
+}
 
 /// The type that Go's JSON decoder gives the value: `%T`.
 pub fn type_of(value: &Value) -> &'static str {
@@ -14,6 +42,18 @@ pub fn type_of(value: &Value) -> &'static str {
         Value::String(_) => "string",
         Value::Array(_) => "[]interface {}",
         Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// What Go's JSON decoder calls the value when it does not fit.
+pub fn given(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
     }
 }
 
@@ -74,6 +114,20 @@ impl fmt::Display for Syntax<'_> {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn durations_are_to_the_millisecond() {
+        for (millis, text) in [
+            (0, "0s"),
+            (152, "152ms"),
+            (1000, "1s"),
+            (10_050, "10.05s"),
+            (60_000, "1m0s"),
+            (61_500, "1m1.5s"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), text);
+        }
+    }
 
     #[test]
     fn values_are_printed_as_go_prints_them() {

@@ -25,8 +25,10 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod structural;
+pub mod syntax;
 pub mod taints;
 pub mod version;
+pub mod volumes;
 
 pub mod patch;
 pub mod yaml;

@@ -9,7 +9,9 @@ const QUALIFIED: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 /// A DNS label of RFC 1123: container names, namespaces.
 pub fn dns_label(value: &str) -> Vec<String> {
     let mut wrong = at_most(63, value);
-    if !is_label(value) {
+    if value.contains('.') && value.split('.').all(is_label) {
+        wrong.push("must not contain dots".to_owned());
+    } else if !is_label(value) {
         let what = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and \
                     must start and end with an alphanumeric character";
         wrong.push(pattern(what, DNS_LABEL, &["my-name", "123-abc"]));
@@ -30,7 +32,11 @@ pub fn dns1035_label(value: &str) -> Vec<String> {
 
 /// A DNS subdomain of RFC 1123: the names of most objects.
 pub fn dns_subdomain(value: &str) -> Vec<String> {
-    let mut wrong = at_most(253, value);
+    [at_most(253, value), no_subdomain(value)].concat()
+}
+
+fn no_subdomain(value: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
     if !value.split('.').all(is_label) {
         let what = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
                     '.', and must start and end with an alphanumeric character";
@@ -76,20 +82,21 @@ pub fn qualified_name(value: &str) -> Vec<String> {
             if prefix.is_empty() {
                 wrong.push("prefix part must be non-empty".to_owned());
             } else {
-                wrong.extend(dns_subdomain(prefix).into_iter().map(|w| format!("prefix part {w}")));
+                let prefixed = [at_most_bytes(253, prefix), no_subdomain(prefix)].concat();
+                wrong.extend(prefixed.into_iter().map(|w| format!("prefix part {w}")));
             }
             *name
         }
         _ => {
             return vec![format!(
-                "a qualified name {what} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+                "a valid label key {what} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
             )];
         }
     };
     if name.is_empty() {
         wrong.push("name part must be non-empty".to_owned());
     }
-    wrong.extend(at_most(63, name).into_iter().map(|w| format!("name part {w}")));
+    wrong.extend(at_most_bytes(63, name).into_iter().map(|w| format!("name part {w}")));
     if !is_qualified(name) {
         wrong.push(format!("name part {what}"));
     }
@@ -98,7 +105,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 
 /// A label's value; empty is fine.
 pub fn label_value(value: &str) -> Vec<String> {
-    let mut wrong = at_most(63, value);
+    let mut wrong = at_most_bytes(63, value);
     if !value.is_empty() && !is_qualified(value) {
         let what = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', \
                     and must start and end with an alphanumeric character";
@@ -195,7 +202,13 @@ fn is_qualified(value: &str) -> bool {
     outer(bytes.first()) && outer(bytes.last()) && value.bytes().all(inner)
 }
 
+/// Kubernetes counts bytes whatever it says.
 fn at_most(max: usize, value: &str) -> Vec<String> {
+    if value.len() > max { vec![format!("must be no more than {max} characters")] } else { Vec::new() }
+}
+
+/// The same in the words for keys and values of labels.
+fn at_most_bytes(max: usize, value: &str) -> Vec<String> {
     if value.len() > max { vec![format!("must be no more than {max} bytes")] } else { Vec::new() }
 }
 
@@ -250,6 +263,14 @@ mod tests {
               start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for \
               validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
             ]
+        );
+        assert_eq!(dns_label("a.b"), ["must not contain dots"]);
+        let long = "a".repeat(254);
+        assert_eq!(dns_subdomain(&long), ["must be no more than 253 characters"]);
+        assert_eq!(label_value(&long), ["must be no more than 63 bytes"]);
+        assert_eq!(
+            qualified_name(&format!("{long}/{long}")),
+            ["prefix part must be no more than 253 bytes", "name part must be no more than 63 bytes"]
         );
     }
 }

@@ -157,6 +157,12 @@ impl FieldError {
         }
     }
 
+    /// The same complaint with the value in another form: some values Kubernetes shows as its own types have them.
+    pub fn showing(mut self, value: &serde_json::Value, form: &str) -> FieldError {
+        self.message = self.message.replacen(&shown(value), form, 1);
+        self
+    }
+
     /// A list of more items than allowed.
     pub fn too_many(field: impl Into<String>, count: usize, most: usize) -> FieldError {
         FieldError {
@@ -237,7 +243,20 @@ impl Status {
 
     /// 404: no such path.
     pub fn no_such_path() -> Status {
-        Status::failure(404, "NotFound", "the server could not find the requested resource")
+        let message = "the server could not find the requested resource";
+        Status { details: Some(Details::default()), ..Status::failure(404, "NotFound", message) }
+    }
+
+    /// 405: the path does not know the method.
+    pub fn no_such_method() -> Status {
+        let message = "the server does not allow this method on the requested resource";
+        Status { details: Some(Details::default()), ..Status::failure(405, "MethodNotAllowed", message) }
+    }
+
+    /// 422: what was asked cannot be done to the object as it is. Kubernetes tells no cause.
+    pub fn unprocessable() -> Status {
+        let message = "the server rejected our request due to an error in our request";
+        Status { details: Some(Details::default()), ..Status::failure(422, "Invalid", message) }
     }
 
     /// 409: a creation met an existing object.
@@ -255,7 +274,13 @@ impl Status {
 
     /// 422: the object does not validate. `kind` is the kind, not the plural.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Status {
-        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        // What several rules complain of in the same words is told once; programs see each complaint.
+        let mut all: Vec<String> = Vec::new();
+        for text in errors.iter().map(ToString::to_string) {
+            if !all.contains(&text) {
+                all.push(text);
+            }
+        }
         let list = match all.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -290,12 +315,10 @@ impl Status {
     }
 
     /// 405: the resource does not know the verb.
-    pub fn method_not_allowed(resource: &str, verb: &str) -> Status {
-        Status::failure(
-            405,
-            "MethodNotAllowed",
-            format!("{verb} is not supported on resources of kind {resource:?}"),
-        )
+    pub fn method_not_allowed(group: &str, resource: &str, verb: &str) -> Status {
+        let message =
+            format!("{verb} is not supported on resources of kind {:?}", qualified(group, resource));
+        Status::failure(405, "MethodNotAllowed", message).about(group, resource, "")
     }
 
     /// 410: the revision asked for is no longer known.
@@ -304,8 +327,8 @@ impl Status {
     }
 
     /// 413.
-    pub fn too_large(message: impl Into<String>) -> Status {
-        Status::failure(413, "RequestEntityTooLarge", message)
+    pub fn too_large(message: impl fmt::Display) -> Status {
+        Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: {message}"))
     }
 
     /// 415.
@@ -322,7 +345,10 @@ impl Status {
 
     /// 500.
     pub fn internal(message: impl fmt::Display) -> Status {
-        Status::failure(500, "InternalError", format!("Internal error occurred: {message}"))
+        let mut status = Status::failure(500, "InternalError", format!("Internal error occurred: {message}"));
+        let cause = Cause { message: message.to_string(), ..Cause::default() };
+        status.details.get_or_insert_default().causes.push(cause);
+        status
     }
 
     /// 503.
@@ -370,5 +396,9 @@ mod tests {
             "Pod \"www\" is invalid: [spec.a: Required value: must be set, \
              spec.b: Unsupported value: \"x\": supported values: \"y\", \"z\"]"
         );
+        let twice = [one[0].clone(), one[0].clone()];
+        let told = Status::invalid("", "Pod", "www", &twice);
+        assert_eq!(told.message, "Pod \"www\" is invalid: spec.containers: Required value");
+        assert_eq!(told.details.unwrap().causes.len(), 2);
     }
 }

@@ -38,7 +38,7 @@ pub fn answer(
             let snapshot = Snapshot { revision, entries, remaining: 0 };
             Ok(Response::List { snapshot, continue_token: String::new() })
         }
-        _ => Err(Status::method_not_allowed(&kind.plural, "get")),
+        _ => Err(Status::method_not_allowed(&kind.group, &kind.plural, "get")),
     }
 }
 

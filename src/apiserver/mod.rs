@@ -177,7 +177,7 @@ impl ApiServer {
             }
             Action::Delete(options) => registry.delete(user, place, &options).await,
             Action::Create(..) | Action::List(_) | Action::DeleteCollection(..) => {
-                Err(Status::method_not_allowed(&place.kind.plural, "create"))
+                Err(Status::no_such_method())
             }
         }
     }
@@ -190,7 +190,7 @@ impl ApiServer {
         action: Action,
     ) -> Result<Response, Status> {
         let registry = &self.registry;
-        let unsupported = |verb| Err(Status::method_not_allowed(&kind.plural, verb));
+        let unsupported = |verb| Err(Status::method_not_allowed(&kind.group, &kind.plural, verb));
         match action {
             Action::List(options) => registry.list(kind, namespace, &options),
             Action::Watch(options) => registry.watch(kind, namespace, None, &options).map(Response::Watch),

@@ -3,7 +3,6 @@
 //! Forms are those of kubernetes-sigs/metrics-server `pkg/api`; nothing of this is ever stored.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,7 +13,7 @@ use crate::api::node::{NodeUsage, PodUsage, Taken, Usage};
 use crate::api::request::{ListOptions, Target};
 use crate::api::selector::{FieldSelector, LabelSelector};
 use crate::api::status::Status;
-use crate::api::{meta, quantity};
+use crate::api::{go, meta, quantity};
 use crate::store::Store;
 
 /// The API group.
@@ -86,28 +85,13 @@ fn begun(kind: &str, name: &str, namespace: Option<&str>, taken: Taken, labels: 
         metadata["labels"] = labels;
     }
     json!({"kind": kind, "apiVersion": format!("{GROUP}/{VERSION}"), "metadata": metadata,
-        "timestamp": meta::timestamp(taken.at), "window": go_duration(taken.window)})
+        "timestamp": meta::timestamp(taken.at), "window": go::duration(taken.window)})
 }
 
 fn amounts(usage: Usage) -> Value {
     let canonical = |text: String| quantity::parse(&text).map_or(text.clone(), |amount| amount.to_string());
     json!({"cpu": canonical(format!("{}n", usage.nano_cpus)),
         "memory": format!("{}Ki", usage.working_set.div_ceil(1024))})
-}
-
-/// A duration as Go writes it, to the millisecond.
-fn go_duration(duration: Duration) -> String {
-    let millis = duration.as_millis();
-    let seconds = |millis: u128| match (millis / 1000, millis % 1000) {
-        (whole, 0) => format!("{whole}s"),
-        (whole, rest) => format!("{whole}.{}s", format!("{rest:03}").trim_end_matches('0')),
-    };
-    match millis {
-        0 => "0s".to_owned(),
-        1..=999 => format!("{millis}ms"),
-        1000..=59_999 => seconds(millis),
-        _ => format!("{}m{}", millis / 60_000, seconds(millis % 60_000)),
-    }
 }
 
 /// The objects that a list selects.
@@ -192,8 +176,10 @@ mod tests {
     use super::*;
 
     fn pod(namespace: &str, name: &str, app: &str) -> Value {
-        let taken =
-            Taken { at: "2024-01-01T00:00:00Z".parse().unwrap(), window: Duration::from_millis(15_250) };
+        let taken = Taken {
+            at: "2024-01-01T00:00:00Z".parse().unwrap(),
+            window: std::time::Duration::from_millis(15_250),
+        };
         let usage = |nano_cpus| Usage { nano_cpus, working_set: 3 << 20 };
         let containers = vec![("a".to_owned(), usage(1_500_000)), ("b".to_owned(), usage(7))];
         let pod = PodUsage { namespace: namespace.into(), name: name.into(), taken, containers };
@@ -214,20 +200,6 @@ mod tests {
         assert_eq!(object["containers"][1]["usage"]["cpu"], "7n");
         let table = table(&[object], IncludeObject::None);
         assert_eq!(table["rows"][0]["cells"], json!(["web", "1500007n", "6Mi", "15.25s"]));
-    }
-
-    #[test]
-    fn windows_are_go_durations() {
-        for (millis, text) in [
-            (0, "0s"),
-            (152, "152ms"),
-            (1000, "1s"),
-            (10_050, "10.05s"),
-            (60_000, "1m0s"),
-            (61_500, "1m1.5s"),
-        ] {
-            assert_eq!(go_duration(Duration::from_millis(millis)), text);
-        }
     }
 
     #[test]

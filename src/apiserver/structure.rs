@@ -6,15 +6,19 @@ use serde_json::{Value, json};
 
 use crate::api::complaints::MOST;
 use crate::api::custom::Version;
+use crate::api::go::Plain;
 use crate::api::kinds::{Kind, Types};
 use crate::api::meta;
-use crate::api::request::{DeleteOptions, FieldValidation, WriteOptions};
+use crate::api::request::{DeleteOptions, FieldValidation, PatchKind, WriteOptions};
 use crate::api::schema::{self, Checked, Schema};
 use crate::api::status::{FieldError, Status};
 use crate::api::structural;
 
 /// The schema of the options that a delete may bring in its body.
 const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+
+/// Where Kubernetes' types are registered, as its messages say.
+const SCHEME: &str = "pkg/api/legacyscheme/scheme.go:30";
 
 /// What a body is read as.
 #[derive(Debug, Clone, Copy)]
@@ -100,17 +104,25 @@ pub fn read<'a>(
 pub fn read_patched(
     kind: &Kind,
     make: impl Fn() -> Result<Value, Status>,
+    (how, patch): (PatchKind, &Value),
     options: &WriteOptions,
 ) -> Result<(Value, Vec<String>), Status> {
     let mut patched = make()?;
     let refused = |why: &str| {
-        // Made once more: the reading changes it, and a copy of each for a message that is rarely told costs more.
-        let error = FieldError::invalid("patch", &json!(make()?.to_string()), why);
+        let shown = match how {
+            PatchKind::Strategic => Plain(patch).to_string(),
+            // Made once more: the reading changes it, and a copy of each for a message that is rarely told costs more.
+            _ => make()?.to_string(),
+        };
+        let error = FieldError::invalid("patch", &json!(shown), why);
         Err(Status::invalid("", "", "", &[error]))
     };
     let of = Type::from(kind);
     check_kind(&of, &mut patched)?;
-    let checked = of.check(&mut patched);
+    let checked = match (how, of.types.schema()) {
+        (PatchKind::Strategic, Some(schema)) => schema::check_converted(schema, &mut patched),
+        _ => of.check(&mut patched),
+    };
     if let Some(why) = checked.errors.first() {
         return refused(why);
     }
@@ -140,29 +152,62 @@ fn strict(complaints: &[String]) -> String {
 
 /// Fills in a missing kind, as Kubernetes' decoder does, and refuses another one.
 fn check_kind(of: &Type<'_>, body: &mut Value) -> Result<(), Status> {
+    let (version, given) = (of.api_version(), (meta::api_version(body), meta::kind(body)));
+    let given_version = if given.0.is_empty() { version.as_str() } else { given.0 };
+    let given_kind = if given.1.is_empty() { of.kind } else { given.1 };
+    if (given_version, given_kind) != (&*version, of.kind) {
+        return Err(other_kind(of, given_version, given_kind, meta::name(body)));
+    }
     let Some(fields) = body.as_object_mut() else {
         return Err(Status::bad_request("the body of the request must be a JSON object"));
     };
-    let version = of.api_version();
-    let given = |fields: &serde_json::Map<String, Value>, name: &str| {
-        fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let (given_kind, given_version) = (given(fields, "kind"), given(fields, "apiVersion"));
-    if !given_version.is_empty() && given_version != version {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({given_version}) does not match the expected API version ({version})"
-        )));
-    }
-    if !given_kind.is_empty() && given_kind != of.kind {
-        return Err(Status::bad_request(format!(
-            "{given_kind} in version {:?} cannot be handled as a {}: the kind in the data does not match the \
-             expected kind",
-            of.version, of.kind
-        )));
-    }
     fields.insert("kind".into(), json!(of.kind));
     fields.insert("apiVersion".into(), json!(version));
     Ok(())
+}
+
+/// What is said of an object of another kind or version than the path's.
+fn other_kind(of: &Type<'_>, given_version: &str, given_kind: &str, name: &str) -> Status {
+    let (group, version) = meta::group_version(given_version);
+    let expected = of.api_version();
+    let other_version = || {
+        Status::bad_request(format!(
+            "the API version in the data ({given_version}) does not match the expected API version ({expected})"
+        ))
+    };
+    let unfit = |why: String| {
+        let of = of.kind;
+        Status::bad_request(format!("{given_kind} in version {version:?} cannot be handled as a {of}: {why}"))
+    };
+    if matches!(of.types, Types::Own(_)) {
+        // Objects of custom kinds are read whatever they say they are.
+        if given_version != expected {
+            return other_version();
+        }
+        let error = FieldError::invalid("kind", &json!(given_kind), &format!("must be {}", of.kind));
+        return Status::invalid(group, given_kind, name, &[error]);
+    }
+    if schema::of_kind(group, version, given_kind).is_none() {
+        return unfit(format!(
+            "no kind {given_kind:?} is registered for version {given_version:?} in scheme {SCHEME:?}"
+        ));
+    }
+    if given_kind == of.kind && package(group) == package(of.group) {
+        return other_version();
+    }
+    unfit(format!(
+        "converting ({version}.{given_kind}) to ({}.{}): unknown conversion",
+        package(of.group),
+        of.kind
+    ))
+}
+
+/// Where Kubernetes keeps the types of a group that it works with: events of both groups are the same.
+fn package(group: &str) -> &str {
+    match group.split('.').next().unwrap_or_default() {
+        "" | "events" => "core",
+        first => first,
+    }
 }
 
 /// The namespace in the body, when there is one, is that of the path.
@@ -195,14 +240,19 @@ pub fn delete_options(mut body: Value) -> Result<DeleteOptions, Status> {
         return Ok(DeleteOptions::default());
     }
     let checked = Schema::of(DELETE_OPTIONS).map(|of| schema::check(of, &mut body)).unwrap_or_default();
-    if let Some(refusal) = checked.refusal("v1", "DeleteOptions") {
-        return Err(Status::bad_request(refusal));
+    if let Some(misfit) = checked.errors.into_iter().next() {
+        return Err(Status::bad_request(misfit));
     }
     let text = |value: &Value| value.as_str().filter(|s| !s.is_empty()).map(str::to_owned);
     let (policy, orphan) = (&body["propagationPolicy"], body["orphanDependents"].as_bool());
     let mut errors = Vec::new();
     if orphan.is_some() && !policy.is_null() {
-        errors.push(both_set(policy));
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        errors.push(FieldError::invalid("propagationPolicy", policy, why));
+    }
+    if !policy.is_null() && !["Foreground", "Background", "Orphan"].iter().any(|known| policy == known) {
+        let known = ["Foreground", "Background", "Orphan", "nil"];
+        errors.push(FieldError::not_supported("propagationPolicy", policy, &known));
     }
     errors.extend(wrong_dry_run(&body["dryRun"]));
     if !errors.is_empty() {
@@ -216,15 +266,6 @@ pub fn delete_options(mut body: Value) -> Result<DeleteOptions, Status> {
             .or_else(|| orphan.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned())),
         dry_run: is_dry_run(&body["dryRun"]),
     })
-}
-
-/// What is wrong when a delete says in both its ways what becomes of dependents.
-pub fn both_set(policy: &Value) -> FieldError {
-    FieldError::invalid(
-        "propagationPolicy",
-        policy,
-        "orphanDependents and deletionPropagation cannot be both set",
-    )
 }
 
 /// Whether a list of stages that are only tried names any.
@@ -266,7 +307,8 @@ mod tests {
         assert_eq!(read(kind, body.clone(), &options(FieldValidation::Warn)).unwrap().1, complaints);
         let (object, silent) = read(kind, body.clone(), &options(FieldValidation::Ignore)).unwrap();
         assert!(silent.is_empty() && object.get("foo").is_none());
-        let refused = read_patched(kind, || Ok(body.clone()), &strict).unwrap_err();
+        let merged = (PatchKind::Merge, &body);
+        let refused = read_patched(kind, || Ok(body.clone()), merged, &strict).unwrap_err();
         assert_eq!(refused.code, 422);
         assert!(
             refused.message.starts_with(" \"\" is invalid: patch: Invalid value: \"{"),
@@ -275,13 +317,52 @@ mod tests {
         );
         assert!(refused.message.ends_with(&format!(": strict decoding error: {}", complaints.join(", "))));
         assert_eq!(
-            read_patched(kind, || Ok(body.clone()), &options(FieldValidation::Warn)).unwrap().1,
+            read_patched(kind, || Ok(body.clone()), merged, &options(FieldValidation::Warn)).unwrap().1,
             complaints
         );
-        let wrong = read_patched(kind, || Ok(json!({"data": "x"})), &WriteOptions::default()).unwrap_err();
-        assert_eq!(wrong.code, 422);
+        for (how, told) in [
+            (
+                PatchKind::Merge,
+                " \"\" is invalid: patch: Invalid value: \"{\\\"data\\\":\\\"x\\\"}\": json: cannot unmarshal string \
+                 into Go struct field ConfigMap.data of type map[string]string",
+            ),
+            (
+                PatchKind::Strategic,
+                " \"\" is invalid: patch: Invalid value: \"map[data:x]\": cannot restore map from string",
+            ),
+        ] {
+            let patch = json!({"data": "x"});
+            let make = || Ok(patch.clone());
+            let wrong = read_patched(kind, make, (how, &patch), &WriteOptions::default()).unwrap_err();
+            assert_eq!((wrong.code, wrong.message.as_str()), (422, told));
+        }
         // What is refused is shown as the patch made it.
         assert!(refused.message.contains("\\\"foo\\\":1"), "{}", refused.message);
+    }
+
+    #[test]
+    fn other_kinds_are_refused() {
+        let kind = kinds::by_resource("", "v1", "pods").unwrap();
+        let of = Type::from(&**kind);
+        for (given, told) in [
+            (
+                ("v1", "Service"),
+                "Service in version \"v1\" cannot be handled as a Pod: converting (v1.Service) to (core.Pod): unknown \
+                 conversion",
+            ),
+            (
+                ("v2", "Pod"),
+                "Pod in version \"v2\" cannot be handled as a Pod: no kind \"Pod\" is registered for version \"v2\" in \
+                 scheme \"pkg/api/legacyscheme/scheme.go:30\"",
+            ),
+        ] {
+            assert_eq!(other_kind(&of, given.0, given.1, "").message, told);
+        }
+        let scaler = kinds::by_resource("autoscaling", "v2", "horizontalpodautoscalers").unwrap();
+        assert_eq!(
+            other_kind(&Type::from(&**scaler), "autoscaling/v1", "HorizontalPodAutoscaler", "").message,
+            "the API version in the data (autoscaling/v1) does not match the expected API version (autoscaling/v2)"
+        );
     }
 
     #[test]
@@ -314,6 +395,7 @@ mod tests {
             (json!({"gracePeriodSeconds": "5"}), 400),
             (json!({"preconditions": []}), 400),
             (json!({"dryRun": ["x"]}), 422),
+            (json!({"propagationPolicy": "x"}), 422),
             (json!({"dryRun": ["All", "x"]}), 422),
             (json!({"orphanDependents": true, "propagationPolicy": "Orphan"}), 422),
         ] {

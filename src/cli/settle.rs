@@ -89,6 +89,12 @@ pub fn settle(
             .unwrap_or(true),
         audit_policy_file,
         audit_log_file,
+        audit_log_maxsize: asked.audit_log_maxsize.or(kept.audit_log_maxsize).or(machine.audit_log_maxsize),
+        audit_log_maxbackup: asked
+            .audit_log_maxbackup
+            .or(kept.audit_log_maxbackup)
+            .or(machine.audit_log_maxbackup),
+        audit_log_maxage: asked.audit_log_maxage.or(kept.audit_log_maxage).or(machine.audit_log_maxage),
         docker_config: Some(host.docker_config.clone()),
     };
     check_audit(&cluster)?;
@@ -112,6 +118,7 @@ pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
         let Some(asked) = asked else { return false };
         asked.as_os_str() != running.as_deref().unwrap_or(Path::new("")).as_os_str()
     };
+    let number = |asked: Option<u32>, running: Option<u32>| asked.is_some() && asked != running;
     let differs = [
         ("--apiserver-port", asked.apiserver_port.is_some_and(|port| port != running.apiserver_port)),
         (
@@ -128,6 +135,9 @@ pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
         ),
         ("--audit-policy-file", other(&asked.audit_policy_file, &running.audit_policy_file)),
         ("--audit-log-file", other(&asked.audit_log_file, &running.audit_log_file)),
+        ("--audit-log-maxsize", number(asked.audit_log_maxsize, running.audit_log_maxsize)),
+        ("--audit-log-maxbackup", number(asked.audit_log_maxbackup, running.audit_log_maxbackup)),
+        ("--audit-log-maxage", number(asked.audit_log_maxage, running.audit_log_maxage)),
     ];
     differs.into_iter().filter_map(|(flag, differs)| differs.then_some(flag)).collect()
 }

@@ -53,6 +53,15 @@ pub struct Args {
     /// Record them in this file, a JSON line each; "" stops recording
     #[arg(long, value_name = "FILE")]
     audit_log_file: Option<String>,
+    /// Put that file aside before it would hold more megabytes; 0 is never, 100 the default
+    #[arg(long, value_name = "MEGABYTES")]
+    audit_log_maxsize: Option<u32>,
+    /// Keep so many of the files put aside; 0 is all, 100 the default
+    #[arg(long, value_name = "FILES")]
+    audit_log_maxbackup: Option<u32>,
+    /// Keep them for so many days; 0 is for ever, 366 the default
+    #[arg(long, value_name = "DAYS")]
+    audit_log_maxage: Option<u32>,
     /// Settings file; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -191,6 +200,9 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         share_process_namespace: None,
         audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
         audit_log_file: absolute(args.audit_log_file.as_deref())?,
+        audit_log_maxsize: args.audit_log_maxsize,
+        audit_log_maxbackup: args.audit_log_maxbackup,
+        audit_log_maxage: args.audit_log_maxage,
     };
     let asked = flags.over(file);
     if asked.apiserver_port == Some(0) {

@@ -6,12 +6,13 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController,
-    ResourceQuota, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
 
 use super::Resource;
 
@@ -39,6 +40,7 @@ resources! {
     Lease => "leases",
     Namespace => "namespaces",
     Node => "nodes",
+    PersistentVolume => "persistentvolumes",
     PersistentVolumeClaim => "persistentvolumeclaims",
     Pod => "pods",
     PodDisruptionBudget => "poddisruptionbudgets",
@@ -49,4 +51,5 @@ resources! {
     Service => "services",
     ServiceAccount => "serviceaccounts",
     StatefulSet => "statefulsets",
+    StorageClass => "storageclasses",
 }

@@ -14,10 +14,12 @@ pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
+pub mod ephemeral_volumes;
 pub mod events;
 pub mod garbage_collector;
 pub mod jobs;
 pub mod kinds;
+pub mod load_balancers;
 pub mod namespaces;
 pub mod node_taints;
 pub mod owned;
@@ -30,6 +32,7 @@ pub mod service_accounts;
 pub mod stateful_set;
 pub mod taint_eviction;
 pub mod volume_protection;
+pub mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -75,6 +78,8 @@ pub struct Config {
     pub dns_service: Ipv4Addr,
     /// Where the DNS server listens.
     pub dns_server: (Ipv4Addr, u16),
+    /// Where the data of volumes is.
+    pub storage: Arc<dyn volumes::Storage>,
     /// Who knows what pods use.
     pub node: Arc<dyn node::Node>,
 }
@@ -106,6 +111,7 @@ impl Controllers {
         tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
         tasks.spawn(certificates::run(client.clone(), config.authority));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
+        tasks.spawn(load_balancers::run(client.clone(), services.clone()));
         let (kinds, feed) = Kinds::new(&client);
         tasks.spawn(feed);
         tasks.spawn(custom_resources::run(client.clone()));
@@ -126,6 +132,8 @@ impl Controllers {
         tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
         tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
         tasks.spawn(replication::run(client.clone(), replication, pods.clone()));
+        tasks.spawn(ephemeral_volumes::run(client.clone(), pods.clone()));
+        tasks.spawn(volumes::run(client.clone(), pods.clone(), config.storage));
         let jobs = reflect(&mut tasks, &client);
         tasks.spawn(jobs::run(client.clone(), jobs.clone(), pods.clone()));
         tasks.spawn(cron_jobs::run(client.clone(), jobs));
@@ -138,7 +146,7 @@ impl Controllers {
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
         tasks.spawn(policy_status::run(client.clone()));
-        tasks.spawn(resource_quota::run(client.clone()));
+        tasks.spawn(resource_quota::run(client.clone(), kinds.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone(), kinds));
         tasks.spawn(cluster_dns::run(client, config.dns_service, config.dns_server));

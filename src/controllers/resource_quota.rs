@@ -3,16 +3,17 @@
 //! What is made is charged by admission. A count is written over the quota that was read before the counting began, so
 //! that whatever was charged in between makes it be done again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
+use super::kinds::Kinds;
 use super::{Next, queue, reflect, work};
-use crate::api::kinds::{self, Kind};
+use crate::api::kinds::{self, Kind, Text};
 use crate::api::quantity::Quantity;
 use crate::api::request::Change;
 use crate::api::resources::{self, Resources};
@@ -24,44 +25,70 @@ use crate::client::queue::Queue;
 use crate::client::reflector::{Reflector, split_key};
 
 /// Runs until dropped.
-pub async fn run(client: Client) {
+pub async fn run(client: Client, kinds: Kinds) {
     let (mut tasks, queue) = (JoinSet::new(), queue());
     let quotas: Reflector<ResourceQuota> = reflect(&mut tasks, &client);
     let follow = async {
-        let mut changes = quotas.subscribe();
-        let mut followed = BTreeSet::new();
-        while let Some(key) = changes.next().await {
-            for kind in counted(quotas.get(&key).as_deref()) {
-                if followed.insert(kind.storage.clone()) {
-                    let feed = Feed { kind, quotas: quotas.clone(), queue: queue.clone() };
-                    tasks.spawn(client.follow(kind, feed));
+        let (mut changes, mut news) = (quotas.subscribe(), kinds.clone());
+        let mut followed: HashMap<Text, (Arc<Kind>, AbortHandle)> = HashMap::new();
+        loop {
+            let changed: Vec<String> = tokio::select! {
+                key = changes.next() => match key {
+                    Some(key) => vec![key],
+                    None => return,
+                },
+                () = news.changed() => quotas.list().iter().map(|quota| key(quota)).collect(),
+            };
+            let countable = countable(&kinds);
+            followed.retain(|_, (kind, task)| {
+                let stays = countable.contains(kind);
+                if !stays {
+                    task.abort();
                 }
+                stays
+            });
+            for key in changed {
+                for kind in counted(&countable, quotas.get(&key).as_deref()) {
+                    followed.entry(kind.storage.clone()).or_insert_with(|| {
+                        let feed = Feed { kind: kind.clone(), quotas: quotas.clone(), queue: queue.clone() };
+                        (kind.clone(), tasks.spawn(client.follow(kind, feed)))
+                    });
+                }
+                queue.add(&key);
             }
-            queue.add(&key);
         }
     };
     let reconcile = |key: String| {
-        let client = &client;
-        async move { count(client, &key).await }
+        let (client, kinds) = (&client, &kinds);
+        async move { count(client, kinds, &key).await }
     };
     tokio::join!(follow, work("resourcequota", &queue, reconcile));
 }
 
+fn key(quota: &ResourceQuota) -> String {
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!("{}/{}", part(&quota.metadata.namespace), part(&quota.metadata.name))
+}
+
+/// Whether a quota counts something of a kind.
+fn counts(quota: &ResourceQuota, kind: &Kind) -> bool {
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    hard.into_iter().flatten().any(|(name, _)| quota::counts(kind, name))
+}
+
 /// The kinds of which a quota counts something.
-fn counted(of: Option<&ResourceQuota>) -> Vec<&'static Arc<Kind>> {
-    let hard = of.and_then(|quota| quota.spec.as_ref()?.hard.as_ref());
-    let names: Vec<&String> = hard.iter().flat_map(|hard| hard.keys()).collect();
-    countable().filter(|kind| names.iter().any(|name| quota::counts(kind, name))).collect()
+fn counted<'k>(kinds: &'k [Arc<Kind>], of: Option<&ResourceQuota>) -> Vec<&'k Arc<Kind>> {
+    of.map(|quota| kinds.iter().filter(|kind| counts(quota, kind)).collect()).unwrap_or_default()
 }
 
 /// The kinds that can be counted.
-fn countable() -> impl Iterator<Item = &'static Arc<Kind>> {
-    kinds::stored().filter(|kind| kind.namespaced)
+fn countable(kinds: &Kinds) -> Vec<Arc<Kind>> {
+    kinds.stored().into_iter().filter(|kind| kind.namespaced).collect()
 }
 
 /// Has the quotas of a namespace counted when something there is used no more.
 struct Feed {
-    kind: &'static Arc<Kind>,
+    kind: Arc<Kind>,
     quotas: Reflector<ResourceQuota>,
     queue: Queue,
 }
@@ -69,11 +96,8 @@ struct Feed {
 impl Feed {
     fn touch(&self, namespace: &str) {
         for quota in self.quotas.list() {
-            if quota.metadata.namespace.as_deref() == Some(namespace)
-                && counted(Some(&quota)).iter().any(|kind| Arc::ptr_eq(kind, self.kind))
-            {
-                let name = quota.metadata.name.as_deref().unwrap_or_default();
-                self.queue.add(&format!("{namespace}/{name}"));
+            if quota.metadata.namespace.as_deref() == Some(namespace) && counts(&quota, &self.kind) {
+                self.queue.add(&key(&quota));
             }
         }
     }
@@ -91,7 +115,7 @@ impl Follower for Feed {
     fn changed(&mut self, change: &Change, _: Revision) {
         let entry = match change {
             Change::Deleted(entry) => entry,
-            Change::Modified(entry) if may_use_less(self.kind, entry.json()) => entry,
+            Change::Modified(entry) if may_use_less(&self.kind, entry.json()) => entry,
             _ => return,
         };
         self.touch(meta::namespace(entry.json()));
@@ -108,7 +132,7 @@ fn may_use_less(kind: &Kind, object: &Value) -> bool {
 }
 
 /// Counts what is used of a quota, and writes it down when it differs.
-async fn count(client: &Client, key: &str) -> Result<Next, Status> {
+async fn count(client: &Client, kinds: &Kinds, key: &str) -> Result<Next, Status> {
     let (namespace, name) = split_key(key);
     let Some(kind) = kinds::by_kind("", "v1", "ResourceQuota") else { return Ok(Next::Await) };
     // Read before anything is counted.
@@ -119,8 +143,11 @@ async fn count(client: &Client, key: &str) -> Result<Next, Status> {
     };
     let hard = resources::read(&quota["spec"]["hard"]);
     let mut objects = Vec::new();
-    for kind in countable().filter(|kind| hard.keys().any(|name| quota::counts(kind, name))) {
-        objects.push((kind.clone(), client.objects(kind, Some(namespace)).await?));
+    for kind in countable(kinds) {
+        if hard.keys().any(|name| quota::counts(&kind, name)) {
+            let found = client.objects(&kind, Some(namespace)).await?;
+            objects.push((kind, found));
+        }
     }
     let objects = objects.iter().map(|(kind, entries)| (&**kind, entries.iter().map(|e| e.json()).collect()));
     let Some(status) = plan(&quota, &objects.collect(), Timestamp::now()) else { return Ok(Next::Await) };
@@ -198,13 +225,14 @@ mod tests {
     fn only_what_is_counted_is_followed() {
         let quota =
             |hard: Value| serde_json::from_value(json!({"metadata": {}, "spec": {"hard": hard}})).unwrap();
+        let all = countable(&Kinds::built_in());
         let plurals = |hard: Value| {
-            let kinds = counted(Some(&quota(hard)));
+            let kinds = counted(&all, Some(&quota(hard)));
             kinds.iter().map(|kind| kind.plural.to_string()).collect::<Vec<_>>()
         };
         assert_eq!(plurals(json!({"pods": "1", "count/configmaps": "1"})), ["configmaps", "pods"]);
         assert_eq!(plurals(json!({"example.com/odd": "1"})), Vec::<String>::new());
-        assert!(counted(None).is_empty());
+        assert!(counted(&all, None).is_empty());
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::{Next, enqueue, queue, seconds, work};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
-use crate::api::taints::tolerates;
+use crate::api::taints;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::{Reflector, key_of, split_key};
@@ -125,13 +125,11 @@ fn plan(pod: &Pod, node: &Node) -> Stay {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let taints: Vec<&Taint> = taints.filter(|taint| taint.effect == "NoExecute").collect();
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    if taints.iter().any(|taint| !tolerates(tolerations, taint)) {
+    if taints.iter().any(|taint| !taints::tolerates(tolerations, taint)) {
         return Stay::For(SignedDuration::ZERO);
     }
-    let helps = |toleration: &&Toleration| {
-        taints.iter().any(|taint| tolerates(std::slice::from_ref(*toleration), taint))
-    };
-    let used = tolerations.iter().filter(helps);
+    let used =
+        tolerations.iter().filter(|toleration| taints.iter().any(|taint| taints::bears(toleration, taint)));
     let shortest = used.filter_map(|toleration| toleration.toleration_seconds).min();
     shortest.map_or(Stay::Forever, |seconds| Stay::For(SignedDuration::from_secs(seconds.max(0))))
 }

@@ -14,6 +14,7 @@ use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::request::Change;
 use crate::api::status::Status;
+use crate::api::volumes::claims_of;
 use crate::client::Client;
 use crate::client::follow::{Entry, Follower, Revision};
 use crate::client::queue::Queue;
@@ -138,17 +139,10 @@ fn is_used(kind: &Kind, object: &Value, pods: &[Arc<Pod>]) -> bool {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default();
         // What no node has begun uses nothing once it goes.
         let gone = pod.metadata.deletion_timestamp.is_some() && node.is_empty();
-        pod.metadata.namespace.as_deref() == Some(namespace) && !over && !gone && names(pod, name)
-    })
-}
-
-/// Whether a pod has a volume that is this claim, or for which it was made.
-fn names(pod: &Pod, claim: &str) -> bool {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let of_pod = pod.metadata.name.as_deref().unwrap_or_default();
-    volumes.into_iter().any(|volume| {
-        volume.persistent_volume_claim.as_ref().is_some_and(|source| source.claim_name == claim)
-            || volume.ephemeral.is_some() && claim == format!("{of_pod}-{}", volume.name)
+        pod.metadata.namespace.as_deref() == Some(namespace)
+            && !over
+            && !gone
+            && claims_of(pod).any(|used| used == name)
     })
 }
 

@@ -1,6 +1,10 @@
 //! The layers that know no Kubernetes words, in the shape in which the kubelet asks for them; the keys of the cluster
-//! in that in which controllers do.
+//! and the directories of volumes in that in which controllers do.
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -11,9 +15,12 @@ use crate::apiserver::ApiServer;
 use crate::apiserver::auth::tokens::Bound;
 use crate::apiserver::pki::Pki;
 use crate::controllers::Authority;
+use crate::controllers::volumes::Storage;
 use crate::image::{Credential, Image, Images, Silent};
 use crate::kubelet::context::{Addresses, ImageSource};
 use crate::network::{Attachment, PodNetwork};
+use crate::sys::path::Root;
+use crate::sys::removal;
 
 /// The keys of the cluster, for controllers that hand out what is signed with them.
 pub(super) struct Keys {
@@ -35,6 +42,52 @@ impl Authority for Keys {
         now: Timestamp,
     ) -> Result<String, String> {
         self.pki.sign_request(request, usages, lifetime, now)
+    }
+}
+
+/// The directories of the volumes that the cluster makes.
+pub(super) struct Volumes {
+    pub(super) directory: PathBuf,
+}
+
+impl Volumes {
+    /// The one name that leads from the directory to a volume's.
+    fn name<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        let mut inside = path.strip_prefix(&self.directory).ok()?.components();
+        match (inside.next(), inside.next()) {
+            (Some(Component::Normal(name)), None) => Some(Path::new(name)),
+            _ => None,
+        }
+    }
+
+    fn make_at(&self, path: &Path, name: &Path) -> io::Result<()> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Ok(());
+        }
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        // It appears with its permissions; no volume's name begins with a dot.
+        let new = format!(".{}", name.display());
+        Root::open(&self.directory)?.strict().mkdir_all(&new, 0o777)?;
+        fs::rename(self.directory.join(new), path)?;
+        // The object that names it outlives a loss of power, and so must the directory.
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl Storage for Volumes {
+    fn make(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.directory.join(name);
+        let Some(name) = self.name(&path) else { return Err(format!("{name:?} cannot be a directory")) };
+        self.make_at(&path, name).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(path)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), String> {
+        if self.name(path).is_none() {
+            let own = self.directory.display();
+            return Err(format!("{} is not the directory of a volume in {own}", path.display()));
+        }
+        removal::tree(path).map_err(|error| error.to_string())
     }
 }
 
@@ -68,5 +121,43 @@ impl Addresses for PodNetwork {
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
         async move { PodNetwork::detach(self, id).await.map_err(|error| error.to_string()) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn volumes_are_made_for_everybody_and_removed_only_where_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes { directory: dir.path().join("volumes") };
+        let path = volumes.make("pvc-1").unwrap();
+        assert_eq!(path, dir.path().join("volumes/pvc-1"));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o777);
+        fs::write(path.join("file"), "x").unwrap();
+        assert_eq!(volumes.make("pvc-1").unwrap(), path, "data stays");
+        assert!(path.join("file").exists());
+        for name in ["", "..", "a/b", "/etc"] {
+            assert!(volumes.make(name).is_err(), "{name}");
+        }
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        for wrong in [
+            outside.clone(),
+            volumes.directory.clone(),
+            volumes.directory.join("../outside"),
+            path.join("file"),
+        ] {
+            assert!(volumes.remove(&wrong).is_err(), "{}", wrong.display());
+        }
+        std::os::unix::fs::symlink(&outside, volumes.directory.join("link")).unwrap();
+        volumes.remove(&volumes.directory.join("link")).unwrap();
+        assert!(outside.is_dir());
+        volumes.remove(&path).unwrap();
+        volumes.remove(&path).unwrap();
+        assert!(!path.exists());
     }
 }

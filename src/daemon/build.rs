@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::Keys;
+use super::adapters::{Keys, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
@@ -198,6 +198,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             ca_pem: tls.pki.ca_pem().to_owned(),
             dns_service: ranges.dns(),
             dns_server: (gateway, DNS_PORT),
+            storage: Arc::new(Volumes { directory: places.volumes() }),
             node,
         },
     );
@@ -266,7 +267,7 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
     let (Some(policy), Some(log)) = (&cluster.audit_policy_file, &cluster.audit_log_file) else {
         return Ok(None);
     };
-    Audit::open(policy, log).map(Some).tried("cannot keep an audit log")
+    Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
 }
 
 /// TLS settings with the authority beside them.

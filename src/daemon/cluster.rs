@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::places::{DEFAULT_DATA_DIR, Places};
 use super::settings::{Error, Settings, check_profile};
+use crate::apiserver::audit;
 use crate::image::{self, LayersInUse};
 use crate::runtime::supervisor;
 
@@ -41,6 +42,15 @@ pub struct Cluster {
     /// Where they are recorded.
     #[serde(default)]
     pub audit_log_file: Option<PathBuf>,
+    /// Megabytes after which that file is put aside.
+    #[serde(default)]
+    pub audit_log_maxsize: Option<u32>,
+    /// How many such files are kept.
+    #[serde(default)]
+    pub audit_log_maxbackup: Option<u32>,
+    /// For how many days.
+    #[serde(default)]
+    pub audit_log_maxage: Option<u32>,
     /// Docker's configuration of the user who started the cluster, for its credentials.
     pub docker_config: Option<PathBuf>,
 }
@@ -82,6 +92,19 @@ impl Cluster {
             share_process_namespace: Some(self.share_process_namespace),
             audit_policy_file: self.audit_policy_file,
             audit_log_file: self.audit_log_file,
+            audit_log_maxsize: self.audit_log_maxsize,
+            audit_log_maxbackup: self.audit_log_maxbackup,
+            audit_log_maxage: self.audit_log_maxage,
+        }
+    }
+
+    /// How much of the audit log is kept.
+    pub fn audit_log_limits(&self) -> audit::Limits {
+        let usual = audit::Limits::default();
+        audit::Limits {
+            max_size: self.audit_log_maxsize.unwrap_or(usual.max_size),
+            max_backups: self.audit_log_maxbackup.unwrap_or(usual.max_backups),
+            max_age: self.audit_log_maxage.unwrap_or(usual.max_age),
         }
     }
 

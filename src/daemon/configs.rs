@@ -114,6 +114,7 @@ pub fn kubelet(
         memory: places.run().join("pods"),
         logs: PathBuf::from(POD_LOGS),
         container_logs: PathBuf::from(CONTAINER_LOGS),
+        manifests: places.manifests(),
         seccomp: places.data().join("seccomp"),
         capacity: machine.capacity,
         share_processes: cluster.share_process_namespace,

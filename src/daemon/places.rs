@@ -69,9 +69,19 @@ impl Places {
         self.data_dir.join("images")
     }
 
+    /// The data of the volumes that the cluster makes for claims: a directory for each, named like the volume.
+    pub fn volumes(&self) -> PathBuf {
+        self.data().join("volumes")
+    }
+
     /// The settings of the cluster.
     pub fn settings(&self) -> PathBuf {
         self.data().join("config.json")
+    }
+
+    /// The manifests of static pods: what lies here runs, whatever the API says.
+    pub fn manifests(&self) -> PathBuf {
+        self.data().join("manifests")
     }
 
     /// What the daemon says.

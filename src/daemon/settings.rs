@@ -36,6 +36,12 @@ pub struct Settings {
     pub audit_policy_file: Option<PathBuf>,
     /// Where they are recorded; an empty path is nowhere.
     pub audit_log_file: Option<PathBuf>,
+    /// Megabytes after which that file is put aside; 0 is never.
+    pub audit_log_maxsize: Option<u32>,
+    /// How many such files are kept; 0 is all.
+    pub audit_log_maxbackup: Option<u32>,
+    /// For how many days; 0 is for ever.
+    pub audit_log_maxage: Option<u32>,
 }
 
 /// Why settings cannot be used.
@@ -113,6 +119,9 @@ impl Settings {
             share_process_namespace: self.share_process_namespace.or(below.share_process_namespace),
             audit_policy_file: self.audit_policy_file.or(below.audit_policy_file),
             audit_log_file: self.audit_log_file.or(below.audit_log_file),
+            audit_log_maxsize: self.audit_log_maxsize.or(below.audit_log_maxsize),
+            audit_log_maxbackup: self.audit_log_maxbackup.or(below.audit_log_maxbackup),
+            audit_log_maxage: self.audit_log_maxage.or(below.audit_log_maxage),
         }
     }
 }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 
+use super::handlers::get::Getter;
+use super::pod::ephemeral;
 use super::references::Watches;
 use super::resources::NodeCapacity;
+use super::statics::Statics;
 use super::volumes::PodDirs;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
@@ -35,6 +38,8 @@ pub struct Config {
     pub logs: PathBuf,
     /// `/var/log/containers`.
     pub container_logs: PathBuf,
+    /// Where manifests of static pods are looked up.
+    pub manifests: PathBuf,
     /// Where seccomp profiles of pods are looked up.
     pub seccomp: PathBuf,
     /// What the node has.
@@ -83,6 +88,10 @@ pub struct Context<R> {
     pub watches: Watches,
     /// Events.
     pub recorder: Recorder,
+    /// Pods by manifests of this host.
+    pub statics: Statics,
+    /// For probes and hooks.
+    pub http: Getter,
 }
 
 impl<R> Context<R> {
@@ -115,7 +124,11 @@ fn about(pod: &Pod, container: Option<&str>) -> ObjectReference {
     let mut about = reference(pod);
     about.field_path = container.map(|name| {
         let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten()).any(|c| c.name == name);
-        let list = if init { "initContainers" } else { "containers" };
+        let list = match init {
+            true => "initContainers",
+            false if ephemeral(pod).any(|c| c.name == name) => "ephemeralContainers",
+            false => "containers",
+        };
         format!("spec.{list}{{{name}}}")
     });
     about

@@ -16,6 +16,28 @@ pub fn hostname(pod: &Pod) -> String {
     short.trim_end_matches(['-', '.']).to_owned()
 }
 
+/// The longest name that the kernel takes for a host, in bytes.
+const KERNEL_MAX: usize = 64;
+
+/// The name of the pod's host as the kernel is told, which may be asked to be the full one.
+pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
+    let name = hostname(pod);
+    let spec = pod.spec.as_ref();
+    let full = spec.is_some_and(|s| s.set_hostname_as_fqdn == Some(true));
+    let Some(subdomain) = spec.and_then(|s| s.subdomain.as_deref()).filter(|s| full && !s.is_empty()) else {
+        return Ok(name);
+    };
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let full = format!("{name}.{subdomain}.{namespace}.svc.{cluster_domain}");
+    match full.len() {
+        length if length > KERNEL_MAX => Err(format!(
+            "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {full} is too long \
+             ({KERNEL_MAX} characters is the max, {length} characters requested)"
+        )),
+        _ => Ok(full),
+    }
+}
+
 /// `/etc/hosts` of a pod with an address of its own.
 pub fn etc_hosts(pod: &Pod, address: &str, cluster_domain: &str) -> String {
     let spec = pod.spec.as_ref();
@@ -188,6 +210,17 @@ mod tests {
     fn host() -> HostResolver {
         let own = Resolver::parse("# x\nsearch corp.example\nnameserver 192.0.2.1\noptions edns0\n");
         HostResolver { own, ..HostResolver::default() }
+    }
+
+    #[test]
+    fn the_kernel_is_told_the_full_name_when_asked() {
+        let told = |spec: Value| kernel_name(&pod(spec), "cluster.local");
+        assert_eq!(told(json!({"subdomain": "team"})).unwrap(), "www");
+        assert_eq!(told(json!({"setHostnameAsFQDN": true})).unwrap(), "www");
+        let full = json!({"setHostnameAsFQDN": true, "subdomain": "team"});
+        assert_eq!(told(full).unwrap(), "www.team.shop.svc.cluster.local");
+        let long = json!({"setHostnameAsFQDN": true, "subdomain": "t".repeat(40)});
+        assert!(told(long).unwrap_err().ends_with("(64 characters is the max, 67 characters requested)"));
     }
 
     #[test]

@@ -25,9 +25,9 @@ const FALLBACK_LINES: usize = 80;
 pub async fn last_words<R>(context: &Context<R>, pod: &Pod, ended: &ObservedContainer) -> String {
     let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
     let file = dirs.disk.join("containers").join(&ended.name).join(ended.attempt.to_string());
-    let policy = container(pod, &ended.name).and_then(|c| c.termination_message_policy.as_deref());
+    let policy = container(pod, &ended.name).and_then(|c| c.termination_message_policy.clone());
     let failed = !matches!(ended.state, ContainerState::Exited { exit: Some(Exit::Code(0)), .. });
-    let log = (failed && policy == Some("FallbackToLogsOnError"))
+    let log = (failed && policy.as_deref() == Some("FallbackToLogsOnError"))
         .then(|| context.log_file(pod, &ended.name, ended.attempt));
     let read = move || {
         let words = end_of(&file, MESSAGE_MAX).unwrap_or_default();

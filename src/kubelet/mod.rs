@@ -15,6 +15,9 @@ pub mod plan;
 pub mod pod;
 pub mod status;
 
+pub mod handlers;
+pub mod probes;
+
 pub mod container;
 pub mod downward;
 pub mod env;
@@ -24,6 +27,9 @@ pub mod pull;
 pub mod resources;
 pub mod start;
 pub mod volumes;
+
+pub mod directory;
+pub mod statics;
 
 pub mod logs;
 pub mod node;
@@ -41,9 +47,11 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::{Id, JoinSet};
 
 use self::context::{Addresses, Config, Context, ImageSource};
+use self::handlers::get::Getter;
 use self::observed::label;
 use self::references::Watches;
 use self::server::Server;
+use self::statics::Statics;
 use self::worker::{Desired, Worker};
 use crate::api::request::ListOptions;
 use crate::client::Client;
@@ -109,8 +117,19 @@ impl<R: Runtime> Kubelet<R> {
         tasks.spawn(feed_pods);
         tasks.spawn(node::heartbeat(client.clone(), config.node.clone()));
         let watches = Watches::new(client.clone());
-        let context =
-            Arc::new(Context { config, client, runtime, images, network, services, watches, recorder });
+        let (statics, http) = (Statics::default(), Getter::default());
+        let context = Arc::new(Context {
+            config,
+            client,
+            runtime,
+            images,
+            network,
+            services,
+            watches,
+            recorder,
+            statics,
+            http,
+        });
         Kubelet { context, pods, tasks, machine, pod_cidr }
     }
 
@@ -128,7 +147,10 @@ impl<R: Runtime> Kubelet<R> {
         let mut runtime_changes = self.context.runtime.changes();
         self.pods.synced().await;
         self.context.services.synced().await;
+        let follow_manifests =
+            self.context.statics.clone().follow(self.context.clone(), self.pods.clone()).await;
         self.remove_orphans().await;
+        self.tasks.spawn(follow_manifests);
         let mut workers: HashMap<String, Handle> = HashMap::new();
         let mut running: JoinSet<String> = JoinSet::new();
         let mut pods = self.pods.subscribe();
@@ -156,6 +178,7 @@ impl<R: Runtime> Kubelet<R> {
                 Some(ended) = running.join_next() => match ended {
                     Ok(uid) => {
                         workers.remove(&uid);
+                        self.context.statics.ended(&uid);
                     }
                     Err(error) => {
                         tracing::error!(%error, "a pod's worker failed");
@@ -177,10 +200,11 @@ impl<R: Runtime> Kubelet<R> {
 
     /// Tells the workers of a key what is wanted now; a new pod gets a worker.
     fn direct(&self, key: &Key, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
-        let present = self.pods.get(key);
+        let present = self.pods.get(key).and_then(|pod| self.context.statics.as_run(pod));
         let present_uid = present.as_ref().and_then(|pod| pod.metadata.uid.clone());
         for (uid, handle) in workers.iter().filter(|(_, handle)| &handle.key == key) {
-            if Some(uid) != present_uid.as_ref() {
+            // A static pod is there as long as its manifest is.
+            if Some(uid) != present_uid.as_ref() && !self.context.statics.keeps(uid) {
                 handle.desired.send_modify(|desired| {
                     if let Desired::Pod(pod) = desired {
                         *desired = Desired::Gone(pod.clone());
@@ -197,6 +221,7 @@ impl<R: Runtime> Kubelet<R> {
         let changed = Arc::new(Notify::new());
         let worker = self.worker(&uid, wanted, &changed);
         let task = spawn(running, worker, &uid, Duration::ZERO);
+        self.context.statics.began(&uid, key);
         workers.insert(uid, Handle { key: key.clone(), desired, changed, task });
     }
 
@@ -213,7 +238,8 @@ impl<R: Runtime> Kubelet<R> {
                 return;
             }
         };
-        let known: Vec<String> = self.pods.list().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let pods = self.pods.list().into_iter().filter_map(|pod| self.context.statics.as_run(pod));
+        let known: Vec<String> = pods.filter_map(|pod| pod.metadata.uid.clone()).collect();
         for sandbox in observed.sandboxes {
             let uid = sandbox.labels.get(label::UID).cloned().unwrap_or_default();
             if known.contains(&uid) {
@@ -322,6 +348,7 @@ mod tests {
             memory: at("memory"),
             logs: at("logs"),
             container_logs: at("links"),
+            manifests: at("manifests"),
             seccomp: at("seccomp"),
             capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
             share_processes: false,

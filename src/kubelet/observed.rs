@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{Container, ContainerState as ApiState, ContainerStatus, Pod};
 
+use super::probes::Kind;
 use crate::runtime::{ContainerState, Labels, Observed};
 use crate::stdio::Exit;
 
@@ -30,6 +31,8 @@ pub mod label {
     pub const IMAGE_ID: &str = "image-id";
     /// The signal that asks the process to end.
     pub const STOP_SIGNAL: &str = "stop-signal";
+    /// As whom the process was started: `UID:GID:GROUP,GROUP`.
+    pub const USER: &str = "user";
 }
 
 /// A pod as the runtime holds it.
@@ -75,10 +78,75 @@ pub struct ObservedContainer {
     pub image_id: String,
     /// What asks it to end.
     pub stop_signal: i32,
+    /// As whom it was started.
+    pub user: Option<StartedAs>,
     /// Why its process could not be started; it has ended then without having run.
     pub start_error: Option<String>,
+    /// How it is while it runs.
+    pub health: Health,
     /// Running or not.
     pub state: ContainerState,
+}
+
+/// As whom a container's first process was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartedAs {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    pub groups: Vec<u32>,
+}
+
+impl StartedAs {
+    fn parse(text: &str) -> Option<StartedAs> {
+        let mut parts = text.splitn(3, ':');
+        let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let groups = parts.next()?.split(',').filter(|group| !group.is_empty());
+        Some(StartedAs { uid, gid, groups: groups.map(str::parse).collect::<Result<_, _>>().ok()? })
+    }
+
+    /// As [`label::USER`] has it.
+    pub fn text(&self) -> String {
+        let groups: Vec<String> = self.groups.iter().map(ToString::to_string).collect();
+        format!("{}:{}:{}", self.uid, self.gid, groups.join(","))
+    }
+}
+
+/// How a running container is, by its hooks and probes; one that has none is well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Health {
+    /// Its postStart hook is behind it.
+    pub hooked: bool,
+    /// Its startup probe has succeeded.
+    pub started: bool,
+    /// Its readiness probe finds it ready.
+    pub ready: bool,
+    /// Why it must end.
+    pub ailment: Option<Ailment>,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health { hooked: true, started: true, ready: true, ailment: None }
+    }
+}
+
+impl Health {
+    /// Whether the container is up, so that what comes after it may start.
+    pub fn is_up(&self) -> bool {
+        self.hooked && self.started
+    }
+}
+
+/// What is wrong with a running container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ailment {
+    /// This probe has failed too often.
+    Probe(Kind),
+    /// Its postStart hook has failed.
+    PostStart,
 }
 
 fn number(labels: &Labels, key: &str) -> u32 {
@@ -100,9 +168,16 @@ impl ObservedContainer {
             image: text(labels, label::IMAGE),
             image_id: text(labels, label::IMAGE_ID),
             stop_signal: text(labels, label::STOP_SIGNAL).parse().unwrap_or(TERM),
+            user: labels.get(label::USER).and_then(|text| StartedAs::parse(text)),
             start_error: None,
+            health: Health::default(),
             state,
         }
+    }
+
+    /// Its id as statuses show it.
+    pub fn full_id(&self) -> String {
+        format!("minik://{}", self.id)
     }
 
     /// One whose process could not be started: no runtime has it, yet it was an attempt that failed.
@@ -155,6 +230,8 @@ impl ObservedPod {
     }
 }
 
+/// The exit code that stands for an end that nobody saw.
+pub const UNSEEN: i32 = 137;
 /// `SIGTERM`.
 const TERM: i32 = 15;
 
@@ -172,17 +249,15 @@ pub enum History {
     Exited {
         /// Attempt number, from 0.
         attempt: u32,
-        /// Whether it succeeded.
-        success: bool,
+        /// With which code; what nobody saw is no success.
+        code: i32,
     },
     /// Only an earlier sandbox knew it: it ended then, or was lost with it.
     Before {
         /// Attempt number, from 0.
         attempt: u32,
-        /// Whether it is known to have ended with success.
-        success: bool,
-        /// Whether it is known to have ended at all.
-        ended: bool,
+        /// With which code it is known to have ended.
+        code: Option<i32>,
     },
 }
 
@@ -193,7 +268,7 @@ pub fn history(pod: &Pod, observed: &ObservedPod, name: &str) -> History {
         return match &container.state {
             ContainerState::Running { .. } => History::Running { attempt },
             ContainerState::Exited { exit, .. } => {
-                History::Exited { attempt, success: *exit == Some(Exit::Code(0)) }
+                History::Exited { attempt, code: exit.map_or(UNSEEN, Exit::shell_code) }
             }
         };
     }
@@ -201,11 +276,11 @@ pub fn history(pod: &Pod, observed: &ObservedPod, name: &str) -> History {
     let attempt = u32::try_from(status.restart_count).unwrap_or(0);
     let ended = |state: &Option<ApiState>| state.as_ref().and_then(|s| s.terminated.clone());
     if let Some(terminated) = ended(&status.state) {
-        History::Before { attempt, success: terminated.exit_code == 0, ended: true }
+        History::Before { attempt, code: Some(terminated.exit_code) }
     } else if status.container_id.is_some()
         || status.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
     {
-        History::Before { attempt, success: false, ended: false }
+        History::Before { attempt, code: None }
     } else {
         History::Never
     }
@@ -214,12 +289,28 @@ pub fn history(pod: &Pod, observed: &ObservedPod, name: &str) -> History {
 /// The status last written for the container of this name.
 pub fn written_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
-    let init = status.init_container_statuses.iter().flatten();
-    status.container_statuses.iter().flatten().chain(init).find(|s| s.name == name)
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+    lists.into_iter().flatten().flatten().find(|s| s.name == name)
 }
 
 /// A fingerprint of what makes a running container out of date when it changes: its image alone, as the
 /// API allows no other change of a container that matters to a running process.
 pub fn fingerprint(container: &Container) -> String {
     container.image.clone().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_container_runs_as_is_read_back() {
+        for (groups, text) in [(vec![], "1:2:"), (vec![3, 4], "1:2:3,4")] {
+            let user = StartedAs { uid: 1, gid: 2, groups };
+            assert_eq!(user.text(), text);
+            assert_eq!(StartedAs::parse(text), Some(user));
+        }
+        assert_eq!(StartedAs::parse("1"), None);
+    }
 }

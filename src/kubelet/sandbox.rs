@@ -19,6 +19,7 @@ pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut config = config(pod, &spec, attempt, context.config.share_processes);
     if spec.host_network != Some(true) {
+        config.hostname = Some(hosts::kernel_name(pod, &context.config.domain).map_err(fail)?);
         let attachment = context.network.attach(&uid).await.map_err(fail)?;
         config.labels.insert(label::ADDRESS.to_owned(), attachment.address.to_string());
         config.network = NetworkMode::Namespace(attachment.namespace);
@@ -69,32 +70,6 @@ pub fn rejection(pod: &Pod) -> Option<Waiting> {
     })
 }
 
-/// What a pod asks of the kubelet that this one does not do, as container and message (pure).
-pub fn unobserved(spec: &PodSpec) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        let lifecycle = container.lifecycle.as_ref();
-        let asked = [
-            ("startupProbe", container.startup_probe.is_some()),
-            ("readinessProbe", container.readiness_probe.is_some()),
-            ("livenessProbe", container.liveness_probe.is_some()),
-            ("lifecycle.postStart", lifecycle.is_some_and(|l| l.post_start.is_some())),
-            ("lifecycle.preStop", lifecycle.is_some_and(|l| l.pre_stop.is_some())),
-        ];
-        let fields: Vec<&str> =
-            asked.into_iter().filter(|(_, asked)| *asked).map(|(field, _)| field).collect();
-        if !fields.is_empty() {
-            let message = format!(
-                "Container {} asks for {}, which minik does not observe yet",
-                container.name,
-                fields.join(", ")
-            );
-            found.push((container.name.clone(), message));
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,21 +92,5 @@ mod tests {
             assert!(rejected.message.contains(name), "{rejected:?}");
         }
         assert_eq!(rejection(&pod(json!({"containers": []}))), None);
-    }
-
-    #[test]
-    fn what_is_not_observed_is_said() {
-        let probe = json!({"exec": {"command": ["true"]}});
-        let spec = pod(json!({"containers": [
-            {"name": "a", "livenessProbe": probe, "lifecycle": {"preStop": probe}}, {"name": "b"}]}));
-        let found = unobserved(&spec.spec.unwrap());
-        assert_eq!(
-            found,
-            [(
-                "a".to_owned(),
-                "Container a asks for livenessProbe, lifecycle.preStop, which minik does not observe yet"
-                    .to_owned()
-            )]
-        );
     }
 }

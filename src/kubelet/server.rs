@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use super::context::Context;
 use super::logs;
 use super::observed::{ObservedPod, label, written_status};
+use super::pod::ephemeral;
 use super::statistics::Sampler;
 use crate::api::node::{ContainerRef, ExecOptions, LogOptions, Node, NodeUsage, Page};
 use crate::api::status::Status;
@@ -31,7 +32,9 @@ impl<R: Runtime> Server<R> {
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Status> {
-        self.pods.get(&format!("{namespace}/{name}")).ok_or_else(|| Status::not_found("", "pods", name))
+        let pod = self.pods.get(&format!("{namespace}/{name}"));
+        pod.and_then(|pod| self.context.statics.as_run(pod))
+            .ok_or_else(|| Status::not_found("", "pods", name))
     }
 
     /// The pod and the name of the container that is meant.
@@ -161,7 +164,8 @@ fn choose(pod: &Pod, asked: &str) -> Result<String, Status> {
     let init: Vec<&str> =
         spec.iter().flat_map(|s| s.init_containers.iter().flatten()).map(|c| c.name.as_str()).collect();
     if !asked.is_empty() {
-        if names.contains(&asked) || init.contains(&asked) {
+        let is_ephemeral = || ephemeral(pod).any(|c| c.name == asked);
+        if names.contains(&asked) || init.contains(&asked) || is_ephemeral() {
             return Ok(asked.to_owned());
         }
         return Err(Status::bad_request(format!("container {asked} is not valid for pod {name}")));

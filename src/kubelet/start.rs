@@ -63,6 +63,7 @@ pub async fn container<R: Runtime>(
 ) -> Result<(), NotStarted> {
     let Start { name, attempt, pulled, sandbox, address } = start;
     let Some(container) = super::pod::container(pod, name) else { return Ok(()) };
+    let container = &*container;
     let image = match pulled {
         Some(pulled) => pulled?,
         None => pull::find(context, pod, container).await?.ok_or(NotStarted::NoImage)?,
@@ -207,7 +208,8 @@ async fn files<R>(
     let mut contents =
         vec![("hosts", "/etc/hosts", hosts_file), ("resolv.conf", "/etc/resolv.conf", resolver)];
     if address.is_some() {
-        contents.push(("hostname", "/etc/hostname", format!("{}\n", hosts::hostname(pod))));
+        let name = hosts::kernel_name(pod, &config.domain)?;
+        contents.push(("hostname", "/etc/hostname", format!("{name}\n")));
     }
     let name = container.name.clone();
     let log = context.log_file(pod, &name, attempt);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -65,11 +65,13 @@ pub struct SimExec {
     pub stderr: Vec<u8>,
     /// Then it ends.
     pub exit: Exit,
+    /// After so long.
+    pub takes: Duration,
 }
 
 impl Default for SimExec {
     fn default() -> SimExec {
-        SimExec { stdout: vec![], stderr: vec![], exit: Exit::Code(0) }
+        SimExec { stdout: vec![], stderr: vec![], exit: Exit::Code(0), takes: Duration::ZERO }
     }
 }
 
@@ -382,7 +384,7 @@ impl Runtime for SimRuntime {
 
     async fn exec(&self, config: &ExecConfig) -> Result<Session, Error> {
         let args = config.process.args.clone();
-        let SimExec { stdout, stderr, exit } = {
+        let SimExec { stdout, stderr, exit, takes } = {
             let mut state = self.lock();
             state.calls.push(SimCall::Exec(config.container.clone(), args.clone()));
             SimRuntime::running(&state, &config.container)?;
@@ -399,6 +401,9 @@ impl Runtime for SimRuntime {
         tokio::spawn(async move { tokio::io::copy(&mut stdin_end, &mut tokio::io::sink()).await });
         tokio::spawn(async move {
             let (mut stdout_end, mut stderr_end) = (stdout_end, stderr_end);
+            if !takes.is_zero() {
+                tokio::time::sleep(takes).await;
+            }
             // A session that is gone does not want to know.
             let _ = tokio::join!(stdout_end.write_all(&stdout), stderr_end.write_all(&stderr));
             let _ = sender.send(exit);

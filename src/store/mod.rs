@@ -54,7 +54,12 @@ impl Entry {
 
     /// The document parsed, at most once for all readers.
     pub fn json(&self) -> &Value {
-        self.parsed.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
+        self.parsed.get_or_init(|| self.parse())
+    }
+
+    /// The document parsed for a reader who keeps what it needs: nothing of it stays here.
+    pub fn parse(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
     }
 }
 

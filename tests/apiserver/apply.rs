@@ -387,4 +387,124 @@ async fn a_scale_is_managed_as_its_own_part() {
         "Apply failed with 1 conflict: conflict with \"autoscaler\" with subresource \"scale\" using apps/v1: \
          .spec.replicas"
     );
+    let scale = |replicas: i64| {
+        json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "one"},
+            "spec": {"replicas": replicas}})
+    };
+    let path = format!("{path}/scale");
+    f.apply(&path, "fieldManager=b", &scale(4)).await.expect(409);
+    f.apply(&path, "fieldManager=b", &deployment).await.expect(400);
+    let scaled = f.apply(&path, "fieldManager=b&force=true", &scale(4)).await.expect(200);
+    assert_eq!((&scaled["kind"], &scaled["spec"]), (&json!("Scale"), &json!({"replicas": 4})));
+    let object = f.get(path.trim_end_matches("/scale")).await.expect(200);
+    assert_eq!(managers(&object), ["a Apply", "b Apply scale"]);
+    assert_eq!(owned(&object, "b"), &json!({"f:spec": {"f:replicas": {}}}));
+    let again = f.apply(&path, "fieldManager=b", &scale(4)).await.expect(200);
+    assert_eq!(again["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
+}
+
+/// Numbers without a pattern, the same at every run (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn pick(&mut self, names: &[&'static str]) -> Vec<&'static str> {
+        names.iter().copied().filter(|_| self.below(2) == 0).collect()
+    }
+
+    /// A service that says some of what may be said of it, so that managers meet in all of its parts.
+    fn service(&mut self) -> Value {
+        let mut metadata = json!({"name": "web"});
+        for (part, names) in [("labels", ["a", "b", "c"]), ("annotations", ["a", "b", "c"])] {
+            let pairs = self.pick(&names).into_iter();
+            let pairs: serde_json::Map<String, Value> =
+                pairs.map(|name| (name.to_owned(), self.below(3).to_string().into())).collect();
+            if !pairs.is_empty() {
+                metadata[part] = Value::Object(pairs);
+            }
+        }
+        let finalizers = self.pick(&["e.com/a", "e.com/b"]);
+        if !finalizers.is_empty() {
+            metadata["finalizers"] = json!(finalizers);
+        }
+        let mut ports = vec![json!({"port": 80, "name": "http", "targetPort": 8000 + self.below(3)})];
+        for (name, port) in [("more", 81), ("most", 82)] {
+            if self.below(2) == 0 {
+                ports.push(json!({"port": port, "name": name}));
+            }
+        }
+        let mut service =
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": ports}});
+        if self.below(2) == 0 {
+            service["spec"]["selector"] = json!({"app": self.below(3).to_string()});
+        }
+        service
+    }
+}
+
+/// What of an applied value an object does not show: list items are told by their port, others by themselves.
+fn missing(applied: &Value, shown: &Value, path: &str) -> Vec<String> {
+    match (applied, shown) {
+        (Value::Object(fields), Value::Object(_)) => {
+            let inner =
+                |(name, value): (&String, &Value)| missing(value, &shown[name], &format!("{path}.{name}"));
+            fields.iter().flat_map(inner).collect()
+        }
+        (Value::Array(items), Value::Array(others)) => {
+            let like = |item: &Value, other: &&Value| match item.get("port") {
+                Some(port) => other["port"] == *port,
+                None => *other == item,
+            };
+            let inner = |item: &Value| match others.iter().find(|other| like(item, other)) {
+                Some(other) => missing(item, other, &format!("{path}[{item}]")),
+                None => vec![format!("{path}[{item}]")],
+            };
+            items.iter().flat_map(inner).collect()
+        }
+        _ if applied == shown => Vec::new(),
+        _ => vec![format!("{path}: {shown} is not {applied}")],
+    }
+}
+
+/// What holds whoever applies whatever.
+#[tokio::test]
+async fn whatever_is_applied_is_there_and_is_written_once() {
+    let f = Fixture::start().await;
+    let web = format!("{SERVICES}/web");
+    let mut random = Random(11);
+    for round in 0..60 {
+        let manager = ["a", "b", "c"][random.below(3) as usize];
+        let config = random.service();
+        let query = format!("fieldManager={manager}&force=true");
+        let answer = f.apply(&web, &query, &config).await;
+        assert!(matches!(answer.code, 200 | 201), "{round} {manager} {config}: {}", answer.text());
+        let applied = answer.json();
+        assert_eq!(
+            missing(&config, &applied, ""),
+            Vec::<String>::new(),
+            "{round} {manager} {config}: {applied}"
+        );
+        assert_eq!(f.get(&web).await.expect(200), applied, "what is answered is what is kept");
+        let again = f.apply(&web, &query, &config).await.expect(200);
+        assert_eq!(again, applied, "{round} {manager} {config}: nothing is written twice");
+        // Nobody loses what he applied unless another takes it, and then it is still owned.
+        let owners = managers(&applied);
+        assert!(owners.contains(&format!("{manager} Apply")), "{round}: {owners:?}");
+        let owned_by_all: Vec<&Value> =
+            ["a", "b", "c"].iter().map(|manager| owned(&applied, manager)).collect();
+        for part in ["labels", "annotations"] {
+            for name in applied["metadata"][part].as_object().into_iter().flatten().map(|(name, _)| name) {
+                let field = format!("f:{name}");
+                let has = |set: &&Value| !set["f:metadata"][format!("f:{part}")][&field].is_null();
+                assert!(owned_by_all.iter().any(has), "{round}: nobody owns {part}.{name} of {applied}");
+            }
+        }
+    }
 }

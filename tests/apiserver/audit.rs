@@ -1,6 +1,6 @@
 //! The audit log.
 
-use minik::apiserver::audit::Audit;
+use minik::apiserver::audit::{Audit, Limits};
 use serde_json::{Value, json};
 
 use super::server::{Fixture, MAPS};
@@ -23,7 +23,7 @@ async fn requests_are_recorded_as_the_policy_wants() {
     let directory = tempfile::tempdir().unwrap();
     let (policy, log) = (directory.path().join("policy.yaml"), directory.path().join("audit.log"));
     std::fs::write(&policy, POLICY).unwrap();
-    let audit = Audit::open(&policy, &log).unwrap();
+    let audit = Audit::open(&policy, &log, Limits::default()).unwrap();
     let f = Fixture::start_recorded(audit.clone()).await;
     f.config("one").await;
     f.get("/readyz").await;

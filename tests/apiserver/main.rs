@@ -26,6 +26,7 @@ mod pod_security;
 mod policies;
 mod proxies;
 mod quotas;
+mod refusals;
 mod versions;
 mod watches;
 mod webhooks;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use minik::api::request::User;
 use minik::client::Client;
+use minik::controllers::kinds::Kinds;
 use minik::controllers::resource_quota;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
@@ -15,7 +16,9 @@ const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 
 fn count(f: &Fixture) -> AbortOnDropHandle<()> {
     let client = Client::new(f.api.clone(), User::component("system:serviceaccount:kube-system:quota"));
-    AbortOnDropHandle::new(tokio::spawn(resource_quota::run(client)))
+    let (kinds, feed) = Kinds::new(&client);
+    let both = async { tokio::join!(feed, resource_quota::run(client, kinds)) };
+    AbortOnDropHandle::new(tokio::spawn(async { drop(both.await) }))
 }
 
 /// A quota of which it is known that nothing is used.
@@ -92,6 +95,35 @@ async fn quotas_are_counted_when_they_come_and_when_something_goes() {
     until_used(&f, "q", json!({"configmaps": "1"})).await;
     f.config("c").await;
     until_used(&f, "q", json!({"configmaps": "2"})).await;
+}
+
+#[tokio::test]
+async fn objects_of_custom_kinds_are_counted() {
+    let f = Fixture::start().await;
+    let _counting = count(&f);
+    f.post(QUOTAS, json!({"metadata": {"name": "q"}, "spec": {"hard": {"count/widgets.e.com": "2"}}}))
+        .await
+        .expect(201);
+    let schema = json!({"openAPIV3Schema": {"type": "object"}});
+    let definition = json!({"metadata": {"name": "widgets.e.com"}, "spec": {"group": "e.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}]}});
+    f.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await.expect(201);
+    until_used(&f, "q", json!({"count/widgets.e.com": "0"})).await;
+    let widgets = "/apis/e.com/v1/namespaces/default/widgets";
+    let widget = |name: &str| json!({"apiVersion": "e.com/v1", "kind": "Widget", "metadata": {"name": name}});
+    for name in ["a", "b"] {
+        f.post(widgets, widget(name)).await.expect(201);
+    }
+    let refused = f.post(widgets, widget("c")).await.expect(403);
+    assert_eq!(
+        refused["message"],
+        "widgets.e.com \"c\" is forbidden: exceeded quota: q, requested: count/widgets.e.com=1, used: \
+         count/widgets.e.com=2, limited: count/widgets.e.com=2"
+    );
+    f.delete(&format!("{widgets}/a")).await.expect(200);
+    until_used(&f, "q", json!({"count/widgets.e.com": "1"})).await;
+    f.post(widgets, widget("c")).await.expect(201);
 }
 
 #[tokio::test]

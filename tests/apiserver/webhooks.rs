@@ -264,3 +264,28 @@ async fn webhooks_choose_what_they_are_about() {
     f.get(&format!("{PODS}/p")).await.expect(200);
     assert_eq!(hook.seen().len(), 2);
 }
+
+#[tokio::test]
+async fn other_versions_of_a_custom_kind_are_meant_as_well() {
+    let f = Fixture::start().await;
+    let version = |name: &str, storage: bool| {
+        let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        json!({"name": name, "served": true, "storage": storage, "schema": {"openAPIV3Schema": schema}})
+    };
+    let definition = json!({"metadata": {"name": "widgets.e.com"}, "spec": {"group": "e.com", "scope": "Namespaced",
+        "names": {"plural": "widgets", "kind": "Widget"}, "versions": [version("v1", true), version("v1beta1", false)]}});
+    f.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await.expect(201);
+    let hook = Hook::start(|_| Some(patch(json!([{"op": "add", "path": "/size", "value": 1}])))).await;
+    let rules = json!([{"operations": ["CREATE"], "apiGroups": ["e.com"], "apiVersions": ["v1"], "resources": ["widgets"]}]);
+    let exact = json!({"name": "exact.example.com", "rules": rules, "matchPolicy": "Exact"});
+    mutating(&f, json!([hook.webhook(json!({"rules": rules})), hook.webhook(exact)])).await;
+    let widget = json!({"apiVersion": "e.com/v1beta1", "kind": "Widget", "metadata": {"name": "a"}});
+    let made = f.post("/apis/e.com/v1beta1/namespaces/default/widgets", widget).await.expect(201);
+    assert_eq!((&made["apiVersion"], &made["size"]), (&json!("e.com/v1beta1"), &json!(1)));
+    let seen = hook.seen();
+    assert_eq!(seen.len(), 1);
+    for (field, version) in [("kind", "v1"), ("requestKind", "v1beta1")] {
+        assert_eq!(seen[0][field], json!({"group": "e.com", "version": version, "kind": "Widget"}));
+    }
+    assert_eq!(seen[0]["object"]["apiVersion"], "e.com/v1");
+}

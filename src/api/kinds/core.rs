@@ -35,7 +35,7 @@ pub(super) fn kinds() -> Vec<Kind> {
             .with_status(),
         V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims").short("pvc").with_status(),
         V1.cluster("PersistentVolume", "persistentvolumes").short("pv").with_status(),
-        // `ephemeralcontainers` and `resize` are not served, and no other path changes what they would.
+        // `resize` is not served, and no other path changes what it would.
         V1.namespaced("Pod", "pods")
             .short("po")
             .in_all()
@@ -47,6 +47,7 @@ pub(super) fn kinds() -> Vec<Kind> {
                 group_version: Some(("policy", "v1")),
                 verbs: &["create"],
             })
+            .with_own("ephemeralcontainers", "Pod", &["get", "patch", "update"])
             .with_own("exec", "PodExecOptions", &["create", "get"])
             .with_own("log", "Pod", &["get"])
             .with_own("portforward", "PodPortForwardOptions", &["create", "get"])

@@ -6,6 +6,7 @@ mod strategic;
 use json_patch::PatchOperation;
 use serde_json::Value;
 
+use super::go;
 use super::request::PatchKind;
 use super::schema::Schema;
 use super::status::Status;
@@ -29,13 +30,13 @@ pub fn apply(
     match kind {
         PatchKind::Json => json(object, body),
         PatchKind::Merge => {
-            must_be_object(body)?;
+            must_be_object(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
             let mut patched = object.clone();
             json_patch::merge(&mut patched, body);
             Ok(patched)
         }
         PatchKind::Strategic => {
-            must_be_object(body)?;
+            must_be_object(body).map_err(Status::bad_request)?;
             strategic::merge(schema, object, body).map_err(|e| e.status())
         }
         PatchKind::Apply => {
@@ -44,23 +45,41 @@ pub fn apply(
     }
 }
 
-fn must_be_object(body: &Value) -> Result<(), Status> {
-    let given = match body {
-        Value::Object(_) => return Ok(()),
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Number(_) => "number",
-        Value::Bool(_) => "bool",
-        Value::Null => "null",
+fn must_be_object(body: &Value) -> Result<(), String> {
+    match body {
+        Value::Object(_) => Ok(()),
+        other => Err(no_fit(other, "Go value of type map[string]interface {}")),
+    }
+}
+
+/// What Go's decoder says of a value of another type than it wants.
+fn no_fit(value: &Value, wanted: &str) -> String {
+    format!("json: cannot unmarshal {} into {wanted}", go::given(value))
+}
+
+/// What is wrong with the types of a JSON patch, before anybody asks what its operations mean.
+fn misfit(body: &Value) -> Option<String> {
+    let Some(operations) = body.as_array() else {
+        return Some(no_fit(body, "Go value of type []handlers.jsonPatchOp"));
     };
-    Err(Status::bad_request(format!(
-        "error decoding patch: json: cannot unmarshal {given} into Go value of type map[string]interface {{}}"
-    )))
+    operations.iter().find_map(|operation| {
+        let Some(fields) = operation.as_object() else {
+            return Some(no_fit(operation, "Go value of type handlers.jsonPatchOp"));
+        };
+        let wrong = ["op", "path", "from"]
+            .into_iter()
+            .find(|name| fields.get(*name).is_some_and(|value| !value.is_string() && !value.is_null()))?;
+        Some(no_fit(&fields[wrong], &format!("Go struct field jsonPatchOp.{wrong} of type string")))
+    })
 }
 
 fn json(object: &Value, body: &Value) -> Result<Value, Status> {
-    let operations: json_patch::Patch = serde_json::from_value(body.clone())
-        .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+    if let Some(misfit) = misfit(body) {
+        return Err(Status::bad_request(format!("error decoding patch: {misfit}")));
+    }
+    // An operation that is none is found when it is to be carried out.
+    let operations: json_patch::Patch =
+        serde_json::from_value(body.clone()).map_err(|_| Status::unprocessable())?;
     if operations.0.len() > MAX_OPERATIONS {
         return Err(Status::too_large(format!(
             "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
@@ -73,11 +92,11 @@ fn json(object: &Value, body: &Value) -> Result<Value, Status> {
         if let PatchOperation::Copy(copy) = operation {
             copied += patched.pointer(copy.from.as_str()).map_or(0, length);
             if copied > MAX_COPIED_BYTES {
-                return Err(unprocessable());
+                return Err(Status::unprocessable());
             }
         }
         let one = std::slice::from_ref(operation);
-        json_patch::patch(&mut patched, one).map_err(|_| unprocessable())?;
+        json_patch::patch(&mut patched, one).map_err(|_| Status::unprocessable())?;
     }
     Ok(patched)
 }
@@ -98,14 +117,6 @@ fn length(value: &Value) -> usize {
     // Counting does not fail.
     let _ = serde_json::to_writer(&mut count, value);
     count.0
-}
-
-/// A JSON patch that cannot be applied. Kubernetes tells no cause.
-fn unprocessable() -> Status {
-    let message = "the server rejected our request due to an error in our request";
-    let mut status = Status::failure(422, "Invalid", message);
-    status.details.get_or_insert_default();
-    status
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use base64::Engine;
 use serde_json::Value;
 
 use super::{Scalar, Schema, Shape};
-use crate::api::{complaints, meta, quantity};
+use crate::api::{complaints, go, meta, quantity};
 
 /// What was found while an object was read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -34,8 +34,18 @@ pub fn check(schema: Schema<'_>, object: &mut Value) -> Checked {
     reader.found
 }
 
+/// The same for an object that a strategic merge patch has made: Kubernetes converts it where it decodes others, and
+/// tells what does not fit in other words.
+pub fn check_converted(schema: Schema<'_>, object: &mut Value) -> Checked {
+    let mut reader = Reader { converts: true, ..Reader::default() };
+    reader.read(schema, object);
+    reader.found
+}
+
 #[derive(Default)]
 struct Reader {
+    /// Whether complaints are in the words of the converter (k8s.io/apimachinery `pkg/runtime/converter.go`).
+    converts: bool,
     found: Checked,
     /// The path with indexes, for messages on unknown fields: `spec`, `containers[0]`.
     path: Vec<Segment>,
@@ -44,6 +54,8 @@ struct Reader {
 }
 
 enum Segment {
+    Field(String),
+    /// A key of a map, which Go's decoder does not tell.
     Key(String),
     Index(usize),
 }
@@ -54,7 +66,7 @@ impl Reader {
             (Shape::Struct, Value::Object(map)) => {
                 let outer = std::mem::replace(&mut self.owner, type_name(schema.name()));
                 map.retain(|key, value| {
-                    self.path.push(Segment::Key(key.clone()));
+                    self.path.push(Segment::Field(key.clone()));
                     let kept = match schema.field(key) {
                         None => {
                             if self.found.unknown.len() < complaints::MOST {
@@ -91,10 +103,7 @@ impl Reader {
             }
             (Shape::Scalar(scalar), value) => self.scalar(schema, scalar, value),
             (Shape::Any, _) => {}
-            (_, other) => {
-                let given = given(other);
-                self.mismatch(&given, schema);
-            }
+            (_, other) => self.mismatch(other, schema),
         }
     }
 
@@ -123,7 +132,7 @@ impl Reader {
                 let narrow = schema.format() == "int32" || scalar == Scalar::IntOrString;
                 let fits = n.as_i64().is_some_and(|n| !narrow || i32::try_from(n).is_ok());
                 if !fits {
-                    self.mismatch(&format!("number {n}"), schema);
+                    self.mismatch(value, schema);
                 }
             }
             (Scalar::Quantity, Value::String(_) | Value::Number(_)) => {
@@ -154,10 +163,7 @@ impl Reader {
                     self.wrong(|_| format!("illegal base64 data at input byte {at}"));
                 }
             }
-            (_, other) => {
-                let given = given(other);
-                self.mismatch(&given, schema);
-            }
+            (_, other) => self.mismatch(other, schema),
         }
     }
 
@@ -169,8 +175,13 @@ impl Reader {
         }
     }
 
-    fn mismatch(&mut self, given: &str, schema: Schema<'_>) {
-        let wanted = go_type(schema);
+    fn mismatch(&mut self, value: &Value, schema: Schema<'_>) {
+        if self.converts
+            && let Some(said) = unconvertible(value, schema)
+        {
+            return self.wrong(|_| said);
+        }
+        let (given, wanted) = (given(value, schema), go_type(schema));
         self.wrong(|reader| {
             let at = if reader.owner.is_empty() {
                 "Go value".to_owned()
@@ -184,9 +195,10 @@ impl Reader {
     fn shown(&self, indexes: bool) -> String {
         complaints::path(|text| {
             self.path.iter().try_for_each(|segment| match segment {
-                Segment::Key(key) => text.field(key),
+                Segment::Field(key) => text.field(key),
+                Segment::Key(key) if indexes => text.field(key),
                 Segment::Index(i) if indexes => text.item(*i),
-                Segment::Index(_) => Ok(()),
+                Segment::Key(_) | Segment::Index(_) => Ok(()),
             })
         })
     }
@@ -211,16 +223,35 @@ fn not_base64(text: &str) -> Option<usize> {
     }
 }
 
-fn given(value: &Value) -> String {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
+/// What Go's decoder calls a value that does not fit: a number that is only too large or too exact is told itself.
+fn given(value: &Value, wanted: Schema<'_>) -> String {
+    match (value, wanted.shape()) {
+        (Value::Number(n), Shape::Scalar(Scalar::Integer | Scalar::IntOrString)) => format!("number {n}"),
+        _ => go::given(value).to_owned(),
     }
-    .to_owned()
+}
+
+/// What the converter says of a value that does not fit; `None` for types that decode themselves.
+fn unconvertible(value: &Value, wanted: Schema<'_>) -> Option<String> {
+    let kind = match value {
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        other => go::type_of(other),
+    };
+    let simple = |of: &str| match (value, of) {
+        (Value::Number(_), "string") => format!("cannot convert {kind} to {of}"),
+        (Value::Number(n), "int32" | "int64") if n.is_f64() => format!("cannot convert {kind} to {of}"),
+        _ => format!("unrecognized type: {of}"),
+    };
+    match wanted.shape() {
+        Shape::Struct => Some(format!("cannot restore struct from: {kind}")),
+        Shape::Map => Some(format!("cannot restore map from {kind}")),
+        Shape::List => Some(format!("cannot restore slice from {kind}")),
+        Shape::Scalar(Scalar::String | Scalar::Boolean | Scalar::Integer | Scalar::Number) => {
+            Some(simple(&go_type(wanted)))
+        }
+        Shape::Scalar(_) | Shape::Any => None,
+    }
 }
 
 /// `Container` of `io.k8s.api.core.v1.Container`.

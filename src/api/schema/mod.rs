@@ -11,7 +11,8 @@ mod strict;
 
 use serde_json::Value;
 
-pub use self::check::{Checked, check};
+pub use self::check::{Checked, check, check_converted};
+pub use self::document::of_kind;
 pub use self::strict::strict_json;
 
 /// What a single value is.

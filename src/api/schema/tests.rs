@@ -149,7 +149,7 @@ fn wrong_types_are_told_in_the_decoders_words() {
         ),
         (
             json!({"metadata": {"labels": {"a": true}}}),
-            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels.a of type string",
+            "json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.labels of type string",
         ),
         (
             container(json!({"resources": {"limits": {"cpu": "x"}}})),

@@ -39,12 +39,15 @@ enum Test {
 
 impl Requirement {
     fn new(key: String, test: Test) -> Result<Requirement, String> {
-        if let Some(wrong) = names::qualified_name(&key).first() {
-            return Err(format!("key: Invalid value: {key:?}: {wrong}"));
+        let wrong = names::qualified_name(&key);
+        if !wrong.is_empty() {
+            return Err(format!("key: Invalid value: {key:?}: {}", wrong.join("; ")));
         }
         if let Test::In(values) | Test::NotIn(values) = &test {
             for (i, value) in values.iter().enumerate() {
-                if let Some(wrong) = names::label_value(value).first() {
+                let wrong = names::label_value(value);
+                if !wrong.is_empty() {
+                    let wrong = wrong.join("; ");
                     return Err(format!("values[{i}][{key}]: Invalid value: {value:?}: {wrong}"));
                 }
             }
@@ -172,8 +175,10 @@ fn requirement(parser: &mut Parser) -> Result<Requirement, String> {
     let Token::Word(key) = token else {
         return Err(format!("found '{token}', expected: identifier"));
     };
-    if let Some(wrong) = names::qualified_name(&key).first() {
-        return Err(format!("key: Invalid value: {key:?}: {wrong}"));
+    let wrong = names::qualified_name(&key);
+    if !wrong.is_empty() {
+        // Kubernetes has no path for a key in a selector's text, and says so.
+        return Err(format!("<nil>: Invalid value: {key:?}: {}", wrong.join("; ")));
     }
     if absent {
         return Requirement::new(key, Test::Absent);
@@ -184,8 +189,8 @@ fn requirement(parser: &mut Parser) -> Result<Requirement, String> {
     let test = match parser.next() {
         Token::Equals => Test::In(vec![value(parser)?]),
         Token::NotEquals => Test::NotIn(vec![value(parser)?]),
-        Token::Greater => Test::Greater(integer(&key, parser)?),
-        Token::Less => Test::Less(integer(&key, parser)?),
+        Token::Greater => Test::Greater(integer(parser)?),
+        Token::Less => Test::Less(integer(parser)?),
         Token::Word(word) if word == "in" => Test::In(values(parser)?),
         Token::Word(word) if word == "notin" => Test::NotIn(values(parser)?),
         other => return Err(format!("found '{other}', expected: in, notin, =, ==, !=, gt, lt")),
@@ -205,10 +210,10 @@ fn value(parser: &mut Parser) -> Result<String, String> {
     }
 }
 
-fn integer(key: &str, parser: &mut Parser) -> Result<i64, String> {
+fn integer(parser: &mut Parser) -> Result<i64, String> {
     let text = value(parser)?;
     text.parse().map_err(|_| {
-        format!("values[0][{key}]: Invalid value: {text:?}: for 'Gt', 'Lt' operators, the value must be an integer")
+        format!("values[0]: Invalid value: {text:?}: for 'Gt', 'Lt' operators, the value must be an integer")
     })
 }
 
@@ -220,15 +225,22 @@ fn values(parser: &mut Parser) -> Result<Vec<String>, String> {
     }
     let mut all = Vec::new();
     let mut current = None;
+    let mut wanted = "',', ')' or identifier";
     loop {
         match parser.next() {
-            Token::Word(word) if current.is_none() => current = Some(word),
-            Token::Comma => all.push(current.take().unwrap_or_default()),
+            Token::Word(word) if current.is_none() => {
+                current = Some(word);
+                wanted = "',' or ')'";
+            }
+            Token::Comma => {
+                all.push(current.take().unwrap_or_default());
+                wanted = "',', or identifier";
+            }
             Token::Close => {
                 all.push(current.take().unwrap_or_default());
                 return Ok(all);
             }
-            other => return Err(format!("found '{other}', expected: ',', or ')'")),
+            other => return Err(format!("found '{other}', expected: {wanted}")),
         }
     }
 }

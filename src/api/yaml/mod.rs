@@ -15,12 +15,17 @@ use super::{duplicates, kinds, schema};
 
 /// Reads one document; the error is in kubectl's words and names the line.
 pub fn to_json(bytes: &[u8]) -> Result<Value, String> {
-    let document = Yaml::deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| problem(&e))?;
-    converted(document)
+    let document = Yaml::deserialize(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| problem(&e));
+    document.and_then(converted).map_err(|e| in_kubectl(&e))
+}
+
+/// A complaint as kubectl tells it.
+fn in_kubectl(complaint: &str) -> String {
+    format!("error converting YAML to JSON: {complaint}")
 }
 
 /// Reads one document as [`to_json`] does, but for fields given twice: the last value counts, and each further one makes
-/// a message (`duplicate field "spec.x"`).
+/// a message (`duplicate field "spec.x"`). Complaints are the server's: without the head that kubectl adds.
 pub fn strict_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let (document, repeated) =
         duplicates::read(serde_yaml::Deserializer::from_slice(bytes)).map_err(|e| problem(&e))?;
@@ -40,8 +45,8 @@ pub fn documents(bytes: &[u8]) -> Result<Vec<Value>, String> {
     let mut all = Vec::new();
     for document in serde_yaml::Deserializer::from_slice(bytes) {
         // After an error the parser would go on for ever.
-        let document = Yaml::deserialize(document).map_err(|e| problem(&e))?;
-        match converted(document)? {
+        let document = Yaml::deserialize(document).map_err(|e| problem(&e)).and_then(converted);
+        match document.map_err(|e| in_kubectl(&e))? {
             Value::Null => {}
             value => all.push(value),
         }
@@ -54,9 +59,9 @@ fn problem(error: &serde_yaml::Error) -> String {
     match error.location() {
         Some(at) => {
             let text = text.split(" at line ").next().unwrap_or(&text);
-            format!("error converting YAML to JSON: yaml: line {}: {text}", at.line())
+            format!("yaml: line {}: {text}", at.line())
         }
-        None => format!("error converting YAML to JSON: yaml: {text}"),
+        None => format!("yaml: {text}"),
     }
 }
 
@@ -131,7 +136,7 @@ fn json(value: Yaml) -> Result<Value, String> {
             Value::Object(map)
         }
         Yaml::Tagged(tagged) => {
-            return Err(format!("error converting YAML to JSON: yaml: unknown tag {}", tagged.tag));
+            return Err(format!("yaml: unknown tag {}", tagged.tag));
         }
     })
 }
@@ -147,9 +152,7 @@ fn number(n: &serde_yaml::Number) -> Result<Number, String> {
     }
     match n.as_f64() {
         Some(f) if f.fract() == 0.0 && f.abs() < EXACT => Ok((f as i64).into()),
-        other => other
-            .and_then(Number::from_f64)
-            .ok_or_else(|| format!("error converting YAML to JSON: json: unsupported value: {n}")),
+        other => other.and_then(Number::from_f64).ok_or_else(|| format!("json: unsupported value: {n}")),
     }
 }
 
@@ -159,7 +162,7 @@ fn key_text(key: Yaml) -> Result<String, String> {
         Yaml::String(s) => Ok(s),
         Yaml::Number(n) => Ok(number(&n)?.to_string()),
         Yaml::Bool(b) => Ok(b.to_string()),
-        other => Err(format!("error converting YAML to JSON: yaml: unsupported map key: {other:?}")),
+        other => Err(format!("yaml: unsupported map key: {other:?}")),
     }
 }
 
@@ -222,7 +225,7 @@ mod tests {
             ["a: 1\nb: [x, 1.5, -1, true, ~]\n", "base: &b {x: 1}\nc:\n  <<: *b\n  y: 3\n", "", "a: .inf\n"]
         {
             assert_eq!(
-                strict_yaml(text.as_bytes()).map(|(value, _)| value),
+                strict_yaml(text.as_bytes()).map(|(value, _)| value).map_err(|e| in_kubectl(&e)),
                 to_json(text.as_bytes()),
                 "{text}"
             );

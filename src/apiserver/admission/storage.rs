@@ -9,12 +9,11 @@ use serde_json::{Value, json};
 
 use super::{Attributes, Operation};
 use crate::api::status::Status;
+use crate::api::volumes::IS_DEFAULT_CLASS;
 use crate::api::{meta, quota, resources};
 use crate::apiserver::registry::Registry;
 use crate::store::Entry;
 
-const IS_DEFAULT: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Taken away by the controller that knows whether a claim or a volume is in use.
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
@@ -26,7 +25,7 @@ pub fn set_default_class(registry: &Registry, claim: &mut Value) {
     if named || !claim["spec"].is_object() {
         return;
     }
-    if let Some(class) = newest_default(&registry.all("storageclasses/"), &IS_DEFAULT) {
+    if let Some(class) = newest_default(&registry.all("storageclasses/"), &IS_DEFAULT_CLASS) {
         claim["spec"]["storageClassName"] = json!(class);
     }
 }
@@ -109,13 +108,13 @@ mod tests {
         };
         let (old, new) = ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z");
         let classes = [
-            class("a", old, IS_DEFAULT[0]),
-            class("c", new, IS_DEFAULT[1]),
-            class("b", new, IS_DEFAULT[0]),
+            class("a", old, IS_DEFAULT_CLASS[0]),
+            class("c", new, IS_DEFAULT_CLASS[1]),
+            class("b", new, IS_DEFAULT_CLASS[0]),
             class("d", new, "other"),
         ];
-        assert_eq!(newest_default(&classes, &IS_DEFAULT).as_deref(), Some("b"));
-        assert_eq!(newest_default(&classes[3..], &IS_DEFAULT), None);
+        assert_eq!(newest_default(&classes, &IS_DEFAULT_CLASS).as_deref(), Some("b"));
+        assert_eq!(newest_default(&classes[3..], &IS_DEFAULT_CLASS), None);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The file of the audit log: lines are handed over and written by a thread of its own.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 
 use tokio::sync::oneshot;
+
+use super::rotation::{Limits, Rotated};
 
 /// Lines that wait for the disk; whoever comes then waits, too, so that none is lost.
 const QUEUE: usize = 16 * 1024;
@@ -21,9 +21,9 @@ enum Order {
 pub struct Log(SyncSender<Order>);
 
 impl Log {
-    /// Appends to this file, which only its owner may read when it is made.
-    pub fn open(path: &Path) -> io::Result<Log> {
-        let file = File::options().create(true).append(true).mode(0o600).open(path)?;
+    /// Appends to this file, which only its owner may read when it is made, and begins it anew when it is full.
+    pub fn open(path: &Path, limits: Limits) -> io::Result<Log> {
+        let file = Rotated::open(path, limits)?;
         let (sender, orders) = sync_channel(QUEUE);
         std::thread::Builder::new().name("audit log".into()).spawn(move || write(file, &orders))?;
         Ok(Log(sender))
@@ -45,13 +45,12 @@ impl Log {
     }
 }
 
-fn write(file: File, orders: &Receiver<Order>) {
-    let mut file = BufWriter::new(file);
+fn write(mut file: Rotated, orders: &Receiver<Order>) {
     let mut failing = false;
     let mut next = orders.recv().ok();
     while let Some(order) = next {
         let (done, written) = match order {
-            Order::Line(line) => (None, file.write_all(&line)),
+            Order::Line(line) => (None, file.line(&line)),
             Order::Flush(done) => (Some(done), file.flush()),
         };
         // When nothing waits, whoever reads the file sees all of it.
@@ -82,7 +81,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.log");
         for round in 0..2 {
-            let log = Log::open(&path).unwrap();
+            let log = Log::open(&path, Limits::default()).unwrap();
             for n in 0..1000 {
                 log.line(format!("{}", round * 1000 + n).into_bytes());
             }

@@ -22,6 +22,9 @@ use crate::api::request::{Target, User};
 
 mod log;
 mod policy;
+mod rotation;
+
+pub use self::rotation::Limits;
 
 /// The most of an answer that is recorded.
 const CAPTURED_BYTES: usize = 3 << 20;
@@ -56,13 +59,13 @@ pub struct Audit {
 
 impl Audit {
     /// Reads the policy and opens the log.
-    pub fn open(policy: &Path, log: &Path) -> Result<Audit, Error> {
+    pub fn open(policy: &Path, log: &Path, limits: Limits) -> Result<Audit, Error> {
         let shown = |path: &Path| path.display().to_string();
         let text =
             std::fs::read_to_string(policy).map_err(|source| Error::File { path: shown(policy), source })?;
         let parsed = Policy::parse(&text);
         let parsed = parsed.map_err(|message| Error::Policy { path: shown(policy), message })?;
-        let log = Log::open(log).map_err(|source| Error::File { path: shown(log), source })?;
+        let log = Log::open(log, limits).map_err(|source| Error::File { path: shown(log), source })?;
         Ok(Audit { policy: Arc::new(parsed), log })
     }
 

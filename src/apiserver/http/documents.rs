@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
 use super::query::Query;
-use super::{Server, form_of, health, metrics, not_allowed, respond};
+use super::{Server, form_of, health, metrics, respond};
 use crate::api::kinds::Kind;
 use crate::api::status::Status;
 use crate::api::version::{self, MAJOR, MINOR};
@@ -31,7 +31,7 @@ impl Server {
         query: &Query,
     ) -> Result<http::Response<Body>, Status> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(not_allowed());
+            return Err(Status::no_such_method());
         }
         let trimmed = path.trim_end_matches('/');
         if let Some(probe) = health::Probe::of(trimmed) {

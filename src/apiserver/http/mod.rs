@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
@@ -29,14 +28,14 @@ use super::{ApiServer, admission, aggregation, resource_metrics, reviews, stream
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::node::Node;
-use crate::api::request::{Action, PatchKind, Request, Target, User, WriteOptions};
-use crate::api::schema::protobuf;
+use crate::api::request::{Action, Request, Target, User};
 use crate::api::status::{FieldError, Status};
-use crate::api::{schema, yaml};
 
+mod action;
 mod documents;
 mod health;
 mod identity;
+mod methods;
 mod metrics;
 pub mod negotiate;
 mod open_api;
@@ -46,8 +45,6 @@ pub mod respond;
 mod serve;
 mod warnings;
 
-/// Kubernetes' limit for request bodies.
-const BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Answers from this size on are compressed for clients that accept it (as in k8s.io/apiserver).
 const GZIP_BYTES: usize = 128 * 1024;
 /// Subresources that are conversations with a node or with what runs on it.
@@ -56,8 +53,6 @@ const CONVERSATIONS: &[&str] = &["log", "exec", "attach", "portforward", PROXY];
 const STARTING: &[&str] = &["exec", "attach", "portforward"];
 /// Tells a request from all others.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
-/// A watch without a time of its own ends after this and up to as much again, so that watchers spread.
-const WATCH_SECONDS: u64 = 1800;
 
 /// What an API server has around it.
 pub struct Config {
@@ -152,14 +147,11 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let known = self.user(peer, request.headers()).and_then(|user| {
-            let route = parse::parse(request.method(), request.uri().path(), &query)?;
-            Ok((user, route))
-        });
-        let (user, route) = match known {
-            Ok(known) => known,
+        let user = match self.user(peer, request.headers()) {
+            Ok(user) => user,
             Err(status) => return ("", Err(status)),
         };
+        let route = parse::parse(request.method(), request.uri().path(), &query);
         let record = request.extensions().get::<Record>();
         if let Some(record) = record {
             record.identified(&user);
@@ -215,10 +207,13 @@ impl Server {
             Route::Resource(target, verb) => (target, verb),
         };
         match conversation_verbs(&target) {
-            Some(verbs) if verbs.contains(&verb.name()) || verb == Verb::Options => {
+            Some(verbs)
+                if verbs.contains(&verb.name())
+                    || (verb == Verb::Options && target.subresource.as_deref() == Some(PROXY)) =>
+            {
                 ("connect", self.converse(user, target, verb, request).await)
             }
-            Some(_) => (verb.name(), Err(not_allowed())),
+            Some(_) => (verb.name(), Err(Status::no_such_method())),
             None => (verb.name(), self.resource(user, target, verb, query, request).await),
         }
     }
@@ -285,17 +280,20 @@ impl Server {
             return self.usage(kind, &target, verb, query, request.headers()).await;
         }
         let kind = self.api.served().by_resource(&target.group, &target.version, &target.resource);
-        if kind.is_none() && reviews::find(&target).is_none() {
-            // Said before the body is read, which may be of a kind that is not known either.
-            return Err(Status::no_such_path());
-        }
+        // Said before the body is read, which may be of a kind that is not known either.
+        let of = match (&kind, reviews::find(&target)) {
+            (Some(kind), _) => methods::check(kind, &target, verb)?.to_owned(),
+            (None, Some(review)) if verb == Verb::Create => review.kind.to_owned(),
+            (None, Some(_)) => return Err(Status::no_such_method()),
+            (None, None) => return Err(Status::no_such_path()),
+        };
         let act = async {
             let watched = request.extensions().get::<Watched>().cloned().unwrap_or_default();
             let scale = target.subresource.as_deref() == Some("scale");
             let answered = if scale { Some(kinds::SCALE.clone()) } else { kind.clone() };
             let show = shown(answered, request.headers(), query)?;
             let record = request.extensions().get::<Record>().cloned();
-            let action = read_action(verb, query, request).await?;
+            let action = action::read(verb, &of, query, request).await?;
             if let (Some(record), Some(object)) = (&record, sent(&action)) {
                 record.sent(object);
             }
@@ -319,7 +317,7 @@ impl Server {
         headers: &HeaderMap,
     ) -> Result<http::Response<Body>, Status> {
         if !matches!(verb, Verb::Get | Verb::List) {
-            return Err(Status::method_not_allowed(&kind.plural, verb.name()));
+            return Err(Status::no_such_method());
         }
         let show = shown(None, headers, query)?;
         let usage = self.node.usage().await?;
@@ -347,7 +345,7 @@ impl Server {
 fn received(request: &http::Request<Incoming>, query: &Query, id: &str) -> Received {
     let path = request.uri().path();
     let (verb, target) = match parse::parse(request.method(), path, query) {
-        Ok(Route::Resource(target, verb)) => (verb.name().to_owned(), Some(target)),
+        Route::Resource(target, verb) => (verb.name().to_owned(), Some(target)),
         _ => (request.method().as_str().to_lowercase(), None),
     };
     let peer = request.extensions().get::<Origin>().map(|origin| origin.0.ip());
@@ -387,12 +385,6 @@ fn conversation_verbs(target: &Target) -> Option<&'static [&'static str]> {
     kind.subresources.iter().find(|row| row.name == name).map(|row| row.verbs)
 }
 
-/// 405: the path does not know the method.
-fn not_allowed() -> Status {
-    let message = "the server does not allow this method on the requested resource";
-    Status::failure(405, "MethodNotAllowed", message)
-}
-
 /// How the client wants to see the answer.
 fn shown(kind: Option<Arc<Kind>>, headers: &HeaderMap, query: &Query) -> Result<respond::Show, Status> {
     let form = form_of(headers, query)?;
@@ -421,112 +413,6 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn form_of(headers: &HeaderMap, query: &Query) -> Result<Form, Status> {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     negotiate::form(accept, query.flag("pretty"))
-}
-
-/// Reads the body as the verb needs it.
-async fn read_action(verb: Verb, query: &Query, request: http::Request<Incoming>) -> Result<Action, Status> {
-    match verb {
-        Verb::Options => Err(not_allowed()),
-        Verb::Get => Ok(Action::Get { resource_version: query.text("resourceVersion").to_owned() }),
-        Verb::List => Ok(Action::List(query.list()?)),
-        Verb::Watch => {
-            let mut options = query.watch()?;
-            options.timeout_seconds =
-                options.timeout_seconds.or_else(|| Some(WATCH_SECONDS + random_below(WATCH_SECONDS)));
-            Ok(Action::Watch(options))
-        }
-        Verb::Create | Verb::Update => {
-            let of = if verb == Verb::Create { "CreateOptions" } else { "UpdateOptions" };
-            let mut options = managed_by(query.write(of)?, request.headers());
-            let (media, bytes) = body(request).await?;
-            let value;
-            (value, options.duplicates) = document(&media, &bytes)?;
-            let action = if verb == Verb::Create { Action::Create } else { Action::Update };
-            Ok(action(value, options))
-        }
-        Verb::Patch => {
-            let headers = request.headers().clone();
-            let (media, bytes) = body(request).await?;
-            let kind = patch_kind(&media)?;
-            let mut options = managed_by(query.patch(kind == PatchKind::Apply)?, &headers);
-            let (value, duplicates) = match kind {
-                PatchKind::Apply => yaml::strict_yaml(&bytes)
-                    .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?,
-                _ => document("application/json", &bytes)?,
-            };
-            let within = if kind == PatchKind::Json { "json patch " } else { "" };
-            options.duplicates = duplicates.iter().map(|twice| format!("{within}{twice}")).collect();
-            Ok(Action::Patch(kind, value, options))
-        }
-        Verb::Delete | Verb::DeleteCollection => {
-            let (media, bytes) = body(request).await?;
-            let value = if bytes.is_empty() { Value::Null } else { document(&media, &bytes)?.0 };
-            let options = query.delete(value)?;
-            Ok(match verb {
-                Verb::Delete => Action::Delete(options),
-                _ => Action::DeleteCollection(query.list()?, options),
-            })
-        }
-    }
-}
-
-/// Options with the manager that the client's name stands for, when they name none.
-fn managed_by(mut options: WriteOptions, headers: &HeaderMap) -> WriteOptions {
-    let agent = || headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    options.field_manager.get_or_insert_with(|| query::agent_manager(agent()));
-    options
-}
-
-fn random_below(limit: u64) -> u64 {
-    let mut bytes = [0u8; 8];
-    // Without random bytes watches only spread less.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_le_bytes(bytes) % limit
-}
-
-/// The media type and the bytes of a body.
-async fn body(request: http::Request<Incoming>) -> Result<(String, Bytes), Status> {
-    let media = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    match Limited::new(request.into_body(), BODY_BYTES).collect().await {
-        Ok(bytes) => Ok((media, bytes.to_bytes())),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Status::too_large(format!("Request entity too large: limit is {BODY_BYTES}")))
-        }
-        Err(error) => Err(Status::bad_request(format!("the body could not be read: {error}"))),
-    }
-}
-
-/// A body's JSON, and a message for each field that it gives twice.
-fn document(media: &str, bytes: &[u8]) -> Result<(Value, Vec<String>), Status> {
-    let unreadable =
-        |e: String| Status::bad_request(format!("couldn't get version/kind; json parse error: {e}"));
-    match media {
-        "" | "application/json" | "*/*" => schema::strict_json(bytes).map_err(|e| unreadable(e.to_string())),
-        "application/yaml" => yaml::strict_yaml(bytes).map_err(unreadable),
-        protobuf::MEDIA_TYPE => {
-            let read = protobuf::decode(bytes);
-            Ok((read.map_err(|e| Status::bad_request(e.to_string()))?, Vec::new()))
-        }
-        _ => Err(Status::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: \
-             application/json, application/yaml, application/vnd.kubernetes.protobuf",
-        )),
-    }
-}
-
-fn patch_kind(media: &str) -> Result<PatchKind, Status> {
-    match media {
-        "application/json-patch+json" => Ok(PatchKind::Json),
-        "application/merge-patch+json" => Ok(PatchKind::Merge),
-        "application/strategic-merge-patch+json" => Ok(PatchKind::Strategic),
-        "application/apply-patch+yaml" => Ok(PatchKind::Apply),
-        _ => Err(Status::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: \
-             application/json-patch+json, application/merge-patch+json, \
-             application/strategic-merge-patch+json, application/apply-patch+yaml",
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,11 @@ use crate::sys::memory;
 const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
 const INDEX: &str = "/openapi/v3";
 const OLDER: &str = "/openapi/v2";
+/// What clients call the older document's protobuf, formerly with a letter that media types do not have.
+const PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
 
 /// The kinds that are served, by which it is known whether something has changed.
 type Kinds = Arc<Vec<Arc<Kind>>>;
@@ -79,6 +84,28 @@ fn document(kinds: &[Arc<Kind>], hashes: &BTreeMap<String, String>, path: &str) 
     }
 }
 
+/// How a document is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Protobuf,
+}
+
+/// The first form that the client accepts. Clients that speak only protobuf where there is only JSON are told so, and
+/// ask again.
+fn negotiated(path: &str, headers: &HeaderMap) -> Result<Form, Status> {
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let form = |choice: &str| match choice.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" | "application/*" | "*/*" => Some(Form::Json),
+        media if path == OLDER && PROTOBUF.contains(&media) => Some(Form::Protobuf),
+        _ => None,
+    };
+    accept.split(',').find_map(form).ok_or_else(|| {
+        let message = "only the following media types are accepted: application/json";
+        Status::failure(406, "NotAcceptable", message)
+    })
+}
+
 fn compressed(plain: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     // Writing to memory does not fail.
@@ -109,30 +136,32 @@ impl Documents {
         hash: &str,
         headers: &HeaderMap,
     ) -> Result<http::Response<Body>, Status> {
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        // Clients that speak only protobuf here are told so, and ask again for JSON.
-        if !accept.is_empty() && !accept.contains("json") && !accept.contains("*/*") {
-            return Err(Status::failure(
-                406,
-                "NotAcceptable",
-                "only the following media types are accepted: application/json",
-            ));
-        }
         let hashes = self.hashes(kinds);
         let current = hashes.get(path).ok_or_else(Status::no_such_path)?;
-        let tag = format!("\"{current}\"");
+        let form = negotiated(path, headers)?;
+        let tag = match form {
+            Form::Json => format!("\"{current}\""),
+            Form::Protobuf => format!("\"{current}-protobuf\""),
+        };
+        let media = match form {
+            Form::Json => "application/json",
+            Form::Protobuf => PROTOBUF[0],
+        };
         let elsewhere = !hash.is_empty() && hash != current && path.starts_with("/openapi/v3/");
         let given = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let known = given.split(',').map(|t| t.trim().trim_start_matches("W/")).any(|t| t == tag || t == "*");
         let mut response = if elsewhere {
-            answer::typed(301, "application/json", "")
+            answer::typed(301, media, "")
         } else if known {
-            answer::typed(304, "application/json", "")
+            answer::typed(304, media, "")
         } else {
-            let plain = document(kinds, &hashes, path);
+            let plain = match form {
+                Form::Json => document(kinds, &hashes, path),
+                Form::Protobuf => openapi::protobuf::encode(&Source::new(kinds).v2()),
+            };
             let body = if accepts_gzip(headers) { compressed(&plain) } else { plain };
             memory::give_back();
-            answer::typed(200, "application/json", body)
+            answer::typed(200, media, body)
         };
         let sent = response.status() == http::StatusCode::OK;
         let headers_out = response.headers_mut();
@@ -187,6 +216,10 @@ mod tests {
         assert_eq!(of("/openapi/v2", "", &headers).status(), 200);
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         assert_eq!(of("/openapi/v2", "", &headers).headers()[header::CONTENT_ENCODING], "gzip");
+        headers.insert(header::ACCEPT, HeaderValue::from_static(PROTOBUF[1]));
+        let older = of("/openapi/v2", "", &headers);
+        assert_eq!(older.status(), 200);
+        assert_eq!(older.headers()[header::CONTENT_TYPE], PROTOBUF[0]);
         headers.insert(
             header::ACCEPT,
             HeaderValue::from_static("application/com.github.proto-openapi.spec.v3.v1.0+protobuf"),

@@ -8,7 +8,6 @@ use super::query::Query;
 use crate::api::names;
 use crate::api::request::Target;
 use crate::api::selector::FieldSelector;
-use crate::api::status::Status;
 
 /// What is to be done, before the body is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub enum Verb {
     Delete,
     /// Remove a collection.
     DeleteCollection,
-    /// `OPTIONS`, which only backends of proxies understand.
+    /// Any other method, such as `OPTIONS`, which only backends of proxies understand.
     Options,
 }
 
@@ -86,14 +85,14 @@ const OF_NAMESPACES: &[&str] = &["status", "finalize"];
 pub const PROXY: &str = "proxy";
 
 /// Reads a request's head.
-pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Route, Status> {
+pub fn parse(method: &Method, path: &str, query: &Query) -> Route {
     let parts: Vec<String> =
         path.split('/').filter(|p| !p.is_empty()).map(super::query::decode_path).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     let (group, version, rest) = match parts.as_slice() {
         ["api", version, rest @ ..] if !rest.is_empty() => ("", *version, rest),
         ["apis", group, version, rest @ ..] if !rest.is_empty() => (*group, *version, rest),
-        _ => return Ok(Route::Document(path.to_owned())),
+        _ => return Route::Document(path.to_owned()),
     };
     let (legacy_watch, rest) = match rest {
         ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
@@ -110,7 +109,7 @@ pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Route, Status
         [resource, name] => (*resource, Some(*name), None),
         // What follows a subresource (`services/x/proxy/a/b`) is part of it.
         [resource, name, subresource, ..] => (*resource, Some(*name), Some(*subresource)),
-        [] => return Ok(Route::Document(path.to_owned())),
+        [] => return Route::Document(path.to_owned()),
     };
     let target = Target {
         group: group.to_owned(),
@@ -121,24 +120,21 @@ pub fn parse(method: &Method, path: &str, query: &Query) -> Result<Route, Status
         subresource: subresource.map(str::to_owned),
     };
     let watch = legacy_watch || (query.flag("watch") && subresource.is_none());
-    let verb = verb(method, name.is_some(), watch)
-        .or_else(|| (*method == Method::OPTIONS && subresource == Some(PROXY)).then_some(Verb::Options))
-        .ok_or_else(|| Status::method_not_allowed(resource, &method.as_str().to_lowercase()))?;
-    Ok(Route::Resource(target, verb))
+    Route::Resource(target, verb(method, name.is_some(), watch))
 }
 
-fn verb(method: &Method, named: bool, watch: bool) -> Option<Verb> {
-    Some(match (method.as_str(), named) {
+fn verb(method: &Method, named: bool, watch: bool) -> Verb {
+    match (method.as_str(), named) {
         ("GET" | "HEAD", _) if watch => Verb::Watch,
         ("GET" | "HEAD", true) => Verb::Get,
         ("GET" | "HEAD", false) => Verb::List,
         ("POST", _) => Verb::Create,
-        ("PUT", true) => Verb::Update,
-        ("PATCH", true) => Verb::Patch,
+        ("PUT", _) => Verb::Update,
+        ("PATCH", _) => Verb::Patch,
         ("DELETE", true) => Verb::Delete,
         ("DELETE", false) => Verb::DeleteCollection,
-        _ => return None,
-    })
+        _ => Verb::Options,
+    }
 }
 
 #[cfg(test)]
@@ -175,11 +171,13 @@ mod tests {
                 "/v1/a/services/http:b:80/proxy update",
             ),
             ("OPTIONS", "/api/v1/namespaces/a/pods/b/proxy/", "/v1/a/pods/b/proxy "),
+            ("PUT", "/api/v1/pods", "/v1/-/pods/-/- update"),
+            ("OPTIONS", "/api/v1/pods", "/v1/-/pods/-/- "),
         ];
         for (method, uri, expected) in cases {
             let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
             let method = Method::from_bytes(method.as_bytes()).unwrap();
-            let Route::Resource(t, verb) = parse(&method, path, &Query::parse(query)).unwrap() else {
+            let Route::Resource(t, verb) = parse(&method, path, &Query::parse(query)) else {
                 panic!("{uri} is about objects");
             };
             let show = |part: &Option<String>| part.clone().unwrap_or_else(|| "-".into());
@@ -198,18 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_are_documents_and_other_methods_are_refused() {
+    fn other_paths_are_documents() {
         for path in
             ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz", "/openapi/v3/api/v1"]
         {
-            let route = parse(&Method::GET, path, &Query::parse("")).unwrap();
+            let route = parse(&Method::GET, path, &Query::parse(""));
             assert_eq!(route, Route::Document(path.to_owned()));
-        }
-        for (method, path) in
-            [("PUT", "/api/v1/pods"), ("PATCH", "/api/v1/pods"), ("OPTIONS", "/api/v1/pods")]
-        {
-            let method = Method::from_bytes(method.as_bytes()).unwrap();
-            assert_eq!(parse(&method, path, &Query::parse("")).unwrap_err().code, 405);
         }
     }
 }

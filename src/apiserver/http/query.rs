@@ -1,5 +1,7 @@
 //! Query parameters, and the options of requests made from them.
 
+use std::num::{IntErrorKind, ParseIntError};
+
 use serde_json::{Value, json};
 
 use crate::api::request::{DeleteOptions, FieldValidation, ListOptions, WatchOptions, WriteOptions};
@@ -63,18 +65,24 @@ impl Query {
         found.into_iter()
     }
 
-    /// Whether a parameter is there and not `0` or `false`.
-    pub fn flag(&self, name: &str) -> bool {
-        self.0.iter().any(|(n, value)| n == name && !matches!(value.as_str(), "0" | "false"))
+    /// The first value of a parameter that is there.
+    fn given(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Status> {
-        let text = self.text(name);
-        if text.is_empty() {
-            return Ok(None);
-        }
-        text.parse().map(Some).map_err(|_| {
-            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax for {name}"))
+    /// Whether a parameter is there and not `0` or `false`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.given(name).is_some_and(|value| value != "0" && !value.eq_ignore_ascii_case("false"))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+        let Some(text) = self.given(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|error: ParseIntError| {
+            let why = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
         })
     }
 
@@ -84,14 +92,16 @@ impl Query {
 
     /// Selection and paging.
     pub fn list(&self) -> Result<ListOptions, Status> {
+        self.number("timeoutSeconds")?;
         Ok(ListOptions {
             label_selector: self.text("labelSelector").to_owned(),
             field_selector: self.text("fieldSelector").to_owned(),
-            limit: self.number("limit")?.unwrap_or(0),
+            // What is less than none is no limit.
+            limit: self.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(0),
             continue_token: self.text("continue").to_owned(),
             resource_version: self.text("resourceVersion").to_owned(),
             resource_version_match: self.text("resourceVersionMatch").to_owned(),
-            send_initial_events: !self.text("sendInitialEvents").is_empty(),
+            send_initial_events: self.given("sendInitialEvents").is_some(),
         })
     }
 
@@ -100,9 +110,11 @@ impl Query {
         Ok(WatchOptions {
             list: self.list()?,
             bookmarks: self.flag("allowWatchBookmarks"),
-            initial_events: (!self.text("sendInitialEvents").is_empty())
-                .then(|| self.flag("sendInitialEvents")),
-            timeout_seconds: self.number("timeoutSeconds")?.filter(|s| *s > 0),
+            initial_events: self.given("sendInitialEvents").map(|_| self.flag("sendInitialEvents")),
+            timeout_seconds: self
+                .number("timeoutSeconds")?
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|seconds| *seconds > 0),
         })
     }
 
@@ -144,39 +156,29 @@ impl Query {
             let error = FieldError::required("fieldManager", "is required for apply patch");
             return Err(Status::invalid("meta.k8s.io", OF, "", &[error]));
         }
-        if !apply && !self.text("force").is_empty() {
+        if !apply && self.given("force").is_some() {
             let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
             return Err(Status::invalid("meta.k8s.io", OF, "", &[error]));
         }
         self.write(OF)
     }
 
-    /// Those of a delete, which a body may hold too; the body wins where it speaks.
-    pub fn delete(&self, body: Value) -> Result<DeleteOptions, Status> {
-        let stages = self.dry_run();
-        if let Some(error) = structure::wrong_dry_run(&stages) {
-            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
+    /// Those of a delete; where it has a body, that body alone counts.
+    pub fn delete(&self, body: Option<Value>) -> Result<DeleteOptions, Status> {
+        if let Some(body) = body {
+            return structure::delete_options(body);
         }
-        let query = |name: &str| Some(self.text(name).to_owned()).filter(|s| !s.is_empty());
-        let orphan = || {
-            let given = query("orphanDependents").map(|_| self.flag("orphanDependents"));
-            given.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_owned())
+        let mut options = json!({"dryRun": self.dry_run()});
+        let mut set = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                options[name] = value;
+            }
         };
-        let (policy, orphan) = (query("propagationPolicy"), orphan());
-        if let (Some(policy), Some(_)) = (&policy, &orphan) {
-            let error = structure::both_set(&Value::from(policy.as_str()));
-            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]));
-        }
-        let given = structure::delete_options(body)?;
-        Ok(DeleteOptions {
-            grace_period_seconds: match given.grace_period_seconds {
-                None => self.number("gracePeriodSeconds")?,
-                seconds => seconds,
-            },
-            propagation_policy: given.propagation_policy.or(policy).or(orphan),
-            dry_run: given.dry_run || structure::is_dry_run(&stages),
-            ..given
-        })
+        set("gracePeriodSeconds", self.number("gracePeriodSeconds")?.map(Value::from));
+        set("propagationPolicy", self.given("propagationPolicy").map(Value::from));
+        set("orphanDependents", self.given("orphanDependents").map(|_| self.flag("orphanDependents").into()));
+        set("preconditions", self.given("uid").map(|uid| json!({ "uid": uid })));
+        structure::delete_options(options)
     }
 }
 
@@ -223,7 +225,20 @@ mod tests {
         assert_eq!(query.text("bad"), "%zz");
         assert!(query.flag("watch"));
         assert_eq!(query.list().unwrap().limit, 5);
-        assert_eq!(Query::parse("limit=x").list().unwrap_err().code, 400);
+        for (query, told) in [
+            ("limit=x", "strconv.ParseInt: parsing \"x\": invalid syntax"),
+            ("limit=", "strconv.ParseInt: parsing \"\": invalid syntax"),
+            ("timeoutSeconds=1s", "strconv.ParseInt: parsing \"1s\": invalid syntax"),
+            (
+                "limit=9223372036854775808",
+                "strconv.ParseInt: parsing \"9223372036854775808\": value out of range",
+            ),
+        ] {
+            let refused = Query::parse(query).list().unwrap_err();
+            assert_eq!((refused.code, refused.message.as_str()), (400, told));
+        }
+        assert_eq!(Query::parse("limit=-1").list().unwrap().limit, 0);
+        assert!(!Query::parse("watch=False&watch=1").flag("watch"));
     }
 
     #[test]
@@ -260,7 +275,7 @@ mod tests {
             "CreateOptions.meta.k8s.io \"\" is invalid: fieldManager: Invalid value: \"a\\u0007\": invalid character \
              U+0007 (at position 1)"
         );
-        assert_eq!(Query::parse("dryRun=x").delete(Value::Null).unwrap_err().code, 422);
+        assert_eq!(Query::parse("dryRun=x").delete(None).unwrap_err().code, 422);
     }
 
     #[test]
@@ -278,16 +293,23 @@ mod tests {
     }
 
     #[test]
-    fn delete_options_come_from_body_and_query() {
-        let query = Query::parse("gracePeriodSeconds=0&propagationPolicy=Foreground");
-        let options = query.delete(json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 5})).unwrap();
+    fn delete_options_come_from_the_body_or_the_query() {
+        let query = Query::parse("gracePeriodSeconds=0&propagationPolicy=Foreground&uid=v");
+        let body = json!({"preconditions": {"uid": "u"}, "gracePeriodSeconds": 5});
+        let options = query.delete(Some(body)).unwrap();
         assert_eq!(options.grace_period_seconds, Some(5));
         assert_eq!(options.precondition_uid.as_deref(), Some("u"));
+        assert_eq!(options.propagation_policy, None);
+        let options = query.delete(None).unwrap();
+        assert_eq!(options.grace_period_seconds, Some(0));
+        assert_eq!(options.precondition_uid.as_deref(), Some("v"));
         assert_eq!(options.propagation_policy.as_deref(), Some("Foreground"));
-        assert_eq!(query.delete(json!(null)).unwrap().grace_period_seconds, Some(0));
         assert_eq!(
-            query.delete(json!({"orphanDependents": true, "propagationPolicy": "Orphan"})).unwrap_err().code,
-            422
+            Query::parse("orphanDependents=false").delete(None).unwrap().propagation_policy.as_deref(),
+            Some("Background")
         );
+        assert_eq!(Query::parse("gracePeriodSeconds=x").delete(None).unwrap_err().code, 400);
+        let both = json!({"orphanDependents": true, "propagationPolicy": "Orphan"});
+        assert_eq!(query.delete(Some(both)).unwrap_err().code, 422);
     }
 }

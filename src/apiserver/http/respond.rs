@@ -208,7 +208,8 @@ fn watch(
             }
         };
         watched.fetch_add(1, Ordering::Relaxed);
-        let mut bytes = BytesMut::from(line.as_ref());
+        // Nobody else has these bytes, so that they are not copied for the end of the line.
+        let mut bytes = line.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
         bytes.put_u8(b'\n');
         Some((Ok(Frame::data(bytes.freeze())), (following, watched)))
     });

@@ -7,6 +7,7 @@ mod form;
 mod operation;
 mod parameter;
 mod paths;
+pub mod protobuf;
 mod types;
 
 use std::sync::Arc;

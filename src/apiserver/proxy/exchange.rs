@@ -15,6 +15,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::api::go::dial_cause;
 use crate::stdio::Duplex;
 
 /// How long a connection may take to come about.
@@ -64,7 +65,7 @@ pub struct Secure {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No connection came about.
-    #[error("dial tcp {address}: {}", cause(source))]
+    #[error("dial tcp {address}: {}", dial_cause(source))]
     Dial {
         /// To where.
         address: SocketAddr,
@@ -77,17 +78,6 @@ pub enum Error {
     /// The connection broke off, or what came was no HTTP.
     #[error("{0}")]
     Http(#[from] hyper::Error),
-}
-
-/// What the kernel said, in Go's words, which people search for.
-fn cause(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-        io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
-        io::ErrorKind::NetworkUnreachable => "connect: network is unreachable".to_owned(),
-        io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 async fn connect(dial: &dyn Dial, backend: &Backend) -> Result<Box<dyn Duplex>, Error> {

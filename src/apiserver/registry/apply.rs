@@ -15,7 +15,7 @@ const ATTEMPTS: usize = 4;
 
 impl Registry {
     /// Applies a configuration to an object, or to a part of it; makes an object that is not there.
-    pub(super) async fn apply(
+    pub async fn apply(
         &self,
         user: &User,
         place: Place<'_>,

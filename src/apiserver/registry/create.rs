@@ -49,6 +49,10 @@ impl Registry {
     ) -> Result<Response, Status> {
         let Made { object, mut warnings, ownership } = made;
         let mut object = as_stored(kind, object);
+        if matches!(ownership, Ownership::Applied(_)) {
+            // What is applied may name the version that its maker last saw.
+            meta::remove(&mut object, "resourceVersion");
+        }
         let given = object.pointer_mut("/metadata/managedFields").map(Value::take);
         strategy::of(kind).default(&mut object);
         metadata::begin_create(&mut object, kind, namespace);
@@ -107,6 +111,16 @@ impl Registry {
         let mut asked = attributes(user, kind, namespace, options);
         let admitted = admission::validate(self, &mut asked, &object).await?;
         warnings.append(&mut asked.warnings);
+        let version = meta::resource_version(&object).parse();
+        if !options.dry_run && version.is_ok_and(|version: store::Revision| version != 0) {
+            // Where it would be written, as in Kubernetes, and without a reason.
+            return Err(Status::failure(
+                500,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        meta::remove(&mut object, "resourceVersion");
         let exists = || Status::already_exists(&kind.group, &kind.plural, &name);
         if self.store.get(&key).is_some() {
             return Err(exists());

@@ -161,8 +161,11 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "managedFields"]);
     add(&["metadata", "resourceVersion"]);
     match part {
-        Part::Object | Part::Scale | Part::Binding if kind.subresource("status").is_none() => {}
-        Part::Object | Part::Scale | Part::Binding | Part::Finalize => add(&["status"]),
+        Part::Object | Part::Scale | Part::Binding | Part::EphemeralContainers
+            if kind.subresource("status").is_none() => {}
+        Part::Object | Part::Scale | Part::Binding | Part::Finalize | Part::EphemeralContainers => {
+            add(&["status"])
+        }
         Part::Approval => {
             add(&["spec"]);
             add(&["status", "certificate"]);

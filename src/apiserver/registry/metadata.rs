@@ -52,13 +52,12 @@ pub fn generated_name(base: &str) -> Result<String, Status> {
 
 /// What only the server may set, dropped from a new object, and its namespace set.
 pub fn begin_create(object: &mut Value, kind: &Kind, namespace: Option<&str>) {
-    const SET_BY_SERVER: [&str; 7] = [
+    const SET_BY_SERVER: [&str; 6] = [
         "uid",
         "creationTimestamp",
         "deletionTimestamp",
         "deletionGracePeriodSeconds",
         "selfLink",
-        "resourceVersion",
         "generation",
     ];
     for field in SET_BY_SERVER {
@@ -120,7 +119,12 @@ fn drop_empty(object: &mut Value) {
 /// What is wrong with an object's metadata.
 pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let name = meta::name(object);
+    let (name, base) = (meta::name(object), meta::generate_name(object));
+    if !base.is_empty() {
+        for detail in strategy::of(kind).name_errors(object, &as_prefix(base)) {
+            errors.push(FieldError::invalid("metadata.generateName", &json!(base), &detail));
+        }
+    }
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
@@ -152,33 +156,47 @@ pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
     errors
 }
 
+/// What comes before a generated suffix as a name of its own: it may end in a dash.
+fn as_prefix(base: &str) -> String {
+    let mut letters = base.chars();
+    match (letters.next_back(), letters.next_back()) {
+        (Some('-'), Some(_)) => format!("{}a", letters.as_str()),
+        _ => base.to_owned(),
+    }
+}
+
 fn owner_errors(owners: &Value) -> Vec<FieldError> {
+    const PATH: &str = "metadata.ownerReferences";
     let mut errors = Vec::new();
-    let mut controllers = 0;
-    for owner in owners.as_array().into_iter().flatten() {
-        for (field, message) in [
-            ("apiVersion", "version must not be empty"),
-            ("kind", "must not be empty"),
-            ("name", "must not be empty"),
-            ("uid", "must not be empty"),
-        ] {
-            let value = owner[field].as_str().unwrap_or_default();
-            if value.is_empty() {
-                errors.push(FieldError::invalid(
-                    format!("metadata.ownerReferences.{field}"),
-                    &json!(value),
-                    message,
-                ));
+    let mut controller: Option<String> = None;
+    for (i, owner) in owners.as_array().into_iter().flatten().enumerate() {
+        let text = |field: &str| owner[field].as_str().unwrap_or_default();
+        let parts: Vec<&str> = text("apiVersion").split('/').collect();
+        if !text("apiVersion").is_empty() && (parts.len() > 2 || parts.last() == Some(&"")) {
+            let why = "must be <group>/<version> or <version>";
+            errors.push(FieldError::invalid(format!("{PATH}[{i}].apiVersion"), &owner["apiVersion"], why));
+        }
+        for field in ["apiVersion", "kind", "name", "uid"].into_iter().filter(|field| text(field).is_empty())
+        {
+            errors.push(FieldError::required(format!("{PATH}[{i}].{field}"), "must not be empty"));
+        }
+        if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+            let why = "/v1, Kind=Event is disallowed from being an owner";
+            errors.push(FieldError::invalid(format!("{PATH}[{i}]"), owner, why));
+        }
+        if owner["controller"] == true {
+            let name = format!("{}/{}", text("kind"), text("name"));
+            match &controller {
+                None => controller = Some(name),
+                Some(first) => {
+                    let why = format!(
+                        "Only one reference can have Controller set to true. Found \"true\" in references for {first} \
+                         and {name}"
+                    );
+                    errors.push(FieldError::invalid(PATH, owners, &why));
+                }
             }
         }
-        controllers += usize::from(owner["controller"] == true);
-    }
-    if controllers > 1 {
-        errors.push(FieldError::invalid(
-            "metadata.ownerReferences",
-            owners,
-            "Only one reference can have Controller set to true",
-        ));
     }
     errors
 }
@@ -243,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_new_object_gets_what_the_server_sets() {
-        let mut object = json!({"metadata": {"generateName": "www-", "labels": {}, "resourceVersion": "7",
+        let mut object = json!({"metadata": {"generateName": "www-", "labels": {},
             "deletionTimestamp": "2020-01-01T00:00:00Z", "generation": 9}, "spec": {}});
         prepare_create(&mut object, config_map(), Some("default"), Timestamp::UNIX_EPOCH).unwrap();
         let name = meta::name(&object);
@@ -253,7 +271,7 @@ mod tests {
         assert_eq!(meta::namespace(&object), "default");
         let uid = meta::uid(&object);
         assert_eq!((uid.len(), uid.as_bytes()[14]), (36, b'4'));
-        for gone in ["labels", "resourceVersion", "deletionTimestamp", "generation"] {
+        for gone in ["labels", "deletionTimestamp", "generation"] {
             assert!(object["metadata"].get(gone).is_none(), "{gone}");
         }
     }
@@ -273,8 +291,8 @@ mod tests {
             (json!({"name": "a", "labels": {"a": "c d"}}), "metadata.labels", "Invalid value: \"c d\""),
             (
                 json!({"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),
-                "metadata.ownerReferences.uid",
-                "Invalid value: \"\": must not be empty",
+                "metadata.ownerReferences[0].uid",
+                "Required value: must not be empty",
             ),
             (
                 json!({"name": "a", "finalizers": ["kubernetes", "mine"]}),

@@ -81,6 +81,15 @@ impl Place<'_> {
         )
     }
 
+    /// 409: the client means an object that had the same name, in the words of Kubernetes' storage.
+    pub fn other_uid(&self, given: &str, actual: &str) -> Status {
+        self.conflict(&format!(
+            "StorageError: invalid object, Code: 4, Key: /registry/{}, ResourceVersion: 0, AdditionalErrorMsg: \
+             Precondition failed: UID in precondition: {given}, UID in object meta: {actual}",
+            self.key()
+        ))
+    }
+
     fn strategy(&self) -> &dyn Strategy {
         strategy::of(self.kind)
     }

@@ -1,7 +1,7 @@
 //! Get and list, with Kubernetes' rules about revisions and pages.
 
-use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{DecodeError, Engine};
 use serde::{Deserialize, Serialize};
 
 use std::sync::Arc;
@@ -11,10 +11,12 @@ use super::{Place, Registry, as_served, internal};
 use crate::api::kinds::Kind;
 use crate::api::request::{ListOptions, Response};
 use crate::api::status::{Cause, FieldError, Status};
+use crate::api::syntax;
 use crate::store::{self, Entry, Revision, Snapshot};
 
 /// Where a page ended; its JSON in base64 is the `continue` token.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Continuation {
     v: String,
     /// The revision that all pages show; -1 for "whatever is current", after the first pages expired.
@@ -32,16 +34,32 @@ impl Continuation {
     }
 
     fn decode(token: &str) -> Result<Continuation, Status> {
-        let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
-        let bytes =
-            URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e.to_string()))?;
-        let parsed: Continuation = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
+        let invalid = |why: &str| {
+            Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"))
+        };
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|e| {
+            let at = match e {
+                DecodeError::InvalidByte(at, _) | DecodeError::InvalidLastSymbol(at, _) => at,
+                // Go points at the letter that is too much.
+                DecodeError::InvalidLength(length) => length.saturating_sub(1),
+                DecodeError::InvalidPadding => token.len(),
+            };
+            invalid(&format!("illegal base64 data at input byte {at}"))
+        })?;
+        let parsed: Continuation = serde_json::from_slice(&bytes)
+            .map_err(|e| invalid(&syntax::complaint(&bytes).unwrap_or_else(|| e.to_string())))?;
         match parsed.v.as_str() {
-            CONTINUATION_VERSION if parsed.rv != 0 => Ok(parsed),
-            CONTINUATION_VERSION => {
+            CONTINUATION_VERSION if parsed.rv == 0 => {
                 Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"))
             }
-            other => Err(invalid(&format!("server does not recognize this encoded version {other:?}"))),
+            CONTINUATION_VERSION if parsed.start.is_empty() => {
+                Err(invalid("encoded start key empty (version meta.k8s.io/v1)"))
+            }
+            CONTINUATION_VERSION if parsed.start.split('/').any(|part| part == "." || part == "..") => {
+                Err(invalid(&parsed.start))
+            }
+            CONTINUATION_VERSION => Ok(parsed),
+            other => Err(invalid(&format!("server does not recognize this encoded version {other}"))),
         }
     }
 }
@@ -54,16 +72,18 @@ enum View {
     Exactly(Revision),
 }
 
-/// A revision as clients send it; empty is `None`.
+/// A revision as clients send it; empty is `None`. That it is none is told without a reason.
 pub(super) fn revision(text: &str) -> Result<Option<Revision>, Status> {
+    parsed(text).map_err(|why| Status::failure(500, "", why))
+}
+
+fn parsed(text: &str) -> Result<Option<Revision>, String> {
     if text.is_empty() {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| {
-        Status::bad_request(format!(
-            "Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
-        .about("", "resourceVersion", "")
+        let why = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
+        FieldError::invalid("resourceVersion", &text.into(), &why).to_string()
     })
 }
 
@@ -131,13 +151,17 @@ pub(super) fn check_options(options: &ListOptions, asked: Asked) -> Result<(), S
 
 /// What a list must show (k8s.io/apiserver `pkg/storage`).
 fn view(options: &ListOptions) -> Result<View, Status> {
-    check_options(options, Asked::List)?;
-    let asked = revision(&options.resource_version)?.filter(|revision| *revision > 0);
+    if !options.continue_token.is_empty() {
+        return match options.resource_version.as_str() {
+            "" | "0" => Ok(View::Newest),
+            _ => Err(Status::bad_request("specifying resource version is not allowed when using continue")),
+        };
+    }
+    let asked = parsed(&options.resource_version)
+        .map_err(|why| Status::bad_request(format!("invalid resource version: {why}")))?
+        .filter(|revision| *revision > 0);
     match (options.resource_version_match.as_str(), asked) {
         (_, None) => Ok(View::Newest),
-        ("", Some(_)) if !options.continue_token.is_empty() => {
-            Err(Status::bad_request("specifying resource version is not allowed when using continue"))
-        }
         ("", Some(revision)) if options.limit > 0 => Ok(View::Exactly(revision)),
         ("Exact", Some(revision)) => Ok(View::Exactly(revision)),
         (_, Some(revision)) => Ok(View::NotOlderThan(revision)),
@@ -179,8 +203,13 @@ impl Registry {
         namespace: Option<&str>,
         options: &ListOptions,
     ) -> Result<Response, Status> {
+        check_options(options, Asked::List)?;
         let selection = Selection::new(kind, namespace, None, options)?;
         let collection = kind.prefix(namespace);
+        let continued = match options.continue_token.as_str() {
+            "" => None,
+            token => Some(Continuation::decode(token)?),
+        };
         let mut at = match view(options)? {
             View::Newest => None,
             View::NotOlderThan(revision) => {
@@ -193,8 +222,7 @@ impl Registry {
             }
         };
         let mut after = None;
-        if !options.continue_token.is_empty() {
-            let token = Continuation::decode(&options.continue_token)?;
+        if let Some(token) = continued {
             at = Revision::try_from(token.rv).ok();
             after = Some(format!("{collection}{}", token.start));
         }
@@ -277,14 +305,14 @@ mod tests {
     #[test]
     fn revisions_and_matches_combine_as_in_kubernetes() {
         let list = |version: &str, matching: &str, limit: usize, token: &str| {
-            view(&ListOptions {
+            let options = ListOptions {
                 resource_version: version.into(),
                 resource_version_match: matching.into(),
                 limit,
                 continue_token: token.into(),
                 ..ListOptions::default()
-            })
-            .map_err(|s| s.code)
+            };
+            check_options(&options, Asked::List).and_then(|()| view(&options)).map_err(|s| s.code)
         };
         assert_eq!(list("", "", 0, ""), Ok(View::Newest));
         assert_eq!(list("0", "", 5, ""), Ok(View::Newest));
@@ -300,7 +328,7 @@ mod tests {
         assert_eq!(list("7", "", 5, "token"), Err(400));
         assert_eq!(list("0", "", 5, "token"), Ok(View::Newest));
         let streamed = ListOptions { send_initial_events: true, ..ListOptions::default() };
-        assert_eq!(view(&streamed).unwrap_err().code, 422);
+        assert_eq!(check_options(&streamed, Asked::List).unwrap_err().code, 422);
     }
 
     #[test]
@@ -354,6 +382,16 @@ mod tests {
         let token = Continuation::encode(42, "default/www");
         let parsed = Continuation::decode(&token).unwrap();
         assert_eq!((parsed.rv, parsed.start.as_str()), (42, "default/www"));
+        let told = |token: &str| Continuation::decode(token).unwrap_err().message;
+        for (bad, why) in [
+            ("x", "illegal base64 data at input byte 0"),
+            ("bm8", "invalid character 'o' in literal null (expecting 'u')"),
+            ("e30", "server does not recognize this encoded version "),
+            (&Continuation::encode(1, ""), "encoded start key empty (version meta.k8s.io/v1)"),
+            (&Continuation::encode(1, "../a"), "../a"),
+        ] {
+            assert_eq!(told(bad), format!("invalid continue token: continue key is not valid: {why}"));
+        }
         for bad in ["!", "e30", &URL_SAFE_NO_PAD.encode(br#"{"v":"v2","rv":1,"start":"a"}"#)] {
             assert_eq!(Continuation::decode(bad).unwrap_err().code, 400, "{bad}");
         }

@@ -38,7 +38,10 @@ impl Selection {
         for term in &fields.terms {
             let common = matches!(term.key.as_str(), "metadata.name" | "metadata.namespace");
             if !common && !known.iter().any(|(key, _)| *key == term.key) {
-                return Err(Status::bad_request(unknown_field(&term.key, known.is_empty())));
+                return Err(Status::bad_request(unknown_field(
+                    &term.key,
+                    known.is_empty() && kind.types.custom().is_none(),
+                )));
             }
         }
         let namespace = namespace.or(fields.required("metadata.namespace").filter(|_| kind.namespaced));
@@ -95,7 +98,7 @@ fn fields_of(kind: &Arc<Kind>, stored: &Value) -> Vec<(Text, String)> {
     fields.into_iter().filter_map(named).collect()
 }
 
-/// Kubernetes says it in one way for kinds with fields of their own and in another for those without.
+/// Kubernetes says it in one way for kinds with fields of their own and custom ones, in another for the rest.
 fn unknown_field(name: &str, plain: bool) -> String {
     if plain {
         format!("{name:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")

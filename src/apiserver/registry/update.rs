@@ -36,6 +36,8 @@ pub enum Part {
     Binding,
     /// The conditions by which a certificate request is decided.
     Approval,
+    /// A pod's `spec.ephemeralContainers` alone.
+    EphemeralContainers,
 }
 
 impl Part {
@@ -48,12 +50,18 @@ impl Part {
             Part::Finalize => "finalize",
             Part::Binding => "binding",
             Part::Approval => "approval",
+            Part::EphemeralContainers => "ephemeralcontainers",
         }
     }
 
     /// Whether the rules for the object without its status are those of the write.
     fn is_object(self) -> bool {
         matches!(self, Part::Object | Part::Scale)
+    }
+
+    /// Whether the write is about the desired state.
+    fn is_desired(self) -> bool {
+        self.is_object() || self == Part::EphemeralContainers
     }
 }
 
@@ -87,14 +95,17 @@ impl Registry {
             return self.create(user, place.kind, place.namespace, body, options).await;
         }
         if !versioned && !place.strategy().unconditional_update() {
-            let error = FieldError::invalid(
-                "metadata.resourceVersion",
-                &json!(""),
-                "must be specified for an update",
-            );
-            return Err(Status::invalid(&place.kind.group, &place.kind.kind, place.name, &[error]));
+            let error =
+                FieldError::invalid("metadata.resourceVersion", &json!(0), "must be specified for an update");
+            // Kubernetes has only the resource at hand where it finds this.
+            return Err(Status::invalid(&place.kind.group, &place.kind.plural, place.name, &[error]));
         }
-        self.change(user, place, part, options, |_| Ok((body.clone(), warnings.clone()))).await
+        let uid = meta::uid(&body);
+        let make = |current: &Value| match meta::uid(current) {
+            actual if uid.is_empty() || uid == actual => Ok((body.clone(), warnings.clone())),
+            actual => Err(place.other_uid(uid, actual)),
+        };
+        self.change(user, place, part, options, make).await
     }
 
     /// Applies a client's patch to an object, or to a part of it.
@@ -115,7 +126,7 @@ impl Registry {
                 PatchKind::Strategic if place.kind.types.custom().is_some() => Err(not_strategic()),
                 kind => patch::apply(kind, place.kind.types.schema(), current, patch),
             };
-            let (body, warnings) = structure::read_patched(place.kind, apply, options)?;
+            let (body, warnings) = structure::read_patched(place.kind, apply, (kind, patch), options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
             Ok((body, warnings))
@@ -157,7 +168,7 @@ impl Registry {
             let shown = conversion::served_one(self, place.kind, shown).await?;
             let mut made = make(shown.json())?;
             made.object = as_stored(place.kind, made.object);
-            check_identity(place, &made.object, &current)?;
+            check_version(place, &made.object, &current)?;
             // The rules of custom kinds are those of the version that the request names.
             let before = if place.kind.types.custom().is_some() { shown } else { current.clone() };
             let (mut new, mut warnings) = begin(place, part, made, before.json(), manager);
@@ -228,7 +239,7 @@ fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -
     let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
     metadata::prepare_update(&mut new, old);
     carry_over(place, part, &mut new, old);
-    if part.is_object() {
+    if part.is_desired() {
         place.strategy().default(&mut new);
     }
     // What admission and the kind's own rules add is nobody's.
@@ -258,6 +269,15 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         Part::Approval => keep_only(new, old, &["metadata", "status"]),
         // Only the server itself makes these.
         Part::Binding => {}
+        Part::EphemeralContainers => {
+            let containers = new["spec"]["ephemeralContainers"].take();
+            *new = old.clone();
+            if !containers.is_null() {
+                new["spec"]["ephemeralContainers"] = containers;
+            } else if let Some(spec) = new["spec"].as_object_mut() {
+                spec.remove("ephemeralContainers");
+            }
+        }
         Part::Finalize => {
             let finalizers = new["spec"]["finalizers"].clone();
             *new = old.clone();
@@ -278,9 +298,9 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
         }
         Part::Status => strategy.prepare_status_update(&mut new, old),
         Part::Approval => strategy.prepare_approval_update(&mut new, old),
-        Part::Binding | Part::Finalize => {}
+        Part::Binding | Part::Finalize | Part::EphemeralContainers => {}
     }
-    if part.is_object() && strategy.has_generation() && strategy.generation_changes(&new, old) {
+    if part.is_desired() && strategy.has_generation() && strategy.generation_changes(&new, old) {
         meta::set(&mut new, "generation", meta::generation(old) + 1);
     }
     meta::carry(&mut new, old, "resourceVersion");
@@ -290,6 +310,10 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
     if part.is_object() {
         errors.extend(strategy.validate(&new));
         errors.extend(strategy.validate_update(&new, old));
+    }
+    if part == Part::EphemeralContainers {
+        errors.extend(strategy.validate(&new));
+        errors.extend(strategy.validate_ephemeral_containers_update(&new, old));
     }
     if part == Part::Status {
         errors.extend(strategy.validate_status_update(&new, old));
@@ -332,17 +356,11 @@ fn not_strategic() -> Status {
     )
 }
 
-/// A resourceVersion or uid that the client names must be the current one.
-fn check_identity(place: Place<'_>, new: &Value, current: &Entry) -> Result<(), Status> {
+/// A resourceVersion that the client names must be the current one.
+fn check_version(place: Place<'_>, new: &Value, current: &Entry) -> Result<(), Status> {
     let version = meta::resource_version(new);
     if !version.is_empty() && version != "0" && version != current.revision.to_string() {
         return Err(place.modified());
-    }
-    let (given, actual) = (meta::uid(new), meta::uid(current.json()));
-    if !given.is_empty() && given != actual {
-        return Err(place.conflict(&format!(
-            "Precondition failed: UID in precondition: {given}, UID in object meta: {actual}"
-        )));
     }
     Ok(())
 }

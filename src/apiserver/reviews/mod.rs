@@ -98,7 +98,7 @@ pub fn answer(api: &ApiServer, request: &Request) -> Option<Result<Response, Sta
 
 fn reviewed(api: &ApiServer, review: &Review, request: &Request) -> Result<Response, Status> {
     let Action::Create(body, options) = &request.action else {
-        return Err(Status::method_not_allowed(review.plural, "create"));
+        return Err(Status::no_such_method());
     };
     let (mut value, warnings) = structure::read(review.as_type(), body.clone(), options)?;
     let namespace = request.target.namespace.as_deref();

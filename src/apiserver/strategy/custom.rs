@@ -46,6 +46,10 @@ impl Strategy for Version {
         errors(self, new, Some(old))
     }
 
+    fn unconditional_update(&self) -> bool {
+        false
+    }
+
     fn has_generation(&self) -> bool {
         true
     }

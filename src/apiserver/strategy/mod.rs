@@ -135,6 +135,11 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// What is wrong with a change of a pod's ephemeral containers.
+    fn validate_ephemeral_containers_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
     /// What is wrong with a decision about a certificate request.
     fn validate_approval_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()

@@ -9,8 +9,8 @@ use super::column::{self, AGE, NAME};
 use super::configmap::{MAX_SIZE, bad_key, decoded_length, frozen};
 use super::value::{self, entries, text};
 use super::{Column, Strategy};
-use crate::api::meta;
 use crate::api::status::FieldError;
+use crate::api::{go, meta, syntax};
 
 /// The strategy of secrets.
 pub(super) struct Secret;
@@ -85,15 +85,17 @@ fn of_type(object: &Value) -> Vec<FieldError> {
     let required = |key: &str| FieldError::required(format!("data[{key}]"), "");
     let docker = |key: &str| {
         let Some(config) = data.get(key) else { return vec![required(key)] };
-        match serde_json::from_slice::<Value>(&decoded(config)) {
-            Ok(_) => Vec::new(),
-            // The value is a secret and stays out of the message.
-            Err(_) => vec![FieldError::invalid(
-                format!("data[{key}]"),
-                &"<secret contents redacted>".into(),
-                "invalid character in JSON",
-            )],
-        }
+        let bytes = decoded(config);
+        let why = match serde_json::from_slice::<Value>(&bytes) {
+            Ok(Value::Object(_) | Value::Null) => return Vec::new(),
+            Ok(other) => {
+                let given = go::given(&other);
+                format!("json: cannot unmarshal {given} into Go value of type map[string]interface {{}}")
+            }
+            Err(error) => syntax::complaint(&bytes).unwrap_or_else(|| error.to_string()),
+        };
+        // The value is a secret and stays out of the message.
+        vec![FieldError::invalid(format!("data[{key}]"), &"<secret contents redacted>".into(), &why)]
     };
     match text(object, "type") {
         "kubernetes.io/service-account-token" => {
@@ -156,7 +158,7 @@ mod tests {
             (
                 json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "eA=="}}),
                 vec![
-                    "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid character in JSON",
+                    "data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid character 'x' looking for beginning of value",
                 ],
             ),
         ] {

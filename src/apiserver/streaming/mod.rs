@@ -90,7 +90,8 @@ fn container_of(target: &Target, container: String) -> ContainerRef {
 }
 
 async fn log(node: &dyn Node, target: &Target, query: &str) -> Result<http::Response<Body>, Status> {
-    let (container, options) = options::log(query)?;
+    let pod = target.name.as_deref().unwrap_or_default();
+    let (container, options) = options::log(pod, query)?;
     let reader = node.logs(container_of(target, container), options).await?;
     let mut response = http::Response::new(answer::streamed(reader));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));

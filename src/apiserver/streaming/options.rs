@@ -2,7 +2,7 @@
 //! `PodPortForwardOptions` (k8s.io/api core/v1).
 
 use crate::api::node::{ExecOptions, LogOptions};
-use crate::api::status::Status;
+use crate::api::status::{FieldError, Status};
 
 /// The decoded parameters in their order.
 fn pairs(query: &str) -> Vec<(String, String)> {
@@ -42,49 +42,57 @@ impl Parameters {
         found.map_or(default, |(_, value)| !matches!(value.as_str(), "0" | "false"))
     }
 
-    fn number(&self, name: &str, least: i64) -> Result<Option<i64>, Status> {
+    fn number(&self, name: &str) -> Result<Option<i64>, Status> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let number = text.parse::<i64>().map_err(|_| {
-            Status::bad_request(format!("{name}: strconv.ParseInt: parsing {text:?}: invalid syntax"))
-        })?;
-        if number < least {
-            let message =
-                format!("PodLogOptions is invalid: {name}: must be greater than or equal to {least}");
-            return Err(Status::failure(422, "Invalid", message));
-        }
-        Ok(Some(number))
+        text.parse()
+            .map(Some)
+            .map_err(|_| Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax")))
     }
 }
 
-/// The container that is meant (empty: the pod's default) and which of its log.
-pub fn log(query: &str) -> Result<(String, LogOptions), Status> {
+/// The container that is meant (empty: the pod's default) and which of its log. Complaints name the pod, as those of
+/// `ValidatePodLogOptions` do.
+pub fn log(pod: &str, query: &str) -> Result<(String, LogOptions), Status> {
     let query = Parameters(pairs(query));
-    let invalid = |message: String| Err(Status::failure(422, "Invalid", message));
-    let since_time = match query.text("sinceTime") {
-        Some(text) => match text.parse() {
-            Ok(time) => Some(time),
-            Err(_) => {
-                return Err(Status::bad_request(format!("sinceTime: {text:?} is not an RFC 3339 time")));
-            }
-        },
+    let since_time = match query.text("sinceTime").map(|text| (text, text.parse())) {
         None => None,
+        Some((_, Ok(time))) => Some(time),
+        Some((text, Err(_))) => {
+            return Err(Status::bad_request(format!(
+                "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""
+            )));
+        }
     };
-    let since_seconds = query.number("sinceSeconds", 1)?;
-    if since_time.is_some() && since_seconds.is_some() {
-        return invalid("at most one of `sinceTime` or `sinceSeconds` may be specified".into());
-    }
+    let (since_seconds, tail_lines, limit_bytes) =
+        (query.number("sinceSeconds")?, query.number("tailLines")?, query.number("limitBytes")?);
     let stream = query.text("stream").map(str::to_owned);
-    let tail_lines = query.number("tailLines", 0)?;
+    let mut errors = Vec::new();
+    let mut at_least = |name: &str, number: Option<i64>, least: i64, why: &str| {
+        if let Some(number) = number.filter(|number| *number < least) {
+            errors.push(FieldError::invalid(name, &number.into(), why));
+        }
+    };
+    at_least("tailLines", tail_lines, 0, "must be greater than or equal to 0");
+    at_least("limitBytes", limit_bytes, 1, "must be greater than 0");
+    if since_time.is_none() {
+        at_least("sinceSeconds", since_seconds, 1, "must be greater than 0");
+    } else if since_seconds.is_some() {
+        let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        errors.push(FieldError::forbidden("", why));
+    }
     match stream.as_deref() {
         None | Some("All") => {}
         Some("Stdout" | "Stderr") if tail_lines.is_none() => {}
         Some("Stdout" | "Stderr") => {
-            return invalid("`tailLines` and specific `stream` are mutually exclusive for now".into());
+            let why = "`tailLines` and specific `stream` are mutually exclusive for now";
+            errors.push(FieldError::forbidden("", why));
         }
         Some(other) => {
-            let allowed = "\"All\", \"Stderr\", \"Stdout\"";
-            return invalid(format!("stream: Unsupported value: {other:?}: supported values: {allowed}"));
+            errors.push(FieldError::not_supported("stream", &other.into(), &["Stdout", "Stderr", "All"]));
         }
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid("", "PodLogOptions", pod, &errors));
     }
     let options = LogOptions {
         follow: query.flag("follow", false),
@@ -93,7 +101,7 @@ pub fn log(query: &str) -> Result<(String, LogOptions), Status> {
         since_time,
         timestamps: query.flag("timestamps", false),
         tail_lines: tail_lines.and_then(|lines| u64::try_from(lines).ok()),
-        limit_bytes: query.number("limitBytes", 1)?.and_then(|bytes| u64::try_from(bytes).ok()),
+        limit_bytes: limit_bytes.and_then(|bytes| u64::try_from(bytes).ok()),
         stream,
     };
     Ok((query.text("container").unwrap_or_default().to_owned(), options))
@@ -141,12 +149,13 @@ mod tests {
 
     #[test]
     fn log_options() {
-        let (container, options) = log("container=web&follow=true&tailLines=10&timestamps=1").unwrap();
+        let (container, options) = log("www", "container=web&follow=true&tailLines=10&timestamps=1").unwrap();
         assert_eq!(container, "web");
         let expected =
             LogOptions { follow: true, tail_lines: Some(10), timestamps: true, ..LogOptions::default() };
         assert_eq!(options, expected);
-        let (_, options) = log("sinceTime=2026-01-01T00%3A00%3A00Z&previous=false&stream=Stderr").unwrap();
+        let (_, options) =
+            log("www", "sinceTime=2026-01-01T00%3A00%3A00Z&previous=false&stream=Stderr").unwrap();
         assert_eq!(options.since_time, "2026-01-01T00:00:00Z".parse().ok());
         assert!(!options.previous);
         assert_eq!(options.stream.as_deref(), Some("Stderr"));
@@ -161,8 +170,12 @@ mod tests {
             ("stream=Stdout&tailLines=1", 422),
         ];
         for (query, code) in cases {
-            assert_eq!(log(query).unwrap_err().code, code, "{query}");
+            assert_eq!(log("www", query).unwrap_err().code, code, "{query}");
         }
+        assert_eq!(
+            log("www", "tailLines=-1").unwrap_err().message,
+            "PodLogOptions \"www\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`, `eviction`, `finalize`,
-//! `token`.
+//! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`,
+//! `ephemeralcontainers`, `eviction`, `finalize`, `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
@@ -40,11 +40,11 @@ pub async fn answer(
     subresource: &str,
     action: Action,
 ) -> Result<Response, Status> {
-    let Some(row) = place.kind.subresource(subresource) else {
+    if place.kind.subresource(subresource).is_none() {
         return Err(Status::no_such_path());
-    };
+    }
     match (subresource, action) {
-        ("approval" | "status", Action::Get { resource_version }) => {
+        ("approval" | "status" | "ephemeralcontainers", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -61,6 +61,12 @@ pub async fn answer(
         ("approval", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::Approval, how, &patch, &options).await
         }
+        ("ephemeralcontainers", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::EphemeralContainers, body, &options).await
+        }
+        ("ephemeralcontainers", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::EphemeralContainers, how, &patch, &options).await
+        }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
@@ -69,7 +75,7 @@ pub async fn answer(
             eviction::evict(api, user, place, body, &options).await
         }
         ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
-        _ => Err(Status::method_not_allowed(&place.kind.plural, row.verbs.first().copied().unwrap_or("get"))),
+        _ => Err(Status::no_such_method()),
     }
 }
 
@@ -141,19 +147,15 @@ fn wrong_target(target: &Value) -> Vec<FieldError> {
 
 fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Value) -> Result<Value, Status> {
     if !uid.is_empty() && uid != meta::uid(pod) {
-        let actual = meta::uid(pod);
-        return Err(place.conflict(&format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}"
-        )));
+        return Err(place.other_uid(uid, meta::uid(pod)));
     }
+    let conflict = |why: &str| Err(Status::conflict("", "pods/binding", place.name, why));
     if meta::is_deleting(pod) {
-        let why = format!("pod {} is being deleted, cannot be assigned to a host", place.name);
-        return Err(place.conflict(&why));
+        return conflict(&format!("pod {} is being deleted, cannot be assigned to a host", place.name));
     }
     let current = pod["spec"]["nodeName"].as_str().unwrap_or_default();
     if !current.is_empty() {
-        let why = format!("pod {} is already assigned to node {current:?}", place.name);
-        return Err(place.conflict(&why));
+        return conflict(&format!("pod {} is already assigned to node {current:?}", place.name));
     }
     let mut pod = pod.clone();
     pod["spec"]["nodeName"] = json!(node);
@@ -189,7 +191,7 @@ mod tests {
         assert_eq!(on_node["status"]["conditions"].as_array().unwrap().len(), 1);
         assert_eq!(
             bound(place, &on_node, "other", "", &Value::Null).unwrap_err().message,
-            "Operation cannot be fulfilled on pods \"www\": pod www is already assigned to node \"minik\""
+            "Operation cannot be fulfilled on pods/binding \"www\": pod www is already assigned to node \"minik\""
         );
         assert_eq!(bound(place, &pod, "minik", "v", &Value::Null).unwrap_err().code, 409);
     }

@@ -9,7 +9,7 @@ use crate::api::status::{FieldError, Status};
 use crate::api::{custom, meta, patch, selector};
 use crate::apiserver::ApiServer;
 use crate::apiserver::registry::{Part, Place};
-use crate::apiserver::structure;
+use crate::apiserver::{patching, structure};
 
 /// Carries out a request to the scale of an object.
 pub(super) async fn answer(
@@ -30,19 +30,23 @@ pub(super) async fn answer(
             structure::check_name(place.name, &body)?;
             change(api, user, place, &options, |_| Ok((body.clone(), warnings.clone()))).await
         }
+        Action::Patch(PatchKind::Apply, config, options) => {
+            patching::check_configuration(&SCALE, &config)?;
+            let config = configuration(place.kind, &config);
+            let changed = api.registry().apply(user, place, Part::Scale, &config, &options).await?;
+            shown(place.kind, changed)
+        }
         Action::Patch(how, body, options) => {
-            // Nothing but one number can be applied, so that an applied configuration is merged.
-            let how = if how == PatchKind::Apply { PatchKind::Merge } else { how };
             change(api, user, place, &options, |current| {
                 let apply = || patch::apply(how, SCALE.types.schema(), current, &body);
-                let (scale, warnings) = structure::read_patched(&SCALE, apply, &options)?;
+                let (scale, warnings) = structure::read_patched(&SCALE, apply, (how, &body), &options)?;
                 structure::check_namespace(place.namespace, &scale)?;
                 structure::check_name(place.name, &scale)?;
                 Ok((scale, warnings))
             })
             .await
         }
-        _ => Err(Status::method_not_allowed(&place.kind.plural, "get")),
+        _ => Err(Status::no_such_method()),
     }
 }
 
@@ -59,15 +63,32 @@ async fn change(
         Ok((scaled(place, object, &scale)?, warnings))
     };
     let changed = api.registry().change(user, place, Part::Scale, options, make).await?;
+    shown(place.kind, changed)
+}
+
+/// The scale of an object that was changed.
+fn shown(kind: &Kind, changed: Response) -> Result<Response, Status> {
     Ok(match changed {
         Response::Object { entry, created, warnings } => {
-            Response::Transient { value: of(place.kind, entry.json())?, created, warnings }
+            Response::Transient { value: of(kind, entry.json())?, created, warnings }
         }
         Response::Transient { value, created, warnings } => {
-            Response::Transient { value: of(place.kind, &value)?, created, warnings }
+            Response::Transient { value: of(kind, &value)?, created, warnings }
         }
         other => other,
     })
+}
+
+/// An applied scale as a configuration of its object: whoever applies it manages the replicas there.
+fn configuration(kind: &Kind, scale: &Value) -> Value {
+    let mut config = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": {}});
+    for field in ["name", "namespace", "uid", "resourceVersion"] {
+        meta::carry(&mut config, scale, field);
+    }
+    if let Some(replicas) = scale["spec"].get("replicas") {
+        set_replicas(kind, &mut config, replicas.clone());
+    }
+    config
 }
 
 /// Where a custom kind keeps the parts of its scale.
@@ -88,6 +109,13 @@ fn set(object: &mut Value, path: &[String], value: Value) {
         [first, rest @ ..] => {
             set(meta::map_mut(object).entry(first.clone()).or_insert(Value::Null), rest, value);
         }
+    }
+}
+
+fn set_replicas(kind: &Kind, object: &mut Value, replicas: Value) {
+    match paths_of(kind) {
+        Some(paths) => set(object, &paths.spec, replicas),
+        None => object["spec"]["replicas"] = replicas,
     }
 }
 
@@ -141,10 +169,7 @@ fn scaled(place: Place<'_>, object: &Value, scale: &Value) -> Result<Value, Stat
         return Err(Status::conflict(group, &plural, place.name, &why));
     }
     let mut object = object.clone();
-    match paths_of(place.kind) {
-        Some(paths) => set(&mut object, &paths.spec, json!(replicas)),
-        None => object["spec"]["replicas"] = json!(replicas),
-    }
+    set_replicas(place.kind, &mut object, json!(replicas));
     meta::carry(&mut object, scale, "resourceVersion");
     Ok(object)
 }

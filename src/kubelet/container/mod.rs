@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use self::mounts::mounts;
 use self::security::security;
 use super::env::{Environment, expand};
-use super::observed::{fingerprint, label};
+use super::observed::{StartedAs, fingerprint, label};
 use super::pod::full_name;
 use super::resources;
 use crate::image::{Image, User};
@@ -73,12 +73,13 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
     let mut security = security(pod_context, context, parts.seccomp_dir)?;
     security.oom_score_adj = resources::oom_score_adj(pod, container, parts.machine_memory);
     let groups = groups(pod_context, &user);
+    let started_as = StartedAs { uid: user.uid, gid: user.gid, groups: groups.clone() };
     let message_path =
         PathBuf::from(container.termination_message_path.as_deref().unwrap_or("/dev/termination-log"));
     Ok(ContainerConfig {
         id: container_id(uid, &container.name, parts.attempt),
         sandbox: parts.sandbox.to_owned(),
-        labels: labels(pod, container, parts.attempt, parts.image),
+        labels: labels(pod, container, parts.attempt, parts.image, &started_as),
         layers: parts.image.layers.clone(),
         read_only_root: context.read_only_root_filesystem == Some(true),
         mounts: mounts(spec, container, parts.volumes, parts.files, &own)?,
@@ -110,7 +111,7 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
 }
 
 /// The labels by which a restarted kubelet finds the container again.
-fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image) -> Labels {
+fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image, started_as: &StartedAs) -> Labels {
     let shown =
         image.references.first().cloned().unwrap_or_else(|| container.image.clone().unwrap_or_default());
     let image_id = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
@@ -125,6 +126,7 @@ fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image) -> Labe
         (label::IMAGE, shown),
         (label::IMAGE_ID, image_id),
         (label::STOP_SIGNAL, signal.to_string()),
+        (label::USER, started_as.text()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()

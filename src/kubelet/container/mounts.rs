@@ -37,6 +37,8 @@ pub fn mounts(
         let volume = spec.volumes.iter().flatten().find(|v| v.name == mount.name);
         // What shows objects of the API is not the container's to change.
         made.read_only |= volume.is_some_and(|v| Source::of(v).is_ok());
+        let claim = volume.and_then(|v| v.persistent_volume_claim.as_ref());
+        made.read_only |= claim.is_some_and(|claim| claim.read_only == Some(true));
         mounts.push(made);
     }
     // A mount hides what was mounted below its target before it: outer ones first.

@@ -10,7 +10,7 @@ use tokio_util::io::StreamReader;
 
 use self::files::{Files, Position};
 use self::line::Filter;
-use self::watch::Watch;
+use super::directory::Watch;
 use crate::api::node::LogOptions;
 use crate::stdio::Reader;
 
@@ -18,7 +18,6 @@ mod files;
 mod line;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 /// How much of a file is read at once, and the longest line (the runtime's are 16 KiB).
 const CHUNK: usize = 128 << 10;

@@ -37,7 +37,9 @@ fn container(name: &str, attempt: u32, state: ContainerState) -> ObservedContain
         image: "img".into(),
         image_id: String::new(),
         stop_signal: 15,
+        user: None,
         start_error: None,
+        health: Default::default(),
         state,
     }
 }
@@ -262,4 +264,93 @@ fn only_the_newest_two_attempts_are_kept() {
     ]);
     let p = plan(&pod("Always"), Goal::Run, &o, &Memory::default(), at(20));
     assert_eq!(p.actions, [Action::Forget { id: "a0".into(), container: "a".into(), attempt: 0 }]);
+}
+
+#[test]
+fn an_ailing_container_is_ended_by_its_probes_grace_and_comes_back_by_policy() {
+    use crate::kubelet::observed::Health;
+    use crate::kubelet::probes::Kind;
+    let ill = |ailment| ObservedContainer {
+        health: Health { ailment: Some(ailment), ..Health::default() },
+        ..container("a", 0, running())
+    };
+    let liveness = Ailment::Probe(Kind::Liveness);
+    for (policy, ailment, returns) in [
+        ("Always", liveness, true),
+        ("OnFailure", liveness, true),
+        ("Never", liveness, false),
+        ("Always", Ailment::PostStart, false),
+    ] {
+        let mut pod = pod(policy);
+        pod.spec.as_mut().unwrap().containers[0].liveness_probe =
+            serde_json::from_value(json!({"terminationGracePeriodSeconds": 4})).unwrap();
+        let o = observed(vec![ill(ailment), container("b", 0, running())]);
+        let reason = KillReason::Ails { ailment, returns };
+        let signal = Action::Signal { id: "a0".into(), container: "a".into(), signal: 15, reason };
+        assert_eq!(plan(&pod, Goal::Run, &o, &Memory::default(), at(1)).actions, [signal], "{policy}");
+        let mut memory = saw_end(&["a0"]);
+        memory.signalled.insert("a0".into(), (at(1), reason));
+        let left = if ailment == liveness { 3 } else { 29 };
+        let p = plan(&pod, Goal::Run, &o, &memory, at(2));
+        assert_eq!((p.actions.len(), p.wake), (0, Some(Duration::from_secs(left))), "{policy}");
+        let p = plan(&pod, Goal::Run, &o, &memory, at(40));
+        assert_eq!(p.actions, [Action::Kill { id: "a0".into() }]);
+        let o = observed(vec![container("a", 0, exited(0)), container("b", 0, running())]);
+        let back = returns || policy == "Always";
+        let expected: &[&str] = if back { &["a#1"] } else { &[] };
+        assert_eq!(starts(&plan(&pod, Goal::Run, &o, &memory, at(20))), expected, "{policy} {ailment:?}");
+    }
+}
+
+#[test]
+fn ephemeral_containers_run_once_and_count_for_nothing() {
+    let mut pod = pod("Always");
+    pod.spec.as_mut().unwrap().ephemeral_containers =
+        serde_json::from_value(json!([{"name": "e", "image": "img"}])).unwrap();
+    let go = |list: Vec<ObservedContainer>| {
+        starts(&plan(&pod, Goal::Run, &observed(list), &Memory::default(), at(20)))
+    };
+    assert_eq!(go(vec![]), ["e#0", "i#0"], "they do not wait for init containers");
+    let rest = || vec![container("a", 0, running()), container("b", 0, running())];
+    assert_eq!(go(rest()), ["e#0"]);
+    for state in [running(), exited(0), exited(1)] {
+        let mut all = rest();
+        all.push(container("e", 0, state));
+        assert!(go(all).is_empty());
+    }
+    let mut over = pod.clone();
+    over.spec.as_mut().unwrap().restart_policy = Some("Never".into());
+    let ended =
+        vec![container("a", 0, exited(0)), container("b", 0, exited(0)), container("e", 0, running())];
+    let p = plan(&over, Goal::Run, &observed(ended), &saw_end(&["a0", "b0"]), at(20));
+    assert!(matches!(&p.actions[..], [Action::Signal { id, .. }] if id == "e0"), "{p:?}");
+}
+
+#[test]
+fn a_container_may_have_a_restart_policy_of_its_own() {
+    let rule =
+        |operator: &str| json!([{"action": "Restart", "exitCodes": {"operator": operator, "values": [42]}}]);
+    for (own, rules, code, back) in [
+        ("Always", json!(null), 0, true),
+        ("OnFailure", json!(null), 0, false),
+        ("OnFailure", json!(null), 1, true),
+        ("Never", json!(null), 1, false),
+        ("Never", rule("In"), 42, true),
+        ("Never", rule("In"), 1, false),
+        ("Never", rule("NotIn"), 1, true),
+        ("Never", rule("NotIn"), 42, false),
+    ] {
+        let mut pod = pod("Never");
+        let first = &mut pod.spec.as_mut().unwrap().containers[0];
+        first.restart_policy = Some(own.into());
+        first.restart_policy_rules = serde_json::from_value(rules.clone()).unwrap();
+        let o = observed(vec![container("a", 0, exited(code)), container("b", 0, running())]);
+        let p = plan(&pod, Goal::Run, &o, &Memory::default(), at(20));
+        let expected: &[&str] = if back { &["a#1"] } else { &[] };
+        assert_eq!(starts(&p), expected, "{own} {rules} {code}");
+        let o = observed(vec![container("a", 0, exited(code)), container("b", 0, exited(0))]);
+        let end = plan(&pod, Goal::Run, &o, &Memory::default(), at(20)).outcome;
+        let expected = if code == 0 { Outcome::Succeeded } else { Outcome::Failed };
+        assert_eq!(end, (!back).then_some(expected), "{own} {rules} {code}");
+    }
 }

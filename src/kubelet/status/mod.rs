@@ -1,5 +1,6 @@
 //! The status of a pod from its spec and what is observed of it (pure).
 
+mod conditions;
 #[cfg(test)]
 mod tests;
 
@@ -8,12 +9,15 @@ use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{
     Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodIP, PodStatus,
+    VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::observed::{History, ObservedContainer, ObservedPod, history, written_status};
+use self::conditions::{conditions, merged, unmet_gates};
+use super::observed::{History, ObservedContainer, ObservedPod, UNSEEN, history, written_status};
 use super::plan::{Outcome, is_sidecar};
+use super::pod::{container, ephemeral};
 use crate::runtime::ContainerState;
 use crate::stdio::Exit;
 
@@ -78,7 +82,16 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
             status
         })
         .collect();
-    let phase = phase(pod, observed, notes, &containers, initialized);
+    // Nobody waits for these, so that nothing says whether they are ready.
+    let ephemeral: Vec<ContainerStatus> = ephemeral(pod)
+        .filter_map(|c| container(pod, &c.name))
+        .map(|c| ContainerStatus {
+            ready: false,
+            started: None,
+            ..container_status(pod, &c, observed, notes, "ContainerCreating")
+        })
+        .collect();
+    let phase = phase(pod, notes, &containers, initialized);
     let finished = phase == "Succeeded" || phase == "Failed";
     let address = notes.address.clone().or_else(|| old.pod_ip.clone());
     // A pod shows why it failed when it has: until then its containers run out their time.
@@ -87,6 +100,7 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         phase: Some(phase.clone()),
         container_statuses: Some(containers),
         init_container_statuses: (!init.is_empty()).then_some(init),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: Some(notes.host_address.clone()),
         host_ips: Some(vec![HostIP { ip: notes.host_address.clone() }]),
         pod_ips: address.clone().map(|ip| vec![PodIP { ip }]),
@@ -101,7 +115,9 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
     shorten_messages(&mut status);
     let sidecars: Vec<&str> =
         spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
-    let conditions = conditions(&status, &sidecars, finished, initialized, sandboxed);
+    let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.as_str());
+    let unmet = unmet_gates(gates, status.conditions.as_deref().unwrap_or(&[]));
+    let conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
     status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));
     status
 }
@@ -112,7 +128,11 @@ const MESSAGES_MAX: usize = 12 << 10;
 
 /// Cuts each termination message to its container's share.
 fn shorten_messages(status: &mut PodStatus) {
-    let lists = [&mut status.container_statuses, &mut status.init_container_statuses];
+    let lists = [
+        &mut status.container_statuses,
+        &mut status.init_container_statuses,
+        &mut status.ephemeral_container_statuses,
+    ];
     let mut containers: Vec<_> = lists.into_iter().flatten().flatten().collect();
     let share = MESSAGES_MAX / containers.len().max(1);
     let states = containers.iter_mut().flat_map(|c| [&mut c.state, &mut c.last_state]);
@@ -125,9 +145,11 @@ fn shorten_messages(status: &mut PodStatus) {
 /// Whether all init containers are behind, and all sidecars beside the others.
 fn initialized(pod: &Pod, inits: &[Container], observed: &ObservedPod) -> bool {
     let succeeded = |c: &Container| match history(pod, observed, &c.name) {
-        History::Running { .. } => is_sidecar(c),
-        History::Exited { success, .. } | History::Before { success, .. } => success && !is_sidecar(c),
-        History::Never => false,
+        History::Running { .. } => {
+            is_sidecar(c) && observed.newest(&c.name).is_some_and(|c| c.health.is_up())
+        }
+        History::Exited { code: 0, .. } | History::Before { code: Some(0), .. } => !is_sidecar(c),
+        History::Exited { .. } | History::Before { .. } | History::Never => false,
     };
     let containers = pod.spec.iter().flat_map(|s| &s.containers);
     inits.iter().all(succeeded) || containers.into_iter().any(|c| observed.newest(&c.name).is_some())
@@ -169,9 +191,9 @@ fn api_state(container: &ObservedContainer, notes: &Notes) -> ApiState {
             });
             ApiState {
                 terminated: Some(ContainerStateTerminated {
-                    container_id: Some(format!("minik://{}", container.id)),
+                    container_id: Some(container.full_id()),
                     // A signal shows as 128+n; the signal field is for what has no code at all.
-                    exit_code: exit.map_or(137, Exit::shell_code),
+                    exit_code: exit.map_or(UNSEEN, Exit::shell_code),
                     finished_at: Some(time(*finished)),
                     message,
                     reason: Some(reason.to_owned()),
@@ -192,7 +214,8 @@ fn container_status(
     default_reason: &str,
 ) -> ContainerStatus {
     let name = &container.name;
-    let attempts: Vec<&ObservedContainer> = observed.containers.iter().filter(|c| &c.name == name).collect();
+    let attempts: Vec<&ObservedContainer> =
+        observed.containers.iter().filter(|c| &c.name == name && is_shown(c)).collect();
     let old = written_status(pod, name);
     let waiting = notes.waiting.get(name).cloned();
     let mut status = ContainerStatus {
@@ -203,10 +226,11 @@ fn container_status(
     };
     let previous = |n: usize| attempts.len().checked_sub(n).map(|i| api_state(attempts[i], notes));
     if let Some(newest) = attempts.last() {
-        status.container_id = Some(format!("minik://{}", newest.id));
+        status.container_id = Some(newest.full_id());
         status.image = newest.image.clone();
         status.image_id = newest.image_id.clone();
         status.restart_count = i32::try_from(newest.attempt).unwrap_or(i32::MAX);
+        given(&mut status, container, newest);
         let state = api_state(newest, notes);
         let older =
             previous(2).or_else(|| old.and_then(|o| o.last_state.clone()).filter(|_| newest.attempt > 0));
@@ -217,9 +241,9 @@ fn container_status(
                 status.last_state = Some(state);
             }
             _ => {
-                let runs = state.running.is_some();
-                status.ready = runs;
-                status.started = Some(runs);
+                let (runs, health) = (state.running.is_some(), newest.health);
+                status.ready = runs && health.started && health.ready;
+                status.started = Some(runs && health.started);
                 status.state = Some(state);
                 status.last_state = older;
             }
@@ -248,6 +272,33 @@ fn container_status(
     status
 }
 
+/// What a container was given when it was made.
+fn given(status: &mut ContainerStatus, container: &Container, made: &ObservedContainer) {
+    let resources = container.resources.clone().unwrap_or_default();
+    status.allocated_resources = resources.requests.clone();
+    status.resources = Some(resources);
+    let mount = |mount: &VolumeMount| VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only.filter(|read_only| *read_only),
+        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        ..VolumeMountStatus::default()
+    };
+    status.volume_mounts = container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect());
+    status.user = made.user.as_ref().map(|user| ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: Some(user.groups.iter().copied().map(i64::from).collect()),
+        }),
+    });
+}
+
+/// Whether an attempt shows: one whose postStart hook is not over looks as if it were still being made.
+fn is_shown(container: &ObservedContainer) -> bool {
+    container.health.hooked || !matches!(container.state, ContainerState::Running { .. })
+}
+
 fn default_waiting(reason: &str) -> Waiting {
     Waiting { reason: reason.to_owned(), message: String::new() }
 }
@@ -261,7 +312,7 @@ fn lost(old: &ContainerStatus) -> ApiState {
     ApiState {
         terminated: Some(ContainerStateTerminated {
             container_id: old.container_id.clone(),
-            exit_code: 137,
+            exit_code: UNSEEN,
             message: Some("The container could not be located when the pod was terminated".to_owned()),
             reason: Some("ContainerStatusUnknown".to_owned()),
             started_at: started,
@@ -271,13 +322,7 @@ fn lost(old: &ContainerStatus) -> ApiState {
     }
 }
 
-fn phase(
-    pod: &Pod,
-    observed: &ObservedPod,
-    notes: &Notes,
-    containers: &[ContainerStatus],
-    initialized: bool,
-) -> String {
+fn phase(pod: &Pod, notes: &Notes, containers: &[ContainerStatus], initialized: bool) -> String {
     let old = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending");
     if old == "Succeeded" || old == "Failed" {
         return old.to_owned();
@@ -293,75 +338,10 @@ fn phase(
         }
         None => {}
     }
-    let ever = |c: &ContainerStatus| observed.newest(&c.name).is_some() || c.container_id.is_some();
+    let ever = |c: &ContainerStatus| c.container_id.is_some();
     if initialized && !containers.is_empty() && containers.iter().all(ever) {
         "Running".to_owned()
     } else {
         "Pending".to_owned()
     }
-}
-
-/// Condition type, status, reason, message.
-type Condition = (&'static str, bool, Option<&'static str>, Option<String>);
-
-fn conditions(
-    status: &PodStatus,
-    sidecars: &[&str],
-    finished: bool,
-    initialized: bool,
-    sandboxed: bool,
-) -> Vec<Condition> {
-    let beside = status.init_container_statuses.iter().flatten().filter(|c| sidecars.contains(&&*c.name));
-    let containers = beside.chain(status.container_statuses.iter().flatten());
-    let not_ready: Vec<&str> = containers.filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
-    let unready = || {
-        if finished {
-            (Some(if status.phase.as_deref() == Some("Failed") { "PodFailed" } else { "PodCompleted" }), None)
-        } else {
-            (
-                Some("ContainersNotReady"),
-                Some(format!("containers with unready status: [{}]", not_ready.join(" "))),
-            )
-        }
-    };
-    let ready = not_ready.is_empty() && !finished && initialized;
-    let (reason, message) = if ready { (None, None) } else { unready() };
-    let init = status.init_container_statuses.as_deref().unwrap_or(&[]);
-    let incomplete: Vec<&str> = init.iter().filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
-    let initialized_condition = if status.phase.as_deref() == Some("Succeeded") {
-        ("Initialized", true, Some("PodCompleted"), None)
-    } else if initialized {
-        ("Initialized", true, None, None)
-    } else {
-        let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
-        ("Initialized", false, Some("ContainersNotInitialized"), Some(message))
-    };
-    vec![
-        ("PodReadyToStartContainers", sandboxed, None, None),
-        initialized_condition,
-        ("Ready", ready, reason, message.clone()),
-        ("ContainersReady", ready, reason, message),
-    ]
-}
-
-/// The kubelet's conditions put in place of its earlier ones; transition times move only with the status.
-fn merged(old: Vec<PodCondition>, new: Vec<Condition>, pod: &Pod, now: SystemTime) -> Vec<PodCondition> {
-    let mut out: Vec<PodCondition> = Vec::new();
-    for (type_, holds, reason, message) in new {
-        let status = if holds { "True" } else { "False" };
-        let before = old.iter().find(|c| c.type_ == type_);
-        let unchanged = before.filter(|b| b.status == status).and_then(|b| b.last_transition_time.clone());
-        out.push(PodCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: reason.map(str::to_owned),
-            message,
-            last_transition_time: unchanged.or_else(|| Some(time(now))),
-            observed_generation: pod.metadata.generation,
-            ..PodCondition::default()
-        });
-    }
-    let others = old.into_iter().filter(|c| !out.iter().any(|n| n.type_ == c.type_)).collect::<Vec<_>>();
-    out.extend(others);
-    out
 }

@@ -1,7 +1,7 @@
 //! What statuses say, case by case.
 
 use super::*;
-use crate::kubelet::observed::ObservedSandbox;
+use crate::kubelet::observed::{ObservedSandbox, StartedAs};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -27,7 +27,9 @@ fn container(attempt: u32, state: ContainerState) -> ObservedContainer {
         image: "docker.io/library/nginx:latest".into(),
         image_id: "sha256:1".into(),
         stop_signal: 15,
+        user: None,
         start_error: None,
+        health: Default::default(),
         state,
     }
 }
@@ -210,4 +212,60 @@ fn a_pod_that_ended_stays_ended() {
     let later = shown(&pod(s), &ObservedPod::default(), &Notes::default());
     assert_eq!(later["phase"], "Succeeded");
     assert_eq!(later["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+}
+
+#[test]
+fn readiness_gates_hold_back_the_pod_and_not_its_containers() {
+    let with = |conditions: Value| {
+        let mut pod = pod(json!({"phase": "Running", "conditions": conditions}));
+        pod.spec.as_mut().unwrap().readiness_gates =
+            serde_json::from_value(json!([{"conditionType": "lb.test/up"}])).unwrap();
+        let s = shown(&pod, &observed(vec![container(0, running())]), &Notes::default());
+        assert_eq!(condition(&s, "ContainersReady")["status"], "True");
+        condition(&s, "Ready").clone()
+    };
+    let none = with(json!([]));
+    assert_eq!((&none["status"], &none["reason"]), (&json!("False"), &json!("ReadinessGatesNotReady")));
+    assert_eq!(
+        none["message"],
+        "corresponding condition of pod readiness gate \"lb.test/up\" does not exist."
+    );
+    let down = with(json!([{"type": "lb.test/up", "status": "False"}]));
+    assert_eq!(down["message"], "the status of pod readiness gate \"lb.test/up\" is not \"True\", but False");
+    assert_eq!(with(json!([{"type": "lb.test/up", "status": "True"}]))["status"], "True");
+}
+
+#[test]
+fn an_ephemeral_container_has_a_status_of_its_own() {
+    let mut pod = pod(json!({"phase": "Running"}));
+    pod.spec.as_mut().unwrap().ephemeral_containers =
+        serde_json::from_value(json!([{"name": "e", "image": "busybox"}])).unwrap();
+    let debug = ObservedContainer { id: "e0".into(), name: "e".into(), ..container(0, running()) };
+    let s = shown(&pod, &observed(vec![container(0, running()), debug]), &Notes::default());
+    let e = &s["ephemeralContainerStatuses"][0];
+    assert!(e["state"]["running"].is_object() && e["ready"] == false && e["started"].is_null(), "{e}");
+    assert_eq!(condition(&s, "Ready")["status"], "True");
+    let s = shown(&pod, &observed(vec![container(0, running())]), &Notes::default());
+    assert_eq!(s["ephemeralContainerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+}
+
+#[test]
+fn a_status_says_what_a_container_was_given() {
+    let mut pod = pod(json!({"phase": "Running"}));
+    let spec: Container = serde_json::from_value(json!({"name": "a", "image": "nginx",
+        "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}},
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w", "readOnly": true}]}))
+    .unwrap();
+    pod.spec.as_mut().unwrap().containers = vec![spec];
+    let user = Some(StartedAs { uid: 1000, gid: 0, groups: vec![5] });
+    let made = ObservedContainer { user, ..container(0, running()) };
+    let c = &shown(&pod, &observed(vec![made]), &Notes::default())["containerStatuses"][0];
+    assert_eq!(c["allocatedResources"], json!({"cpu": "1"}));
+    assert_eq!(c["resources"], json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}));
+    assert_eq!(
+        c["volumeMounts"],
+        json!([{"name": "v", "mountPath": "/v"},
+            {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"}])
+    );
+    assert_eq!(c["user"]["linux"], json!({"uid": 1000, "gid": 0, "supplementalGroups": [5]}));
 }

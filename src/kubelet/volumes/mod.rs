@@ -1,5 +1,6 @@
 //! The volumes of a pod on the host: made before its containers start, removed when it has ended.
 
+pub mod claim;
 pub mod empty_dir;
 pub mod files;
 pub mod host_path;
@@ -17,8 +18,10 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use self::files::{Files, Source, Sources};
+use super::pod::{all_containers, ephemeral};
 use super::resources::NodeCapacity;
 use crate::api::request::WriteOptions;
+use crate::api::volumes::claim_name;
 use crate::client::Client;
 use crate::sys::removal;
 
@@ -106,13 +109,15 @@ struct Token {
 }
 
 impl Volumes {
-    /// Makes every volume that a container of the pod mounts, the first time; answers where each is.
+    /// Makes every volume that a container of the pod mounts, once; answers where each is.
     pub async fn make(&mut self, maker: &Maker<'_>) -> Result<HashMap<String, PathBuf>, Error> {
-        if let Some(places) = &self.places {
-            return Ok(places.clone());
+        let mut places = self.places.clone().unwrap_or_default();
+        let mut missing = mounted(maker.pod);
+        missing.retain(|volume| !places.contains_key(&volume.name));
+        if missing.is_empty() && self.places.is_some() {
+            return Ok(places);
         }
-        let mut places = HashMap::new();
-        for volume in mounted(maker.pod) {
+        for volume in missing {
             let place = self
                 .make_one(maker, volume)
                 .await
@@ -167,6 +172,9 @@ impl Volumes {
             let (source, group) = (source.clone(), fs_group(maker.pod));
             let most = empty_dir::memory(&source, maker.pod, maker.node);
             return blocking(move || empty_dir::make(&source, &place, group, most).map(|()| place)).await;
+        }
+        if let Some(name) = claim_name(maker.pod, volume) {
+            return claim::place(maker.client, maker.pod, &name).await;
         }
         self.publish(maker, volume, &Source::of(volume)?).await
     }
@@ -237,9 +245,9 @@ impl Volumes {
 /// The volumes that some container of the pod mounts.
 fn mounted(pod: &Pod) -> Vec<&Volume> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let used: BTreeSet<&str> =
-        containers.flat_map(|c| c.volume_mounts.iter().flatten()).map(|m| m.name.as_str()).collect();
+    let lasting = all_containers(spec).map(|c| &c.volume_mounts);
+    let mounts = lasting.chain(ephemeral(pod).map(|c| &c.volume_mounts)).flatten().flatten();
+    let used: BTreeSet<&str> = mounts.map(|m| m.name.as_str()).collect();
     spec.volumes.iter().flatten().filter(|v| used.contains(v.name.as_str())).collect()
 }
 

@@ -1,5 +1,6 @@
 //! Carrying out a plan's actions, and remembering how that went.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -8,14 +9,16 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::hooks::Moment;
 use super::pulls::Pulled;
-use super::words::name_of;
+use super::words::{killing, name_of};
 use super::{Desired, Worker};
 use crate::client::events::EventType;
 use crate::kubelet::backoff::Backoff;
+use crate::kubelet::container::container_id;
 use crate::kubelet::context::Context;
 use crate::kubelet::observed::ObservedPod;
-use crate::kubelet::plan::{Action, Goal, KillReason};
+use crate::kubelet::plan::{Action, Goal, PreStop};
 use crate::kubelet::pod::{container, image_of};
 use crate::kubelet::start::{self, NotStarted, Start};
 use crate::kubelet::status::Waiting;
@@ -86,7 +89,7 @@ impl<R: Runtime> Worker<R> {
             };
             self.after(pod, observed, action, result);
             if !pending.is_empty()
-                && let Ok(observed) = self.observe().await
+                && let Ok(observed) = self.observe(pod).await
             {
                 let pod = self.with_newest_status(&std::sync::Arc::new(pod.clone()));
                 self.write_status(&pod, &observed).await;
@@ -94,25 +97,28 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    /// Tells of containers that are asked to end.
+    /// Tells of containers that are to end.
     fn announce(&self, pod: &Pod, actions: &[Action]) {
         for action in actions {
-            if let Action::Signal { container, reason, .. } = action {
-                let message = match reason {
-                    KillReason::PodStops => format!("Stopping container {container}"),
-                    KillReason::Changed => {
-                        format!("Container {container} definition changed, will be restarted")
-                    }
-                };
-                self.context.event(pod, Some(container), EventType::Normal, "Killing", &message);
-            }
+            let (container, reason) = match action {
+                Action::PreStop { container, reason, .. } => (container, reason),
+                // Of those with a hook it is told already.
+                Action::Signal { id, container, reason, .. } if !self.memory.pre_stops.contains_key(id) => {
+                    (container, reason)
+                }
+                _ => continue,
+            };
+            let message = killing(container, *reason);
+            self.context.event(pod, Some(container), EventType::Normal, "Killing", &message);
         }
     }
 
     fn after(&mut self, pod: &Pod, observed: &ObservedPod, action: Action, result: Result<(), NotStarted>) {
         let now = Instant::now();
         match (&action, result) {
-            (Action::Start { container, .. }, Ok(())) => {
+            (Action::Start { container, attempt }, Ok(())) => {
+                let id = container_id(&self.uid, container, *attempt);
+                self.begin_hook(pod, observed, container, &id, Moment::PostStart);
                 self.count_restart(observed, container, now);
                 self.failures.remove(container);
                 self.notes.waiting.remove(container);
@@ -139,15 +145,6 @@ impl<R: Runtime> Worker<R> {
                     false => self.holds.failed(action, now),
                 }
             }
-            (Action::CreateSandbox { attempt }, Ok(())) => {
-                if *attempt == 0 {
-                    for (container, message) in pod.spec.iter().flat_map(sandbox::unobserved) {
-                        let reason = "NotObserved";
-                        self.context.event(pod, Some(&container), EventType::Warning, reason, &message);
-                    }
-                }
-                self.holds.done(action, now);
-            }
             (Action::CreateSandbox { .. }, Err(NotStarted::Waits(waiting))) => {
                 let message = format!("Failed to create pod sandbox: {}", waiting.message);
                 self.context.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &message);
@@ -165,16 +162,30 @@ impl<R: Runtime> Worker<R> {
                 self.unstarted.retain(|(_, container)| &container.id != id);
                 self.holds.done(action, now);
             }
-            (Action::RemoveSandbox { .. } | Action::Kill { .. }, Ok(())) => self.holds.done(action, now),
+            (Action::PreStop { id, container, reason }, Ok(())) => {
+                let hook = PreStop { since: now, reason: *reason, over: false };
+                self.memory.pre_stops.insert(id.clone(), hook);
+                self.begin_hook(pod, observed, container, id, Moment::PreStop);
+            }
+            (Action::CreateSandbox { .. } | Action::RemoveSandbox { .. } | Action::Kill { .. }, Ok(())) => {
+                self.holds.done(action, now);
+            }
         }
     }
 
     /// Fetches a container's image beside everything else: that may take minutes.
     fn begin_pull(&mut self, pod: &Pod, name: &str) {
-        let Some(container) = container(pod, name).cloned() else { return };
+        let Some(container) = container(pod, name).map(Cow::into_owned) else { return };
         let (context, of) = (self.context.clone(), pod.clone());
         let fetch = async move { pull::fetch(&context, &of, &container).await };
         self.pulls.begin(pod, name, &self.changed, fetch);
+    }
+
+    fn begin_hook(&mut self, pod: &Pod, observed: &ObservedPod, name: &str, id: &str, moment: Moment) {
+        let Some(container) = container(pod, name) else { return };
+        let host = self.context.config.address.to_string();
+        let address = observed.sandbox.as_ref().and_then(|s| s.address.clone()).unwrap_or(host);
+        self.hooks.begin(&self.context, pod, &container, (id, &address), moment, &self.changed);
     }
 
     /// A start after an end counts against the back-off.
@@ -205,6 +216,8 @@ async fn perform<R: Runtime>(
             return start::container(context, pod, start, volumes).await;
         }
         Action::RemoveSandbox { id } => runtime.remove_sandbox(id).await,
+        // It goes on beside everything else.
+        Action::PreStop { .. } => return Ok(()),
         Action::Signal { id, signal, .. } => runtime.signal(id, *signal).await,
         Action::Kill { id } => runtime.signal(id, KILL).await,
         Action::Forget { id, container, attempt } => {

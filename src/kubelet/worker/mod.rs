@@ -2,6 +2,7 @@
 
 mod act;
 mod holds;
+mod hooks;
 mod pulls;
 #[cfg(test)]
 mod tests;
@@ -17,13 +18,15 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use self::holds::Holds;
+use self::hooks::{Hooks, Moment};
 use self::pulls::Pulls;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
-use super::pod::image_of;
+use super::pod::{image_of, mirrored};
+use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
 use super::{messages, pull, sandbox};
@@ -74,6 +77,8 @@ pub struct Worker<R> {
     notes: Notes,
     holds: Holds,
     pulls: Pulls,
+    hooks: Hooks,
+    probes: Probes,
     /// Why containers could not be started, by name.
     failures: HashMap<String, Waiting>,
     /// Attempts whose process could not be started, with the sandbox that they were for.
@@ -113,6 +118,8 @@ impl<R: Runtime> Worker<R> {
             notes,
             holds: Holds::default(),
             pulls: Pulls::default(),
+            hooks: Hooks::default(),
+            probes: Probes::default(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
             volumes: Arc::default(),
@@ -150,7 +157,8 @@ impl<R: Runtime> Worker<R> {
     async fn round(&mut self) -> Next {
         let desired = self.desired.borrow_and_update().clone();
         let pod = self.with_newest_status(desired.pod());
-        let mut observed = match self.observe().await {
+        self.hooks.look();
+        let mut observed = match self.observe(&pod).await {
             Ok(observed) => observed,
             Err(error) => {
                 tracing::warn!(pod = name_of(&pod), %error, "cannot observe the pod");
@@ -165,6 +173,7 @@ impl<R: Runtime> Worker<R> {
             Goal::Run => observed.pulling = self.pulls.under_way(&pod),
             Goal::Stop { .. } => self.pulls.cancel(),
         }
+        self.probes.tend(&self.context, &pod, &observed, goal != Goal::Run, &self.changed);
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
         let held = self.holds.apply(&mut plan, &pod, now);
         self.take_notes(&pod, &observed, &plan, &held).await;
@@ -196,12 +205,14 @@ impl<R: Runtime> Worker<R> {
         pod
     }
 
-    async fn observe(&self) -> Result<ObservedPod, crate::runtime::Error> {
+    async fn observe(&self, pod: &Pod) -> Result<ObservedPod, crate::runtime::Error> {
         let mut observed = ObservedPod::of(&self.uid, &self.context.runtime.observe().await?);
         if let Some(id) = observed.sandbox.as_ref().map(|s| s.id.clone()) {
             let here = self.unstarted.iter().filter(|(sandbox, _)| *sandbox == id);
             observed.add(here.map(|(_, container)| container.clone()));
         }
+        self.hooks.judge(&mut observed);
+        self.probes.judge(pod, &mut observed);
         Ok(observed)
     }
 
@@ -215,6 +226,11 @@ impl<R: Runtime> Worker<R> {
         let here = |id: &String| observed.containers.iter().any(|c| &c.id == id);
         self.memory.ended.retain(|id, _| here(id));
         self.memory.signalled.retain(|id, _| here(id));
+        self.memory.pre_stops.retain(|id, _| here(id));
+        self.hooks.retain(observed);
+        for (id, hook) in &mut self.memory.pre_stops {
+            hook.over |= self.hooks.went(id, Moment::PreStop).is_some();
+        }
         self.notes.messages.retain(|id, _| here(id));
         let sandbox = observed.sandbox.as_ref().map(|s| s.id.as_str());
         self.unstarted.retain(|(of, _)| Some(of.as_str()) == sandbox);
@@ -297,6 +313,13 @@ impl<R: Runtime> Worker<R> {
                 self.tell_back_off(pod, name, waiting);
             }
         }
+        for name in &starting {
+            let ended = observed.newest(name).and_then(|c| self.hooks.went(&c.id, Moment::PostStart));
+            if let Some(Err(message)) = ended {
+                let failed = Waiting { reason: "PostStartHookError".into(), message: message.clone() };
+                waiting.entry(name.clone()).or_insert(failed);
+            }
+        }
         let before = std::mem::take(&mut self.notes.waiting);
         self.notes.waiting = before.into_iter().filter(|(name, _)| starting.contains(name)).collect();
         self.notes.waiting.extend(waiting);
@@ -324,6 +347,10 @@ impl<R: Runtime> Worker<R> {
         let mut object = pod.clone();
         object.metadata.resource_version = None;
         object.metadata.managed_fields = None;
+        if mirrored(pod).is_some() {
+            // The API knows the mirror by another uid.
+            object.metadata.uid = None;
+        }
         object.status = Some(new);
         match self.context.client.all::<Pod>().update_status(&object).await {
             Ok(written) => {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::api::go::duration;
 use crate::client::events::EventType;
+use crate::kubelet::observed::Ailment;
+use crate::kubelet::plan::KillReason;
 use crate::kubelet::pod::{full_name, image_of};
 use crate::kubelet::status::Waiting;
 
@@ -14,12 +17,23 @@ pub fn name_of(pod: &Pod) -> String {
     format!("{}/{}", meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""))
 }
 
+/// The `Killing` event of a container that is to end.
+pub fn killing(name: &str, reason: KillReason) -> String {
+    match reason {
+        KillReason::PodStops => format!("Stopping container {name}"),
+        KillReason::Changed => format!("Container {name} definition changed, will be restarted"),
+        KillReason::Ails { ailment: Ailment::PostStart, .. } => "FailedPostStartHook".to_owned(),
+        KillReason::Ails { ailment: Ailment::Probe(kind), returns } => {
+            let what = kind.name().to_lowercase();
+            let then = if returns { ", will be restarted" } else { "" };
+            format!("Container {name} failed {what} probe{then}")
+        }
+    }
+}
+
 /// How a container shows itself that keeps ending.
 pub fn crash_loop(pod: &Pod, name: &str, delay: Duration) -> Waiting {
-    let delay = match delay.as_secs() {
-        s if s >= 60 => format!("{}m{}s", s / 60, s % 60),
-        s => format!("{s}s"),
-    };
+    let delay = duration(delay);
     Waiting {
         reason: "CrashLoopBackOff".into(),
         message: format!("back-off {delay} restarting failed container={name} pod={}", full_name(pod)),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::kinds::{self, Kind};
+use crate::api::custom::Conversion;
+use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::selector::LabelSelector;
 use crate::api::status::Status;
@@ -21,6 +22,8 @@ pub struct Match {
     /// Where they are served: group, version and plural.
     pub resource: Value,
     served: Arc<Kind>,
+    /// As what it came.
+    asked: Arc<Kind>,
     /// Whether the body is of the kind itself.
     whole: bool,
 }
@@ -40,6 +43,7 @@ impl Match {
             kind: json!({"group": group, "version": version, "kind": kind}),
             resource: json!({"group": served.group, "version": served.version, "resource": served.plural}),
             served: served.clone(),
+            asked: attributes.kind.clone(),
             whole,
         }
     }
@@ -54,13 +58,21 @@ impl Match {
         if object.is_null() || !self.whole {
             return object.clone();
         }
-        value_as_served(&self.served, object.clone())
+        named(&self.served, value_as_served(&self.served, object.clone()))
     }
 
     /// An object as it was shown, in the form that is stored.
     pub fn stored(&self, object: Value) -> Value {
-        if self.whole { as_stored(&self.served, object) } else { object }
+        if self.whole { named(&self.asked, as_stored(&self.served, object)) } else { object }
     }
+}
+
+/// An object of a custom kind in another version, where these differ in nothing but their names.
+fn named(kind: &Kind, mut object: Value) -> Value {
+    if kind.types.custom().is_some() && object.is_object() {
+        object["apiVersion"] = kind.api_version().into();
+    }
+    object
 }
 
 /// One rule: operations on resources.
@@ -165,7 +177,9 @@ impl Constraints {
         attributes: &Attributes<'_>,
         object: &Value,
     ) -> Result<Option<Match>, Status> {
-        let Some(found) = self.by_rules(attributes, object) else { return Ok(None) };
+        let Some(found) = self.by_rules(&registry.served().kinds(), attributes, object) else {
+            return Ok(None);
+        };
         Ok(self.selected(registry, attributes, object)?.then_some(found))
     }
 
@@ -198,7 +212,13 @@ impl Constraints {
     }
 
     /// As what the rules are about a request: as it came, or as another version of the same objects.
-    pub fn by_rules(&self, attributes: &Attributes<'_>, object: &Value) -> Option<Match> {
+    /// `kinds` are all that are served.
+    pub fn by_rules(
+        &self,
+        kinds: &[Arc<Kind>],
+        attributes: &Attributes<'_>,
+        object: &Value,
+    ) -> Option<Match> {
         let name = attributes.name_of(object);
         let hit = |rules: &[Rule], served: &Kind| rules.iter().any(|r| r.matches(attributes, name, served));
         if hit(&self.excluded, attributes.kind) {
@@ -207,24 +227,28 @@ impl Constraints {
         if hit(&self.rules, attributes.kind) || (self.open && self.rules.is_empty()) {
             return Some(Match::exact(attributes));
         }
-        let others = equivalents(attributes.kind).filter(|_| self.equivalent);
+        let others = equivalents(kinds, attributes.kind).filter(|_| self.equivalent);
         let mut others = others.filter(|other| !hit(&self.excluded, other));
         others.find(|other| hit(&self.rules, other)).map(|other| Match::of(attributes, other))
     }
 }
 
-/// The other groups and versions that serve the objects of a kind.
-fn equivalents(kind: &Kind) -> impl Iterator<Item = &'static Arc<Kind>> {
-    kinds::KINDS.iter().filter(move |other| {
+/// The other groups and versions that serve the objects of a kind, but for those that only a webhook can convert.
+fn equivalents<'k>(kinds: &'k [Arc<Kind>], kind: &'k Kind) -> impl Iterator<Item = &'k Arc<Kind>> {
+    let converted =
+        kind.types.custom().is_some_and(|version| version.definition.conversion != Conversion::None);
+    kinds.iter().filter(move |other| {
         other.storage == kind.storage
             && other.plural == kind.plural
             && (other.group != kind.group || other.version != kind.version)
+            && !converted
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::kinds::KINDS;
     use crate::apiserver::admission::testing::attributes;
 
     fn rule(change: Value) -> Constraints {
@@ -253,7 +277,7 @@ mod tests {
         ] {
             let mut asked = attributes("", "pods", Operation::Create);
             asked.subresource = subresource;
-            let found = rule(change.clone()).by_rules(&asked, &json!({"metadata": {"name": "p"}}));
+            let found = rule(change.clone()).by_rules(&KINDS, &asked, &json!({"metadata": {"name": "p"}}));
             assert_eq!(found.is_some(), expected, "{change} {subresource}");
         }
     }
@@ -262,13 +286,13 @@ mod tests {
     fn other_versions_of_the_same_objects_are_meant_unless_said_otherwise() {
         let events = json!({"apiGroups": ["events.k8s.io"], "resources": ["events"]});
         let asked = attributes("", "events", Operation::Create);
-        let found = rule(events.clone()).by_rules(&asked, &json!({})).unwrap();
+        let found = rule(events.clone()).by_rules(&KINDS, &asked, &json!({})).unwrap();
         assert_eq!(found.kind, json!({"group": "events.k8s.io", "version": "v1", "kind": "Event"}));
         let shown = found.object(&json!({"apiVersion": "v1", "kind": "Event", "message": "m"}));
         assert_eq!(shown["note"], "m");
         let mut exact = rule(events);
         exact.equivalent = false;
-        assert!(exact.by_rules(&asked, &json!({})).is_none());
+        assert!(exact.by_rules(&KINDS, &asked, &json!({})).is_none());
     }
 
     #[test]
@@ -278,7 +302,7 @@ mod tests {
             &json!({"resourceRules": [rule(json!([]))], "excludeResourceRules": [rule(json!(["free"]))]}),
         );
         let asked = attributes("", "pods", Operation::Create);
-        let named = |name: &str| constraints.by_rules(&asked, &json!({"metadata": {"name": name}}));
+        let named = |name: &str| constraints.by_rules(&KINDS, &asked, &json!({"metadata": {"name": name}}));
         assert!(named("other").is_some() && named("free").is_none());
     }
 }

@@ -137,7 +137,10 @@ impl Round {
             if only_again && !case.again {
                 continue;
             }
-            let Some(found) = policy.constraints.by_rules(attributes, object) else { continue };
+            let Some(found) = policy.constraints.by_rules(&registry.served().kinds(), attributes, object)
+            else {
+                continue;
+            };
             match change(registry, attributes, policy, &found, &case.params, object) {
                 Ok(None) => {}
                 Ok(Some(changed)) => {

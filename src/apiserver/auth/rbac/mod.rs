@@ -114,7 +114,8 @@ impl Authorizer {
         if !news.is_empty() {
             let mut policy = self.policy.write().unwrap_or_else(PoisonError::into_inner);
             for event in &news {
-                policy::take(&mut policy, &event.entry.key, (!event.deleted).then(|| event.entry.json()));
+                let object = (!event.deleted).then(|| event.entry.parse());
+                policy::take(&mut policy, &event.entry.key, object.as_ref());
             }
         }
         self.shown.store(newest, Ordering::Release);
@@ -139,7 +140,7 @@ fn read(store: &Store) -> Result<Policy, store::Error> {
     let mut policy = Policy::default();
     for prefix in PREFIXES {
         for entry in store.list(prefix, None, 0, None)?.entries {
-            policy::take(&mut policy, &entry.key, Some(entry.json()));
+            policy::take(&mut policy, &entry.key, Some(&entry.parse()));
         }
     }
     Ok(policy)

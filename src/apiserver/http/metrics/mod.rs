@@ -54,11 +54,11 @@ impl Labels {
             dry_run: if query.text("dryRun") == "All" { "All" } else { "" },
         };
         match parse::parse(method, path, query) {
-            Ok(Route::Document(path)) => {
+            Route::Document(path) => {
                 let known = DOCUMENTS.iter().find(|known| **known == path.trim_end_matches('/'));
                 labels.subresource = known.copied().unwrap_or_default().into();
             }
-            Ok(Route::Resource(target, verb)) => {
+            Route::Resource(target, verb) => {
                 let Some(kind) = served.by_resource(&target.group, &target.version, &target.resource) else {
                     return labels;
                 };
@@ -78,7 +78,6 @@ impl Labels {
                 (labels.group, labels.version) = (kind.group.clone(), kind.version.clone());
                 labels.resource = kind.plural.clone();
             }
-            Err(_) => {}
         }
         labels
     }
@@ -222,7 +221,7 @@ mod tests {
             ("GET", "/apis/made.up/v1/things", "GET     "),
             ("GET", "/healthz", "GET    /healthz "),
             ("GET", "/made/up", "GET     "),
-            ("MADEUP", "/api/v1/pods", "other     "),
+            ("MADEUP", "/api/v1/pods", "other  v1 pods  cluster"),
         ] {
             let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
             let method = Method::from_bytes(method.as_bytes()).unwrap();

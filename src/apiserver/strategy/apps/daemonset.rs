@@ -174,7 +174,11 @@ fn strategy(strategy: &Value) -> Vec<FieldError> {
                 _ => {}
             }
         }
-        _ => errors.push(FieldError::not_supported(PATH, strategy, &["RollingUpdate", "OnDelete"])),
+        other => {
+            let form = format!("{{\"Type\":{other:?},\"RollingUpdate\":{rolling}}}");
+            let error = FieldError::not_supported(PATH, strategy, &["RollingUpdate", "OnDelete"]);
+            errors.push(error.showing(strategy, &form));
+        }
     }
     errors
 }
@@ -232,7 +236,7 @@ mod tests {
             (
                 json!({"updateStrategy": {"type": "X"}}),
                 &[
-                    "spec.updateStrategy: Unsupported value: {\"type\":\"X\"}: supported values: \"RollingUpdate\", \"OnDelete\"",
+                    "spec.updateStrategy: Unsupported value: {\"Type\":\"X\",\"RollingUpdate\":null}: supported values: \"RollingUpdate\", \"OnDelete\"",
                 ],
             ),
         ] {

@@ -40,13 +40,31 @@ pub(super) fn validate(spec: &Value) -> Vec<FieldError> {
                 errors.extend(fields.map(|f| FieldError::forbidden(format!("{path}.{f}"), why)));
             }
             if list == "ephemeralContainers" {
-                let fields = PROBES.iter().chain(&["lifecycle", "ports"]).filter(|f| is_set(container, f));
-                let why = "cannot be set for an Ephemeral Container";
-                errors.extend(fields.map(|f| FieldError::forbidden(format!("{path}.{f}"), why)));
+                errors.extend(ephemeral(&path, container, spec));
             }
         }
     }
     errors.extend(host_ports(spec));
+    errors
+}
+
+/// What is wrong with an ephemeral container beyond what any container must heed (`validateEphemeralContainers`).
+fn ephemeral(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
+    let why = "cannot be set for an Ephemeral Container";
+    let fields = PROBES.iter().chain(&["lifecycle", "ports", "resources", "resizePolicy", "restartPolicy"]);
+    let set = fields.filter(|field| is_set(container, field));
+    let mut errors: Vec<_> = set.map(|f| FieldError::forbidden(format!("{path}.{f}"), why)).collect();
+    let target = text(container, "targetContainerName");
+    let mut others = ["containers", "initContainers"].iter().flat_map(|list| items(spec, list));
+    if !target.is_empty() && !others.any(|other| text(other, "name") == target) {
+        let at = format!("{path}.targetContainerName");
+        errors.push(FieldError::not_found(at, &container["targetContainerName"]));
+    }
+    for (i, mount) in items(container, "volumeMounts").iter().enumerate() {
+        for field in ["subPath", "subPathExpr"].iter().filter(|field| is_set(mount, field)) {
+            errors.push(FieldError::forbidden(format!("{path}.volumeMounts[{i}].{field}"), why));
+        }
+    }
     errors
 }
 
@@ -70,7 +88,7 @@ fn container(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
         _ => errors.push(FieldError::not_supported(
             at("terminationMessagePolicy"),
             &container["terminationMessagePolicy"],
-            &["FallbackToLogsOnError", "File"],
+            &["File", "FallbackToLogsOnError"],
         )),
     }
     errors.extend(ports(&at("ports"), container));
@@ -84,7 +102,8 @@ fn container(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
     for hook in ["postStart", "preStop"] {
         let action = &container["lifecycle"][hook];
         if !action.is_null() {
-            errors.extend(handler(&format!("{path}.lifecycle.{hook}"), action));
+            let grace = spec["terminationGracePeriodSeconds"].as_i64();
+            errors.extend(handler(&format!("{path}.lifecycle.{hook}"), action, grace));
         }
     }
     errors.extend(security(&at("securityContext"), &container["securityContext"]));

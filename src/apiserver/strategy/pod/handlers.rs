@@ -14,7 +14,7 @@ pub(super) fn probe(path: &str, name: &str, probe: &Value) -> Vec<FieldError> {
     if probe.is_null() {
         return Vec::new();
     }
-    let mut errors = handler(path, probe);
+    let mut errors = handler(path, probe, None);
     for field in
         ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
     {
@@ -44,8 +44,8 @@ pub(super) fn probe(path: &str, name: &str, probe: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// A probe's or hook's way of asking: exactly one.
-pub(super) fn handler(path: &str, handler: &Value) -> Vec<FieldError> {
+/// A probe's or hook's way of asking: exactly one. A hook that sleeps has the pod's time to end, where that is known.
+pub(super) fn handler(path: &str, handler: &Value, grace: Option<i64>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let given: Vec<&str> = HANDLERS.into_iter().filter(|h| !handler[*h].is_null()).collect();
     if given.is_empty() {
@@ -71,9 +71,13 @@ pub(super) fn handler(path: &str, handler: &Value) -> Vec<FieldError> {
                 errors.extend(one_of(&format!("{at}.scheme"), &body["scheme"], &["HTTP", "HTTPS"]));
             }
             "tcpSocket" | "grpc" => errors.extend(port_or_name(&format!("{at}.port"), &body["port"])),
-            "sleep" if body["seconds"].as_i64().is_some_and(|s| s < 0) => {
-                let why = "must be greater than or equal to 0";
-                errors.push(FieldError::invalid(format!("{at}.seconds"), &body["seconds"], why));
+            "sleep" => {
+                let seconds = body["seconds"].as_i64().unwrap_or(0);
+                if let Some(most) = grace.filter(|grace| !(0..=*grace).contains(&seconds)) {
+                    let why =
+                        format!("must be non-negative and less than terminationGracePeriodSeconds ({most})");
+                    errors.push(FieldError::invalid(at, &json!(seconds), &why));
+                }
             }
             _ => {}
         }

@@ -49,13 +49,24 @@ impl Strategy for Pod {
     }
 
     fn validate_create(&self, pod: &Value) -> Vec<FieldError> {
-        let debugs = super::value::is_set(&pod["spec"], "ephemeralContainers");
-        let error = || FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create");
-        debugs.then(error).into_iter().collect()
+        let spec = &pod["spec"];
+        let mut errors = Vec::new();
+        if super::value::is_set(spec, "ephemeralContainers") {
+            errors.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
+        }
+        if !text(spec, "nodeName").is_empty() && super::value::is_set(spec, "schedulingGates") {
+            let why = "cannot be set until all schedulingGates have been cleared";
+            errors.push(FieldError::forbidden("spec.nodeName", why));
+        }
+        errors
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         update::pod(new, old)
+    }
+
+    fn validate_ephemeral_containers_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        update::ephemeral_containers(new, old)
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::checks::difference;
 use super::super::value::{fill, items, text};
+use crate::api::meta;
 use crate::api::status::FieldError;
 
 const ALLOWED: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
@@ -59,6 +60,31 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// What a change of the ephemeral containers may do: add some (`ValidatePodEphemeralContainersUpdate`).
+pub(super) fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
+    if meta::annotation(old, "kubernetes.io/config.mirror").is_some() {
+        return vec![FieldError::forbidden("", "static pods do not support ephemeral containers")];
+    }
+    let path = "spec.ephemeralContainers";
+    let mut errors = Vec::new();
+    for before in items(&old["spec"], "ephemeralContainers") {
+        let name = &before["name"];
+        let after = items(&new["spec"], "ephemeralContainers").iter().find(|c| c["name"] == *name);
+        let why = match after {
+            None => format!("existing ephemeral containers {name} may not be removed\n"),
+            Some(after) if after != before => {
+                format!(
+                    "existing ephemeral containers {name} may not be changed\n{}",
+                    difference(before, after)
+                )
+            }
+            Some(_) => continue,
+        };
+        errors.push(FieldError::forbidden(path, &why));
+    }
+    errors
+}
+
 /// Whether every old toleration is still there; for how long it holds may change.
 fn keeps_tolerations(new: &[Value], old: &[Value]) -> bool {
     let without_time = |toleration: &Value| {
@@ -95,6 +121,28 @@ fn deadline(new: &Value, old: &Value) -> Option<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ephemeral_containers_are_only_added() {
+        let pod = |containers: Value| json!({"metadata": {}, "spec": {"ephemeralContainers": containers}});
+        let (one, two) = (json!({"name": "one", "image": "x"}), json!({"name": "two", "image": "x"}));
+        let told = |new: Value, old: &Value| {
+            ephemeral_containers(&new, old).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let old = pod(json!([one]));
+        assert!(told(pod(json!([one, two])), &old).is_empty());
+        let removed =
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"one\" may not be removed\n";
+        assert_eq!(told(pod(json!([two])), &old), [removed]);
+        let changed = told(pod(json!([{"name": "one", "image": "y"}])), &old);
+        assert!(
+            changed[0].contains("existing ephemeral containers \"one\" may not be changed\n"),
+            "{changed:?}"
+        );
+        let mut mirror = old.clone();
+        mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
+        assert!(told(mirror.clone(), &mirror)[0].contains("static pods do not support ephemeral containers"));
+    }
 
     #[test]
     fn images_and_little_else_change() {

@@ -41,7 +41,14 @@ impl Strategy for PodDisruptionBudget {
         let mut errors = Vec::new();
         if !spec["minAvailable"].is_null() && !spec["maxUnavailable"].is_null() {
             let why = "minAvailable and maxUnavailable cannot be both set";
-            errors.push(FieldError::invalid("spec", spec, why));
+            let form = format!(
+                "{{\"MinAvailable\":{},\"Selector\":{},\"MaxUnavailable\":{},\"UnhealthyPodEvictionPolicy\":{}}}",
+                spec["minAvailable"],
+                spec["selector"],
+                spec["maxUnavailable"],
+                spec["unhealthyPodEvictionPolicy"]
+            );
+            errors.push(FieldError::invalid("spec", spec, why).showing(spec, &form));
         }
         for field in ["minAvailable", "maxUnavailable"] {
             let path = format!("spec.{field}");
@@ -142,7 +149,7 @@ mod tests {
             (
                 json!({"minAvailable": 1, "maxUnavailable": "101%"}),
                 &[
-                    "spec: Invalid value: {\"maxUnavailable\":\"101%\",\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+                    "spec: Invalid value: {\"MinAvailable\":1,\"Selector\":null,\"MaxUnavailable\":\"101%\",\"UnhealthyPodEvictionPolicy\":null}: minAvailable and maxUnavailable cannot be both set",
                     "spec.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
                 ],
             ),

@@ -251,8 +251,11 @@ fn twice(ports: &[Value]) -> Vec<FieldError> {
     (0..ports.len())
         .filter(|i| again(*i))
         .map(|i| {
-            let shown = json!({"port": ports[i]["port"], "protocol": ports[i]["protocol"]});
-            FieldError::duplicate(format!("spec.ports[{i}]"), &shown)
+            let (port, protocol) = (&ports[i]["port"], &ports[i]["protocol"]);
+            let form = format!(
+                "{{\"Name\":\"\",\"Protocol\":{protocol},\"AppProtocol\":null,\"Port\":{port},\"TargetPort\":0,\"NodePort\":0}}"
+            );
+            FieldError::duplicate(format!("spec.ports[{i}]"), port).showing(port, &form)
         })
         .collect()
 }

@@ -9,11 +9,8 @@ use super::super::value::{fill, items, text};
 use super::super::{Column, Strategy};
 use super::{frozen, parameters, provisioner};
 use crate::api::status::FieldError;
+use crate::api::volumes::IS_DEFAULT_CLASS;
 use crate::api::{meta, names};
-
-/// Marks the class of claims that name none.
-const DEFAULT_CLASS: [&str; 2] =
-    ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
 /// The strategy of storage classes.
 pub(super) struct StorageClass;
@@ -57,7 +54,7 @@ impl Strategy for StorageClass {
     }
 
     fn cells(&self, class: &Value, now: Timestamp) -> Vec<Value> {
-        let default = DEFAULT_CLASS.iter().any(|mark| meta::annotation(class, mark) == Some("true"));
+        let default = IS_DEFAULT_CLASS.iter().any(|mark| meta::annotation(class, mark) == Some("true"));
         let name = meta::name(class);
         vec![
             if default { format!("{name} (default)").into() } else { name.into() },
@@ -189,7 +186,7 @@ mod tests {
 
     #[test]
     fn the_default_class_is_marked() {
-        let class = json!({"metadata": {"name": "fast", "annotations": {DEFAULT_CLASS[0]: "true"}}});
+        let class = json!({"metadata": {"name": "fast", "annotations": {IS_DEFAULT_CLASS[0]: "true"}}});
         let cells = StorageClass.cells(&class, Timestamp::UNIX_EPOCH);
         assert_eq!(cells[0], "fast (default)");
         assert_eq!(cells[4], false);

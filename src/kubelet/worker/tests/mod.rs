@@ -1,6 +1,8 @@
 //! The worker's loop on a simulated runtime: what it asks for, how often, and what it says of the pod.
 
 mod ends;
+mod hooks;
+mod probes;
 mod pulls;
 mod starts;
 mod upkeep;
@@ -31,7 +33,7 @@ use crate::kubelet::node::Machine;
 use crate::kubelet::references::Watches;
 use crate::kubelet::resources::NodeCapacity;
 use crate::network::Attachment;
-use crate::runtime::sim::{SimCall, SimProgram, SimRuntime};
+use crate::runtime::sim::{SimCall, SimExec, SimProgram, SimRuntime};
 use crate::stdio::Exit;
 use crate::store::Entry;
 
@@ -192,6 +194,7 @@ fn config(dir: &Path) -> Config {
         memory: dir.join("memory"),
         logs: dir.join("logs"),
         container_logs: dir.join("links"),
+        manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
         share_processes: false,
@@ -219,6 +222,8 @@ impl Bed {
             network: Arc::new(Network),
             services,
             recorder,
+            statics: Default::default(),
+            http: Default::default(),
         });
         let (desired, wanted) = watch::channel(Desired::Pod(Arc::new(pod)));
         let changed = Arc::new(Notify::new());
@@ -275,6 +280,17 @@ impl Bed {
 
     fn signals(&self, signal: i32) -> usize {
         self.count(|call| matches!(call, SimCall::Signal(_, sent) if *sent == signal))
+    }
+
+    fn execs(&self, command: &str) -> usize {
+        self.count(|call| matches!(call, SimCall::Exec(_, args) if args == &[command]))
+    }
+
+    /// What the status says of a condition.
+    fn condition(&self, type_: &str) -> Value {
+        let status = self.status();
+        let found = status["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == type_);
+        found.map_or(Value::Null, |c| c["status"].clone())
     }
 
     fn status(&self) -> Value {

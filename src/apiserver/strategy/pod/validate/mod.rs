@@ -11,8 +11,9 @@ use super::{affinity, containers, volumes};
 use crate::api::names;
 use crate::api::status::FieldError;
 
-const RESTART: [&str; 3] = ["Always", "Never", "OnFailure"];
-const DNS: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
+// In the order of Kubernetes' messages.
+const RESTART: [&str; 3] = ["Always", "OnFailure", "Never"];
+const DNS: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 
 pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
     let spec = &pod["spec"];
@@ -36,6 +37,7 @@ pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
         }
     }
     errors.extend(dns_config(spec));
+    errors.extend(gates(spec));
     for field in ["hostname", "subdomain"] {
         if is_set(spec, field) {
             errors.extend(invalid(
@@ -69,7 +71,8 @@ fn security(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if spec["hostPID"] == true && spec["shareProcessNamespace"] == true {
         let why = "ShareProcessNamespace and HostPID cannot both be enabled";
-        errors.push(FieldError::invalid("spec.shareProcessNamespace", &json!(true), why));
+        let path = "spec.securityContext.shareProcessNamespace";
+        errors.push(FieldError::invalid(path, &json!(true), why));
     }
     for field in ["fsGroup", "runAsUser", "runAsGroup"] {
         errors.extend(id(&format!("spec.securityContext.{field}"), &context[field]));
@@ -89,6 +92,25 @@ fn security(spec: &Value) -> Vec<FieldError> {
         }
     }
     errors.extend(seccomp("spec.securityContext.seccompProfile", &context["seccompProfile"]));
+    errors
+}
+
+/// What must be before a pod is ready, or is scheduled.
+fn gates(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, gate) in items(spec, "readinessGates").iter().enumerate() {
+        let wrong = names::qualified_name(text(gate, "conditionType"));
+        let path = format!("spec.readinessGates[{i}].conditionType");
+        errors.extend(invalid(&path, &gate["conditionType"], wrong));
+    }
+    let gates = items(spec, "schedulingGates");
+    for (i, gate) in gates.iter().enumerate() {
+        let path = format!("spec.schedulingGates[{i}]");
+        errors.extend(invalid(&path, &json!(text(gate, "name")), names::qualified_name(text(gate, "name"))));
+        if gates[..i].iter().any(|before| before["name"] == gate["name"]) {
+            errors.push(FieldError::duplicate(path, &gate["name"]));
+        }
+    }
     errors
 }
 

@@ -201,11 +201,11 @@ fn the_rest_of_the_spec_is_checked() {
     for (more, error) in [
         (
             json!({"restartPolicy": "X"}),
-            "spec.restartPolicy: Unsupported value: \"X\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+            "spec.restartPolicy: Unsupported value: \"X\": supported values: \"Always\", \"OnFailure\", \"Never\"",
         ),
         (
             json!({"dnsPolicy": "X"}),
-            "spec.dnsPolicy: Unsupported value: \"X\": supported values: \"ClusterFirst\", \"ClusterFirstWithHostNet\", \"Default\", \"None\"",
+            "spec.dnsPolicy: Unsupported value: \"X\": supported values: \"ClusterFirstWithHostNet\", \"ClusterFirst\", \"Default\", \"None\"",
         ),
         (
             json!({"dnsPolicy": "None"}),
@@ -213,7 +213,21 @@ fn the_rest_of_the_spec_is_checked() {
         ),
         (
             json!({"hostPID": true, "shareProcessNamespace": true}),
-            "spec.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
+            "spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot both be enabled",
+        ),
+        (
+            json!({"schedulingGates": [{"name": "a/b"}, {"name": "a/b"}]}),
+            "spec.schedulingGates[1]: Duplicate value: \"a/b\"",
+        ),
+        (
+            json!({"readinessGates": [{"conditionType": "/b"}]}),
+            "spec.readinessGates[0].conditionType: Invalid value: \"/b\": prefix part must be non-empty",
+        ),
+        (
+            json!({"terminationGracePeriodSeconds": 5, "containers": [{"name": "c", "image": "i", "imagePullPolicy":
+                "Always", "terminationMessagePolicy": "File", "lifecycle": {"preStop": {"sleep": {"seconds": 6}}}}]}),
+            "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 6: must be non-negative and less than \
+             terminationGracePeriodSeconds (5)",
         ),
         (
             json!({"activeDeadlineSeconds": 0}),

@@ -1,4 +1,4 @@
-//! Wakes readers when something in a log's directory changes: one inotify descriptor for the whole process,
+//! Wakes readers when something in a directory changes: one inotify descriptor for the whole process,
 //! because the kernel allows a user only 128 of them.
 
 use std::collections::HashMap;
@@ -31,7 +31,8 @@ impl Watch {
     /// Begins to watch a directory.
     pub fn new(directory: &Path) -> io::Result<Watch> {
         let watcher = watcher()?;
-        let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        let coming = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        let events = coming | WatchFlags::MOVED_FROM | WatchFlags::DELETE | WatchFlags::ONLYDIR;
         let notify = Arc::new(Notify::new());
         // Under the lock, so that a reader who leaves does not take the new one's watch with it.
         let mut readers = watcher.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +73,7 @@ fn watcher() -> io::Result<&'static Watcher> {
     });
     if fresh {
         let (descriptor, readers) = (watcher.descriptor.clone(), watcher.readers.clone());
-        std::thread::Builder::new().name("log-watch".into()).spawn(move || deliver(&descriptor, &readers))?;
+        std::thread::Builder::new().name("watch".into()).spawn(move || deliver(&descriptor, &readers))?;
     }
     Ok(watcher)
 }
@@ -86,7 +87,7 @@ fn deliver(descriptor: &OwnedFd, readers: &Mutex<HashMap<i32, Vec<Arc<Notify>>>>
             Ok(event) => (event.wd(), event.events()),
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => {
-                tracing::error!(%error, "cannot read inotify events; logs are no longer followed");
+                tracing::error!(%error, "cannot read inotify events; logs and manifests are no longer followed");
                 return;
             }
         };

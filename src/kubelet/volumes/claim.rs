@@ -1,0 +1,141 @@
+//! Volumes behind claims: the directory of the host that the claim's persistent volume names.
+
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+
+use super::{blocking, host_path};
+use crate::api::volumes;
+use crate::client::Client;
+
+/// Where the volume of a claim is; what is wrong is said in the kubelet's words.
+pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let about = |why: String| format!("error processing PVC {namespace}/{name}: {why}");
+    let found = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await;
+    let claim = found.map_err(|status| about(format!("failed to fetch PVC from API server: {status}")))?;
+    check_claim(&claim, pod, name).map_err(about)?;
+    let name = volumes::volume_of(&claim);
+    let found = client.all::<PersistentVolume>().get(name).await;
+    let volume = found.map_err(|status| format!("failed to fetch PV {name} from API server: {status}"))?;
+    match source(&volume, &claim)? {
+        Directory::Host(path, kind) => blocking(move || host_path::check(&path, &kind).map(|()| path)).await,
+        Directory::Local(path) => {
+            blocking(move || match path.exists() {
+                true => Ok(path),
+                false => Err(format!("path {:?} does not exist", path.display().to_string())),
+            })
+            .await
+        }
+    }
+}
+
+/// Whether a pod can use a claim (pure).
+fn check_claim(claim: &PersistentVolumeClaim, pod: &Pod, name: &str) -> Result<(), String> {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let ephemeral = volumes.any(|volume| {
+        volume.ephemeral.is_some() && volumes::claim_name(pod, volume).as_deref() == Some(name)
+    });
+    if ephemeral && !volumes::is_made_for(claim, pod) {
+        return Err("the PVC was not created for the pod (pod is not owner)".to_owned());
+    }
+    if claim.metadata.deletion_timestamp.is_some() && claim.metadata.finalizers.is_none() {
+        return Err("PVC is being deleted".to_owned());
+    }
+    match volumes::claim_phase(claim) == "Bound" && !volumes::volume_of(claim).is_empty() {
+        true => Ok(()),
+        false => Err("PVC is not bound".to_owned()),
+    }
+}
+
+/// What a persistent volume is on this host.
+#[derive(Debug, PartialEq)]
+enum Directory {
+    /// A path, and what must be there.
+    Host(PathBuf, String),
+    /// A path that is there.
+    Local(PathBuf),
+}
+
+/// Where the volume of a claim lies (pure).
+fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<Directory, String> {
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let Some(reference) = volumes::claim_of(volume) else {
+        return Err(format!(
+            "found PV object {name} but it has a nil pv.Spec.ClaimRef indicating it is not yet bound to the claim"
+        ));
+    };
+    if reference.uid != claim.metadata.uid {
+        let uid = |uid: &Option<String>| uid.clone().unwrap_or_default();
+        let (has, expected) = (uid(&reference.uid), uid(&claim.metadata.uid));
+        return Err(format!(
+            "found PV object {name} but its pv.Spec.ClaimRef.UID {has} does not match expected UID {expected}"
+        ));
+    }
+    let spec = volume.spec.as_ref();
+    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
+        return Err(format!("PV {name} is a block device, which minik does not support"));
+    }
+    if let Some(source) = spec.and_then(|spec| spec.host_path.as_ref()) {
+        let kind = source.type_.clone().unwrap_or_default();
+        return Ok(Directory::Host(Path::new(&source.path).to_owned(), kind));
+    }
+    if let Some(source) = spec.and_then(|spec| spec.local.as_ref()) {
+        return Ok(Directory::Local(Path::new(&source.path).to_owned()));
+    }
+    Err(format!("PV {name} is neither of hostPath nor local, the kinds that minik supports"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::FakeApi;
+    use serde_json::{Value, json};
+
+    fn volume(spec: Value) -> Value {
+        let mut spec = spec;
+        if spec.get("claimRef").is_none() {
+            spec["claimRef"] = json!({"namespace": "d", "name": "data", "uid": "c"});
+        }
+        json!({"metadata": {"name": "v"}, "spec": spec})
+    }
+
+    #[tokio::test]
+    async fn a_pod_gets_what_its_claim_is_bound_to() {
+        let api = FakeApi::default();
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "1"},
+            "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}}))
+        .unwrap();
+        let find = || async { place(&api.client(), &pod, "data").await };
+        let missing = find().await.unwrap_err();
+        assert!(missing.starts_with("error processing PVC d/data: failed to fetch PVC"), "{missing}");
+        let claim = |phase: &str| {
+            json!({"metadata": {"name": "data", "namespace": "d", "uid": "c"}, "spec": {"volumeName": "v"},
+                "status": {"phase": phase}})
+        };
+        api.put("persistentvolumeclaims", claim("Pending"));
+        assert_eq!(find().await.unwrap_err(), "error processing PVC d/data: PVC is not bound");
+        api.put("persistentvolumeclaims", claim("Bound"));
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        for (spec, expected) in [
+            (json!({"hostPath": {"path": at("a"), "type": ""}}), Ok(at("a"))),
+            (json!({"hostPath": {"path": at("b"), "type": "Directory"}}), Err("is not a directory")),
+            (json!({"local": {"path": at("a")}}), Ok(at("a"))),
+            (json!({"local": {"path": at("b")}}), Err("does not exist")),
+            (json!({"local": {"path": at("a")}, "volumeMode": "Block"}), Err("block device")),
+            (json!({"nfs": {"path": "/", "server": "s"}}), Err("neither of hostPath nor local")),
+            (
+                json!({"hostPath": {"path": at("a")}, "claimRef": {"namespace": "d", "name": "data", "uid": "x"}}),
+                Err("does not match expected UID c"),
+            ),
+        ] {
+            api.put("persistentvolumes", volume(spec.clone()));
+            match (find().await, expected) {
+                (Ok(path), Ok(expected)) => assert_eq!(path, Path::new(&expected)),
+                (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
+                (got, _) => panic!("{spec}: {got:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Persistent volumes as people use them: claims of the cluster's own class, volumes made by hand, data that stays and
+//! data that goes, on a whole cluster with stock kubectl.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod testbed;
+
+use std::time::Duration;
+
+use testbed::{MINIK, Testbed};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A claim of this class and size.
+fn claim(name: &str, class: Option<&str>, size: &str) -> String {
+    let class = class.map(|class| format!("\"storageClassName\": \"{class}\",")).unwrap_or_default();
+    format!(
+        r#"{{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {{"name": "{name}"}}, "spec": {{{class}
+            "accessModes": ["ReadWriteOnce"], "resources": {{"requests": {{"storage": "{size}"}}}}}}}}"#
+    )
+}
+
+/// A pod that runs a script to its end, as an ordinary user, with a claim at `/data`.
+fn pod(name: &str, claim: &str, mount: &str, script: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  securityContext: {{runAsUser: 1000, runAsGroup: 1000, fsGroup: 2000}}
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}}}}}]
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "{script}"]
+    volumeMounts: [{{name: data, mountPath: /data{mount}}}]
+"#
+    )
+}
+
+/// What a pod says once it has ended.
+fn says(bed: &Testbed, name: &str, manifest: &str) -> String {
+    bed.apply(manifest);
+    bed.wait(&format!("the end of {name}"), MINUTE, || {
+        let phase = bed.kubectl(&format!("get pod {name} -o jsonpath={{.status.phase}}"));
+        ["Succeeded", "Failed"].contains(&phase.as_str())
+    });
+    bed.kubectl_all(&format!("logs {name}")).trim().to_owned()
+}
+
+fn wait_for(bed: &Testbed, what: &str, field: &str) {
+    bed.kubectl(&format!("wait {what} --for=jsonpath={field} --timeout=60s"));
+}
+
+#[test]
+fn data_stays_with_its_claim_and_goes_with_it() {
+    let bed = Testbed::up("storage");
+    bed.start();
+    let classes = bed.kubectl("get storageclass");
+    assert!(classes.contains("standard (default)") && classes.contains("minik.io/hostpath"), "{classes}");
+
+    bed.apply(&claim("data", None, "1Gi"));
+    wait_for(&bed, "pvc/data", "{.status.phase}=Bound");
+    let volume = bed.kubectl("get pvc data -o jsonpath={.spec.volumeName}");
+    let uid = bed.kubectl("get pvc data -o jsonpath={.metadata.uid}");
+    assert_eq!(volume, format!("pvc-{uid}"));
+    let shown = bed.kubectl("get pv --no-headers");
+    for word in ["1Gi", "RWO", "Delete", "Bound", "default/data", "standard"] {
+        assert!(shown.contains(word), "no {word} in {shown}");
+    }
+    let directory = format!("/var/lib/minik/{}/volumes/{volume}", bed.name);
+
+    let written = pod("writer", "data", "", "echo kept > /data/file && chmod 600 /data/file && id -u");
+    assert_eq!(says(&bed, "writer", &written), "1000");
+    assert_eq!(bed.ok(&["cat", &format!("{directory}/file")]).trim(), "kept");
+    bed.kubectl("delete pod writer");
+    bed.ok(&[MINIK, "stop"]);
+    bed.start();
+    let read = pod("reader", "data", "", "cat /data/file; mkdir -p /data/deep && echo below > /data/deep/er");
+    assert_eq!(says(&bed, "reader", &read), "kept");
+    let below = pod(
+        "below",
+        "data",
+        ", subPath: deep, readOnly: true",
+        "cat /data/er; touch /data/x || echo read-only",
+    );
+    let said = says(&bed, "below", &below);
+    assert!(said.starts_with("below") && said.ends_with("read-only"), "{said}");
+
+    bed.kubectl(r#"patch pvc data -p {"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#);
+    wait_for(&bed, "pvc/data", "{.status.capacity.storage}=2Gi");
+    wait_for(&bed, &format!("pv/{volume}"), "{.spec.capacity.storage}=2Gi");
+
+    // A claim stays as long as a pod that has not ended uses it.
+    bed.apply(&pod("user", "data", "", "exec sleep 3600"));
+    bed.wait_ready("user");
+    bed.kubectl("delete pvc data --wait=false");
+    let phase = bed.kubectl("get pvc data --no-headers");
+    assert!(phase.contains("Terminating"), "{phase}");
+    bed.kubectl("delete pod user --grace-period=1");
+    bed.wait("the end of the claim and its volume", MINUTE, || {
+        bed.kubectl("get pvc,pv -o name").trim().is_empty()
+    });
+    assert!(!bed.run(&["test", "-e", &directory]).status.success(), "the data is gone");
+    bed.kubectl("delete pod reader below");
+
+    by_hand(&bed);
+    kept(&bed);
+    ephemeral(&bed);
+    bed.ok(&[MINIK, "delete"]);
+    assert!(!bed.run(&["test", "-e", &directory]).status.success());
+}
+
+/// A volume that the user made, and what is said where none fits.
+fn by_hand(bed: &Testbed) {
+    bed.apply(&claim("hand", Some(""), "1Gi"));
+    bed.wait("the reason", MINUTE, || {
+        let said = bed.kubectl_all("describe pvc hand");
+        said.contains("no persistent volumes available for this claim and no storage class is set")
+    });
+    let volume = |name: &str, size: &str| {
+        format!(
+            "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: {name}}}, spec: {{capacity: {{storage: {size}}}, \
+             accessModes: [ReadWriteOnce], hostPath: {{path: /var/lib/minik/by-hand}}}}}}"
+        )
+    };
+    bed.apply(&volume("large", "9Gi"));
+    wait_for(bed, "pvc/hand", "{.status.phase}=Bound");
+    assert_eq!(bed.kubectl("get pvc hand -o jsonpath={.status.capacity.storage}"), "9Gi");
+    bed.kubectl("delete pvc hand");
+    wait_for(bed, "pv/large", "{.status.phase}=Released");
+    bed.kubectl("delete pv large");
+}
+
+/// A class whose volumes outlive their claims.
+fn kept(bed: &Testbed) {
+    bed.apply(
+        "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: kept}, \
+         provisioner: k8s.io/minikube-hostpath, reclaimPolicy: Retain}",
+    );
+    bed.apply(&claim("precious", Some("kept"), "1Mi"));
+    let written = pod("scribe", "precious", "", "echo precious > /data/file");
+    assert_eq!(says(bed, "scribe", &written), "");
+    let volume = bed.kubectl("get pvc precious -o jsonpath={.spec.volumeName}");
+    let path = bed.kubectl(&format!("get pv {volume} -o jsonpath={{.spec.hostPath.path}}"));
+    bed.kubectl("delete pod scribe");
+    bed.kubectl("delete pvc precious");
+    wait_for(bed, &format!("pv/{volume}"), "{.status.phase}=Released");
+    bed.kubectl(&format!("delete pv {volume}"));
+    assert_eq!(bed.ok(&["cat", &format!("{path}/file")]).trim(), "precious");
+}
+
+/// A volume that comes and goes with its pod.
+fn ephemeral(bed: &Testbed) {
+    let manifest = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: brief}
+spec:
+  containers: [{name: main, image: busybox, command: [sh, -c, "touch /scratch/x && exec sleep 3600"], volumeMounts: [{name: scratch, mountPath: /scratch}]}]
+  volumes:
+  - name: scratch
+    ephemeral: {volumeClaimTemplate: {spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}}}
+"#;
+    bed.apply(manifest);
+    bed.wait_ready("brief");
+    assert_eq!(bed.kubectl("get pvc brief-scratch -o jsonpath={.status.phase}"), "Bound");
+    bed.kubectl("delete pod brief --grace-period=1");
+    bed.wait("the end of the claim", MINUTE, || bed.kubectl("get pvc -o name").trim().is_empty());
+}
