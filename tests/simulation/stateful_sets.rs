@@ -89,15 +89,11 @@ async fn an_update_rolls_from_the_last_and_back() {
 #[tokio::test]
 async fn all_places_are_filled_at_once_where_that_is_asked_for() {
     let cluster = Cluster::start().await;
-    cluster.probe("ready", false);
-    let probed = "image: 'db:1', readinessProbe: {exec: {command: [ready]}, periodSeconds: 1}";
-    let set = DB
-        .replace("replicas: 3", "replicas: 3\n  podManagementPolicy: Parallel")
-        .replace("image: 'db:1'", probed);
-    cluster.apply(&set).await;
-    let all = |pods: &[Value]| pods.len() == 3 && pods.iter().all(|pod| pod["status"]["phase"] == "Running");
-    cluster.until_all("pods", all).await;
-    cluster.probe("ready", true);
+    cluster.hold_image("db:1");
+    cluster.apply(&DB.replace("replicas: 3", "replicas: 3\n  podManagementPolicy: Parallel")).await;
+    // None of them runs.
+    cluster.until_all("pods", |pods| pods.len() == 3).await;
+    cluster.release_image("db:1");
     cluster.until("statefulsets/db", ready(3)).await;
 }
 
