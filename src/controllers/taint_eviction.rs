@@ -9,9 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
-use tokio::task::JoinSet;
 
-use super::{Next, enqueue, queue, reflect, seconds, work};
+use super::{Next, enqueue, queue, seconds, work};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::api::taints;
@@ -21,9 +20,7 @@ use crate::client::reflector::{Reflector, key_of, split_key};
 use crate::controllers::owned::state::{is_active, node};
 
 /// Runs until dropped.
-pub async fn run(client: Client, pods: Reflector<Pod>) {
-    let mut tasks = JoinSet::new();
-    let nodes: Reflector<Node> = reflect(&mut tasks, &client);
+pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>) {
     nodes.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "taint-eviction-controller", "");

@@ -26,6 +26,7 @@ use crate::client::reflector::{Reflector, split_key};
 mod backoff;
 mod expiry;
 mod indexes;
+mod number;
 mod plan;
 mod pod;
 mod policies;
