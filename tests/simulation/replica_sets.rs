@@ -81,7 +81,7 @@ async fn orphans_are_taken_on_and_let_go() {
     cluster.apply(&replica_set("web", 2, "web")).await;
     let free = cluster.until("pods/free", |pod| !pod["metadata"]["ownerReferences"].is_null()).await;
     assert_eq!(free["metadata"]["ownerReferences"][0]["name"], "web");
-    cluster.until_all("pods", |pods| pods_of(pods, "web").len() == 2).await;
+    cluster.until("replicasets/web", |set| set["status"]["availableReplicas"] == 2).await;
     // A pod that no longer fits is let go and replaced.
     cluster.patch("pods/free", json!({"metadata": {"labels": {"app": "other"}}})).await;
     let free = cluster.until("pods/free", |pod| pod["metadata"]["ownerReferences"].is_null()).await;
