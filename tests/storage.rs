@@ -106,6 +106,7 @@ fn data_stays_with_its_claim_and_goes_with_it() {
     bed.kubectl("delete pod reader below");
 
     by_hand(&bed);
+    late(&bed);
     kept(&bed);
     ephemeral(&bed);
     bed.ok(&[MINIK, "delete"]);
@@ -131,6 +132,39 @@ fn by_hand(bed: &Testbed) {
     bed.kubectl("delete pvc hand");
     wait_for(bed, "pv/large", "{.status.phase}=Released");
     bed.kubectl("delete pv large");
+}
+
+/// A class that makes volumes for pods that have a node.
+fn late(bed: &Testbed) {
+    bed.apply(
+        "{apiVersion: storage.k8s.io/v1, kind: StorageClass, metadata: {name: late}, provisioner: minik.io/hostpath, \
+         volumeBindingMode: WaitForFirstConsumer}",
+    );
+    bed.apply(&claim("late", Some("late"), "1Mi"));
+    bed.wait("the reason", MINUTE, || {
+        bed.kubectl_all("describe pvc late")
+            .contains("waiting for first consumer to be created before binding")
+    });
+    assert_eq!(bed.kubectl("get pvc late -o jsonpath={.status.phase}"), "Pending");
+    let written = pod("consumer", "late", "", "echo late > /data/file && cat /data/file");
+    assert_eq!(says(bed, "consumer", &written), "late");
+    let node = bed.kubectl("get pod consumer -o jsonpath={.spec.nodeName}");
+    let selected =
+        bed.kubectl(r"get pvc late -o jsonpath={.metadata.annotations.volume\.kubernetes\.io/selected-node}");
+    assert_eq!(selected, node);
+    bed.kubectl("delete pod consumer");
+    bed.kubectl("delete pvc late");
+    // A pod whose claim is not there says so.
+    bed.apply(&pod("early", "nothing", "", "true"));
+    bed.wait("the scheduler's words", MINUTE, || {
+        bed.kubectl_all("describe pod early").contains("persistentvolumeclaim \"nothing\" not found")
+    });
+    bed.apply(&claim("nothing", None, "1Mi"));
+    bed.wait("the end of early", MINUTE, || {
+        bed.kubectl("get pod early -o jsonpath={.status.phase}") == "Succeeded"
+    });
+    bed.kubectl("delete pod early");
+    bed.kubectl("delete pvc nothing");
 }
 
 /// A class whose volumes outlive their claims.

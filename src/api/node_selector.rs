@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 
 /// The labels of a node.
 type Labels = BTreeMap<String, String>;
@@ -10,6 +10,18 @@ type Labels = BTreeMap<String, String>;
 /// Whether one of the terms means the node; no terms mean none.
 pub fn matches(selector: &NodeSelector, name: &str, labels: &Labels) -> bool {
     selector.node_selector_terms.iter().any(|term| matches_term(term, name, labels))
+}
+
+/// What a pod's affinity demands of a node.
+pub fn required(spec: &PodSpec) -> Option<&NodeSelector> {
+    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    affinity.required_during_scheduling_ignored_during_execution.as_ref()
+}
+
+/// Whether a pod's selector and affinity mean the node.
+pub fn is_meant(spec: &PodSpec, name: &str, labels: &Labels) -> bool {
+    spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
+        && required(spec).is_none_or(|required| matches(required, name, labels))
 }
 
 /// Whether a term means the node; one without conditions means none.

@@ -101,6 +101,18 @@ impl FakeApi {
         self.brief_watches.store(true, Ordering::Relaxed);
     }
 
+    /// Changes an object, whatever others do to it meanwhile; `None` when it is not there.
+    async fn change(&self, key: &str, change: impl Fn(&mut Value)) -> Option<Arc<Entry>> {
+        loop {
+            let old = self.store.get(key)?;
+            let mut value = old.json().clone();
+            change(&mut value);
+            if let Ok(changed) = self.store.update(key, old.revision, encode(value)).await {
+                return Some(changed);
+            }
+        }
+    }
+
     async fn answer(&self, request: Request) -> Result<Response, Status> {
         let target = request.target;
         let resource = target.resource.clone();
@@ -132,6 +144,12 @@ impl FakeApi {
                 let brief = self.brief_watches.load(Ordering::Relaxed);
                 Ok(Response::Watch(Box::new(FakeWatch { watch, broken: self.broken.subscribe(), brief })))
             }
+            Action::Create(binding, _) if target.subresource.as_deref() == Some("binding") => {
+                let name = target.name.unwrap_or_default();
+                let node = &binding["target"]["name"];
+                let bind = |pod: &mut Value| pod["spec"]["nodeName"] = node.clone();
+                self.change(&key_of(&name), bind).await.map(object).ok_or_else(|| missing(&name))
+            }
             Action::Create(mut value, _) => {
                 if let Some(prefix) = value["metadata"]["generateName"].as_str() {
                     value["metadata"]["name"] = format!("{prefix}{:x}", super::random_u64()).into();
@@ -145,10 +163,8 @@ impl FakeApi {
             }
             Action::Patch(_, body, _) => {
                 let name = target.name.unwrap_or_default();
-                let old = self.store.get(&key_of(&name)).ok_or_else(|| missing(&name))?;
-                let mut value = old.json().clone();
-                json_patch::merge(&mut value, &body);
-                Ok(object(self.store.update(&old.key, old.revision, encode(value)).await.unwrap()))
+                let patch = |value: &mut Value| json_patch::merge(value, &body);
+                self.change(&key_of(&name), patch).await.map(object).ok_or_else(|| missing(&name))
             }
             Action::Delete(_) => {
                 let name = target.name.unwrap_or_default();

@@ -1,31 +1,42 @@
-//! The scheduler: filters and scores nodes (pure), binds pods.
+//! The scheduler: filters and scores nodes, makes room for important pods (all of it pure), binds pods.
 //!
-//! A pod without a node is looked at the moment it appears; one that fits nowhere is looked at again when a node
-//! or another pod changes.
+//! One pod after another is decided upon; bindings go on beside that. A pod that is being bound counts as if it were, so
+//! that the next one is measured against what is left.
 
-pub mod fit;
+pub mod cluster;
+pub mod decide;
+pub mod filter;
+pub mod hints;
+pub mod preemption;
+pub mod queue;
+pub mod score;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::time::Duration;
+mod act;
+mod memory;
+#[cfg(test)]
+mod tests;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use serde_json::json;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::task::JoinSet;
 
-use crate::api::request::{ListOptions, PatchKind, WriteOptions};
-use crate::api::status::Status;
-use crate::client::Client;
-use crate::client::events::{EventType, Recorder, reference};
-use crate::client::queue::Queue;
-use crate::client::reflector::{Reflector, split_key};
+use self::cluster::{Cluster, NodeInfo, is_over, labels, node_of, priority, spec};
+use self::decide::{Decision, decide};
+use self::hints::Event;
+use self::memory::Memory;
+use self::queue::Queue;
+use crate::api::request::ListOptions;
+use crate::api::volumes;
+use crate::client::events::Recorder;
+use crate::client::reflector::{Key, Reflector};
+use crate::client::{Client, Resource};
 
 /// The name that pods ask for.
 const NAME: &str = "default-scheduler";
-/// The first wait after a failed bind.
-const RETRY: Duration = Duration::from_millis(10);
-/// The longest.
-const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// The scheduler of a cluster.
 pub struct Scheduler {
@@ -42,12 +53,21 @@ impl Scheduler {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
         let (recorder, record) = Recorder::new(self.client.clone(), NAME, "");
-        let (pods, feed_pods) = Reflector::<Pod>::new(self.client.all::<Pod>(), ListOptions::default());
-        let (nodes, feed_nodes) = Reflector::<Node>::new(self.client.all::<Node>(), ListOptions::default());
         tasks.spawn(record);
-        tasks.spawn(feed_pods);
-        tasks.spawn(feed_nodes);
-        let loops = Loops { client: self.client, recorder, pods, nodes, queue: Queue::new(RETRY, RETRY_MAX) };
+        let (client, tasks) = (&self.client, &mut tasks);
+        let loops = Arc::new(Loops {
+            pods: reflect(tasks, client),
+            nodes: reflect(tasks, client),
+            namespaces: reflect(tasks, client),
+            claims: reflect(tasks, client),
+            volumes: reflect(tasks, client),
+            classes: reflect(tasks, client),
+            budgets: reflect(tasks, client),
+            client: self.client.clone(),
+            recorder,
+            queue: Queue::default(),
+            memory: Mutex::default(),
+        });
         tokio::select! {
             () = shutdown => {}
             () = loops.run() => {}
@@ -55,133 +75,209 @@ impl Scheduler {
     }
 }
 
+fn reflect<K: Resource>(tasks: &mut JoinSet<()>, client: &Client) -> Reflector<K> {
+    let (reflector, feed) = Reflector::new(client.all::<K>(), ListOptions::default());
+    tasks.spawn(feed);
+    reflector
+}
+
 struct Loops {
     client: Client,
     recorder: Recorder,
     pods: Reflector<Pod>,
     nodes: Reflector<Node>,
+    namespaces: Reflector<Namespace>,
+    claims: Reflector<PersistentVolumeClaim>,
+    volumes: Reflector<PersistentVolume>,
+    classes: Reflector<StorageClass>,
+    budgets: Reflector<PodDisruptionBudget>,
     queue: Queue,
+    memory: Mutex<Memory>,
 }
 
 /// Whether a pod waits for this scheduler.
 fn waits(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    let unbound = spec.and_then(|s| s.node_name.as_deref()).is_none_or(str::is_empty);
-    let ours = spec.and_then(|s| s.scheduler_name.as_deref()).unwrap_or(NAME) == NAME;
-    let gated = spec.and_then(|s| s.scheduling_gates.as_ref()).is_some_and(|g| !g.is_empty());
-    unbound && ours && !gated && pod.metadata.deletion_timestamp.is_none()
+    let spec = spec(pod);
+    let ours = spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME;
+    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
+    node_of(pod).is_empty() && ours && !gated && !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
 }
 
 impl Loops {
-    async fn run(&self) {
-        self.pods.synced().await;
-        self.nodes.synced().await;
-        let pending: std::sync::Mutex<BTreeSet<String>> = std::sync::Mutex::default();
-        let by_pod = async {
-            let mut changes = self.pods.subscribe();
-            while let Some(key) = changes.next().await {
-                match self.pods.get(&key) {
-                    Some(pod) if waits(&pod) => self.queue.add(&key),
-                    // A pod that came, went or ended may have made room.
-                    _ => self.again(&pending),
-                }
-            }
-        };
-        let by_node = async {
-            let mut changes = self.nodes.subscribe();
-            while changes.next().await.is_some() {
-                self.again(&pending);
-            }
-        };
-        let bind = async {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(self: &Arc<Self>) {
+        tokio::join!(
+            self.pods.synced(),
+            self.nodes.synced(),
+            self.namespaces.synced(),
+            self.claims.synced(),
+            self.volumes.synced(),
+            self.classes.synced(),
+            self.budgets.synced(),
+        );
+        let schedule = async {
+            let mut work = JoinSet::new();
             loop {
                 let key = self.queue.next().await;
-                let Some(pod) = self.pods.get(&key).filter(|pod| waits(pod)) else {
-                    lock(&pending).remove(&key);
-                    self.queue.done(&key);
-                    continue;
-                };
-                match self.place(&key, &pod).await {
-                    Ok(bound) => {
-                        if bound {
-                            lock(&pending).remove(&key);
-                        } else {
-                            lock(&pending).insert(key.clone());
-                        }
-                        self.queue.done(&key);
-                    }
-                    Err(status) if status.is("NotFound") || status.is("Conflict") => self.queue.done(&key),
-                    Err(status) => {
-                        tracing::warn!(pod = key, %status, "pod not bound");
-                        self.queue.retry(&key);
+                self.attempt(&key, &mut work);
+                while work.try_join_next().is_some() {}
+                // What happened meanwhile is heard before the next pod's turn.
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(
+            self.by_pod(),
+            self.by_node(),
+            self.by_claim(),
+            self.by_any(&self.volumes, Event::Volume),
+            self.by_any(&self.classes, Event::Volume),
+            self.by_any(&self.namespaces, Event::Namespace),
+            schedule
+        );
+    }
+
+    async fn by_pod(&self) {
+        let mut known: HashMap<Key, Arc<Pod>> = HashMap::new();
+        let mut changes = self.pods.subscribe();
+        while let Some(key) = changes.next().await {
+            let after = self.pods.get(&key);
+            let before = match &after {
+                Some(pod) => known.insert(key.clone(), pod.clone()),
+                None => known.remove(&key),
+            };
+            let replaced =
+                before.as_ref().filter(|before| after.as_ref().is_none_or(|a| uid(a) != uid(before)));
+            if let Some(gone) = replaced {
+                self.memory().forget(uid(gone));
+            }
+            match after.as_ref().filter(|pod| waits(pod)) {
+                Some(pod) => {
+                    let changed = before.as_ref().is_none_or(|before| hints::is_other(before, pod));
+                    self.queue.put(&key, uid(pod), priority(pod), changed);
+                }
+                None => {
+                    self.queue.remove(&key);
+                    if let Some(pod) = &after {
+                        self.memory().seen(uid(pod));
                     }
                 }
             }
-        };
-        tokio::join!(by_pod, by_node, bind);
-    }
-
-    /// Looks again at every pod that fitted nowhere.
-    fn again(&self, pending: &std::sync::Mutex<BTreeSet<String>>) {
-        for key in lock(pending).iter() {
-            self.queue.add(key);
-        }
-    }
-
-    /// Binds a pod to the best node; `false` when it fits nowhere.
-    async fn place(&self, key: &str, pod: &Arc<Pod>) -> Result<bool, Status> {
-        let nodes = self.nodes.list();
-        let pods = self.pods.list();
-        let (namespace, name) = split_key(key);
-        match fit::choose(pod, &nodes, &pods) {
-            Ok(node) => {
-                let body = json!({
-                    "apiVersion": "v1", "kind": "Binding",
-                    "metadata": {"name": name, "namespace": namespace, "uid": pod.metadata.uid},
-                    "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-                });
-                let api = self.client.namespaced::<Pod>(namespace);
-                api.create_subresource(name, "binding", body, WriteOptions::default()).await?;
-                // The next pod is measured against the room that this one left.
-                let uid = &pod.metadata.uid;
-                let waiting = |pod: &Arc<Pod>| pod.metadata.uid == *uid && waits(pod);
-                self.pods.until(|pods| !pods.get(key).is_some_and(|pod| waiting(&pod))).await;
-                let message = format!("Successfully assigned {key} to {node}");
-                self.recorder.record(&reference(&**pod), EventType::Normal, "Scheduled", &message);
-                Ok(true)
-            }
-            Err(message) => {
-                self.unschedulable(namespace, name, pod, &message).await?;
-                Ok(false)
+            if let Some(event) = hints::pod_changed(before.as_deref(), after.as_deref()) {
+                self.wake(event);
             }
         }
     }
 
-    async fn unschedulable(
-        &self,
-        namespace: &str,
-        name: &str,
-        pod: &Pod,
-        message: &str,
-    ) -> Result<(), Status> {
-        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let known = conditions.into_iter().any(|c| {
-            c.type_ == "PodScheduled" && c.status == "False" && c.message.as_deref() == Some(message)
+    async fn by_node(&self) {
+        let mut known: HashMap<Key, Arc<Node>> = HashMap::new();
+        let mut changes = self.nodes.subscribe();
+        while let Some(key) = changes.next().await {
+            match self.nodes.get(&key) {
+                Some(node) => {
+                    let before = known.insert(key, node.clone());
+                    if hints::node_changed(before.as_deref(), &node) {
+                        self.wake(Event::Node);
+                    }
+                }
+                None => drop(known.remove(&key)),
+            }
+        }
+    }
+
+    async fn by_claim(&self) {
+        let mut changes = self.claims.subscribe();
+        while let Some(key) = changes.next().await {
+            self.wake(Event::Claim(&key));
+        }
+    }
+
+    async fn by_any<K: Resource>(&self, reflector: &Reflector<K>, event: Event<'static>) {
+        let mut changes = reflector.subscribe();
+        while changes.next().await.is_some() {
+            self.wake(event);
+        }
+    }
+
+    /// Has those pods tried again that an event may help.
+    fn wake(&self, event: Event<'_>) {
+        self.queue.helped(|key, plugins| {
+            let claims: Vec<String> = match (event, self.pods.get(key)) {
+                (Event::Claim(_), Some(pod)) => {
+                    let namespace = cluster::namespace(&pod);
+                    volumes::claims_of(&pod).map(|name| format!("{namespace}/{name}")).collect()
+                }
+                _ => Vec::new(),
+            };
+            plugins.iter().any(|plugin| hints::helps(event, *plugin, &claims))
         });
-        if known {
-            return Ok(());
-        }
-        self.recorder.record(&reference(pod), EventType::Warning, "FailedScheduling", message);
-        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::now());
-        let body = json!({"status": {"conditions": [{
-            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message,
-            "lastTransitionTime": now, "lastProbeTime": null,
-        }]}});
-        let api = self.client.namespaced::<Pod>(namespace);
-        api.patch(name, Some("status"), PatchKind::Strategic, body).await.map(drop)
     }
-}
 
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// The cluster as it is known now, with what is under way.
+    fn cluster(&self, memory: &mut Memory) -> Cluster {
+        let info = |node| NodeInfo { node, pods: Vec::new(), nominated: Vec::new() };
+        let mut nodes: Vec<NodeInfo> = self.nodes.list().into_iter().map(info).collect();
+        let index: HashMap<String, usize> =
+            nodes.iter().enumerate().map(|(index, node)| (node.name().to_owned(), index)).collect();
+        for pod in self.pods.list().iter().filter(|pod| !is_over(pod)) {
+            let pod = memory.newest(pod);
+            if let Some(at) = index.get(node_of(&pod)) {
+                nodes[*at].pods.push(memory.placed(&pod));
+            } else if let Some(at) = memory.hope(&pod).and_then(|node| index.get(node).copied())
+                && waits(&pod)
+            {
+                nodes[at].nominated.push(memory.placed(&pod));
+            }
+        }
+        let named = |name: &Option<String>| name.clone().unwrap_or_default();
+        let key = |claim: &PersistentVolumeClaim| crate::client::reflector::key_of(claim);
+        Cluster {
+            nodes,
+            namespaces: self
+                .namespaces
+                .list()
+                .iter()
+                .map(|space| (named(&space.metadata.name), labels(&space.metadata.labels).clone()))
+                .collect(),
+            claims: self.claims.list().into_iter().map(|claim| (key(&claim), claim)).collect(),
+            volumes: self.volumes.list().iter().map(|volume| memory.newest_volume(volume)).collect(),
+            classes: self.classes.list().into_iter().map(|c| (named(&c.metadata.name), c)).collect(),
+            budgets: self.budgets.list(),
+        }
+    }
+
+    /// Decides about a pod, and has that carried out.
+    fn attempt(self: &Arc<Self>, key: &str, work: &mut JoinSet<()>) {
+        let Some(pod) = self.pods.get(key).filter(|pod| waits(pod)) else {
+            self.queue.remove(key);
+            return;
+        };
+        let mut memory = self.memory();
+        let cluster = self.cluster(&mut memory);
+        let hoping = memory.hoping(&pod);
+        let placed = memory.placed(&hoping);
+        let (this, key) = (self.clone(), key.to_owned());
+        match decide(&placed, &cluster) {
+            Decision::Bind { node, volumes } => {
+                memory.assume(&pod, &node);
+                memory.tie(&volumes);
+                work.spawn(async move { this.bind(&key, &pod, &node, volumes).await });
+            }
+            Decision::Wait(wait) => {
+                self.queue.refused(&key, wait.plugins.clone());
+                match &wait.preemption {
+                    Some(preemption) => memory.nominate(&pod, &preemption.node),
+                    None if wait.hopeless => memory.give_up(&pod),
+                    None => {}
+                }
+                work.spawn(async move { this.report(&key, &pod, wait).await });
+            }
+        }
+    }
 }

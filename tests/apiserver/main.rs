@@ -27,6 +27,7 @@ mod policies;
 mod proxies;
 mod quotas;
 mod refusals;
+mod scheduling;
 mod versions;
 mod watches;
 mod webhooks;

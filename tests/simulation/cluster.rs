@@ -241,12 +241,16 @@ impl Cluster {
 
     /// Has pulls of an image take until it is released: its pods wait.
     pub fn hold_image(&self, image: &str) {
-        self.images.0.send_modify(|held| drop(held.insert(image.to_owned())));
+        self.images.0.send_modify(|held| {
+            held.insert(image.to_owned());
+        });
     }
 
     /// Has a held image come.
     pub fn release_image(&self, image: &str) {
-        self.images.0.send_modify(|held| drop(held.remove(image)));
+        self.images.0.send_modify(|held| {
+            held.remove(image);
+        });
     }
 
     /// Makes the objects of a manifest (YAML, one or several documents), or changes what exists to what it says.

@@ -1,5 +1,5 @@
 //! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`,
-//! `ephemeralcontainers`, `eviction`, `finalize`, `token`.
+//! `ephemeralcontainers`, `eviction`, `finalize`, `resize`, `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
@@ -44,7 +44,7 @@ pub async fn answer(
         return Err(Status::no_such_path());
     }
     match (subresource, action) {
-        ("approval" | "status" | "ephemeralcontainers", Action::Get { resource_version }) => {
+        ("approval" | "status" | "ephemeralcontainers" | "resize", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -67,6 +67,12 @@ pub async fn answer(
         ("ephemeralcontainers", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::EphemeralContainers, how, &patch, &options).await
         }
+        ("resize", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::Resize, body, &options).await
+        }
+        ("resize", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::Resize, how, &patch, &options).await
+        }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
@@ -74,7 +80,7 @@ pub async fn answer(
         ("eviction", Action::Create(body, options)) => {
             eviction::evict(api, user, place, body, &options).await
         }
-        ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
+        ("token", Action::Create(body, options)) => token::issue(api, user, place, body, &options).await,
         _ => Err(Status::no_such_method()),
     }
 }
@@ -157,8 +163,15 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
     if !current.is_empty() {
         return conflict(&format!("pod {} is already assigned to node {current:?}", place.name));
     }
+    if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+        return conflict(&format!("pod {} has non-empty .spec.schedulingGates", place.name));
+    }
     let mut pod = pod.clone();
     pod["spec"]["nodeName"] = json!(node);
+    // What it hoped for has come.
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     for (key, value) in annotations.as_object().into_iter().flatten() {
         meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
     }
@@ -194,7 +207,16 @@ mod tests {
             "Operation cannot be fulfilled on pods/binding \"www\": pod www is already assigned to node \"minik\""
         );
         assert_eq!(bound(place, &pod, "minik", "v", &Value::Null).unwrap_err().code, 409);
+        let mut gated = pod.clone();
+        gated["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
+        let refused = bound(place, &gated, "minik", "u", &Value::Null).unwrap_err().message;
+        assert!(refused.ends_with("pod www has non-empty .spec.schedulingGates"), "{refused}");
+        let mut hoped = pod;
+        hoped["status"]["nominatedNodeName"] = json!("minik");
+        let on_node = bound(place, &hoped, "minik", "u", &Value::Null).unwrap();
+        assert_eq!(on_node["status"]["nominatedNodeName"], Value::Null);
     }
+
     #[test]
     fn a_binding_names_a_node() {
         for (target, error) in [

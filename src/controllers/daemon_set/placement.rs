@@ -55,13 +55,7 @@ pub fn place(template: &PodTemplateSpec, node: &Node) -> Place {
 fn is_meant(spec: &PodSpec, node: &Node) -> bool {
     let labels = node.metadata.labels.clone().unwrap_or_default();
     let name = node.metadata.name.as_deref().unwrap_or("");
-    spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value))
-        && required(spec).is_none_or(|required| node_selector::matches(required, name, &labels))
-}
-
-fn required(spec: &PodSpec) -> Option<&NodeSelector> {
-    let affinity = spec.affinity.as_ref()?.node_affinity.as_ref()?;
-    affinity.required_during_scheduling_ignored_during_execution.as_ref()
+    node_selector::is_meant(spec, name, &labels)
 }
 
 /// What a template tolerates, and what every daemon does: it is to run on nodes that are unwell.
@@ -137,7 +131,7 @@ pub fn template_for(set: &DaemonSet, hash: &str, node: &str) -> PodTemplateSpec 
 /// The node that a pod is on, or is tied to.
 pub fn target(pod: &Pod) -> Option<&str> {
     state::node(pod).or_else(|| {
-        let terms = &required(pod.spec.as_ref()?)?.node_selector_terms;
+        let terms = &node_selector::required(pod.spec.as_ref()?)?.node_selector_terms;
         let fields = terms.iter().flat_map(|term| term.match_fields.iter().flatten());
         let mut ties = fields.filter(|field| field.key == NODE_NAME && field.operator == "In");
         match ties.next()?.values.as_deref()? {

@@ -8,6 +8,7 @@ mod fields;
 mod handlers;
 mod qos;
 mod references;
+mod resize;
 mod status;
 pub(super) mod template;
 mod update;
@@ -35,6 +36,13 @@ impl Strategy for Pod {
         defaults::pod(pod);
         let class = qos::class(pod);
         pod["status"] = json!({"phase": "Pending", "qosClass": class});
+        if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+            pod["status"]["conditions"] = json!([{
+                "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+                "lastProbeTime": null, "lastTransitionTime": null,
+            }]);
+        }
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
@@ -67,6 +75,10 @@ impl Strategy for Pod {
 
     fn validate_ephemeral_containers_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         update::ephemeral_containers(new, old)
+    }
+
+    fn validate_resize(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        resize::resize(new, old)
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
@@ -146,6 +158,9 @@ mod tests {
         Pod.prepare_create(&mut pod);
         assert_eq!(pod["status"], json!({"phase": "Pending", "qosClass": "BestEffort"}));
         assert_eq!(pod["spec"]["restartPolicy"], "Always");
+        pod["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}]);
+        Pod.prepare_create(&mut pod);
+        assert_eq!(pod["status"]["conditions"][0]["reason"], "SchedulingGated");
         assert!(Pod.validate_create(&pod).is_empty());
         pod["spec"]["ephemeralContainers"] = json!([{"name": "d"}]);
         assert_eq!(

@@ -50,6 +50,20 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
         ));
     }
     put_back(&mut munged, old, "tolerations");
+    let gates = items(old, "schedulingGates");
+    for (i, gate) in items(new, "schedulingGates").iter().enumerate() {
+        if !gates.iter().any(|before| before["name"] == gate["name"]) {
+            let why =
+                format!("only deletion is allowed, but found new scheduling gate '{}'", text(gate, "name"));
+            errors.push(FieldError::forbidden(format!("spec.schedulingGates[{i}].name"), &why));
+        }
+    }
+    put_back(&mut munged, old, "schedulingGates");
+    // Before it is scheduled, a pod may be held to fewer nodes.
+    let kept = |(key, value): (&String, &Value)| new["nodeSelector"][key.as_str()] == *value;
+    if !gates.is_empty() && old["nodeSelector"].as_object().into_iter().flatten().all(kept) {
+        put_back(&mut munged, old, "nodeSelector");
+    }
     let mut before = old.clone();
     // Binding sets the node by its own path; defaults make an absent list and an empty one alike.
     fill(&mut before, "nodeName", "");
@@ -142,6 +156,27 @@ mod tests {
         let mut mirror = old.clone();
         mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
         assert!(told(mirror.clone(), &mirror)[0].contains("static pods do not support ephemeral containers"));
+    }
+
+    #[test]
+    fn gates_are_taken_away_and_nodes_narrowed_meanwhile() {
+        let gated = json!({"spec": {"containers": [], "nodeSelector": {"a": "1"},
+            "schedulingGates": [{"name": "x.io/a"}, {"name": "x.io/b"}]}});
+        let told = |new: Value, old: &Value| {
+            pod(&json!({"spec": new}), old).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let free = json!({"containers": [], "nodeSelector": {"a": "1"}});
+        assert!(told(free.clone(), &gated).is_empty());
+        let narrowed = json!({"containers": [], "nodeSelector": {"a": "1", "b": "2"}, "schedulingGates": [{"name": "x.io/b"}]});
+        assert!(told(narrowed.clone(), &gated).is_empty());
+        let moved =
+            json!({"containers": [], "nodeSelector": {"a": "2"}, "schedulingGates": [{"name": "x.io/b"}]});
+        assert!(told(moved, &gated)[0].contains("pod updates may not change fields"));
+        let more =
+            json!({"containers": [], "nodeSelector": {"a": "1"}, "schedulingGates": [{"name": "x.io/c"}]});
+        let why = "spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'x.io/c'";
+        assert_eq!(told(more, &gated), [why]);
+        assert!(told(narrowed, &json!({"spec": free}))[0].contains("schedulingGates"));
     }
 
     #[test]
