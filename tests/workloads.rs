@@ -125,10 +125,11 @@ fn a_database_keeps_its_names_and_its_budget() {
     bed.kubectl("rollout status statefulset/db --timeout=120s");
     bed.kubectl("set env statefulset/db VERSION=2");
     bed.kubectl("rollout status statefulset/db --timeout=120s");
-    assert_eq!(bed.kubectl("exec db-0 -- printenv VERSION").trim(), "2");
+    let version = |pod: &str| bed.ok(&["kubectl", "exec", pod, "--", "sh", "-c", "echo $VERSION"]);
+    assert_eq!(version("db-0").trim(), "2");
     bed.kubectl("rollout undo statefulset/db");
     bed.kubectl("rollout status statefulset/db --timeout=120s");
-    assert_eq!(bed.kubectl("exec db-2 -- printenv VERSION").trim(), "1");
+    assert_eq!(version("db-2").trim(), "1");
 
     // One of three may go; the next one has to wait for it, and nothing takes pods meanwhile.
     let node = bed.kubectl("get nodes -o name").trim().to_owned();
