@@ -50,6 +50,13 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
         ));
     }
     put_back(&mut munged, old, "tolerations");
+    errors.extend(gates(items(new, "schedulingGates"), items(old, "schedulingGates")));
+    put_back(&mut munged, old, "schedulingGates");
+    // Who holds a pod back may say where it is to go.
+    if !items(old, "schedulingGates").is_empty() {
+        errors.extend(selector(&new["nodeSelector"], &old["nodeSelector"]));
+        put_back(&mut munged, old, "nodeSelector");
+    }
     let mut before = old.clone();
     // Binding sets the node by its own path; defaults make an absent list and an empty one alike.
     fill(&mut before, "nodeName", "");
@@ -83,6 +90,27 @@ pub(super) fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> 
         errors.push(FieldError::forbidden(path, &why));
     }
     errors
+}
+
+/// Gates are only taken away.
+fn gates(new: &[Value], old: &[Value]) -> Vec<FieldError> {
+    let is_new = |gate: &Value| !old.iter().any(|before| before["name"] == gate["name"]);
+    let added = new.iter().enumerate().filter(|(_, gate)| is_new(gate));
+    added
+        .map(|(i, gate)| {
+            let name = text(gate, "name");
+            let why = format!("only deletion is allowed, but found new scheduling gate '{name}'");
+            FieldError::forbidden(format!("spec.schedulingGates[{i}].name"), &why)
+        })
+        .collect()
+}
+
+/// A node selector of a gated pod only grows.
+fn selector(new: &Value, old: &Value) -> Option<FieldError> {
+    let mut before = old.as_object().into_iter().flatten();
+    let why = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
+    (!before.all(|(key, value)| new.get(key) == Some(value)))
+        .then(|| FieldError::invalid("spec.nodeSelector", new, why))
 }
 
 /// Whether every old toleration is still there; for how long it holds may change.
@@ -142,6 +170,41 @@ mod tests {
         let mut mirror = old.clone();
         mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
         assert!(told(mirror.clone(), &mirror)[0].contains("static pods do not support ephemeral containers"));
+    }
+
+    #[test]
+    fn gates_are_taken_away_and_gated_pods_are_sent_somewhere() {
+        let with = |gates: Value, selector: Value| {
+            let mut spec = json!({"containers": [{"name": "a", "image": "x"}]});
+            for (field, value) in [("schedulingGates", gates), ("nodeSelector", selector)] {
+                if !value.is_null() {
+                    spec[field] = value;
+                }
+            }
+            json!({"spec": spec})
+        };
+        let (one, two) = (json!([{"name": "a"}]), json!([{"name": "a"}, {"name": "b"}]));
+        let (here, there) = (json!({"zone": "a"}), json!({"zone": "b"}));
+        let both = json!({"zone": "a", "disk": "ssd"});
+        let grows = "spec.nodeSelector: Invalid value: {\"zone\":\"b\"}: only additions to spec.nodeSelector are allowed \
+                     (no mutations or deletions)";
+        let none = Value::Null;
+        for (old, new, expected) in [
+            (with(two.clone(), none.clone()), with(one.clone(), none.clone()), None),
+            (with(one.clone(), none.clone()), with(none.clone(), none.clone()), None),
+            (
+                with(one.clone(), none.clone()),
+                with(two, none.clone()),
+                Some(
+                    "spec.schedulingGates[1].name: Forbidden: only deletion is allowed, but found new scheduling gate 'b'",
+                ),
+            ),
+            (with(one.clone(), here.clone()), with(one.clone(), both), None),
+            (with(one.clone(), here), with(one, there), Some(grows)),
+        ] {
+            let errors: Vec<String> = pod(&new, &old).iter().map(ToString::to_string).collect();
+            assert_eq!(errors.first().map(String::as_str), expected, "{new}");
+        }
     }
 
     #[test]
