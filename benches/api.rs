@@ -55,8 +55,13 @@ async fn serve(directory: &Path) -> Result<()> {
     let told = json!({"address": listener.local_addr()?.to_string(), "ca": pki.ca_pem(),
         "identity": format!("{}{}", admin.certificate, admin.key)});
     writeln!(std::io::stdout(), "{told}")?;
-    let config =
-        http::Config { node: Arc::new(NoNode), dial: Arc::new(HostNetwork), front_proxy: None, audit: None };
+    let config = http::Config {
+        node: Arc::new(NoNode),
+        dial: Arc::new(HostNetwork),
+        front_proxy: None,
+        audit: None,
+        deadline: http::DEADLINE,
+    };
     let parent = async {
         // The load holds the other end.
         let mut end = String::new();

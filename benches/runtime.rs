@@ -122,6 +122,7 @@ async fn timed<T, E: std::fmt::Debug>(work: impl Future<Output = Result<T, E>>) 
 
 async fn exec(runtime: &LinuxRuntime, container: &str) -> Result<(), minik::runtime::Error> {
     let config = minik::runtime::ExecConfig {
+        bound: false,
         container: container.into(),
         process: minik::runtime::ExecProcess { args: vec!["/bin/sleep".into(), "0".into()], tty: false },
         stdin: false,

@@ -43,10 +43,10 @@
 //! 6. Every kernel object minik makes is its own by name, and `minik delete` finds it even after a crash.
 //! 7. Durable before acknowledged: a 2xx to a write means it survives power loss.
 //! 8. Paths inside a container's root, volume or image are resolved inside that root, never by string join.
-//! 9. No polling: an idle cluster uses no CPU beyond heartbeats. The exceptions are asked for: an emptyDir on disk
-//!    that has a `sizeLimit` is measured every 10 seconds while its pod runs, other API servers that serve a part of
-//!    the API (APIServices) are asked every 30 seconds whether they are there, and autoscalers look at what pods use
-//!    every 15 seconds.
+//! 9. No polling: an idle cluster uses no CPU beyond heartbeats. The exceptions are asked for: probes; emptyDirs on disk
+//!    with a `sizeLimit` and containers with a limit of `ephemeral-storage` are measured every 10 seconds while their
+//!    pod runs; other API servers that serve a part of the API (APIServices) are asked every 30 seconds whether they
+//!    are there; and autoscalers look at what pods use every 15 seconds.
 
 pub mod sys;
 

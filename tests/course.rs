@@ -437,8 +437,9 @@ fn a_deployment_is_rolled_forth_and_back() {
     bed.wait("two pods", MINUTE, || bed.kubectl("get pod").matches("vote-deploy-").count() == 2);
     let pod = bed.kubectl("get pod -o name").lines().next().unwrap().to_owned();
     bed.kubectl(&format!("delete {pod}"));
-    done();
-    assert!(bed.kubectl("get deploy").contains(" 2/2 "));
+    bed.wait("another pod", MINUTE, || {
+        bed.kubectl("get deploy").contains(" 2/2 ") && bed.kubectl("get pod").matches(" 1/1 ").count() == 2
+    });
     bed.kubectl("rollout restart deployment/vote-deploy");
     done();
     bed.kubectl("rollout pause deployment/vote-deploy");
@@ -453,5 +454,85 @@ fn a_deployment_is_rolled_forth_and_back() {
     bed.wait("page", MINUTE, || voted(&bed).contains("version indent"));
     bed.kubectl("delete deploy/vote-deploy");
     bed.wait("end of the pods", MINUTE, || bed.kubectl_all("get pods,rs").contains("No resources found"));
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+/// A Deployment of this version of the vote application, in a colour.
+fn coloured(colour: &str, version: &str, replicas: u32) -> String {
+    format!(
+        "apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {colour}}}
+spec:
+  replicas: {replicas}
+  selector: {{matchLabels: {{app: vote, colour: {colour}}}}}
+  template:
+    metadata: {{labels: {{app: vote, colour: {colour}}}}}
+    spec: {{containers: [{{name: vote, image: 'instavote/vote:{version}'}}]}}
+"
+    )
+}
+
+#[test]
+fn releases_by_colour_and_daemons_by_node() {
+    let bed = Testbed::up("releases");
+    bed.start();
+    // Blue/green: the service says which of two versions is shown.
+    bed.apply(&coloured("blue", "latest", 2));
+    bed.apply(&coloured("green", "indent", 1));
+    bed.kubectl("create -f tests/manifests/vote-service.yaml");
+    let select = |selector: &str| {
+        let patch = format!(r#"[{{"op":"replace","path":"/spec/selector","value":{selector}}}]"#);
+        bed.ok(&["kubectl", "patch", "svc", "vote-service", "--type=json", "-p", &patch]);
+    };
+    for colour in ["blue", "green"] {
+        bed.kubectl(&format!("rollout status deploy/{colour} --timeout=90s"));
+    }
+    for (colour, version) in [("blue", "latest"), ("green", "indent"), ("blue", "latest")] {
+        select(&format!(r#"{{"app":"vote","colour":"{colour}"}}"#));
+        bed.wait("page", MINUTE, || {
+            let pages: Vec<String> = (0..6).map(|_| voted(&bed)).collect();
+            pages.iter().all(|page| page.contains(&format!("version {version}")))
+        });
+    }
+    // Canary: some requests meet the new version.
+    select(r#"{"app":"vote"}"#);
+    bed.wait("both versions", MINUTE, || {
+        let pages: Vec<String> = (0..20).map(|_| voted(&bed)).collect();
+        ["latest", "indent"].iter().all(|v| pages.iter().any(|page| page.contains(&format!("version {v}"))))
+    });
+
+    bed.apply(
+        "apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: logs, annotations: {kubernetes.io/change-cause: first}}
+spec:
+  selector: {matchLabels: {app: logs}}
+  template:
+    metadata: {labels: {app: logs}}
+    spec: {terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'instavote/vote:latest'}]}
+",
+    );
+    let done = || {
+        let told = bed.kubectl("rollout status ds/logs --timeout=90s");
+        assert!(told.contains("daemon set \"logs\" successfully rolled out"), "{told}");
+    };
+    done();
+    let table = bed.kubectl("get ds");
+    assert!(table.contains("logs   1         1         1       1            1           <none>"), "{table}");
+    bed.kubectl("annotate ds/logs kubernetes.io/change-cause=second --overwrite");
+    bed.kubectl("set image ds/logs c=instavote/vote:indent");
+    done();
+    let history = bed.kubectl("rollout history ds/logs");
+    let lines: Vec<&str> = history.lines().filter(|line| line.starts_with(['1', '2'])).collect();
+    assert!(lines.len() == 2 && lines[0].ends_with("first") && lines[1].ends_with("second"), "{history}");
+    bed.kubectl("rollout undo ds/logs --to-revision=1");
+    done();
+    let images = bed.kubectl("get pods -l app=logs -o jsonpath={.items[*].spec.containers[0].image}");
+    assert_eq!(images.trim(), "instavote/vote:latest");
+    let history = bed.kubectl("rollout history ds/logs");
+    assert!(history.lines().any(|line| line.starts_with("3 ") && line.ends_with("first")), "{history}");
+    bed.kubectl("delete ds/logs deploy/blue deploy/green");
+    bed.wait("end of the pods", MINUTE, || bed.kubectl_all("get pods").contains("No resources found"));
     bed.ok(&[testbed::MINIK, "delete"]);
 }

@@ -546,10 +546,19 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: stuck}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: busybox, command: [sleep, "1000"], readinessProbe: {exec: {command: [sleep, "999"]}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: gated}
 spec:
   readinessGates: [{conditionType: example.test/open}]
-  containers: [{name: main, image: busybox, command: [sleep, "1000"]}]
+  containers:
+  - {name: main, image: busybox, command: [sleep, "1000"], resources: {requests: {cpu: 50m}, limits: {cpu: 100m}}}
 "#;
 
 #[test]
@@ -580,11 +589,17 @@ fn containers_are_cared_for() {
 
     // Somebody looks into a pod, and talks to what looks.
     let look = ["kubectl", "debug", "watched", "--image=busybox", "--target=main", "-c", "look", "--"];
-    bed.ok(&[&look[..], &["sh", "-c", "pgrep httpd >/dev/null && echo seen"]].concat());
+    bed.ok(&[&look[..], &["sh", "-c", "ps | grep -q '[h]ttpd -f' && echo seen"]].concat());
     becomes("watched", ".status.ephemeralContainerStatuses[0].state.terminated.exitCode", "0");
     assert_eq!(bed.kubectl("logs watched -c look").trim(), "seen");
-    let talk = "echo hello | kubectl debug -iq watched --image=busybox -c talk -- cat";
+    let talk = "echo hello | kubectl debug -iq watched --image=busybox -c talk -- head -n 1";
     assert_eq!(bed.ok(&["bash", "-c", talk]).trim(), "hello");
+
+    // It gets more of the machine, and goes on.
+    let more = r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"cpu":"200m"}}}]}}"#;
+    bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=resize", "-p", more]);
+    becomes("gated", &format!("{main}.resources.limits.cpu"), "200m");
+    assert_eq!(field("gated", &format!("{main}.restartCount")), "0");
 
     said("ill-begun", "PostStartHook failed");
     becomes("ill-begun", &format!("{main}.state.waiting.reason"), "CrashLoopBackOff");
@@ -593,6 +608,15 @@ fn containers_are_cared_for() {
     let open = r#"{"status":{"conditions":[{"type":"example.test/open","status":"True"}]}}"#;
     bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=status", "-p", open]);
     bed.wait_ready("gated");
+
+    // What a probe began ends with its time.
+    said("stuck", "Readiness probe failed: command timed out: \"sleep 999\" timed out after 1s");
+    bed.wait("more failures", MINUTE, || {
+        let told = bed.kubectl("describe pod stuck");
+        (3..20).any(|times| told.contains(&format!("(x{times} over")))
+    });
+    let left = bed.run(&["kubectl", "exec", "stuck", "--", "sh", "-c", "ps | grep -c '[s]leep 999'"]);
+    assert!(["0", "1"].contains(&left.stdout.trim()), "{left:?}");
 
     bed.wait_ready("hooked");
     bed.wait("hooked to begin", MINUTE, || bed.kubectl("logs hooked").contains("begun"));
@@ -652,7 +676,7 @@ fn static_pods_follow_their_manifests() {
     becomes("the third pod", &|| logs().trim() == "third");
     bed.ok(&["rm", &format!("{folder}/web.yaml")]);
     becomes("the end", &|| field(".metadata.uid").is_empty());
-    bed.wait("no process of it", MINUTE, || !bed.run(&["pgrep", "-f", "echo third"]).status.success());
+    bed.wait("no process of it", MINUTE, || !bed.run(&["pgrep", "-f", "[e]cho third"]).status.success());
 }
 
 const NAMES: &str = r#"

@@ -1,6 +1,7 @@
 //! What a certificate signing request (PKCS #10) asks for.
 
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::ParsedCriAttribute;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
@@ -36,23 +37,35 @@ pub fn read(pem: &[u8]) -> Result<CertificateRequest, String> {
     let der = der(pem)?;
     let (_, request) = X509CertificationRequest::from_der(&der).map_err(|error| error.to_string())?;
     let subject = &request.certification_request_info.subject;
+    // Others may read what is not read here: a name that nobody has checked is not to be signed.
     let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-        attribute.as_str().map(str::to_owned).unwrap_or_default()
+        let text = attribute.as_str().map(str::to_owned);
+        text.map_err(|_| "a text of the subject is neither UTF-8 nor printable ASCII".to_owned())
     };
     let mut read = CertificateRequest {
-        common_name: subject.iter_common_name().last().map(text).unwrap_or_default(),
-        organizations: subject.iter_organization().map(text).collect(),
+        common_name: subject.iter_common_name().last().map(text).transpose()?.unwrap_or_default(),
+        organizations: subject.iter_organization().map(text).collect::<Result<_, String>>()?,
         ..CertificateRequest::default()
     };
+    // Only the first of several would be looked at.
+    let asked = request.certification_request_info.iter_attributes();
+    let asked = asked.filter(|a| matches!(a.parsed_attribute(), ParsedCriAttribute::ExtensionRequest(_)));
+    if asked.count() > 1 {
+        return Err("it has more than one request for extensions".to_owned());
+    }
     for extension in request.requested_extensions().into_iter().flatten() {
-        let ParsedExtension::SubjectAlternativeName(names) = extension else { continue };
+        let names = match extension {
+            ParsedExtension::SubjectAlternativeName(names) => names,
+            ParsedExtension::ParseError { .. } => return Err("an extension cannot be read".to_owned()),
+            _ => continue,
+        };
         for name in &names.general_names {
             match name {
                 GeneralName::DNSName(_) => read.hosts += 1,
                 GeneralName::IPAddress(_) => read.addresses += 1,
                 GeneralName::RFC822Name(_) => read.emails += 1,
                 GeneralName::URI(_) => read.uris += 1,
-                _ => {}
+                other => return Err(format!("a name of this kind is not supported: {other}")),
             }
         }
     }

@@ -4,20 +4,23 @@ use k8s_openapi::api::core::v1::{Taint, Toleration};
 
 /// Whether one of the tolerations bears a taint.
 pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    let value = taint.value.as_deref().unwrap_or_default();
-    tolerations.iter().any(|toleration| {
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let (key, effect, given) = (text(&toleration.key), text(&toleration.effect), text(&toleration.value));
-        let numbers = || given.parse::<i64>().ok().zip(value.parse::<i64>().ok());
-        let fits = match toleration.operator.as_deref().unwrap_or_default() {
-            "Exists" => true,
-            "" | "Equal" => !key.is_empty() && given == value,
-            "Gt" => numbers().is_some_and(|(given, value)| value > given),
-            "Lt" => numbers().is_some_and(|(given, value)| value < given),
-            _ => false,
-        };
-        fits && (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key)
-    })
+    tolerations.iter().any(|toleration| bears(toleration, taint))
+}
+
+/// Whether a toleration bears a taint.
+pub fn bears(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let value = text(&taint.value);
+    let (key, effect, given) = (text(&toleration.key), text(&toleration.effect), text(&toleration.value));
+    let numbers = || given.parse::<i64>().ok().zip(value.parse::<i64>().ok());
+    let fits = match toleration.operator.as_deref().unwrap_or_default() {
+        "Exists" => true,
+        "" | "Equal" => !key.is_empty() && given == value,
+        "Gt" => numbers().is_some_and(|(given, value)| value > given),
+        "Lt" => numbers().is_some_and(|(given, value)| value < given),
+        _ => false,
+    };
+    fits && (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key)
 }
 
 #[cfg(test)]

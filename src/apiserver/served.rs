@@ -67,15 +67,24 @@ impl Served {
     pub fn refresh<E>(&self, definitions: impl FnOnce() -> Result<Vec<Arc<Entry>>, E>) -> Result<(), E> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = HashMap::new();
+        let mut changed = false;
         for entry in definitions()? {
             let name = meta::name(entry.json()).to_owned();
             let kinds = match made.remove(&name) {
                 Some((revision, kinds)) if revision == entry.revision => kinds,
-                _ => custom::kinds(entry.json(), &entry.bytes),
+                _ => {
+                    changed = true;
+                    custom::kinds(entry.json(), &entry.bytes)
+                }
             };
             next.insert(name, (entry.revision, kinds));
         }
+        // What is left in the old ones is defined no longer.
+        changed |= !made.is_empty();
         *made = next;
+        if !changed {
+            return Ok(());
+        }
         let mut all: Vec<Arc<Kind>> = made.values().flat_map(|(_, kinds)| kinds).cloned().collect();
         all.sort_by(|a, b| {
             a.group

@@ -29,11 +29,6 @@ impl Client {
         self.call(target(kind, Some(namespace), None, None), action).await.map(drop)
     }
 
-    /// How many objects of a kind a namespace holds.
-    pub async fn count(&self, kind: &Kind, namespace: &str) -> Result<usize, Status> {
-        Ok(self.objects(kind, Some(namespace)).await?.len())
-    }
-
     /// The objects of a kind in one namespace or in all, as they are stored.
     pub async fn objects(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
         let listed = self.snapshot(target(kind, namespace, None, None), ListOptions::default());

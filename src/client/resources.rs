@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -47,6 +48,7 @@ resources! {
     ReplicaSet => "replicasets",
     ReplicationController => "replicationcontrollers",
     ResourceQuota => "resourcequotas",
+    RuntimeClass => "runtimeclasses",
     Secret => "secrets",
     Service => "services",
     ServiceAccount => "serviceaccounts",

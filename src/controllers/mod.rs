@@ -45,7 +45,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, ReplicationController};
 use tokio::task::JoinSet;
 
 use self::kinds::Kinds;
-use crate::api::node::Node;
+use crate::api::node;
 use crate::api::request::ListOptions;
 use crate::api::status::Status;
 use crate::client::queue::Queue;
@@ -81,7 +81,7 @@ pub struct Config {
     /// Where the data of volumes is.
     pub storage: Arc<dyn volumes::Storage>,
     /// Who knows what pods use.
-    pub node: Arc<dyn Node>,
+    pub node: Arc<dyn node::Node>,
 }
 
 /// All controllers of a cluster.
@@ -117,15 +117,17 @@ impl Controllers {
         tasks.spawn(custom_resources::run(client.clone()));
         tasks.spawn(namespaces::run(client.clone(), kinds.clone(), namespaces, pods.clone()));
         tasks.spawn(volume_protection::run(client.clone(), pods.clone()));
+        let (revisions, nodes) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         let replica_sets = reflect::<ReplicaSet>(&mut tasks, &client);
         let replication = reflect::<ReplicationController>(&mut tasks, &client);
         let watched = daemon_set::Watched {
             sets: reflect(&mut tasks, &client),
             pods: pods.clone(),
-            revisions: reflect(&mut tasks, &client),
-            nodes: reflect(&mut tasks, &client),
+            revisions: revisions.clone(),
+            nodes: nodes.clone(),
         };
         tasks.spawn(daemon_set::run(client.clone(), watched));
+        tasks.spawn(stateful_set::run(client.clone(), pods.clone(), revisions));
         let deployments = reflect(&mut tasks, &client);
         tasks.spawn(deployment::run(client.clone(), deployments, replica_sets.clone(), pods.clone()));
         tasks.spawn(replication::run(client.clone(), replica_sets, pods.clone()));
@@ -135,12 +137,11 @@ impl Controllers {
         let jobs = reflect(&mut tasks, &client);
         tasks.spawn(jobs::run(client.clone(), jobs.clone(), pods.clone()));
         tasks.spawn(cron_jobs::run(client.clone(), jobs));
-        tasks.spawn(stateful_set::run(client.clone(), pods.clone()));
         tasks.spawn(disruption::run(client.clone(), pods.clone(), kinds.clone()));
         tasks.spawn(autoscaling::run(client.clone(), pods.clone(), kinds.clone(), config.node));
-        tasks.spawn(node_taints::run(client.clone()));
-        tasks.spawn(taint_eviction::run(client.clone(), pods.clone()));
-        tasks.spawn(pod_garbage::run(client.clone(), pods.clone()));
+        tasks.spawn(node_taints::run(client.clone(), nodes.clone()));
+        tasks.spawn(taint_eviction::run(client.clone(), pods.clone(), nodes.clone()));
+        tasks.spawn(pod_garbage::run(client.clone(), pods.clone(), nodes));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));

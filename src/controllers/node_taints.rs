@@ -7,9 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
-use tokio::task::JoinSet;
 
-use super::{Next, enqueue, queue, reflect, seconds, work};
+use super::{Next, enqueue, queue, seconds, work};
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::client::Client;
@@ -28,9 +27,7 @@ const CONDITIONS: &[(&str, &str, &str)] = &[
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// Runs until dropped.
-pub async fn run(client: Client) {
-    let mut tasks = JoinSet::new();
-    let nodes: Reflector<Node> = reflect(&mut tasks, &client);
+pub async fn run(client: Client, nodes: Reflector<Node>) {
     nodes.synced().await;
     let queue = queue();
     let reconcile = |key: String| {

@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
-use tokio::task::JoinSet;
 
-use super::{Next, queue, reflect, seconds, work};
+use super::{Next, queue, seconds, work};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::Client;
@@ -26,9 +25,7 @@ const QUARANTINE: Duration = Duration::from_secs(40);
 const ENDED: &str = "";
 
 /// Runs until dropped.
-pub async fn run(client: Client, pods: Reflector<Pod>) {
-    let mut tasks = JoinSet::new();
-    let nodes: Reflector<Node> = reflect(&mut tasks, &client);
+pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>) {
     nodes.synced().await;
     pods.synced().await;
     let queue = queue();

@@ -6,23 +6,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, PodCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
-use tokio::task::JoinSet;
 
-use super::{Next, enqueue, queue, reflect, seconds, work};
+use super::{Next, enqueue, queue, seconds, work};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
+use crate::api::taints;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::{Reflector, key_of, split_key};
 use crate::controllers::owned::state::{is_active, node};
 
 /// Runs until dropped.
-pub async fn run(client: Client, pods: Reflector<Pod>) {
-    let mut tasks = JoinSet::new();
-    let nodes: Reflector<Node> = reflect(&mut tasks, &client);
+pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>) {
     nodes.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "taint-eviction-controller", "");
@@ -127,22 +125,13 @@ fn plan(pod: &Pod, node: &Node) -> Stay {
     let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
     let taints: Vec<&Taint> = taints.filter(|taint| taint.effect == "NoExecute").collect();
     let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
-    if taints.iter().any(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint))) {
+    if taints.iter().any(|taint| !taints::tolerates(tolerations, taint)) {
         return Stay::For(SignedDuration::ZERO);
     }
     let used =
-        tolerations.iter().filter(|toleration| taints.iter().any(|taint| tolerates(toleration, taint)));
+        tolerations.iter().filter(|toleration| taints.iter().any(|taint| taints::bears(toleration, taint)));
     let shortest = used.filter_map(|toleration| toleration.toleration_seconds).min();
     shortest.map_or(Stay::Forever, |seconds| Stay::For(SignedDuration::from_secs(seconds.max(0))))
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |field: &Option<String>| field.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    let exists = toleration.operator.as_deref() == Some("Exists");
-    (effect.is_empty() || effect == taint.effect)
-        && (key == taint.key || key.is_empty() && exists)
-        && (exists || text(&toleration.value) == text(&taint.value))
 }
 
 #[cfg(test)]

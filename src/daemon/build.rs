@@ -189,6 +189,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             dial: Arc::new(HostNetwork),
             front_proxy: Some(front_proxy),
             audit: audit(cluster)?,
+            deadline: http::DEADLINE,
         },
     );
     let controllers = Controllers::new(

@@ -24,8 +24,10 @@ pub mod env;
 pub mod hosts;
 pub mod messages;
 pub mod pull;
+pub mod resize;
 pub mod resources;
 pub mod start;
+pub mod storage_limits;
 pub mod volumes;
 
 pub mod directory;

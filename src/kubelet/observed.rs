@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{Container, ContainerState as ApiState, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState as ApiState, ContainerStatus, Pod, ResourceRequirements,
+};
 
 use super::probes::Kind;
 use crate::runtime::{ContainerState, Labels, Observed};
@@ -31,6 +33,8 @@ pub mod label {
     pub const IMAGE_ID: &str = "image-id";
     /// The signal that asks the process to end.
     pub const STOP_SIGNAL: &str = "stop-signal";
+    /// The resources that it was started with, as JSON.
+    pub const RESOURCES: &str = "resources";
     /// As whom the process was started: `UID:GID:GROUP,GROUP`.
     pub const USER: &str = "user";
 }
@@ -80,6 +84,8 @@ pub struct ObservedContainer {
     pub stop_signal: i32,
     /// As whom it was started.
     pub user: Option<StartedAs>,
+    /// What it was given of CPU and memory; `None` when nobody has written that down.
+    pub resources: Option<ResourceRequirements>,
     /// Why its process could not be started; it has ended then without having run.
     pub start_error: Option<String>,
     /// How it is while it runs.
@@ -168,6 +174,7 @@ impl ObservedContainer {
             image: text(labels, label::IMAGE),
             image_id: text(labels, label::IMAGE_ID),
             stop_signal: text(labels, label::STOP_SIGNAL).parse().unwrap_or(TERM),
+            resources: labels.get(label::RESOURCES).and_then(|text| serde_json::from_str(text).ok()),
             user: labels.get(label::USER).and_then(|text| StartedAs::parse(text)),
             start_error: None,
             health: Health::default(),

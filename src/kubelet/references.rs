@@ -162,8 +162,27 @@ impl References {
     }
 }
 
-/// Follows one object (`NAMESPACE/NAME`); tells once when the first list is there, and then of every change.
-async fn follow<K: Resource>(client: Client, key: String, told: Arc<Told>) {
+/// A kind of object that pods refer to.
+trait Referenced: Resource {
+    /// Whether it never changes.
+    fn is_immutable(&self) -> bool;
+}
+
+impl Referenced for ConfigMap {
+    fn is_immutable(&self) -> bool {
+        self.immutable == Some(true)
+    }
+}
+
+impl Referenced for Secret {
+    fn is_immutable(&self) -> bool {
+        self.immutable == Some(true)
+    }
+}
+
+/// Follows one object (`NAMESPACE/NAME`); tells once when the first list is there, and then of every change. One that
+/// never changes is followed no further.
+async fn follow<K: Referenced>(client: Client, key: String, told: Arc<Told>) {
     let (namespace, name) = split_key(&key);
     let only = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
     let (reflector, feed) = Reflector::<K>::new(client.namespaced::<K>(namespace), only);
@@ -172,13 +191,18 @@ async fn follow<K: Resource>(client: Client, key: String, told: Arc<Told>) {
         let mut keys = reflector.subscribe();
         while keys.try_next().is_some() {}
         told.tell();
-        while let Some(next) = keys.next().await {
+        while !reflector.get(&key).is_some_and(|object| object.is_immutable())
+            && let Some(next) = keys.next().await
+        {
             if next == key {
                 told.tell();
             }
         }
     };
-    tokio::join!(feed, tell);
+    tokio::select! {
+        () = feed => {}
+        () = tell => {}
+    }
 }
 
 #[cfg(test)]

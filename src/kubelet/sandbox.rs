@@ -1,6 +1,7 @@
 //! A pod's sandbox: whether the node takes the pod, and what the sandbox is made from.
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::context::Context;
 use super::hosts;
@@ -9,12 +10,24 @@ use super::status::Waiting;
 use crate::runtime::supervisor::sysctl_file;
 use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig};
 
+/// The handlers of runtime classes that mean the one runtime that there is.
+const HANDLERS: [&str; 2] = ["minik", "runc"];
+
 /// Makes the sandbox with the pod's network.
 pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -> Result<(), Waiting> {
     let fail = |message: String| Waiting { reason: "CreatePodSandboxError".into(), message };
     let spec = pod.spec.clone().unwrap_or_default();
     if spec.host_users == Some(false) {
         return Err(fail("hostUsers: false needs user namespaces, which this node does not have".into()));
+    }
+    if let Some(name) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
+        let class = context.client.all::<RuntimeClass>().get(name).await;
+        let class = class.map_err(|status| fail(format!("failed to get sandbox runtime: {status}")))?;
+        if !HANDLERS.contains(&class.handler.as_str()) {
+            let handler = class.handler;
+            let why = format!("failed to get sandbox runtime: no runtime for {handler:?} is configured");
+            return Err(fail(why));
+        }
     }
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     let mut config = config(pod, &spec, attempt, context.config.share_processes);

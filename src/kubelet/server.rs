@@ -104,6 +104,7 @@ impl<R: Runtime> Server<R> {
         let (pod, name) = self.container(&of)?;
         let container = self.running(&pod, &name).await?;
         let config = ExecConfig {
+            bound: false,
             container,
             process: ExecProcess { args: options.command, tty: options.tty },
             stdin: options.stdin,

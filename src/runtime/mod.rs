@@ -320,6 +320,9 @@ pub struct ExecConfig {
     pub stdout: bool,
     /// Connect standard error.
     pub stderr: bool,
+    /// It is killed when its session is dropped.
+    #[serde(default)]
+    pub bound: bool,
 }
 
 /// What an exec runs; user, environment, capabilities and limits are the container's.
@@ -383,6 +386,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What is used at this moment; the kernel's files are read by the calling thread.
     fn stats(&self, of: &Consumer) -> Result<Stats, Error>;
+
+    /// Puts other limits on a sandbox or a container; the kernel's files are written by the calling thread.
+    fn limit(&self, of: &Consumer, resources: &Resources) -> Result<(), Error>;
+
+    /// The bytes that a container has written to its root; the file system is walked by the calling thread.
+    fn root_usage(&self, container: &str) -> Result<u64, Error>;
 
     /// Tells of changes; a lagging or new receiver must `observe`.
     fn changes(&self) -> broadcast::Receiver<Changed>;

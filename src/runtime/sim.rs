@@ -13,7 +13,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
     Changed, Consumer, ContainerConfig, ContainerState, ContainerStatus, Error, ExecConfig, Observed,
-    Runtime, SandboxConfig, SandboxStatus, Stats, Stdin,
+    Resources, Runtime, SandboxConfig, SandboxStatus, Stats, Stdin,
 };
 use crate::stdio::{Duplex, Exit, Reader, Session, Writer};
 
@@ -39,6 +39,8 @@ pub enum SimCall {
     Attach(String),
     /// [`Runtime::dial`].
     Dial(String, Ipv4Addr, u16),
+    /// [`Runtime::limit`].
+    Limit(Consumer, Resources),
 }
 
 /// What a simulated program does.
@@ -94,6 +96,8 @@ struct State {
     calls: Vec<SimCall>,
     /// How often figures were asked for.
     looks: HashMap<Consumer, u64>,
+    /// Bytes in the roots of containers.
+    written: HashMap<String, u64>,
     next_pid: i32,
 }
 
@@ -136,6 +140,11 @@ impl SimRuntime {
     /// Makes the next [`Runtime::remove_sandbox`] fail.
     pub fn fail_removal(&self, message: &str) {
         self.lock().removal_failures.push_back(message.into());
+    }
+
+    /// Has a container hold so many bytes in its root.
+    pub fn write_root(&self, container: &str, bytes: u64) {
+        self.lock().written.insert(container.into(), bytes);
     }
 
     /// Accepts connections to a port in a sandbox: the other ends come out here.
@@ -378,6 +387,17 @@ impl Runtime for SimRuntime {
         })
     }
 
+    fn limit(&self, of: &Consumer, resources: &Resources) -> Result<(), Error> {
+        self.lock().calls.push(SimCall::Limit(of.clone(), resources.clone()));
+        Ok(())
+    }
+
+    fn root_usage(&self, container: &str) -> Result<u64, Error> {
+        let state = self.lock();
+        SimRuntime::running(&state, container)?;
+        Ok(state.written.get(container).copied().unwrap_or(0))
+    }
+
     fn changes(&self) -> broadcast::Receiver<Changed> {
         self.changes.subscribe()
     }
@@ -565,6 +585,7 @@ mod tests {
         let answer = SimExec { stdout: b"out".to_vec(), exit: Exit::Code(3), ..SimExec::default() };
         runtime.answer_exec(&["check"], answer);
         let exec = ExecConfig {
+            bound: false,
             container: "a".into(),
             process: crate::runtime::ExecProcess { args: vec!["check".into()], tty: false },
             stdin: false,

@@ -162,7 +162,8 @@ impl Store {
 
     /// The revision of the newest visible change.
     pub fn revision(&self) -> Revision {
-        *self.newest.borrow()
+        // As reads see it: watchers are told a moment later.
+        self.memory.read(memory::State::newest)
     }
 
     /// The document at `key` now.

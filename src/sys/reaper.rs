@@ -99,11 +99,10 @@ const ADDRESS: u64 = 0x40_0000;
 const HEADERS: u64 = 64 + 2 * 56;
 
 fn instructions() -> &'static [u8] {
+    let (begin, end) = (&raw const BEGIN, &raw const END);
+    let length = end.addr() - begin.addr();
     // SAFETY: the two labels are the bounds of one run of constant bytes, made above.
-    unsafe {
-        let (begin, end) = (&raw const BEGIN, &raw const END);
-        std::slice::from_raw_parts(begin, end.offset_from_unsigned(begin))
-    }
+    unsafe { std::slice::from_raw_parts(begin, length) }
 }
 
 /// The instructions as an executable file (System V ABI, "Object Files" and "Program Loading").

@@ -403,6 +403,92 @@ async fn a_scale_is_managed_as_its_own_part() {
     assert_eq!(again["metadata"]["resourceVersion"], object["metadata"]["resourceVersion"]);
 }
 
+/// The examples of Kubernetes' documentation ("Server-Side Apply").
+#[tokio::test]
+async fn fields_go_from_one_manager_to_another_as_documented() {
+    let f = Fixture::start().await;
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "test-cm", "labels": {"test-label": "test"}}, "data": {"key": "some value"}});
+    let path = format!("{MAPS}/test-cm");
+    let made = f.apply(&path, "fieldManager=kubectl", &map).await.expect(201);
+    let label = json!({"f:labels": {"f:test-label": {}}});
+    assert_eq!(owned(&made, "kubectl"), &json!({"f:metadata": label, "f:data": {"f:key": {}}}));
+    let update = format!("{path}?fieldManager=kube-controller-manager");
+    let changed = f.patch(&update, json!({"data": {"key": "new value"}})).await.expect(200);
+    assert_eq!(managers(&changed), ["kubectl Apply", "kube-controller-manager Update"]);
+    assert_eq!(owned(&changed, "kubectl"), &json!({"f:metadata": label}));
+    assert_eq!(owned(&changed, "kube-controller-manager"), &json!({"f:data": {"f:key": {}}}));
+
+    let deployment = |name: &str, replicas: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "nginx"}}, "template": {
+                "metadata": {"labels": {"app": "nginx"}},
+                "spec": {"containers": [{"name": "nginx", "image": "nginx:1.14.2"}]}}}})
+    };
+    let without = |name: &str| {
+        let mut config = deployment(name, json!(null));
+        config["spec"].as_object_mut().unwrap().remove("replicas");
+        config
+    };
+    // Who takes the replicas out of a configuration gives them up, unless somebody took them over.
+    for (name, handed_over) in [("given-up", false), ("handed-over", true)] {
+        let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
+        f.apply(&path, "fieldManager=kubectl", &deployment(name, json!(3))).await.expect(201);
+        if handed_over {
+            let replicas = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+                "spec": {"replicas": 3}});
+            f.apply(&path, "fieldManager=handover-to-hpa", &replicas).await.expect(200);
+        }
+        let left = f.apply(&path, "fieldManager=kubectl", &without(name)).await.expect(200);
+        assert_eq!(left["spec"]["replicas"], if handed_over { 3 } else { 1 });
+        assert!(owned(&left, "kubectl")["f:spec"].get("f:replicas").is_none());
+        f.patch(&format!("{path}/scale?fieldManager=hpa"), json!({"spec": {"replicas": 5}}))
+            .await
+            .expect(200);
+        let scaled = f.get(&path).await.expect(200);
+        assert_eq!(managers(&scaled), ["kubectl Apply", "hpa Update scale"]);
+        let again = f.apply(&path, "fieldManager=kubectl", &without(name)).await.expect(200);
+        assert_eq!(again["spec"]["replicas"], 5);
+    }
+}
+
+/// The documentation's example of a definition that is changed while somebody manages the fields.
+#[tokio::test]
+async fn a_map_that_was_one_value_is_managed_by_its_keys() {
+    let f = Fixture::start().await;
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"data": {
+        "type": "object", "x-kubernetes-map-type": "atomic", "additionalProperties": {"type": "string"}}}}}});
+    let definition = json!({"metadata": {"name": "foos.e.com"}, "spec": {"group": "e.com", "scope": "Namespaced",
+        "names": {"plural": "foos", "kind": "Foo"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    f.post(definitions, definition).await.expect(201);
+    let (path, of) = (
+        "/apis/e.com/v1/namespaces/default/foos/foo-sample",
+        |data: Value| json!({"apiVersion": "e.com/v1", "kind": "Foo", "metadata": {"name": "foo-sample"}, "spec": {"data": data}}),
+    );
+    let made = f
+        .apply(path, "fieldManager=manager-one", &of(json!({"key1": "val1", "key2": "val2"})))
+        .await
+        .expect(201);
+    assert_eq!(owned(&made, "manager-one"), &json!({"f:spec": {"f:data": {}}}));
+    let other = of(json!({"key1": "other"}));
+    f.apply(path, "fieldManager=manager-two", &other).await.expect(409);
+    let change = |how: &str| {
+        let data =
+            "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/data/x-kubernetes-map-type";
+        json!([{"op": "replace", "path": data, "value": how}]).to_string()
+    };
+    let definition = format!("{definitions}/foos.e.com");
+    f.patch_as("application/json-patch+json", &definition, change("granular")).await.expect(200);
+    let shared = f.apply(path, "fieldManager=manager-two", &other).await.expect(200);
+    assert_eq!(shared["spec"]["data"], json!({"key1": "other", "key2": "val2"}));
+    assert_eq!(owned(&shared, "manager-one"), &json!({"f:spec": {"f:data": {}}}));
+    assert_eq!(owned(&shared, "manager-two"), &json!({"f:spec": {"f:data": {"f:key1": {}}}}));
+    f.patch_as("application/json-patch+json", &definition, change("atomic")).await.expect(200);
+    f.apply(path, "fieldManager=manager-two", &of(json!({"key1": "more"}))).await.expect(409);
+}
+
 /// Numbers without a pattern, the same at every run (splitmix64).
 struct Random(u64);
 

@@ -138,10 +138,16 @@ async fn objects_follow_their_definition() {
     let changed = f.patch(&path, json!({"spec": {"size": 4}, "status": {"phase": "x"}})).await.expect(200);
     assert_eq!((&changed["metadata"]["generation"], changed.get("status")), (&json!(2), None));
 
-    let both = json!({"status": {"phase": "Ready", "size": 4}, "spec": {"size": 9}});
+    // Who may write the status may write nothing else.
+    let both = json!({"status": {"phase": "Ready", "size": 4}, "spec": {"size": 9},
+        "metadata": {"labels": {"l": "1"}, "finalizers": ["x/y"]}});
     let told = f.patch(&format!("{path}/status"), both).await.expect(200);
     assert_eq!((&told["status"]["phase"], &told["spec"]["size"]), (&json!("Ready"), &json!(4)));
     assert_eq!(told["metadata"]["generation"], 2);
+    assert_eq!(
+        (&told["metadata"]["labels"]["l"], &told["metadata"]["finalizers"]),
+        (&Value::Null, &Value::Null)
+    );
 
     let old = f.get(&format!("{OLD_WIDGETS}/a")).await.expect(200);
     assert_eq!((&old["apiVersion"], &old["spec"]["size"]), (&json!("example.com/v1beta1"), &json!(4)));
@@ -354,4 +360,24 @@ async fn versions_are_converted_by_a_webhook() {
         cursed["message"],
         "conversion webhook for example.com/v1beta1, Kind=Widget failed: it is cursed"
     );
+}
+
+#[tokio::test]
+async fn what_is_defined_is_served_whoever_wrote_it() {
+    let f = defined().await;
+    let mut definition = f.get(&format!("{DEFINITIONS}/widgets.example.com")).await.expect(200);
+    // As left behind by a request whose client went before it was answered.
+    definition["metadata"]["name"] = json!("gadgets.example.com");
+    for place in ["/spec/names", "/status/acceptedNames"] {
+        *definition.pointer_mut(place).unwrap() =
+            json!({"plural": "gadgets", "singular": "gadget", "kind": "Gadget", "listKind": "GadgetList"});
+    }
+    let bytes = bytes::Bytes::from(serde_json::to_vec(&definition).unwrap());
+    f.store.create("customresourcedefinitions/gadgets.example.com", move |_| bytes).await.unwrap();
+    let served = async {
+        while f.get("/apis/example.com/v1/namespaces/default/gadgets").await.code != 200 {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("it is served");
 }

@@ -17,8 +17,9 @@ const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 fn count(f: &Fixture) -> AbortOnDropHandle<()> {
     let client = Client::new(f.api.clone(), User::component("system:serviceaccount:kube-system:quota"));
     let (kinds, feed) = Kinds::new(&client);
-    let both = async { tokio::join!(feed, resource_quota::run(client, kinds)) };
-    AbortOnDropHandle::new(tokio::spawn(async { drop(both.await) }))
+    AbortOnDropHandle::new(tokio::spawn(async {
+        tokio::join!(feed, resource_quota::run(client, kinds));
+    }))
 }
 
 /// A quota of which it is known that nothing is used.

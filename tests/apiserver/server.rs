@@ -14,7 +14,7 @@ use minik::api::status::Status;
 use minik::apiserver::aggregation::identity::FrontProxy;
 use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::audit::Audit;
-use minik::apiserver::http::{Config as Around, Server};
+use minik::apiserver::http::{Config as Around, DEADLINE, Server};
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::proxy::exchange::Dial;
 use minik::apiserver::{ApiServer, Config};
@@ -140,6 +140,20 @@ impl Answer {
     }
 }
 
+/// What servers of tests differ in.
+struct Settings {
+    lifetime: Duration,
+    front_proxy: Option<FrontProxy>,
+    audit: Option<Audit>,
+    deadline: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { lifetime: LEAF_LIFETIME, front_proxy: None, audit: None, deadline: DEADLINE }
+    }
+}
+
 impl Fixture {
     /// A server that was made, bootstrapped, and serves.
     pub async fn start() -> Fixture {
@@ -155,24 +169,32 @@ impl Fixture {
 
     /// A server that has others beside it, for which `front` vouches.
     pub async fn start_beside(front: FrontProxy) -> Fixture {
-        let fixture = Fixture::start_as(LEAF_LIFETIME, Some(front), None).await;
-        fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
-        fixture
+        Fixture::start_with(Settings { front_proxy: Some(front), ..Settings::default() }).await
     }
 
     /// A server that keeps an audit log.
     pub async fn start_recorded(audit: Audit) -> Fixture {
-        let fixture = Fixture::start_as(LEAF_LIFETIME, None, Some(audit)).await;
+        Fixture::start_with(Settings { audit: Some(audit), ..Settings::default() }).await
+    }
+
+    /// A server that gives requests so long.
+    pub async fn start_impatient(deadline: Duration, front_proxy: Option<FrontProxy>) -> Fixture {
+        Fixture::start_with(Settings { deadline, front_proxy, ..Settings::default() }).await
+    }
+
+    /// A bare server with a server certificate of this lifetime.
+    pub async fn start_for(lifetime: Duration) -> Fixture {
+        Fixture::start_as(Settings { lifetime, ..Settings::default() }).await
+    }
+
+    async fn start_with(settings: Settings) -> Fixture {
+        let fixture = Fixture::start_as(settings).await;
         fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
         fixture
     }
 
-    /// The same with a server certificate of this lifetime.
-    pub async fn start_for(lifetime: Duration) -> Fixture {
-        Fixture::start_as(lifetime, None, None).await
-    }
-
-    async fn start_as(lifetime: Duration, front_proxy: Option<FrontProxy>, audit: Option<Audit>) -> Fixture {
+    async fn start_as(settings: Settings) -> Fixture {
+        let Settings { lifetime, front_proxy, audit, deadline } = settings;
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let directory = tempfile::tempdir().unwrap();
@@ -187,8 +209,8 @@ impl Fixture {
         let dial = Arc::new(Loopback::default());
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let server =
-            Server::new(api.clone(), Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit });
+        let around = Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit, deadline };
+        let server = Server::new(api.clone(), around);
         tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();

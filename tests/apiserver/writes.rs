@@ -1,8 +1,10 @@
 //! Creates and updates over HTTP: names, versions, and which part of an object a write may touch.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::server::{Fixture, MAPS, PODS};
+use super::server::{Fixture, MAPS, PODS, sent};
 
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l";
 
@@ -66,4 +68,21 @@ async fn names_are_generated_and_clashes_told() {
             "configmaps \"{name}\" already exists, the server was not able to generate a unique name for the object"
         )
     );
+}
+
+#[tokio::test]
+async fn who_sends_or_answers_slowly_is_not_waited_for() {
+    let f = Fixture::start_impatient(Duration::from_millis(300), None).await;
+    let never = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+    let slow = f.request("POST", MAPS).header("content-type", "application/json").body(never);
+    let late = sent(slow).await.expect(504);
+    assert_eq!(
+        (&late["reason"], &late["message"]),
+        (&json!("Timeout"), &json!("Timeout: request did not complete within the allotted timeout"))
+    );
+    // A watch has all the time.
+    let mut watch = f.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Dlater")).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    f.config("later").await;
+    assert_eq!(watch.next().await["type"], "ADDED");
 }

@@ -257,6 +257,7 @@ async fn exec_output(host: &Host, container: &str, script: &str) -> Vec<String> 
     let process =
         minik::runtime::ExecProcess { args: ["sh", "-c", script].map(str::to_owned).to_vec(), tty: false };
     let config = minik::runtime::ExecConfig {
+        bound: false,
         container: container.into(),
         process,
         stdin: false,

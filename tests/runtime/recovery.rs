@@ -219,6 +219,7 @@ async fn be_a_daemon() {
     let script = "seq 1 1000; until test -e /go; do sleep 0.01; done; seq 1001 2000; exit 8";
     host.runtime.start(&host.shell("s", "c", script)).await.unwrap();
     let exec = minik::runtime::ExecConfig {
+        bound: false,
         container: "c".into(),
         process: minik::runtime::ExecProcess { args: vec!["sh".into()], tty: true },
         stdin: true,

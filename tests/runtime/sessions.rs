@@ -11,6 +11,7 @@ use crate::host::{Host, PATIENCE, is_root};
 
 fn exec(container: &str, args: &[&str], tty: bool) -> ExecConfig {
     ExecConfig {
+        bound: false,
         container: container.into(),
         process: ExecProcess { args: args.iter().map(|arg| (*arg).to_owned()).collect(), tty },
         stdin: true,
@@ -67,6 +68,37 @@ async fn exec_carries_all_streams_and_the_exit_code() {
     assert_eq!(error.to_string(), "exec: \"nope\": executable file not found in $PATH");
     assert!(host.runtime.exec(&exec("gone", &["true"], false)).await.is_err());
     assert!(host.status("c").await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_exec_ends_with_its_session() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("bound").await;
+    host.sandbox("s").await;
+    host.runtime.start(&host.container("s", "c", &["sleep", "1000"])).await.unwrap();
+    let start = async |bound: bool, name: &str| {
+        let script = format!("echo {name} up; exec sleep 1000");
+        let config = ExecConfig { bound, ..exec("c", &["sh", "-c", &script], false) };
+        let mut session = host.runtime.exec(&config).await.unwrap();
+        read_until(session.stdout.as_mut().unwrap(), "up").await;
+    };
+    let sleeping = async || {
+        let ps =
+            host.runtime.exec(&exec("c", &["sh", "-c", "ps | grep -c '[s]leep 1000'"], false)).await.unwrap();
+        drop(ps.stdin);
+        read_all(ps.stdout).await.trim().to_owned()
+    };
+    start(false, "free").await;
+    assert_eq!(sleeping().await, "2", "one that is not bound goes on");
+    start(true, "bound").await;
+    let ended = async {
+        while sleeping().await != "2" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, ended).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

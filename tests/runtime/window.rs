@@ -114,7 +114,7 @@ impl Drop for Over {
 async fn exec_to_the_end(host: &Host, tty: bool) {
     let process = ExecProcess { args: vec!["true".into()], tty };
     let container = "c".to_owned();
-    let config = ExecConfig { container, process, stdin: false, stdout: true, stderr: false };
+    let config = ExecConfig { bound: false, container, process, stdin: false, stdout: true, stderr: false };
     let session = host.runtime.exec(&config).await.unwrap();
     timeout(PATIENCE, session.exit).await.unwrap().unwrap();
 }

@@ -3,9 +3,9 @@
 //!
 //! An image runs a program of its own name, until `SIGTERM`; [`Cluster::program`] gives it another behaviour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use minik::api::kinds::{self, Kind};
+use minik::api::node::NoNode;
 use minik::api::request::{Action, Change, DeleteOptions, PatchKind, Response, Target, User, WriteOptions};
 use minik::api::status::Status;
 use minik::api::{meta, yaml};
@@ -21,6 +22,7 @@ use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::{ApiServer, Config as ServerConfig};
 use minik::client::Client;
 use minik::client::follow::{Entry, Follower, Revision};
+use minik::controllers::volumes::Storage;
 use minik::controllers::{Authority, Config as ControllersConfig, Controllers};
 use minik::image::{Credential, Image, ImageConfig};
 use minik::kubelet::Kubelet;
@@ -28,9 +30,8 @@ use minik::kubelet::context::{Addresses, Config, ImageSource};
 use minik::kubelet::node::Machine;
 use minik::kubelet::resources::NodeCapacity;
 use minik::network::Attachment;
-use minik::runtime::sim::{SimExec, SimProgram, SimRuntime};
+use minik::runtime::sim::{SimProgram, SimRuntime};
 use minik::scheduler::Scheduler;
-use minik::stdio::Exit;
 use minik::store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -47,23 +48,33 @@ pub struct Cluster {
     pub client: Client,
     /// The containers of the first node.
     pub runtime: SimRuntime,
+    images: Arc<Images>,
     tasks: JoinSet<()>,
-    views: Mutex<BTreeMap<String, View>>,
+    views: Mutex<BTreeMap<String, watch::Receiver<Shown>>>,
+    /// What was last written of each kind: what is awaited afterwards has seen it.
+    written: Mutex<BTreeMap<String, Revision>>,
     directory: tempfile::TempDir,
 }
 
-/// Images that are all here.
-struct Images;
+/// Images that are all here, but for those that are held back.
+#[derive(Default)]
+struct Images(watch::Sender<BTreeSet<String>>);
 
 impl ImageSource for Images {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
         let config = ImageConfig { cmd: vec![name.to_owned()], ..ImageConfig::default() };
         let image = Image { id: format!("sha256:{name}"), config, ..Image::default() };
-        async move { Ok(Some(image)) }.boxed()
+        let here = !self.0.borrow().contains(name);
+        async move { Ok(here.then_some(image)) }.boxed()
     }
 
     fn pull<'a>(&'a self, name: &'a str, _: Vec<Credential>) -> BoxFuture<'a, Result<Image, String>> {
-        async move { Ok(self.find(name).await?.unwrap_or_default()) }.boxed()
+        async move {
+            let mut held = self.0.subscribe();
+            let _ = held.wait_for(|held| !held.contains(name)).await;
+            Ok(self.find(name).await?.unwrap_or_default())
+        }
+        .boxed()
     }
 }
 
@@ -96,30 +107,55 @@ impl Authority for NoKeys {
     }
 }
 
-/// A kind's objects by `NAMESPACE/NAME`, always current.
-type View = watch::Receiver<BTreeMap<String, Value>>;
+/// Volumes are directories here.
+struct Disk(PathBuf);
 
-struct Feed(watch::Sender<BTreeMap<String, Value>>);
+impl Storage for Disk {
+    fn make(&self, name: &str) -> Result<PathBuf, String> {
+        let path = self.0.join(name);
+        std::fs::create_dir_all(&path).map_err(|error| error.to_string())?;
+        Ok(path)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), String> {
+        std::fs::remove_dir_all(path).map_err(|error| error.to_string())
+    }
+}
+
+/// A kind's objects by `NAMESPACE/NAME`.
+type Objects = BTreeMap<String, Value>;
+
+/// What is known of a kind's objects, and up to which revision.
+#[derive(Default)]
+struct Shown {
+    objects: Objects,
+    revision: Revision,
+}
+
+struct Feed(watch::Sender<Shown>);
 
 fn key(object: &Value) -> String {
     format!("{}/{}", meta::namespace(object), meta::name(object))
 }
 
 impl Follower for Feed {
-    fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
-        let objects = entries.iter().map(|entry| (key(entry.json()), entry.json().clone()));
-        self.0.send_replace(objects.collect());
+    fn listed(&mut self, entries: &[Arc<Entry>], revision: Revision) {
+        let objects = entries.iter().map(|entry| (key(entry.json()), entry.json().clone())).collect();
+        self.0.send_replace(Shown { objects, revision });
     }
 
-    fn changed(&mut self, change: &Change, _: Revision) {
-        self.0.send_modify(|objects| match change {
-            Change::Added(entry) | Change::Modified(entry) => {
-                objects.insert(key(entry.json()), entry.json().clone());
+    fn changed(&mut self, change: &Change, revision: Revision) {
+        self.0.send_modify(|shown| {
+            shown.revision = revision;
+            match change {
+                Change::Added(entry) | Change::Modified(entry) => {
+                    shown.objects.insert(key(entry.json()), entry.json().clone());
+                }
+                Change::Deleted(entry) => {
+                    shown.objects.remove(&key(entry.json()));
+                }
+                Change::Bookmark { .. } => {}
             }
-            Change::Deleted(entry) => {
-                objects.remove(&key(entry.json()));
-            }
-            Change::Bookmark { .. } => {}
         });
     }
 }
@@ -151,8 +187,10 @@ impl Cluster {
         let mut cluster = Cluster {
             client: client("kubernetes-admin"),
             runtime: SimRuntime::new(),
+            images: Arc::default(),
             tasks: JoinSet::new(),
             views: Mutex::default(),
+            written: Mutex::default(),
             directory,
         };
         let config = ControllersConfig {
@@ -160,6 +198,8 @@ impl Cluster {
             ca_pem: "none".into(),
             dns_service: Ipv4Addr::new(10, 96, 0, 10),
             dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
+            storage: Arc::new(Disk(cluster.directory.path().join("volumes"))),
+            node: Arc::new(NoNode),
         };
         let controllers = Controllers::new(client("system:kube-controller-manager"), config);
         cluster.tasks.spawn(controllers.run(std::future::pending()));
@@ -184,7 +224,7 @@ impl Cluster {
             config(name, &dir),
             self.client.clone(),
             runtime,
-            Arc::new(Images),
+            self.images.clone(),
             Arc::new(Network::default()),
             Machine::read(self.directory.path()),
             "192.0.2.0/24".into(),
@@ -199,10 +239,18 @@ impl Cluster {
         self.runtime.program(image, program);
     }
 
-    /// Has probes that run this command fail from now on, or succeed again.
-    pub fn probe(&self, command: &str, succeeds: bool) {
-        let exit = Exit::Code(i32::from(!succeeds));
-        self.runtime.answer_exec(&[command], SimExec { exit, ..SimExec::default() });
+    /// Has pulls of an image take until it is released: its pods wait.
+    pub fn hold_image(&self, image: &str) {
+        self.images.0.send_modify(|held| {
+            held.insert(image.to_owned());
+        });
+    }
+
+    /// Has a held image come.
+    pub fn release_image(&self, image: &str) {
+        self.images.0.send_modify(|held| {
+            held.remove(image);
+        });
     }
 
     /// Makes the objects of a manifest (YAML, one or several documents), or changes what exists to what it says.
@@ -222,14 +270,26 @@ impl Cluster {
             ..WriteOptions::default()
         };
         let made = Action::Create(object.clone(), options.clone());
-        match self.client.call(target(kind, namespace, None), made).await {
+        let written = match self.write(target(kind, namespace, None), made).await {
             Err(status) if status.is("AlreadyExists") => {
                 let patch = Action::Patch(PatchKind::Strategic, object.clone(), options);
-                let name = Some(meta::name(&object));
-                self.client.call(target(kind, namespace, name), patch).await.map(drop).unwrap();
+                self.write(target(kind, namespace, Some(meta::name(&object))), patch).await
             }
-            other => drop(other.unwrap_or_else(|status| panic!("{status}: {object}"))),
-        }
+            other => other,
+        };
+        written.unwrap_or_else(|status| panic!("{status}: {object}"));
+    }
+
+    /// Makes a change, which whatever is awaited afterwards has seen; answers the object.
+    async fn write(&self, target: Target, action: Action) -> Result<Value, Status> {
+        let plural = target.resource.clone();
+        let Response::Object { entry, .. } = self.client.call(target, action).await? else {
+            return Ok(Value::Null);
+        };
+        let mut written = self.written.lock().unwrap();
+        let last = written.entry(plural).or_default();
+        *last = entry.revision.max(*last);
+        Ok(entry.json().clone())
     }
 
     /// Changes an object by a merge patch.
@@ -241,10 +301,7 @@ impl Cluster {
     pub async fn try_patch(&self, path: &str, patch: Value) -> Result<Value, Status> {
         let Name { namespace, plural, name } = parse(path);
         let action = Action::Patch(PatchKind::Merge, patch, WriteOptions::default());
-        match self.client.call(target(&kind(plural), namespace, Some(name)), action).await? {
-            Response::Object { entry, .. } => Ok(entry.json().clone()),
-            _ => panic!("no object"),
-        }
+        self.write(target(&kind(plural), namespace, Some(name)), action).await
     }
 
     /// Changes an object's status.
@@ -253,7 +310,7 @@ impl Cluster {
         let action = Action::Patch(PatchKind::Merge, json!({"status": status}), WriteOptions::default());
         let mut target = target(&kind(plural), namespace, Some(name));
         target.subresource = Some("status".into());
-        self.client.call(target, action).await.map(drop).unwrap();
+        self.write(target, action).await.unwrap();
     }
 
     /// Changes the number of pods that an object wants.
@@ -272,7 +329,7 @@ impl Cluster {
         let options =
             DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
         let target = target(&kind(plural), namespace, Some(name));
-        self.client.call(target, Action::Delete(options)).await.map(drop).unwrap();
+        self.write(target, Action::Delete(options)).await.unwrap();
     }
 
     /// An object as it is now.
@@ -299,25 +356,25 @@ impl Cluster {
     /// Waits until an object is there and looks so; answers it. `:nodes/NAME` for kinds without namespace.
     pub async fn until(&self, path: &str, looks: impl Fn(&Value) -> bool) -> Value {
         let name = key_of(path);
-        let shows = |objects: &BTreeMap<String, Value>| objects.get(&name).filter(|o| looks(o)).cloned();
+        let shows = |objects: &Objects| objects.get(&name).filter(|o| looks(o)).cloned();
         self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await
     }
 
     /// Waits until an object is gone.
     pub async fn until_gone(&self, path: &str) {
         let name = key_of(path);
-        let shows = |objects: &BTreeMap<String, Value>| (!objects.contains_key(&name)).then_some(());
+        let shows = |objects: &Objects| (!objects.contains_key(&name)).then_some(());
         self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await;
     }
 
     /// Waits until the objects of `pods`, or `NAMESPACE:pods`, look so together; answers them.
     pub async fn until_all(&self, path: &str, look: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let prefix = format!("{}/", parse(path).namespace);
-        let of = |objects: &BTreeMap<String, Value>| -> Vec<Value> {
+        let of = |objects: &Objects| -> Vec<Value> {
             let inside = objects.iter().filter(|(key, _)| key.starts_with(&prefix));
             inside.map(|(_, object)| object.clone()).collect()
         };
-        let shows = |objects: &BTreeMap<String, Value>| Some(of(objects)).filter(|all| look(all));
+        let shows = |objects: &Objects| Some(of(objects)).filter(|all| look(all));
         self.wait(path, shows, |objects| of(objects).into()).await
     }
 
@@ -325,33 +382,41 @@ impl Cluster {
     async fn wait<T>(
         &self,
         path: &str,
-        shows: impl Fn(&BTreeMap<String, Value>) -> Option<T>,
-        tell: impl Fn(&BTreeMap<String, Value>) -> Value,
+        shows: impl Fn(&Objects) -> Option<T>,
+        tell: impl Fn(&Objects) -> Value,
     ) -> T {
-        let mut objects = self.view(parse(path).plural);
+        let plural = parse(path).plural;
+        let written = self.written.lock().unwrap().get(plural).copied().unwrap_or_default();
+        let mut view = self.view(plural);
         let come = async {
             loop {
-                if let Some(shown) = shows(&objects.borrow_and_update()) {
+                let now = view.borrow_and_update();
+                // Before the first list, nothing is known.
+                if now.revision > 0
+                    && now.revision >= written
+                    && let Some(shown) = shows(&now.objects)
+                {
                     return shown;
                 }
-                objects.changed().await.unwrap();
+                drop(now);
+                view.changed().await.unwrap();
             }
         };
         let come = tokio::time::timeout(PATIENCE, come).await;
         come.unwrap_or_else(|_| {
-            let last = serde_json::to_string_pretty(&tell(&self.view(parse(path).plural).borrow()));
+            let last = serde_json::to_string_pretty(&tell(&self.view(plural).borrow().objects));
             panic!("{path} did not come to look as awaited, but so:\n{}", last.unwrap())
         })
     }
 
     /// The objects of a kind, followed from the first time they are asked for.
-    fn view(&self, plural: &str) -> View {
+    fn view(&self, plural: &str) -> watch::Receiver<Shown> {
         let mut views = self.views.lock().unwrap();
         let view = views.entry(plural.to_owned()).or_insert_with(|| {
-            let (sender, objects) = watch::channel(BTreeMap::new());
+            let (sender, view) = watch::channel(Shown::default());
             // It ends with the test.
             tokio::spawn(self.client.follow(&kind(plural), Feed(sender)));
-            objects
+            view
         });
         view.clone()
     }
@@ -416,6 +481,7 @@ fn config(node: &str, dir: &Path) -> Config {
         memory: dir.join("memory"),
         logs: dir.join("logs"),
         container_logs: dir.join("links"),
+        manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 8000, memory: 8 << 30, disk: 8 << 30 },
         share_processes: false,

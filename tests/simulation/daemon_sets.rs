@@ -62,8 +62,7 @@ async fn every_node_gets_a_pod() {
     let selector =
         json!({"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "second"}}}}});
     cluster.patch("daemonsets/logs", selector).await;
-    let pods = cluster.until_all("pods", |pods| nodes(pods) == ["second"]).await;
-    assert_eq!(pods.len(), 1);
+    cluster.until_all("pods", |pods| pods.len() == 1 && nodes(pods) == ["second"]).await;
     cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 1).await;
     cluster.delete("daemonsets/logs").await;
     cluster.until_all("pods", |pods| pods.is_empty()).await;
@@ -116,13 +115,10 @@ async fn the_new_pod_comes_first_where_there_is_room() {
         json!({"spec": {"updateStrategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}});
     cluster.patch("daemonsets/logs", strategy).await;
     cluster.until("daemonsets/logs", done).await;
-    cluster.probe("ready", false);
-    let mut patch = image("logs:2");
-    patch["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] =
-        json!({"exec": {"command": ["ready"]}, "periodSeconds": 1});
-    cluster.patch("daemonsets/logs", patch).await;
+    cluster.hold_image("logs:2");
+    cluster.patch("daemonsets/logs", image("logs:2")).await;
     cluster.until_all("pods", |pods| pods.len() == 2 && nodes(pods).len() == 2).await;
-    cluster.probe("ready", true);
+    cluster.release_image("logs:2");
     cluster.until("daemonsets/logs", done).await;
     let pods = cluster.until_all("pods", |pods| pods.len() == 1).await;
     assert_eq!(pods[0]["spec"]["containers"][0]["image"], "logs:2");

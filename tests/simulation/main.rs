@@ -5,4 +5,7 @@ mod cluster;
 
 mod daemon_sets;
 mod deployments;
+mod evictions;
+mod jobs;
 mod replica_sets;
+mod stateful_sets;

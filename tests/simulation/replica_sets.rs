@@ -58,6 +58,7 @@ async fn pods_are_made_replaced_and_taken_away() {
     cluster.until("replicasets/web", |set| set["status"]["replicas"] == 1).await;
     cluster.delete("replicasets/web").await;
     cluster.until_all("pods", |pods| pods.is_empty()).await;
+    assert!(cluster.get("replicasets/web").await.is_none());
 }
 
 #[tokio::test]

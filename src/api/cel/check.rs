@@ -40,14 +40,42 @@ const TYPE_NAMES: &[&str] = &[
     "optional_type",
 ];
 
+/// How deep the tree of an expression may be (cel-go's default for the depth of its grammar).
+const DEEPEST: usize = 250;
+/// The longest expression whose tree cannot be too deep for an ordinary stack, in characters.
+const SHALLOW: usize = 128;
+/// The room on a stack for what each character of an expression may add to the depth of its tree, in bytes.
+const STACK_OF_CHARACTER: usize = 8 << 10;
+
 /// Reads and checks an expression.
 pub fn compile(env: &Env, expression: &str) -> Result<Program, Issues> {
-    let wrong = |issues| Issues { source: expression.to_owned(), issues };
+    let failed = |message: String| {
+        let issues = vec![Issue { line: 1, column: 1, message }];
+        Err(Issues { source: expression.to_owned(), issues })
+    };
     let size = expression.chars().count();
     if size > LONGEST {
-        let message = format!("expression code point size exceeds limit: size: {size}, limit {LONGEST}");
-        return Err(wrong(vec![Issue { line: 1, column: 1, message }]));
+        return failed(format!("expression code point size exceeds limit: size: {size}, limit {LONGEST}"));
     }
+    if size <= SHALLOW {
+        return read(env, expression);
+    }
+    // A long chain such as `1+1+1…` makes a deep tree, of which nothing is known before it is there.
+    let stack = STACK_OF_CHARACTER * size;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(stack);
+        let thread = thread.spawn_scoped(scope, || read(env, expression));
+        match thread.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => failed("the expression could not be read".to_owned()),
+            Err(error) => failed(format!("the expression could not be read: {error}")),
+        }
+    })
+}
+
+/// The same, on a stack that suffices for its tree.
+fn read(env: &Env, expression: &str) -> Result<Program, Issues> {
+    let wrong = |issues| Issues { source: expression.to_owned(), issues };
     let parser = cel::Env::default().parser().max_recursion_depth(DEPTH);
     let (tree, info) = parser.parse_with_source_info(expression).map_err(|errors| {
         let issue = |error: &cel::ParseError| Issue {
@@ -57,6 +85,10 @@ pub fn compile(env: &Env, expression: &str) -> Result<Program, Issues> {
         };
         wrong(errors.errors.iter().map(issue).collect())
     })?;
+    if depth(&tree) > DEEPEST {
+        let message = format!("expression recursion limit exceeded: {DEEPEST}");
+        return Err(wrong(vec![Issue { line: 1, column: 1, message }]));
+    }
     let mut checker = Checker {
         env,
         info,
@@ -76,6 +108,28 @@ pub fn compile(env: &Env, expression: &str) -> Result<Program, Issues> {
         used: checker.used,
         slots: checker.slots,
     })
+}
+
+/// How many levels a tree has.
+fn depth(tree: &IdedExpr) -> usize {
+    fn deepest<'t>(trees: impl IntoIterator<Item = &'t IdedExpr>) -> usize {
+        trees.into_iter().map(depth).max().unwrap_or(0)
+    }
+    let entries = |entries: &[IdedEntryExpr]| {
+        let of = |entry: &IdedEntryExpr| match &entry.expr {
+            EntryExpr::StructField(field) => depth(&field.value),
+            EntryExpr::MapEntry(entry) => depth(&entry.key).max(depth(&entry.value)),
+        };
+        entries.iter().map(of).max().unwrap_or(0)
+    };
+    1 + match &tree.expr {
+        Expr::Select(select) => depth(&select.operand),
+        Expr::Call(call) => deepest(call.target.as_deref().into_iter().chain(&call.args)),
+        Expr::List(list) => deepest(&list.elements),
+        Expr::Map(map) => entries(&map.entries),
+        Expr::Struct(object) => entries(&object.entries),
+        Expr::Comprehension(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => 0,
+    }
 }
 
 /// cel-go puts this before what its grammar complains of.

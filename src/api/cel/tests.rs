@@ -156,6 +156,15 @@ fn no_expression_runs_for_long() {
         let deep = format!("{}1{} == 1", open.repeat(5000), close.repeat(5000));
         assert!(run(&deep).is_err(), "{open}");
     }
+    for deep in [format!("{}1 > 0", "1+".repeat(40_000)), format!("self{} == 1", ".a".repeat(40_000))] {
+        assert!(run(&deep).unwrap_err().contains("expression recursion limit exceeded: 250"));
+    }
+    assert_eq!(
+        run(&format!("{}1 > 0", "1+".repeat(200))).map(|v| format!("{v:?}")),
+        Ok("Bool(true)".to_owned())
+    );
+    let endless = "lists.range(200000).map(x, '').join('".to_owned() + &"-".repeat(90_000) + "')";
+    assert_eq!(run(&endless).map(|v| format!("{v:?}")), Err(Fault::Cost.to_string()));
     assert!(run(&"x".repeat(100_001)).unwrap_err().contains("exceeds limit"));
 }
 

@@ -35,23 +35,23 @@ pub(super) fn kinds() -> Vec<Kind> {
             .with_status(),
         V1.namespaced("PersistentVolumeClaim", "persistentvolumeclaims").short("pvc").with_status(),
         V1.cluster("PersistentVolume", "persistentvolumes").short("pv").with_status(),
-        // `resize` is not served, and no other path changes what it would.
         V1.namespaced("Pod", "pods")
             .short("po")
             .in_all()
             .with_own("attach", "PodAttachOptions", &["create", "get"])
             .with_own("binding", "Binding", &["create"])
+            .with_own("ephemeralcontainers", "Pod", &["get", "patch", "update"])
             .with(Subresource {
                 name: "eviction",
                 kind: "Eviction".into(),
                 group_version: Some(("policy", "v1")),
                 verbs: &["create"],
             })
-            .with_own("ephemeralcontainers", "Pod", &["get", "patch", "update"])
             .with_own("exec", "PodExecOptions", &["create", "get"])
             .with_own("log", "Pod", &["get"])
             .with_own("portforward", "PodPortForwardOptions", &["create", "get"])
             .with_own("proxy", "PodProxyOptions", PROXY_VERBS)
+            .with_own("resize", "Pod", &["get", "patch", "update"])
             .with_status(),
         V1.namespaced("PodTemplate", "podtemplates"),
         V1.namespaced("ReplicationController", "replicationcontrollers")

@@ -73,6 +73,13 @@ fn misfit(body: &Value) -> Option<String> {
     })
 }
 
+/// Whether a path names a member that an object has not.
+fn is_absent(document: &Value, path: &str) -> bool {
+    let Some((parent, member)) = path.rsplit_once('/') else { return false };
+    let member = member.replace("~1", "/").replace("~0", "~");
+    document.pointer(parent).and_then(Value::as_object).is_some_and(|fields| !fields.contains_key(&member))
+}
+
 fn json(object: &Value, body: &Value) -> Result<Value, Status> {
     if let Some(misfit) = misfit(body) {
         return Err(Status::bad_request(format!("error decoding patch: {misfit}")));
@@ -94,6 +101,13 @@ fn json(object: &Value, body: &Value) -> Result<Value, Status> {
             if copied > MAX_COPIED_BYTES {
                 return Err(Status::unprocessable());
             }
+        }
+        // What is not there is null where it is asked for, as long as it could be there.
+        if let PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && is_absent(&patched, test.path.as_str())
+        {
+            continue;
         }
         let one = std::slice::from_ref(operation);
         json_patch::patch(&mut patched, one).map_err(|_| Status::unprocessable())?;

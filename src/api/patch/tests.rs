@@ -319,6 +319,14 @@ fn json_and_merge_patches() {
         json(json!([{"op": "add", "path": "/a/b/-", "value": 3}])).unwrap()["a"]["b"],
         json!([1, 2, 3])
     );
+    assert!(json(json!([{"op": "test", "path": "/none", "value": null}])).is_ok());
+    for path in ["/none/deeper", "/c/deeper"] {
+        assert_eq!(
+            json(json!([{"op": "test", "path": path, "value": null}])).unwrap_err().code,
+            422,
+            "{path}"
+        );
+    }
     assert_eq!(json(json!([{"op": "test", "path": "/c", "value": 2}])).unwrap_err().code, 422);
     assert_eq!(json(json!([{"op": "remove", "path": "/x"}])).unwrap_err().reason, "Invalid");
     assert_eq!(json(json!([{"op": "jump"}])).unwrap_err().code, 422);

@@ -8,8 +8,12 @@ use super::{Additional, Node};
 pub fn fill(node: &Node, value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            let takes_null = |child: &Node| child.nullable || (child.preserve && child.of.is_empty());
-            fields.retain(|name, value| !value.is_null() || node.properties.get(name).is_none_or(takes_null));
+            let stays = |name: &String| match (node.properties.get(name), &node.additional) {
+                (Some(child), _) => child.nullable,
+                (None, Some(Additional::Node(child))) => child.nullable || child.default.is_some(),
+                (None, _) => true,
+            };
+            fields.retain(|name, value| !value.is_null() || stays(name));
             for (name, child) in &node.properties {
                 if let Some(default) = &child.default
                     && !fields.contains_key(name)

@@ -4,7 +4,7 @@
 //! [validated](validate); [`rules`] are its expressions. The rules and messages are those of
 //! k8s.io/apiextensions-apiserver `pkg/apiserver/schema` and k8s.io/kube-openapi `pkg/validation`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use regex::Regex;
 use serde_json::Value;
@@ -233,17 +233,36 @@ impl Path {
     }
 }
 
-/// The item of an old list that is the same one as this new item, by the list's keys.
-pub(super) fn same_item<'o>(node: &Node, old: Option<&'o Value>, item: &Value) -> Option<&'o Value> {
-    if node.list_type != "map" || node.list_map_keys.is_empty() {
-        return None;
+/// The items of an old list by the list's keys; of a list that is no map nothing is known.
+pub(super) struct OldItems<'o> {
+    node: &'o Node,
+    by_keys: HashMap<String, &'o Value>,
+}
+
+impl<'o> OldItems<'o> {
+    /// Of a list as it was before.
+    pub(super) fn of(node: &'o Node, old: Option<&'o Value>) -> OldItems<'o> {
+        let mut by_keys = HashMap::new();
+        if node.list_type == "map" && !node.list_map_keys.is_empty() {
+            for item in old.and_then(Value::as_array).into_iter().flatten() {
+                by_keys.entry(keys(node, item)).or_insert(item);
+            }
+        }
+        OldItems { node, by_keys }
     }
-    let key = |item: &Value, key: &str| {
-        let default = || node.items.as_ref()?.properties.get(key)?.default.clone();
-        item.get(key).cloned().or_else(default)
-    };
-    let same = |other: &&Value| node.list_map_keys.iter().all(|name| key(item, name) == key(other, name));
-    old?.as_array()?.iter().find(same)
+
+    /// The one that was what this one is.
+    pub(super) fn same(&self, item: &Value) -> Option<&'o Value> {
+        if self.by_keys.is_empty() { None } else { self.by_keys.get(&keys(self.node, item)).copied() }
+    }
+}
+
+/// The values of an item's keys, or their defaults, as one text.
+fn keys(node: &Node, item: &Value) -> String {
+    let default = |key: &String| node.items.as_ref()?.properties.get(key)?.default.as_ref();
+    let values: Vec<Option<&Value>> =
+        node.list_map_keys.iter().map(|key| item.get(key).or_else(|| default(key))).collect();
+    serde_json::to_string(&values).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const OF_EMBEDDED: [&str; 3] = ["apiVersion", "kind", "metadata"];
 /// `root` is whether this is an object of the API, whose kind and metadata belong to it anyway.
 pub fn prune(node: &Node, object: &mut Value, root: bool) -> Vec<String> {
     let mut pruner = Pruner { path: Vec::new(), unknown: Vec::new() };
-    pruner.value(node, object, root);
+    pruner.value(node, object, root, false);
     pruner.unknown
 }
 
@@ -28,14 +28,15 @@ struct Pruner {
 }
 
 impl Pruner {
-    fn value(&mut self, node: &Node, value: &mut Value, root: bool) {
+    /// `keep` is whether unknown fields are kept for the sake of the list that the value is an item of.
+    fn value(&mut self, node: &Node, value: &mut Value, root: bool, keep: bool) {
         match value {
-            Value::Object(fields) => self.object(node, fields, root || node.embedded),
+            Value::Object(fields) => self.object(node, fields, root || node.embedded, keep),
             Value::Array(items) => {
                 if let Some(element) = &node.items {
                     for (index, item) in items.iter_mut().enumerate() {
                         self.path.push(Segment::Item(index));
-                        self.value(element, item, false);
+                        self.value(element, item, false, keep || node.preserve);
                         self.path.pop();
                     }
                 }
@@ -44,7 +45,7 @@ impl Pruner {
         }
     }
 
-    fn object(&mut self, node: &Node, fields: &mut Map<String, Value>, has_kind: bool) {
+    fn object(&mut self, node: &Node, fields: &mut Map<String, Value>, has_kind: bool, keep: bool) {
         fields.retain(|name, value| {
             let own = has_kind && OF_EMBEDDED.contains(&name.as_str());
             let known = match (node.properties.get(name), &node.additional) {
@@ -55,10 +56,12 @@ impl Pruner {
             self.path.push(Segment::Field(name.clone()));
             let kept = match known {
                 Some(child) => {
-                    self.value(child, value, false);
+                    self.value(child, value, false, false);
                     true
                 }
-                None => own || node.preserve || matches!(node.additional, Some(Additional::Allowed(true))),
+                None => {
+                    own || keep || node.preserve || matches!(node.additional, Some(Additional::Allowed(true)))
+                }
             };
             if !kept && self.unknown.len() < complaints::MOST {
                 self.unknown.push(self.shown());

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::{Additional, Node, Path, same_item};
+use super::{Additional, Node, OldItems, Path};
 use crate::api::cel::{CALL_LIMIT, Env, Fault, Meter, OBJECT_LIMIT, Program, Type, Val};
 use crate::api::status::FieldError;
 
@@ -217,8 +217,9 @@ impl Run {
         match value {
             Value::Array(items) => {
                 let Some(element) = &node.items else { return Ok(()) };
+                let olds = OldItems::of(node, old);
                 for (index, item) in items.iter().enumerate() {
-                    let before = same_item(node, old, item);
+                    let before = olds.same(item);
                     let by = self.unchanged(before, value, old, item);
                     self.visit(element, item, before, by, &path.item(index), element.embedded)?;
                 }

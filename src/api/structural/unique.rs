@@ -1,5 +1,7 @@
 //! Lists that are sets or maps: nothing stands twice in them.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::{Additional, Node, Path};
@@ -22,22 +24,14 @@ pub fn duplicates(node: &Node, value: &Value, path: &Path, errors: &mut Vec<Fiel
         Value::Array(items) => {
             match node.list_type.as_str() {
                 "set" => {
-                    let mut told: Vec<&Value> = Vec::new();
-                    for (index, item) in items.iter().enumerate() {
-                        if items[..index].contains(item) && !told.contains(&item) {
-                            told.push(item);
-                            errors.push(FieldError::duplicate(path.item(index).text(), item));
-                        }
+                    for index in repeated(items) {
+                        errors.push(FieldError::duplicate(path.item(index).text(), &items[index]));
                     }
                 }
                 "map" => {
                     let keys: Vec<Value> = items.iter().map(|item| keys_of(node, item)).collect();
-                    let mut told: Vec<&Value> = Vec::new();
-                    for (index, key) in keys.iter().enumerate() {
-                        if keys[..index].contains(key) && !told.contains(&key) {
-                            told.push(key);
-                            errors.push(FieldError::duplicate(path.item(index).text(), key));
-                        }
+                    for index in repeated(&keys) {
+                        errors.push(FieldError::duplicate(path.item(index).text(), &keys[index]));
                     }
                 }
                 _ => {}
@@ -50,6 +44,20 @@ pub fn duplicates(node: &Node, value: &Value, path: &Path, errors: &mut Vec<Fiel
         }
         _ => {}
     }
+}
+
+/// Where values stand for the second time. Lists may be long.
+pub(super) fn repeated(items: &[Value]) -> Vec<usize> {
+    let mut times: HashMap<String, usize> = HashMap::with_capacity(items.len());
+    let mut again = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let seen = times.entry(item.to_string()).or_default();
+        *seen += 1;
+        if *seen == 2 {
+            again.push(index);
+        }
+    }
+    again
 }
 
 /// The keys of an item with their values.

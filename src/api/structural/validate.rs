@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Additional, Node, Path, same_item, unique};
+use super::{Additional, Node, OldItems, Path, unique};
 use crate::api::formats;
 use crate::api::status::FieldError;
 
@@ -214,8 +214,9 @@ fn check_number(node: &Node, number: f64, value: &Value, path: &Path, errors: &m
 fn check_list(node: &Node, items: &[Value], old: Option<&Value>, path: &Path, errors: &mut Vec<FieldError>) {
     let limits = &node.value;
     if let Some(element) = &node.items {
+        let before = OldItems::of(node, old);
         for (index, item) in items.iter().enumerate() {
-            check(element, item, same_item(node, old, item), &path.item(index), errors);
+            check(element, item, before.same(item), &path.item(index), errors);
         }
     }
     let count = items.len() as i64;
@@ -225,7 +226,7 @@ fn check_list(node: &Node, items: &[Value], old: Option<&Value>, path: &Path, er
     if let Some(most) = limits.max_items.filter(|most| count > *most) {
         errors.push(FieldError::too_many(path.named(), items.len(), usize::try_from(most).unwrap_or(0)));
     }
-    if limits.unique_items && (1..items.len()).any(|index| items[..index].contains(&items[index])) {
+    if limits.unique_items && !unique::repeated(items).is_empty() {
         errors.push(wrong(path, &json!(""), "shouldn't contain duplicates"));
     }
 }

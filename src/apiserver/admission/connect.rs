@@ -7,6 +7,7 @@ use crate::api::kinds;
 use crate::api::request::{Target, User, WriteOptions};
 use crate::api::status::Status;
 use crate::apiserver::http::query::Query;
+use crate::apiserver::proxy::location;
 use crate::apiserver::registry::{Place, Registry};
 
 /// Decides about what is posted below an object, such as a binding; what the user is to be told.
@@ -35,13 +36,20 @@ pub async fn create_part(
     Ok(attributes.warnings)
 }
 
-/// Decides about a conversation, whose wishes are its query.
-pub async fn connect(registry: &Registry, user: &User, target: &Target, query: &Query) -> Result<(), Status> {
+/// Decides about a conversation, whose wishes are its query, and the rest of its path (`path` is all of it).
+pub async fn connect(
+    registry: &Registry,
+    user: &User,
+    target: &Target,
+    path: &str,
+    query: &Query,
+) -> Result<(), Status> {
     let subresource = target.subresource.as_deref().unwrap_or_default();
     let Some(kind) = kinds::by_resource(&target.group, &target.version, &target.resource) else {
         return Ok(());
     };
-    let Some(mut wishes) = wishes(subresource, query) else { return Ok(()) };
+    let rest = location::rest(path, target.namespace.is_some());
+    let Some(mut wishes) = wishes(&target.resource, subresource, &rest, query) else { return Ok(()) };
     let mut attributes = Attributes {
         operation: Operation::Connect,
         kind,
@@ -59,7 +67,7 @@ pub async fn connect(registry: &Registry, user: &User, target: &Target, query: &
 }
 
 /// The options that a conversation's query stands for; `None` for what is only read, such as a log.
-fn wishes(subresource: &str, query: &Query) -> Option<Value> {
+fn wishes(resource: &str, subresource: &str, rest: &str, query: &Query) -> Option<Value> {
     let mut wishes = json!({"apiVersion": "v1"});
     match subresource {
         "exec" | "attach" => {
@@ -82,6 +90,16 @@ fn wishes(subresource: &str, query: &Query) -> Option<Value> {
             let ports: Vec<u16> = ports.filter_map(|port| port.parse().ok()).collect();
             if !ports.is_empty() {
                 wishes["ports"] = json!(ports);
+            }
+        }
+        "proxy" => {
+            wishes["kind"] = json!(match resource {
+                "services" => "ServiceProxyOptions",
+                "nodes" => "NodeProxyOptions",
+                _ => "PodProxyOptions",
+            });
+            if !rest.is_empty() {
+                wishes["path"] = json!(rest);
             }
         }
         _ => return None,
@@ -107,8 +125,10 @@ mod tests {
                 json!({"apiVersion": "v1", "kind": "PodPortForwardOptions", "ports": [80, 443]}),
             ),
         ] {
-            assert_eq!(wishes(subresource, &Query::parse(query)), Some(expected));
+            assert_eq!(wishes("pods", subresource, "", &Query::parse(query)), Some(expected));
         }
-        assert_eq!(wishes("log", &Query::parse("follow=true")), None);
+        let proxied = json!({"apiVersion": "v1", "kind": "ServiceProxyOptions", "path": "/metrics"});
+        assert_eq!(wishes("services", "proxy", "/metrics", &Query::parse("a=b")), Some(proxied));
+        assert_eq!(wishes("pods", "log", "", &Query::parse("follow=true")), None);
     }
 }

@@ -41,7 +41,11 @@ impl<'a> Attributes<'a> {
         let text = |part: &'a Option<String>| part.as_deref().unwrap_or_default();
         let name = text(&target.name);
         // A namespace is an object in itself: who may read it there may ask for it.
-        let namespace = if target.resource == "namespaces" { name } else { text(&target.namespace) };
+        let namespace = if target.resource == "namespaces" && target.namespace.is_none() {
+            name
+        } else {
+            text(&target.namespace)
+        };
         let asked = Asked::Resource {
             group: &target.group,
             resource: &target.resource,

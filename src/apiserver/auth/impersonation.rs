@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use hyper::HeaderMap;
+use hyper::header::HeaderValue;
 
 use super::attributes::{Asked, Attributes};
 use super::rbac::{Authorizer, MASTERS};
@@ -75,18 +76,20 @@ impl Mode {
 
 /// Whom the headers ask to be; `None` when they ask nothing.
 pub fn wanted(headers: &HeaderMap) -> Result<Option<User>, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    // A name that is not of ASCII must not be taken for none: the request would be made with the caller's own rights.
+    let read = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    let text = |name: &str| headers.get(name).map(read).unwrap_or_default();
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
         if let Some(key) = name.as_str().strip_prefix(EXTRA_PREFIX) {
             let key = crate::apiserver::http::query::decode_path(key);
-            extra.entry(key).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
+            extra.entry(key).or_default().push(read(value));
         }
     }
     let groups = headers.get_all(GROUP).iter();
     let wanted = User {
         name: text(USER),
-        groups: groups.map(|g| String::from_utf8_lossy(g.as_bytes()).into_owned()).collect(),
+        groups: groups.map(read).collect(),
         uid: Some(text(UID)).filter(|uid| !uid.is_empty()),
         extra,
     };
@@ -242,7 +245,7 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(*name, hyper::header::HeaderValue::from_static(value));
+            headers.append(*name, HeaderValue::from_static(value));
         }
         headers
     }
@@ -263,6 +266,9 @@ mod tests {
             ("jane", "a,b".into(), Some("7"))
         );
         assert_eq!(user.extra, [("acme.com/project".to_owned(), vec!["p".to_owned()])].into());
+        let mut foreign = HeaderMap::new();
+        foreign.insert(USER, HeaderValue::from_bytes("josé".as_bytes()).unwrap());
+        assert_eq!(wanted(&foreign).unwrap().unwrap().name, "josé");
         let refused = wanted(&headers(&all[1..3])).unwrap_err();
         assert_eq!(
             (refused.code, refused.message.as_str()),

@@ -60,7 +60,8 @@ pub struct Certified {
 pub fn user_of_certificate(der: &[u8]) -> Option<Certified> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
+    // Of several the last one counts, as where requests for certificates are checked.
+    let name = subject.iter_common_name().last()?.as_str().ok().filter(|name| !name.is_empty())?.to_owned();
     let mut groups: Vec<String> =
         subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
     groups.push(AUTHENTICATED.to_owned());
@@ -162,7 +163,7 @@ fn still_bound(registry: &Registry, token: &str, binding: &Binding, now: Timesta
     let secret = binding.secret.as_ref().map(|secret| (at("secrets", secret), secret));
     let whole = [pod, node, secret].into_iter().flatten().all(|(entry, bound)| {
         entry.is_some_and(|entry| match bound.uid.as_str() {
-            "" => holds_token(entry.json(), token),
+            "" => !meta::is_deleting(entry.json()) && holds_token(entry.json(), token),
             uid => is_alive(entry.json(), uid, now),
         })
     });

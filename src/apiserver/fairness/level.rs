@@ -53,6 +53,10 @@ impl Level {
                 state.running += 1;
                 return Some(Permit(Some(self.clone())));
             }
+            // Who gave up waiting has no place.
+            if let Some(waiting) = state.waiting.get_mut(flow) {
+                waiting.retain(|turn| !turn.is_closed());
+            }
             if state.waiting.get(flow).map_or(0, VecDeque::len) >= self.queue {
                 return None;
             }

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use serde_json::Value;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use self::metrics::{Labels, Metrics};
@@ -51,6 +53,10 @@ const GZIP_BYTES: usize = 128 * 1024;
 const CONVERSATIONS: &[&str] = &["log", "exec", "attach", "portforward", PROXY];
 /// Conversations that start something in a pod: whoever opens one by a GET must have the right to make it as well.
 const STARTING: &[&str] = &["exec", "attach", "portforward"];
+/// How long requests may take in Kubernetes (`--request-timeout`).
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// What one is told that took longer.
+const LATE: &str = "Timeout: request did not complete within the allotted timeout";
 /// Tells a request from all others.
 const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 
@@ -64,6 +70,9 @@ pub struct Config {
     pub front_proxy: Option<FrontProxy>,
     /// Where requests are recorded, if they are.
     pub audit: Option<Audit>,
+    /// How long a request may take that is neither a watch nor a conversation: who sends or answers slowly must not hold a
+    /// place that others wait for. Usually [`DEADLINE`].
+    pub deadline: Duration,
 }
 
 /// The API server with its HTTP side.
@@ -73,6 +82,7 @@ pub struct Server {
     proxy: Proxy,
     aggregator: Option<Aggregator>,
     audit: Option<Audit>,
+    deadline: Duration,
     metrics: Arc<Metrics>,
     fairness: Fairness,
     /// What this server says of its API; the same for its whole life.
@@ -90,6 +100,7 @@ impl Server {
             proxy: Proxy::new(config.dial),
             aggregator: config.front_proxy.map(Aggregator::new),
             audit: config.audit,
+            deadline: config.deadline,
             metrics: Arc::default(),
             fairness: Fairness::default(),
             documents: open_api::Documents::default(),
@@ -179,7 +190,11 @@ impl Server {
         });
         let (verb, answer) = match allowed {
             // The permit ends with the answer.
-            Ok(_permit) => self.act(user, route, &query, request).await,
+            Ok(_permit) if route.is_long() => self.act(user, route, &query, request).await,
+            Ok(_permit) => {
+                let acted = timeout(self.deadline, self.act(user, route, &query, request)).await;
+                acted.unwrap_or_else(|_| (verb, Err(Status::failure(504, "Timeout", LATE))))
+            }
             Err(status) => (verb, Err(status)),
         };
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
@@ -252,8 +267,8 @@ impl Server {
             self.api.authorizer().authorize(&user, &Attributes::of(&target, Verb::Create.name()))?;
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
-        let wishes = Query::parse(&query);
-        let admitted = admission::connect(self.api.registry(), &user, &target, &wishes);
+        let (path, wishes) = (request.uri().path().to_owned(), Query::parse(&query));
+        let admitted = admission::connect(self.api.registry(), &user, &target, &path, &wishes);
         if target.subresource.as_deref() == Some(PROXY) {
             admitted.await?;
             return self.proxy.serve(self.api.registry(), &*self.node, &target, request).await;

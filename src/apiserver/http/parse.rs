@@ -111,6 +111,10 @@ pub fn parse(method: &Method, path: &str, query: &Query) -> Route {
         [resource, name, subresource, ..] => (*resource, Some(*name), Some(*subresource)),
         [] => return Route::Document(path.to_owned()),
     };
+    // A slash in a name would name another object in the store; no name has one.
+    if [namespace, Some(resource), name].into_iter().flatten().any(|part| part.contains('/')) {
+        return Route::Document(path.to_owned());
+    }
     let target = Target {
         group: group.to_owned(),
         version: version.to_owned(),

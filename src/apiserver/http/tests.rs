@@ -25,8 +25,13 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("https://{}", listener.local_addr().unwrap());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let config =
-        super::Config { node: Arc::new(NoNode), dial: Arc::new(HostNetwork), front_proxy: None, audit: None };
+    let config = super::Config {
+        node: Arc::new(NoNode),
+        dial: Arc::new(HostNetwork),
+        front_proxy: None,
+        audit: None,
+        deadline: super::DEADLINE,
+    };
     let served = Server::new(api, config).serve(listener, tls.config.clone(), stopped.map(drop));
     let served = tokio::spawn(served);
 

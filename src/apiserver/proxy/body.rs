@@ -11,6 +11,9 @@ use hyper::body::{Body, Frame, Incoming};
 use super::html::Page;
 use super::rewrite::Rewriter;
 
+/// How many compressed bytes are taken at a time.
+const DECODED_AT_ONCE: usize = 1 << 10;
+
 /// A page on its way through its encoding.
 enum Coded {
     Plain(Page),
@@ -36,9 +39,12 @@ impl Coded {
             Coded::Plain(page) => Ok(page.push(piece)),
             Coded::Gzip(gzip) => {
                 let Gzip { page, decoder, encoder } = &mut **gzip;
-                decoder.write_all(piece)?;
-                decoder.flush()?;
-                encoder.write_all(&page.push(&std::mem::take(decoder.get_mut())))?;
+                // A thousand times as much may come out as went in: not all of it at once.
+                for part in piece.chunks(DECODED_AT_ONCE) {
+                    decoder.write_all(part)?;
+                    decoder.flush()?;
+                    encoder.write_all(&page.push(&std::mem::take(decoder.get_mut())))?;
+                }
                 // What has come so far is to be seen so far.
                 encoder.flush()?;
                 Ok(std::mem::take(encoder.get_mut()))
@@ -137,5 +143,17 @@ mod tests {
         let mut text = String::new();
         flate2::read::GzDecoder::new(out.as_slice()).read_to_string(&mut text).unwrap();
         assert_eq!(text, "<a href=\"/p/x\">x</a>");
+    }
+
+    #[test]
+    fn little_that_becomes_much_is_not_held_at_once() {
+        let rewriter = Rewriter { prefix: "/p".into(), backend: "b".into(), asked: "a".into() };
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(&vec![b' '; 64 << 20]).unwrap();
+        let packed = encoder.finish().unwrap();
+        let mut coded = Coded::Gzip(Box::new(Gzip::new(Page::new(rewriter))));
+        coded.push(&packed).unwrap();
+        let Coded::Gzip(gzip) = &coded else { panic!("still compressed") };
+        assert!(gzip.page.held() < 4 << 20, "{}", gzip.page.held());
     }
 }

@@ -32,6 +32,12 @@ impl Page {
         Page { rewriter, place: Place::Text, pending: Vec::new() }
     }
 
+    /// How many bytes it has room for.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.pending.capacity()
+    }
+
     /// Takes the next piece, and answers what can be sent on.
     pub fn push(&mut self, piece: &[u8]) -> Vec<u8> {
         self.pending.extend_from_slice(piece);

@@ -57,7 +57,8 @@ impl<'a> Named<'a> {
 /// An address that a request may be led to: not the host's own loopback, no group of hosts.
 fn proxyable(text: &str) -> Result<IpAddr, Status> {
     let refused = || Status::bad_request("address not allowed");
-    let address: IpAddr = text.parse().map_err(|_| refused())?;
+    // An IPv4 address in IPv6's clothes is led to as what it is.
+    let address = text.parse::<IpAddr>().map_err(|_| refused())?.to_canonical();
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80,

@@ -28,7 +28,7 @@ mod body;
 pub mod exchange;
 mod headers;
 mod html;
-mod location;
+pub mod location;
 mod page;
 mod rewrite;
 pub mod tls;

@@ -161,11 +161,14 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "managedFields"]);
     add(&["metadata", "resourceVersion"]);
     match part {
-        Part::Object | Part::Scale | Part::Binding | Part::EphemeralContainers
+        Part::Object | Part::Scale | Part::Binding | Part::EphemeralContainers | Part::Resize
             if kind.subresource("status").is_none() => {}
-        Part::Object | Part::Scale | Part::Binding | Part::Finalize | Part::EphemeralContainers => {
-            add(&["status"])
-        }
+        Part::Object
+        | Part::Scale
+        | Part::Binding
+        | Part::Finalize
+        | Part::EphemeralContainers
+        | Part::Resize => add(&["status"]),
         Part::Approval => {
             add(&["spec"]);
             add(&["status", "certificate"]);

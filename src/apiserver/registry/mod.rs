@@ -125,6 +125,25 @@ impl Registry {
         self.served.refresh(|| self.store.list(&prefix, None, 0, None).map(|all| all.entries))
     }
 
+    /// Takes up kinds whose definitions were written by requests that nobody waited for, until dropped.
+    pub(super) async fn follow_definitions(&self) {
+        let prefix = format!("{}/", definitions::PLURAL);
+        loop {
+            let mut changes = self.store.watch(&prefix, self.store.revision());
+            loop {
+                if let Err(error) = self.refresh_kinds() {
+                    tracing::warn!(%error, "the definitions of custom kinds cannot be read");
+                }
+                match changes.next().await {
+                    Ok(_) => {}
+                    Err(store::Error::Closed) => return,
+                    // The log no longer reaches back to the last look.
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
     /// What a write of an object of this kind changes for the server itself.
     fn written(&self, kind: &Kind) -> Result<(), Status> {
         if definitions::concerns(kind) { self.refresh_kinds().map_err(internal) } else { Ok(()) }

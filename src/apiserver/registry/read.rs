@@ -14,6 +14,9 @@ use crate::api::status::{Cause, FieldError, Status};
 use crate::api::syntax;
 use crate::store::{self, Entry, Revision, Snapshot};
 
+/// How many objects are looked at at a time for a page of those that are selected.
+const FILTERED_PAGE: usize = 500;
+
 /// Where a page ended; its JSON in base64 is the `continue` token.
 #[derive(Debug, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -255,7 +258,9 @@ impl Registry {
         at: Option<Revision>,
     ) -> Result<(Snapshot, bool), store::Error> {
         let prefix = selection.prefix();
-        let mut page = self.store.list(&prefix, after, limit, at)?;
+        // Few may be selected: how much is read at a time must not depend on how few are wanted.
+        let step = if limit == 0 || selection.is_everything() { limit } else { limit.max(FILTERED_PAGE) };
+        let mut page = self.store.list(&prefix, after, step, at)?;
         if selection.is_everything() {
             let more = page.remaining > 0;
             return Ok((page, more));
@@ -275,7 +280,7 @@ impl Registry {
                 }
             }
             match last {
-                Some(last) if more => page = self.store.list(&prefix, Some(&last), limit, Some(revision))?,
+                Some(last) if more => page = self.store.list(&prefix, Some(&last), step, Some(revision))?,
                 _ => return Ok((Snapshot { revision, entries: selected, remaining: 0 }, false)),
             }
         }

@@ -38,6 +38,8 @@ pub enum Part {
     Approval,
     /// A pod's `spec.ephemeralContainers` alone.
     EphemeralContainers,
+    /// The resources of a pod's containers alone.
+    Resize,
 }
 
 impl Part {
@@ -51,6 +53,7 @@ impl Part {
             Part::Binding => "binding",
             Part::Approval => "approval",
             Part::EphemeralContainers => "ephemeralcontainers",
+            Part::Resize => "resize",
         }
     }
 
@@ -61,7 +64,7 @@ impl Part {
 
     /// Whether the write is about the desired state.
     fn is_desired(self) -> bool {
-        self.is_object() || self == Part::EphemeralContainers
+        self.is_object() || matches!(self, Part::EphemeralContainers | Part::Resize)
     }
 }
 
@@ -89,7 +92,8 @@ impl Registry {
         structure::check_namespace(place.namespace, &body)?;
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
-        let versioned = !meta::resource_version(&body).is_empty();
+        // Zero is any version, which is none.
+        let versioned = !matches!(meta::resource_version(&body), "" | "0");
         if !stored && !versioned && part == Part::Object && place.strategy().created_on_update() {
             self.may_create(user, place)?;
             return self.create(user, place.kind, place.namespace, body, options).await;
@@ -239,7 +243,8 @@ fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -
     let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
     metadata::prepare_update(&mut new, old);
     carry_over(place, part, &mut new, old);
-    if part.is_desired() {
+    // A custom kind's status has its defaults too.
+    if part.is_desired() || (part == Part::Status && place.kind.types.custom().is_some()) {
         place.strategy().default(&mut new);
     }
     // What admission and the kind's own rules add is nobody's.
@@ -265,10 +270,27 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         Part::Status => {
             keep_only(new, old, &["metadata", "status"]);
             meta::carry(new, old, "ownerReferences");
+            if place.kind.types.custom().is_some() {
+                // Who may write the status of a custom object may write that alone.
+                let managers = new.pointer_mut("/metadata/managedFields").map(Value::take);
+                new["metadata"] = old["metadata"].clone();
+                meta::set(new, "managedFields", managers.unwrap_or_default());
+            }
         }
         Part::Approval => keep_only(new, old, &["metadata", "status"]),
         // Only the server itself makes these.
         Part::Binding => {}
+        Part::Resize => {
+            let asked = std::mem::replace(new, old.clone());
+            for list in ["containers", "initContainers"] {
+                for container in new["spec"][list].as_array_mut().into_iter().flatten() {
+                    let mut others = asked["spec"][list].as_array().into_iter().flatten();
+                    if let Some(other) = others.find(|other| other["name"] == container["name"]) {
+                        carry_field(container, other, "resources");
+                    }
+                }
+            }
+        }
         Part::EphemeralContainers => {
             let containers = new["spec"]["ephemeralContainers"].take();
             *new = old.clone();
@@ -298,7 +320,7 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
         }
         Part::Status => strategy.prepare_status_update(&mut new, old),
         Part::Approval => strategy.prepare_approval_update(&mut new, old),
-        Part::Binding | Part::Finalize | Part::EphemeralContainers => {}
+        Part::Binding | Part::Finalize | Part::EphemeralContainers | Part::Resize => {}
     }
     if part.is_desired() && strategy.has_generation() && strategy.generation_changes(&new, old) {
         meta::set(&mut new, "generation", meta::generation(old) + 1);
@@ -314,6 +336,10 @@ fn finish(place: Place<'_>, part: Part, mut new: Value, old: &Value) -> Result<V
     if part == Part::EphemeralContainers {
         errors.extend(strategy.validate(&new));
         errors.extend(strategy.validate_ephemeral_containers_update(&new, old));
+    }
+    if part == Part::Resize {
+        errors.extend(strategy.validate(&new));
+        errors.extend(strategy.validate_resize(&new, old));
     }
     if part == Part::Status {
         errors.extend(strategy.validate_status_update(&new, old));

@@ -14,6 +14,8 @@ pub(super) const BAD_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2
 pub(super) fn endpoint(path: &str, given: &Value) -> Option<FieldError> {
     let text = given.as_str().unwrap_or_default();
     let Ok(address) = text.parse::<IpAddr>() else { return Some(FieldError::invalid(path, given, BAD_IP)) };
+    // An IPv4 address in IPv6's clothes is led to as what it is.
+    let address = address.to_canonical();
     let (link_local, link_multicast) = match address {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),

@@ -140,6 +140,11 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// What is wrong with a change of the resources of a pod's containers.
+    fn validate_resize(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+
     /// What is wrong with a decision about a certificate request.
     fn validate_approval_update(&self, _new: &Value, _old: &Value) -> Vec<FieldError> {
         Vec::new()

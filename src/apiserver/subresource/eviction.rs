@@ -67,6 +67,10 @@ async fn evict_once(
 ) -> Result<(), Status> {
     let entry = api.registry().get(place, "")?;
     let pod = entry.json();
+    if options.precondition_uid.as_deref().is_some_and(|uid| uid != meta::uid(pod)) {
+        // Another pod has its name by now: refused before that costs a budget anything.
+        return api.registry().delete(user, place, &options).await.map(drop);
+    }
     let budgets = if is_over(pod) { Vec::new() } else { budgets(api, pod)? };
     let leave = match budgets.as_slice() {
         [] => without_budget(pod),

@@ -1,5 +1,5 @@
 //! Paths below an object that have a meaning of their own: `status`, `scale`, `approval`, `binding`,
-//! `ephemeralcontainers`, `eviction`, `finalize`, `token`.
+//! `ephemeralcontainers`, `eviction`, `finalize`, `resize`, `token`.
 //!
 //! The streaming ones (`log`, `exec`, `attach`, `portforward`) are HTTP conversations and never come here.
 
@@ -44,7 +44,7 @@ pub async fn answer(
         return Err(Status::no_such_path());
     }
     match (subresource, action) {
-        ("approval" | "status" | "ephemeralcontainers", Action::Get { resource_version }) => {
+        ("approval" | "status" | "ephemeralcontainers" | "resize", Action::Get { resource_version }) => {
             let entry = api.registry().get(place, &resource_version)?;
             Ok(Response::Object { entry, created: false, warnings: Vec::new() })
         }
@@ -67,6 +67,12 @@ pub async fn answer(
         ("ephemeralcontainers", Action::Patch(how, patch, options)) => {
             api.registry().patch(user, place, Part::EphemeralContainers, how, &patch, &options).await
         }
+        ("resize", Action::Update(body, options)) => {
+            api.registry().replace(user, place, Part::Resize, body, &options).await
+        }
+        ("resize", Action::Patch(how, patch, options)) => {
+            api.registry().patch(user, place, Part::Resize, how, &patch, &options).await
+        }
         ("finalize", Action::Update(body, options)) => {
             api.registry().replace(user, place, Part::Finalize, body, &options).await
         }
@@ -74,7 +80,7 @@ pub async fn answer(
         ("eviction", Action::Create(body, options)) => {
             eviction::evict(api, user, place, body, &options).await
         }
-        ("token", Action::Create(body, options)) => token::issue(api, place, body, &options),
+        ("token", Action::Create(body, options)) => token::issue(api, user, place, body, &options).await,
         _ => Err(Status::no_such_method()),
     }
 }

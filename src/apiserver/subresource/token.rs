@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::ApiServer;
 use crate::api::kinds::{Text, Types};
 use crate::api::meta;
-use crate::api::request::{Response, WriteOptions};
+use crate::api::request::{Response, User, WriteOptions};
 use crate::api::status::{FieldError, Status};
+use crate::apiserver::admission;
 use crate::apiserver::auth::tokens::{Binding, Bound, Claims, ISSUER};
 use crate::apiserver::registry::{Place, metadata};
 use crate::apiserver::structure::{self, Type};
@@ -31,14 +32,17 @@ const MOUNTED_TOKEN_SECONDS: i64 = 3607;
 const EXTENDED_TOKEN_SECONDS: i64 = 365 * 24 * 3600;
 
 /// Answers a request for a token of the account at `place`.
-pub(super) fn issue(
+pub(super) async fn issue(
     api: &ApiServer,
+    user: &User,
     place: Place<'_>,
     body: Value,
     options: &WriteOptions,
 ) -> Result<Response, Status> {
-    let (mut request, warnings) = structure::read(TOKEN_REQUEST, body, options)?;
+    let (mut request, mut warnings) = structure::read(TOKEN_REQUEST, body, options)?;
     structure::check_namespace(place.namespace, &request)?;
+    let told = admission::create_part(api.registry(), user, place, "token", &mut request, options);
+    warnings.extend(told.await?);
     let namespace = place.namespace.unwrap_or_default();
     let invalid = |name: &str, error| Status::invalid(GROUP, TOKEN_REQUEST.kind, name, &[error]);
     let name = meta::name(&request);
@@ -77,7 +81,8 @@ pub(super) fn issue(
         serviceaccount: Bound { name: place.name.to_owned(), uid },
     };
     bind(api, &mut binding, &request["spec"]["boundObjectRef"])?;
-    let for_server = audiences.iter().any(|a| a == ISSUER);
+    // Others would trust it for as long.
+    let for_server = audiences.iter().all(|a| a == ISSUER);
     let extended = asked == MOUNTED_TOKEN_SECONDS && binding.pod.is_some() && for_server;
     let life = if extended { EXTENDED_TOKEN_SECONDS } else { asked };
     meta::set(&mut request, "uid", json!(binding.serviceaccount.uid));

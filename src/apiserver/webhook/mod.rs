@@ -3,6 +3,7 @@
 //! Source of the rules and words: k8s.io/apiserver `pkg/util/webhook`.
 
 mod endpoint;
+mod own_authority;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,12 +13,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HOST};
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use serde_json::Value;
 
 use self::endpoint::Endpoint;
+use self::own_authority::OwnAuthority;
 use crate::store::Store;
 
 /// How many clients are kept; beyond, all are made anew.
@@ -90,7 +93,8 @@ fn connector(endpoint: &Endpoint) -> Result<reqwest::Client, String> {
     let tls = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots(&endpoint.ca)?)
+        .dangerous()
+        .with_custom_certificate_verifier(verifier(&endpoint.ca)?)
         .with_no_client_auth();
     let mut builder = reqwest::Client::builder()
         .user_agent("kube-apiserver-admission")
@@ -106,25 +110,29 @@ fn connector(endpoint: &Endpoint) -> Result<reqwest::Client, String> {
     builder.build().map_err(|error| error.to_string())
 }
 
-/// The authorities that a `caBundle` names; without one those that the host trusts.
-fn roots(ca_bundle: &str) -> Result<RootCertStore, String> {
+fn verifier(ca_bundle: &str) -> Result<Arc<OwnAuthority>, String> {
+    let trusted = roots(ca_bundle)?;
     let mut roots = RootCertStore::empty();
+    // One that this library cannot read helps nobody: it is passed over.
+    roots.add_parsable_certificates(trusted.iter().cloned());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let strict = strict.map_err(|error| format!("unable to load root certificates: {error}"))?;
+    Ok(Arc::new(OwnAuthority { strict, trusted }))
+}
+
+/// The authorities that a `caBundle` names; without one those that the host trusts.
+fn roots(ca_bundle: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     if ca_bundle.is_empty() {
-        for certificate in rustls_native_certs::load_native_certs().certs {
-            // A certificate that the host trusts and this library cannot read helps nobody: pass over it.
-            let _ = roots.add(certificate);
-        }
-        return Ok(roots);
+        return Ok(rustls_native_certs::load_native_certs().certs);
     }
     let unreadable = |why: String| format!("unable to load root certificates: {why}");
     let pem = BASE64.decode(ca_bundle).map_err(|error| unreadable(error.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
-        let _ = roots.add(certificate);
-    }
-    if roots.is_empty() {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem).flatten().collect();
+    if certificates.is_empty() {
         return Err(unreadable("unable to parse bytes as PEM block".to_owned()));
     }
-    Ok(roots)
+    Ok(certificates)
 }
 
 /// What Go's client says of the same failure.

@@ -1,7 +1,9 @@
 //! What metrics say, and how it is told.
 
+use super::replicas::Proposal;
 use super::*;
-use crate::api::node::{PodUsage, Taken, Usage};
+use crate::api::node::{NodeUsage, PodUsage, Taken, Usage};
+use k8s_openapi::api::autoscaling::v2::MetricSpec;
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()

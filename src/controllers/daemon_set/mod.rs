@@ -21,7 +21,7 @@ use super::owned::pods::{self, BURST, Pods};
 use super::owned::revisions::{self, REVISION, Revisions, Wanted};
 use super::owned::wake::enqueue_owners;
 use super::owned::{Owner, selector, selects, status};
-use super::{Next, at, enqueue, queue, seconds, work_side_by_side};
+use super::{Next, at, enqueue, queue, work_side_by_side};
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder};
@@ -134,10 +134,10 @@ impl Controller {
         let all = self.watched.pods.in_namespace(&owner.namespace);
         let pods = claim::<DaemonSet, _>(&self.client, &owner, &self.watched.pods, all, matches).await?;
         let nodes = self.watched.nodes.list();
-        let plan = Daemons::new(&set, hash, &nodes, &pods, seconds(Timestamp::now())).plan();
+        let plan = Daemons::new(&set, hash, &nodes, &pods, Timestamp::now()).plan();
         let (done, wait) = self.act(&set, &owner, hash, plan).await;
 
-        let now = seconds(Timestamp::now());
+        let now = Timestamp::now();
         let mut pods = self.watched.pods.in_namespace(&owner.namespace);
         pods.retain(|pod| owner.controls(&pod.metadata) && matches(pod));
         let daemons = Daemons::new(&set, hash, &nodes, &pods, now);

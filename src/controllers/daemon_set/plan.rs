@@ -32,6 +32,9 @@ pub struct Plan {
     pub ended: Vec<Arc<Pod>>,
 }
 
+/// A node's pod of the present template, and its old one.
+type Pair<'a> = (Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>);
+
 impl<'a> Daemons<'a> {
     /// Puts together what belongs together; `hash` is that of the present template.
     pub fn new(
@@ -159,7 +162,7 @@ impl<'a> Daemons<'a> {
     }
 
     /// The present and the old pod of a node; nothing when there are several of either.
-    fn pair(&self, node: &str) -> Option<(Option<&'a Arc<Pod>>, Option<&'a Arc<Pod>>)> {
+    fn pair(&self, node: &str) -> Option<Pair<'a>> {
         let (mut current, mut old) = (None, None);
         let living = self.on(node).iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
         for pod in living {

@@ -44,7 +44,7 @@ pub fn stamp(set: &mut ReplicaSet, deployment: &BTreeMap<String, String>, number
         annotations.insert(key.clone(), value.clone());
     }
     // A number that cannot be read is somebody's own; a higher one stays, as older sets may have been removed.
-    if !before.is_some_and(|before| before < number) {
+    if before.is_none_or(|before| before >= number) {
         return;
     }
     if let Some(before) = annotations.insert(REVISION.to_owned(), number.to_string()) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 
 use super::super::owned::hash;
 use super::revision;
@@ -96,14 +97,16 @@ pub fn by_age(a: &ReplicaSet, b: &ReplicaSet) -> Ordering {
 
 /// Whether two templates mean the same, apart from the label that is only for telling them apart.
 pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
-    let plain = |template: &PodTemplateSpec| {
-        let mut value = serde_json::to_value(template).unwrap_or_default();
-        if let Some(labels) = value.pointer_mut("/metadata/labels").and_then(|l| l.as_object_mut()) {
-            labels.remove(HASH);
-        }
-        hash::canonical(&value)
-    };
     plain(a) == plain(b)
+}
+
+/// What a template means.
+fn plain(template: &PodTemplateSpec) -> Value {
+    let mut value = serde_json::to_value(template).unwrap_or_default();
+    if let Some(labels) = value.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+        labels.remove(HASH);
+    }
+    hash::canonical(&value)
 }
 
 impl Sets {
@@ -111,9 +114,9 @@ impl Sets {
     pub fn new(wanted: &Wanted, present: &[Arc<ReplicaSet>]) -> Sets {
         let mut present = present.to_vec();
         present.sort_by(|a, b| by_age(a, b));
-        let is_new = |set: &Arc<ReplicaSet>| {
-            set.spec.template.as_ref().is_some_and(|template| same_template(template, &wanted.template))
-        };
+        let template = plain(&wanted.template);
+        let is_new =
+            |set: &Arc<ReplicaSet>| set.spec.template.as_ref().is_some_and(|other| plain(other) == template);
         // Should there be several, the oldest one counts.
         let newest = present.iter().position(is_new);
         let set = |set: Arc<ReplicaSet>| Set { next: (*set).clone(), present: Some(set), gone: false };

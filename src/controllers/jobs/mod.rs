@@ -20,12 +20,13 @@ use super::{Next, enqueue, queue, seconds, work_side_by_side};
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::client::Client;
-use crate::client::events::{EventType, Recorder};
+use crate::client::events::Recorder;
 use crate::client::reflector::{Reflector, split_key};
 
 mod backoff;
 mod expiry;
 mod indexes;
+mod number;
 mod plan;
 mod pod;
 mod policies;

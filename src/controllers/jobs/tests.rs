@@ -1,6 +1,7 @@
 //! What is planned for jobs, case by case.
 
 use super::*;
+use crate::client::events::EventType;
 use jiff::SignedDuration;
 use serde_json::Value;
 

@@ -43,3 +43,75 @@ pub async fn enqueue_owners<O: Resource, K: Resource>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use k8s_openapi::api::core::v1::Pod;
+    use serde_json::{Value, json};
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::client::testing::FakeApi;
+    use crate::controllers::owned::{selector, selects};
+    use crate::controllers::{queue, reflect};
+
+    fn pod(name: &str, owner: Option<&str>) -> Value {
+        let owners: Vec<Value> = owner
+            .iter()
+            .map(|owner| {
+                let (kind, name) = owner.split_once('/').unwrap();
+                json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name, "controller": true})
+            })
+            .collect();
+        json!({"metadata": {"name": name, "namespace": "d", "labels": {"app": "web"}, "ownerReferences": owners}})
+    }
+
+    #[tokio::test]
+    async fn owners_wake_before_and_after_and_orphans_wake_who_wants_them() {
+        let api = FakeApi::default();
+        for (name, app) in [("web", "web"), ("other", "other")] {
+            let spec = json!({"selector": {"matchLabels": {"app": app}}});
+            api.put("replicasets", json!({"metadata": {"name": name, "namespace": "d"}, "spec": spec}));
+        }
+        let mut tasks = JoinSet::new();
+        let (sets, pods) =
+            (reflect::<ReplicaSet>(&mut tasks, &api.client()), reflect(&mut tasks, &api.client()));
+        sets.synced().await;
+        pods.synced().await;
+        let queue = queue();
+        let wake = {
+            let queue = queue.clone();
+            async move {
+                let wanted = |set: &ReplicaSet, pod: &Pod| {
+                    selector(Some(&set.spec.selector)).is_ok_and(|wanted| selects(&wanted, &pod.metadata))
+                };
+                enqueue_owners(&pods, &sets, wanted, &queue).await;
+            }
+        };
+        tasks.spawn(wake);
+        for (change, expected) in [
+            (Some(pod("a", None)), &["d/web"][..]),
+            (Some(pod("a", Some("ReplicaSet/other"))), &["d/other"]),
+            (Some(pod("a", Some("ReplicaSet/gone"))), &["d/gone", "d/other"]),
+            (None, &["d/gone"]),
+            // What belongs to another kind wakes nobody: the next change is the first that shows.
+            (Some(pod("b", Some("Job/web"))), &[]),
+            (Some(pod("c", Some("ReplicaSet/last"))), &["d/last"]),
+        ] {
+            match change {
+                Some(pod) => api.put("pods", pod),
+                None => api.remove("pods", "d", "a"),
+            }
+            let mut woken = Vec::new();
+            for _ in expected {
+                let key = queue.next().await;
+                queue.done(&key);
+                woken.push(key);
+            }
+            woken.sort();
+            assert_eq!(woken, expected);
+        }
+        tasks.shutdown().await;
+    }
+}

@@ -72,7 +72,7 @@ impl<K: Replicated> Controller<K> {
                 Scaling::Done => None,
             };
         }
-        let now = seconds(Timestamp::now());
+        let now = Timestamp::now();
         let mut present = self.pods.in_namespace(&owner.namespace);
         present.retain(|pod| owner.controls(&pod.metadata) && matches(pod));
         let counted = Counted::new(&present, &wanted, now);
@@ -89,7 +89,7 @@ impl<K: Replicated> Controller<K> {
                 status: Some("True".into()),
                 reason: Some(reason.into()),
                 message: Some(message),
-                last_transition_time: Some(Time(now)),
+                last_transition_time: Some(Time(seconds(now))),
             }),
         );
         if set.shown(&new) != old {

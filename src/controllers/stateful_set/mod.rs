@@ -29,10 +29,9 @@ mod pod;
 use plan::{Action, Observed, plan};
 
 /// Runs until dropped.
-pub async fn run(client: Client, pods: Reflector<Pod>) {
+pub async fn run(client: Client, pods: Reflector<Pod>, revisions: Reflector<ControllerRevision>) {
     let mut tasks = JoinSet::new();
     let sets: Reflector<StatefulSet> = reflect(&mut tasks, &client);
-    let revisions: Reflector<ControllerRevision> = reflect(&mut tasks, &client);
     let claims: Reflector<PersistentVolumeClaim> = reflect(&mut tasks, &client);
     sets.synced().await;
     pods.synced().await;

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, SecurityContext};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use self::mounts::mounts;
@@ -127,6 +128,7 @@ fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image, started
         (label::IMAGE_ID, image_id),
         (label::STOP_SIGNAL, signal.to_string()),
         (label::USER, started_as.text()),
+        (label::RESOURCES, json!(container.resources.clone().unwrap_or_default()).to_string()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()

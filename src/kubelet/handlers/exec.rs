@@ -34,9 +34,10 @@ impl Ran {
     }
 }
 
-/// Runs a command in a container; one that is dropped before its end is hung up.
+/// Runs a command in a container; one that is dropped before its end is killed.
 pub async fn run<R: Runtime>(runtime: &R, container: &str, command: &[String]) -> Result<Ran, Error> {
     let config = ExecConfig {
+        bound: true,
         container: container.to_owned(),
         process: ExecProcess { args: command.to_vec(), tty: false },
         stdin: false,

@@ -110,6 +110,15 @@ pub enum Action {
         /// The runtime's id.
         id: String,
     },
+    /// Give a running container the resources of its spec.
+    Resize {
+        /// The runtime's id.
+        id: String,
+        /// Its name within the pod.
+        container: String,
+        /// These, as JSON.
+        to: String,
+    },
     /// Forget an ended container that two newer attempts have replaced.
     Forget {
         /// The runtime's id.
@@ -128,6 +137,8 @@ pub enum KillReason {
     PodStops,
     /// Its image changed.
     Changed,
+    /// Its resources change, and its policy for that is a restart.
+    Resized,
     /// It is not well, and comes back if the pod's restart policy says so.
     Ails {
         /// What it has.
@@ -142,7 +153,7 @@ impl KillReason {
     fn returns(self) -> bool {
         match self {
             KillReason::PodStops => false,
-            KillReason::Changed => true,
+            KillReason::Changed | KillReason::Resized => true,
             KillReason::Ails { returns, .. } => returns,
         }
     }

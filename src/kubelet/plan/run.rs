@@ -1,6 +1,7 @@
 //! What a pod that is to run needs next (pure).
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::ends::{Ending, end, grace_for, stop};
@@ -10,6 +11,7 @@ use crate::kubelet::observed::{
     Ailment, History, ObservedContainer, ObservedPod, UNSEEN, fingerprint, history,
 };
 use crate::kubelet::pod::ephemeral;
+use crate::kubelet::resize::{Resize, resize};
 
 /// What a pod whose containers are to run needs.
 pub(super) fn run(
@@ -117,6 +119,10 @@ impl Keep<'_> {
                     && let Some(reason) = self.reason_to_end(newest, container)
                 {
                     self.end(newest, container, reason, plan);
+                } else if let Some(newest) = newest.filter(|c| self.resize(c, container) == Resize::InPlace) {
+                    let to = json!(container.resources).to_string();
+                    let (id, container) = (newest.id.clone(), container.name.clone());
+                    plan.actions.push(Action::Resize { id, container, to });
                 }
                 return;
             }
@@ -147,10 +153,17 @@ impl Keep<'_> {
         if newest.hash != fingerprint(container) {
             return Some(KillReason::Changed);
         }
+        if self.resize(newest, container) == Resize::Restart {
+            return Some(KillReason::Resized);
+        }
         let ailment = newest.health.ailment?;
         let never = RestartPolicy::of(self.spec, container) == RestartPolicy::Never;
         let returns = ailment != Ailment::PostStart && !never;
         Some(KillReason::Ails { ailment, returns })
+    }
+
+    fn resize(&self, newest: &ObservedContainer, container: &Container) -> Resize {
+        newest.resources.as_ref().map_or(Resize::None, |has| resize(has, container))
     }
 
     /// Such a container ends like those of a pod do, then starts anew by its history.

@@ -38,6 +38,7 @@ fn container(name: &str, attempt: u32, state: ContainerState) -> ObservedContain
         image_id: String::new(),
         stop_signal: 15,
         user: None,
+        resources: None,
         start_error: None,
         health: Default::default(),
         state,

@@ -6,8 +6,11 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
 use super::time;
 
+/// The conditions that tell of a resize under way.
+const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// Condition type, status, reason, message.
-pub(super) type Condition = (&'static str, bool, Option<&'static str>, Option<String>);
+pub(super) type Condition<'a> = (&'static str, bool, Option<&'a str>, Option<String>);
 
 pub(super) fn conditions(
     status: &PodStatus,
@@ -16,7 +19,7 @@ pub(super) fn conditions(
     initialized: bool,
     sandboxed: bool,
     unmet_gates: Option<String>,
-) -> Vec<Condition> {
+) -> Vec<Condition<'static>> {
     let beside = status.init_container_statuses.iter().flatten().filter(|c| sidecars.contains(&&*c.name));
     let containers = beside.chain(status.container_statuses.iter().flatten());
     let not_ready: Vec<&str> = containers.filter(|c| !c.ready).map(|c| c.name.as_str()).collect();
@@ -78,7 +81,7 @@ pub(super) fn unmet_gates<'a>(
 /// The kubelet's conditions put in place of its earlier ones; transition times move only with the status.
 pub(super) fn merged(
     old: Vec<PodCondition>,
-    new: Vec<Condition>,
+    new: Vec<Condition<'_>>,
     pod: &Pod,
     now: SystemTime,
 ) -> Vec<PodCondition> {
@@ -97,6 +100,9 @@ pub(super) fn merged(
             ..PodCondition::default()
         });
     }
+    // These are there only while they hold.
+    let passing = |c: &PodCondition| RESIZE.contains(&c.type_.as_str());
+    let old = old.into_iter().filter(|c| !passing(c)).collect::<Vec<_>>();
     let others = old.into_iter().filter(|c| !out.iter().any(|n| n.type_ == c.type_)).collect::<Vec<_>>();
     out.extend(others);
     out

@@ -43,6 +43,8 @@ pub struct Notes {
     pub address: Option<String>,
     /// Why the pod as a whole failed, as reason and message.
     pub failure: Option<Waiting>,
+    /// Which condition tells of a resize that is not carried out, and why it is not.
+    pub resize: Option<(&'static str, Waiting)>,
     /// The node's address.
     pub host_address: String,
 }
@@ -116,8 +118,17 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
     let sidecars: Vec<&str> =
         spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
     let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.as_str());
+    let resize = notes
+        .resize
+        .as_ref()
+        .map(|(type_, why)| (*type_, true, Some(why.reason.as_str()), Some(why.message.clone())));
     let unmet = unmet_gates(gates, status.conditions.as_deref().unwrap_or(&[]));
-    let conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
+    let mut conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
+    if let Some(evicted) = failure.filter(|failure| failure.reason == "Evicted") {
+        let message = Some(evicted.message.clone());
+        conditions.push(("DisruptionTarget", true, Some("TerminationByKubelet"), message));
+    }
+    conditions.extend(resize);
     status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));
     status
 }
@@ -274,7 +285,7 @@ fn container_status(
 
 /// What a container was given when it was made.
 fn given(status: &mut ContainerStatus, container: &Container, made: &ObservedContainer) {
-    let resources = container.resources.clone().unwrap_or_default();
+    let resources = made.resources.clone().or(container.resources.clone()).unwrap_or_default();
     status.allocated_resources = resources.requests.clone();
     status.resources = Some(resources);
     let mount = |mount: &VolumeMount| VolumeMountStatus {

@@ -28,6 +28,7 @@ fn container(attempt: u32, state: ContainerState) -> ObservedContainer {
         image_id: "sha256:1".into(),
         stop_signal: 15,
         user: None,
+        resources: None,
         start_error: None,
         health: Default::default(),
         state,
@@ -268,4 +269,13 @@ fn a_status_says_what_a_container_was_given() {
             {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"}])
     );
     assert_eq!(c["user"]["linux"], json!({"uid": 1000, "gid": 0, "supplementalGroups": [5]}));
+}
+
+#[test]
+fn an_evicted_pod_says_who_ended_it() {
+    let failure = Waiting { reason: "Evicted".into(), message: "too much".into() };
+    let notes = Notes { failure: Some(failure), outcome: Some(Outcome::Failed), ..Notes::default() };
+    let s = shown(&pod(json!({"phase": "Running"})), &observed(vec![container(0, running())]), &notes);
+    let target = condition(&s, "DisruptionTarget");
+    assert_eq!((&target["reason"], &target["message"]), (&json!("TerminationByKubelet"), &json!("too much")));
 }

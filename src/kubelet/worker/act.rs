@@ -23,7 +23,7 @@ use crate::kubelet::pod::{container, image_of};
 use crate::kubelet::start::{self, NotStarted, Start};
 use crate::kubelet::status::Waiting;
 use crate::kubelet::volumes::Volumes;
-use crate::kubelet::{messages, pull, sandbox};
+use crate::kubelet::{messages, pull, resize, sandbox};
 use crate::runtime::Runtime;
 
 /// `SIGKILL`.
@@ -150,6 +150,18 @@ impl<R: Runtime> Worker<R> {
                 self.context.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &message);
                 self.holds.failed(action, now);
             }
+            (Action::Resize { .. }, Err(NotStarted::Waits(why))) => {
+                let infeasible = why.reason == "Infeasible";
+                let condition = if infeasible { "PodResizePending" } else { "PodResizeInProgress" };
+                self.notes.resize = Some((condition, why));
+                self.holds.failed(action, now);
+            }
+            (Action::Resize { id, container: name, .. }, Ok(())) => {
+                let resources = container(pod, name).and_then(|c| c.resources.clone()).unwrap_or_default();
+                self.resized.insert(id.clone(), resources);
+                self.notes.resize = None;
+                self.holds.done(action, now);
+            }
             (_, Err(why)) => {
                 tracing::warn!(pod = name_of(pod), ?action, ?why, "action failed");
                 self.holds.failed(action, now);
@@ -216,6 +228,16 @@ async fn perform<R: Runtime>(
             return start::container(context, pod, start, volumes).await;
         }
         Action::RemoveSandbox { id } => runtime.remove_sandbox(id).await,
+        Action::Resize { id, container: name, .. } => {
+            let sandbox = observed.sandbox.as_ref().map_or("", |s| s.id.as_str());
+            let running = observed.containers.iter().find(|c| c.id == *id);
+            let (Some(spec), Some(before)) =
+                (container(pod, name), running.and_then(|c| c.resources.as_ref()))
+            else {
+                return Ok(());
+            };
+            return Ok(resize::in_place(context, pod, (sandbox, id), &spec, before)?);
+        }
         // It goes on beside everything else.
         Action::PreStop { .. } => return Ok(()),
         Action::Signal { id, signal, .. } => runtime.signal(id, *signal).await,

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
@@ -79,6 +79,8 @@ pub struct Worker<R> {
     pulls: Pulls,
     hooks: Hooks,
     probes: Probes,
+    /// What containers (by id) were given since they were started.
+    resized: HashMap<String, ResourceRequirements>,
     /// Why containers could not be started, by name.
     failures: HashMap<String, Waiting>,
     /// Attempts whose process could not be started, with the sandbox that they were for.
@@ -120,6 +122,7 @@ impl<R: Runtime> Worker<R> {
             pulls: Pulls::default(),
             hooks: Hooks::default(),
             probes: Probes::default(),
+            resized: HashMap::new(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
             volumes: Arc::default(),
@@ -211,6 +214,11 @@ impl<R: Runtime> Worker<R> {
             let here = self.unstarted.iter().filter(|(sandbox, _)| *sandbox == id);
             observed.add(here.map(|(_, container)| container.clone()));
         }
+        for container in &mut observed.containers {
+            if let Some(resources) = self.resized.get(&container.id) {
+                container.resources = Some(resources.clone());
+            }
+        }
         self.hooks.judge(&mut observed);
         self.probes.judge(pod, &mut observed);
         Ok(observed)
@@ -227,6 +235,7 @@ impl<R: Runtime> Worker<R> {
         self.memory.ended.retain(|id, _| here(id));
         self.memory.signalled.retain(|id, _| here(id));
         self.memory.pre_stops.retain(|id, _| here(id));
+        self.resized.retain(|id, _| here(id));
         self.hooks.retain(observed);
         for (id, hook) in &mut self.memory.pre_stops {
             hook.over |= self.hooks.went(id, Moment::PreStop).is_some();
@@ -319,6 +328,9 @@ impl<R: Runtime> Worker<R> {
                 let failed = Waiting { reason: "PostStartHookError".into(), message: message.clone() };
                 waiting.entry(name.clone()).or_insert(failed);
             }
+        }
+        if !plan.actions.iter().chain(held).any(|action| matches!(action, Action::Resize { .. })) {
+            self.notes.resize = None;
         }
         let before = std::mem::take(&mut self.notes.waiting);
         self.notes.waiting = before.into_iter().filter(|(name, _)| starting.contains(name)).collect();

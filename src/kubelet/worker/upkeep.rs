@@ -14,10 +14,12 @@ use crate::kubelet::observed::ObservedPod;
 use crate::kubelet::plan::{Action, sooner};
 use crate::kubelet::references::References;
 use crate::kubelet::status::Waiting;
+use crate::kubelet::storage_limits::{Limits, Usage};
 use crate::kubelet::volumes::{Maker, empty_dir};
 use crate::runtime::{ContainerState, Runtime};
+use crate::sys::usage;
 
-/// How often the size of a limited volume is measured (kubelet's eviction monitoring period).
+/// How often what is limited on disk is measured (kubelet's eviction monitoring period).
 const MEASURE: Duration = Duration::from_secs(10);
 
 /// Where the upkeep of a pod stands.
@@ -101,7 +103,7 @@ impl<R: Runtime> Worker<R> {
             sooner(&mut wake, renew);
         }
         if observed.containers.iter().any(|c| matches!(c.state, ContainerState::Running { .. }))
-            && let Some(again) = self.measure_volumes(pod)
+            && let Some(again) = self.measure_storage(pod, observed)
         {
             sooner(&mut wake, again);
         }
@@ -136,10 +138,10 @@ impl<R: Runtime> Worker<R> {
         volumes.renew().map(|renew| renew.saturating_duration_since(now).max(super::RETRY))
     }
 
-    /// Measures volumes whose size is limited, beside all else; a pod that has filled one is evicted.
-    fn measure_volumes(&mut self, pod: &Pod) -> Option<Duration> {
-        let limited = empty_dir::limited(pod);
-        if limited.is_empty() {
+    /// Measures what a pod has on disk where that is limited, beside all else; one that has too much is evicted.
+    fn measure_storage(&mut self, pod: &Pod, observed: &ObservedPod) -> Option<Duration> {
+        let limits = Limits::of(pod);
+        if limits.is_empty() {
             return None;
         }
         if let Some(excess) = &mut self.upkeep.excess {
@@ -161,12 +163,30 @@ impl<R: Runtime> Worker<R> {
             return Some(left);
         }
         self.upkeep.measured = Some(now);
-        let dirs = self.context.dirs(&self.uid);
+        let (context, dirs) = (self.context.clone(), self.context.dirs(&self.uid));
         let (found, excess) = oneshot::channel();
         self.upkeep.excess = Some(excess);
         let changed = self.changed.clone();
+        let volumes: Vec<String> = limits.volumes(pod).map(str::to_owned).collect();
+        let running =
+            observed.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        let logs = context.log_dir(pod);
+        let containers: Vec<(String, String)> = match limits.counts_all() {
+            true => running.map(|c| (c.id.clone(), c.name.clone())).collect(),
+            false => Vec::new(),
+        };
         tokio::task::spawn_blocking(move || {
-            let excess = empty_dir::excess(&dirs, &limited);
+            let mut taken = Usage::default();
+            for name in volumes {
+                taken.volumes.insert(name.clone(), empty_dir::used(&dirs, &name));
+            }
+            for (id, name) in containers {
+                // One that has just ended is none's to measure.
+                let root = context.runtime.root_usage(&id).unwrap_or(0);
+                let log = usage::of_directory(&logs.join(&name)).unwrap_or(0);
+                taken.containers.insert(name, root + log);
+            }
+            let excess = limits.excess(&taken);
             let evict = excess.is_some();
             if found.send(excess).is_ok() && evict {
                 changed.notify_one();

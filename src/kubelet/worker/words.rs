@@ -22,6 +22,7 @@ pub fn killing(name: &str, reason: KillReason) -> String {
     match reason {
         KillReason::PodStops => format!("Stopping container {name}"),
         KillReason::Changed => format!("Container {name} definition changed, will be restarted"),
+        KillReason::Resized => format!("Container {name} resize requires restart"),
         KillReason::Ails { ailment: Ailment::PostStart, .. } => "FailedPostStartHook".to_owned(),
         KillReason::Ails { ailment: Ailment::Probe(kind), returns } => {
             let what = kind.name().to_lowercase();

@@ -15,12 +15,14 @@ use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::supervisor::{Answer, Supervisor};
-use super::cgroups::{Tree, stats};
+use super::cgroups::{Group, Tree, stats};
 use super::protocol::{Call, Reply};
 use super::supervisor::{Options, remove_leftovers};
-use super::{Changed, Consumer, ContainerConfig, Error, ExecConfig, Observed, Runtime, SandboxConfig, Stats};
+use super::{
+    Changed, Consumer, ContainerConfig, Error, ExecConfig, Observed, Resources, Runtime, SandboxConfig, Stats,
+};
 use crate::stdio::{Duplex, Session};
-use crate::sys::namespace;
+use crate::sys::{namespace, usage};
 
 /// Changes that a slow receiver may be behind before it must observe again.
 const CHANGES: usize = 1024;
@@ -83,9 +85,14 @@ impl LinuxRuntime {
         &self.tree
     }
 
-    /// The bytes that a container has written to its root.
-    pub fn root_usage(&self, container: &str) -> std::io::Result<u64> {
-        directory_size(&self.supervisor.config().state_dir.join("containers").join(container).join("upper"))
+    /// The cgroup of a consumer; `None` for the machine as a whole.
+    fn group(&self, of: &Consumer) -> Option<Group> {
+        match of {
+            Consumer::Machine => None,
+            Consumer::Sandboxes => Some(self.tree.sandboxes()),
+            Consumer::Sandbox(sandbox) => Some(self.tree.sandbox(sandbox)),
+            Consumer::Container { sandbox, id } => Some(self.tree.sandbox(sandbox).child(id)),
+        }
     }
 
     async fn done(&self, call: Call) -> Result<(), Error> {
@@ -143,16 +150,30 @@ impl Runtime for LinuxRuntime {
     }
 
     fn stats(&self, of: &Consumer) -> Result<Stats, Error> {
-        let group = match of {
-            Consumer::Machine => {
-                let host = |source| Error::Host { what: "reading the machine's figures".into(), source };
-                return stats::of_machine().map_err(host);
-            }
-            Consumer::Sandboxes => self.tree.sandboxes(),
-            Consumer::Sandbox(sandbox) => self.tree.sandbox(sandbox),
-            Consumer::Container { sandbox, id } => self.tree.sandbox(sandbox).child(id),
+        let Some(group) = self.group(of) else {
+            let host = |source| Error::Host { what: "reading the machine's figures".into(), source };
+            return stats::of_machine().map_err(host);
         };
         group.stats().map_err(|source| Error::Host { what: format!("reading the cgroup of {of:?}"), source })
+    }
+
+    fn limit(&self, of: &Consumer, resources: &Resources) -> Result<(), Error> {
+        let Some(group) = self.group(of) else {
+            return Err(Error::Start("the machine has no limits of its own".into()));
+        };
+        let missing = group
+            .limit(resources)
+            .map_err(|source| Error::Host { what: format!("limiting the cgroup of {of:?}"), source })?;
+        if !missing.is_empty() {
+            tracing::warn!(?of, ?missing, "this host's cgroups cannot limit everything");
+        }
+        Ok(())
+    }
+
+    fn root_usage(&self, container: &str) -> Result<u64, Error> {
+        let upper = self.supervisor.config().state_dir.join("containers").join(container).join("upper");
+        usage::of_directory(&upper)
+            .map_err(|source| Error::Host { what: format!("measuring {}", upper.display()), source })
     }
 
     fn changes(&self) -> broadcast::Receiver<Changed> {
@@ -217,19 +238,4 @@ fn make_private(directory: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
-}
-
-/// The disk space of a tree in bytes, links not followed.
-fn directory_size(directory: &std::path::Path) -> std::io::Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let mut total = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        total += metadata.blocks() * 512;
-        if metadata.is_dir() {
-            total += directory_size(&entry.path())?;
-        }
-    }
-    Ok(total)
 }

@@ -94,7 +94,7 @@ impl Streams {
 fn exit_of(connection: StdUnixStream, mut rest: Vec<u8>) -> io::Result<oneshot::Receiver<Exit>> {
     connection.set_nonblocking(true)?;
     let mut connection = UnixStream::from_std(connection)?;
-    let (sender, receiver) = oneshot::channel();
+    let (mut sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         loop {
             match protocol::decode::<Exit>(&mut rest) {
@@ -103,9 +103,17 @@ fn exit_of(connection: StdUnixStream, mut rest: Vec<u8>) -> io::Result<oneshot::
                     let _ = sender.send(exit);
                     return;
                 }
-                Ok(None) if matches!(connection.read_buf(&mut rest).await, Ok(count) if count > 0) => {}
-                // Dropping the sender says that the end cannot be learned.
-                _ => return,
+                Ok(None) => {}
+                Err(_) => return,
+            }
+            tokio::select! {
+                read = connection.read_buf(&mut rest) => match read {
+                    Ok(count) if count > 0 => {}
+                    // Dropping the sender says that the end cannot be learned.
+                    _ => return,
+                },
+                // The session is dropped: so is the connection.
+                () = sender.closed() => return,
             }
         }
     });

@@ -11,11 +11,14 @@ use super::{Child, Supervisor};
 use crate::runtime::ExecConfig;
 use crate::runtime::protocol::{Failure, Reply};
 use crate::stdio::Exit;
+use crate::sys::process;
 
 /// A process that was started for a client.
 #[derive(Debug)]
 pub struct Exec {
     client: u64,
+    /// Whether it ends with its client.
+    bound: bool,
     life: Life,
 }
 
@@ -25,7 +28,7 @@ enum Life {
     /// On the way to its program.
     Starting(Starting),
     /// Its program runs.
-    Running,
+    Running(process::Child),
 }
 
 impl Supervisor {
@@ -60,7 +63,7 @@ impl Supervisor {
         let number = self.next_exec;
         self.next_exec += 1;
         let starting = self.follow(status, None, Source::Exec(number)).map_err(host)?;
-        self.execs.insert(number, Exec { client, life: Life::Starting(starting) });
+        self.execs.insert(number, Exec { client, bound: config.bound, life: Life::Starting(starting) });
         Ok(())
     }
 
@@ -83,16 +86,35 @@ impl Supervisor {
             return;
         }
         let client = exec.client;
-        if let Life::Starting(starting) = std::mem::replace(&mut exec.life, Life::Running) {
-            self.leave(&starting);
-        }
         match heard {
             Heard::Failed(failure) => {
-                self.execs.remove(&number);
+                if let Some(Exec { life: Life::Starting(starting), .. }) = self.execs.remove(&number) {
+                    self.leave(&starting);
+                }
                 self.fail(client, failure);
             }
-            Heard::Runs(_, terminal) => self.send(client, &Reply::Done, terminal.into_iter().collect()),
+            Heard::Runs(process, terminal) => {
+                if let Life::Starting(starting) = std::mem::replace(&mut exec.life, Life::Running(process)) {
+                    self.leave(&starting);
+                }
+                match self.clients.contains_key(&client) {
+                    true => self.send(client, &Reply::Done, terminal.into_iter().collect()),
+                    false => self.abandon_execs(client),
+                }
+            }
             Heard::Nothing => {}
+        }
+    }
+
+    /// Kills what was started for a client that is gone, where it is to end with it. What is on its way is killed when
+    /// it has arrived.
+    pub(super) fn abandon_execs(&self, client: u64) {
+        for exec in self.execs.values().filter(|exec| exec.bound && exec.client == client) {
+            if let Life::Running(process) = &exec.life
+                && let Err(error) = process::send_signal(process.pidfd.as_fd(), libc::SIGKILL)
+            {
+                tracing::debug!(pid = process.pid, %error, "a process that nobody waits for has ended");
+            }
         }
     }
 

@@ -462,6 +462,7 @@ impl Supervisor {
     fn disconnect(&mut self, client: u64) {
         let Some(connection) = self.clients.remove(&client) else { return };
         self.poller.remove(client, &connection);
+        self.abandon_execs(client);
         if let Role::Attached { container, stdin, .. } = connection.role {
             self.detached(&container, stdin);
         }

@@ -93,10 +93,13 @@ fn items_twice(arguments: &[Val]) -> u64 {
     }
 }
 
+/// The longest text that is made of others, in bytes: what it costs is known only when it is there.
+const LONGEST: u64 = 10_000_000;
+
 /// Replaces as often as `most` says; a negative number is no limit. Between any two characters stands an empty text.
 fn replace(text: &str, old: &str, new: &str, most: i64) -> Outcome {
     let longest = text.len() as u64 + new.len() as u64 * (text.matches(old).count() as u64);
-    if longest > 10_000_000 {
+    if longest > LONGEST {
         return Err(Fault::Cost);
     }
     let most = usize::try_from(most).unwrap_or(usize::MAX);
@@ -136,7 +139,12 @@ fn substring(text: &str, from: i64, to: i64) -> Outcome {
 fn join(items: &[Val], by: &str) -> Outcome {
     let parts: Option<Vec<&str>> = items.iter().map(Val::as_str).collect();
     match parts {
-        Some(parts) => Ok(Val::text(parts.join(by))),
+        // Two short texts make an endless one where there are many items.
+        Some(parts) => {
+            let between = (by.len() as u64).saturating_mul(parts.len().saturating_sub(1) as u64);
+            let size = parts.iter().fold(between, |size, part| size.saturating_add(part.len() as u64));
+            if size > LONGEST { Err(Fault::Cost) } else { Ok(Val::text(parts.join(by))) }
+        }
         None => no_overload(),
     }
 }

@@ -10,7 +10,7 @@ use super::{Failure, Match, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::registry::Registry;
-use crate::apiserver::strategy;
+use crate::apiserver::{strategy, structure};
 
 /// The webhooks of one request, and which of them are to be asked once more.
 pub struct Round {
@@ -130,6 +130,11 @@ async fn change(
         return Err(Failure::Unreachable(format!("unsupported patch type {:?}", answer.patch_type)));
     }
     let patched = review::patched(&found.object(object), &patch)?;
+    // What a webhook writes is read as what a client sends: without what its kind does not know.
+    let patched = match attributes.subresource.is_empty() {
+        true => structure::read_merged(found.kind(), patched).map_err(Status::internal)?,
+        false => patched,
+    };
     let mut patched = found.stored(patched);
     if attributes.subresource.is_empty() {
         strategy::of(attributes.kind).default(&mut patched);

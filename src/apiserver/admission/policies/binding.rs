@@ -1,14 +1,16 @@
 //! Where a policy holds, and with which parameters.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use crate::api::kinds;
+use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::selector::LabelSelector;
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::admission::hooks::matching::Constraints;
-use crate::apiserver::registry::Registry;
+use crate::apiserver::registry::{Registry, as_served};
 
 /// The objects of parameters; a null for a policy that is to be asked without any.
 pub type Params = Vec<Value>;
@@ -65,7 +67,9 @@ impl Binding {
             return Ok(vec![Value::Null]);
         };
         let (group, number) = meta::group_version(version);
-        let Some(row) = kinds::by_kind(group, number, kind) else {
+        let served = registry.served().kinds();
+        let named = |row: &&Arc<Kind>| row.group == group && row.version == number && row.kind == *kind;
+        let Some(row) = served.iter().find(named) else {
             return Err(format!(
                 "paramKind kind `&ParamKind{{APIVersion:{version},Kind:{kind},}}` not known"
             ));
@@ -88,13 +92,13 @@ impl Binding {
         let found: Vec<Value> = match text("name") {
             Some(name) => {
                 let entry = registry.store().get(&row.key(namespace, name));
-                entry.iter().map(|entry| entry.json().clone()).collect()
+                entry.map(|entry| as_served(row, entry).json().clone()).into_iter().collect()
             }
             None => {
                 let selector = LabelSelector::from_object(&self.reference["selector"])?;
                 let all = registry.all(&row.prefix(namespace));
-                let all = all.iter().map(|entry| entry.json());
-                all.filter(|object| selector.matches(meta::labels(object))).cloned().collect()
+                let all = all.into_iter().filter(|entry| selector.matches(meta::labels(entry.json())));
+                all.map(|entry| as_served(row, entry).json().clone()).collect()
             }
         };
         if found.is_empty() && self.reference["parameterNotFoundAction"] == "Deny" {

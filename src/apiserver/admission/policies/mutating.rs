@@ -15,7 +15,7 @@ use crate::apiserver::admission::Attributes;
 use crate::apiserver::admission::hooks::expressions::{Expression, environment};
 use crate::apiserver::admission::hooks::matching::Match;
 use crate::apiserver::registry::Registry;
-use crate::apiserver::strategy;
+use crate::apiserver::{strategy, structure};
 
 /// What a mutating policy alone has.
 pub struct Rules {
@@ -184,6 +184,10 @@ fn change(
         let input = policy.input(registry, attributes, &changed, found, params);
         let shown = found.object(&changed);
         let mutated = mutation.apply(|name| input.value(name), found.kind(), &shown)?;
+        let mutated = match attributes.subresource.is_empty() {
+            true => structure::read_merged(found.kind(), mutated)?,
+            false => mutated,
+        };
         changed = found.stored(mutated);
         if attributes.subresource.is_empty() {
             strategy::of(attributes.kind).default(&mut changed);

@@ -105,6 +105,20 @@ impl Rule {
         parts
     }
 
+    /// How many [`parts`](Self::parts) there are.
+    fn number_of_parts(&self) -> usize {
+        let of = |lists: &[&[String]]| {
+            lists.iter().fold(1_usize, |product, list| product.saturating_mul(list.len()))
+        };
+        let names = if self.resource_names.is_empty() {
+            &self.verbs[..self.verbs.len().min(1)]
+        } else {
+            &self.resource_names
+        };
+        let named = of(&[&self.api_groups, &self.resources, &self.verbs, names]);
+        named.saturating_add(of(&[&self.non_resource_urls, &self.verbs]))
+    }
+
     /// Whether all that `part` allows, this rule allows.
     fn covers(&self, part: &Rule) -> bool {
         let all = |set: &[String], wanted: &[String]| {
@@ -148,10 +162,25 @@ pub fn quoted(list: &[String]) -> String {
     format!("[{}]", items.join(" "))
 }
 
-/// What of `wanted` is in none of `held`, each for itself.
+/// Into how many parts the rules of one object are taken: a few lists of a thousand words each make a thousand million.
+const MOST_PARTS: usize = 10_000;
+
+/// What of `wanted` is in none of `held`, each for itself. A rule of too many parts is missing as a whole unless one
+/// that is held covers it.
 pub fn missing(held: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
-    let parts = wanted.iter().flat_map(Rule::parts);
-    parts.filter(|part| !held.iter().any(|rule| rule.covers(part))).collect()
+    let covered = |part: &Rule| held.iter().any(|rule| rule.covers(part));
+    let mut left = MOST_PARTS;
+    let mut missing = Vec::new();
+    for rule in wanted.iter().filter(|rule| !covered(rule)) {
+        match left.checked_sub(rule.number_of_parts()) {
+            Some(rest) => {
+                left = rest;
+                missing.extend(rule.parts().into_iter().filter(|part| !covered(part)));
+            }
+            None => missing.push(rule.clone()),
+        }
+    }
+    missing
 }
 
 /// Single rules with those of the same resource put together, as lines that tell them.
@@ -202,6 +231,19 @@ mod tests {
 
     fn urls(verbs: &[&str], urls: &[&str]) -> Rule {
         Rule::read(&json!({"verbs": verbs, "nonResourceURLs": urls}))
+    }
+
+    #[test]
+    fn a_rule_of_very_many_parts_is_told_whole() {
+        let words: Vec<String> = (0..1000).map(|n| format!("w{n}")).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let vast = || rule(&words, &words, &words, &words);
+        let some = rule(&["w1"], &["w1"], &["w1"], &[]);
+        assert_eq!(missing(std::slice::from_ref(&some), &[vast()]), [vast()]);
+        assert_eq!(missing(&Rule::everything(), &[vast()]), []);
+        // Many small ones together are no better.
+        let small = || rule(&words, &[""], &["a", "b", "c", "d", "e", "f"], &[]);
+        assert_eq!(missing(&[], &[small(), small(), some.clone()]).len(), 6000 + 1 + 1);
     }
 
     #[test]

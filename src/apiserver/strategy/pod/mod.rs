@@ -8,6 +8,7 @@ mod fields;
 mod handlers;
 mod qos;
 mod references;
+mod resize;
 mod status;
 pub(super) mod template;
 mod update;
@@ -74,6 +75,10 @@ impl Strategy for Pod {
 
     fn validate_ephemeral_containers_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
         update::ephemeral_containers(new, old)
+    }
+
+    fn validate_resize(&self, new: &Value, old: &Value) -> Vec<FieldError> {
+        resize::resize(new, old)
     }
 
     fn validate_status_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {

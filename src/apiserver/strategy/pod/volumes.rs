@@ -205,13 +205,21 @@ fn mode(path: &str, mode: &Value) -> Option<FieldError> {
     (!(0..=0o777).contains(&bits)).then(|| FieldError::invalid(path, mode, why))
 }
 
-fn relative(path: &str, value: &Value) -> Vec<FieldError> {
-    let text = value.as_str().unwrap_or_default();
+/// A path within a volume (`validateLocalDescendingPath`).
+fn descending(path: &str, value: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if text.starts_with('/') {
+    if value.as_str().is_some_and(|text| text.starts_with('/')) {
         errors.push(FieldError::invalid(path, value, "must be a relative path"));
     }
     errors.extend(no_way_back(path, value));
+    errors
+}
+
+/// The same for what is written into a volume, where some names are the kubelet's own
+/// (`validateLocalNonReservedPath`).
+fn relative(path: &str, value: &Value) -> Vec<FieldError> {
+    let text = value.as_str().unwrap_or_default();
+    let mut errors = descending(path, value);
     if text.starts_with("..") && !text.starts_with("../") && text != ".." {
         errors.push(FieldError::invalid(path, value, "must not start with '..'"));
     }
@@ -247,7 +255,7 @@ pub(super) fn mounts(path: &str, container: &Value, spec: &Value) -> Vec<FieldEr
             errors.push(FieldError::invalid(at("subPathExpr"), &mount["subPathExpr"], why));
         }
         for field in ["subPath", "subPathExpr"] {
-            errors.extend(relative(&at(field), &mount[field]));
+            errors.extend(descending(&at(field), &mount[field]));
         }
         if is_set(mount, "mountPropagation") {
             let kind = text(mount, "mountPropagation");

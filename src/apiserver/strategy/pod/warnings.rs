@@ -14,6 +14,11 @@ pub(super) fn pod(pod: &Value) -> Vec<String> {
             warnings.extend(same_ports(&path, container));
         }
     }
+    for (i, secret) in items(spec, "imagePullSecrets").iter().enumerate() {
+        if text(secret, "name").is_empty() {
+            warnings.push(format!("spec.imagePullSecrets[{i}].name: invalid empty name \"\""));
+        }
+    }
     if spec["terminationGracePeriodSeconds"].as_i64().is_some_and(|s| s < 0) {
         warnings.push(
             "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"

@@ -32,6 +32,12 @@ impl Strategy for Service {
         let spec = &mut service["spec"];
         fill_zero(spec, "type", "ClusterIP");
         fill_zero(spec, "sessionAffinity", "None");
+        if text(spec, "sessionAffinity") == "None"
+            && let Some(spec) = spec.as_object_mut()
+        {
+            // What is left of it when it is switched off.
+            spec.remove("sessionAffinityConfig");
+        }
         if text(spec, "sessionAffinity") == "ClientIP" {
             let timeout = object(spec, "sessionAffinityConfig").entry("clientIP").or_insert(Value::Null);
             if timeout["timeoutSeconds"].is_null() {

@@ -325,10 +325,7 @@ mod tests {
                 ],
             ),
             (json!({"type": "ExternalName"}), vec!["spec.externalName: Required value"]),
-            (
-                json!({"ports": [{"port": 80}], "sessionAffinityConfig": {}}),
-                vec!["spec.sessionAffinityConfig: Forbidden: must not be set when session affinity is None"],
-            ),
+            (json!({"ports": [{"port": 80}], "sessionAffinityConfig": {}}), vec![]),
             (
                 json!({"ports": [{"port": 80}], "clusterIP": "x"}),
                 vec![

@@ -4,6 +4,7 @@ mod ends;
 mod hooks;
 mod probes;
 mod pulls;
+mod resizes;
 mod starts;
 mod upkeep;
 

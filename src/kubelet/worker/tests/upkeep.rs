@@ -106,3 +106,20 @@ async fn volumes_and_waiting_containers_follow_their_objects() {
     assert_eq!(bed.starts(), 1);
     assert_eq!(container_id("u", "a", 0), bed.runtime.observe().await.unwrap().containers[0].id);
 }
+
+#[tokio::test]
+async fn a_container_that_writes_too_much_is_evicted() {
+    let runtime = SimRuntime::new();
+    let limits = json!({"limits": {"ephemeral-storage": "1Ki"}});
+    let container = json!({"name": "a", "image": "img", "command": ["web"], "resources": limits});
+    runtime.write_root(&container_id("u", "a", 0), 2048);
+    let bed = Bed::start(pod(json!({"containers": [container]})), runtime);
+    let evicted = async {
+        while bed.status()["reason"] != "Evicted" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), evicted).await.unwrap();
+    let message = "Pod ephemeral local storage usage exceeds the total limit of containers 1Ki. ";
+    assert_eq!((&bed.status()["phase"], &bed.status()["message"]), (&json!("Failed"), &json!(message)));
+}

@@ -31,11 +31,6 @@ pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
     }
     errors.extend(affinity::validate(spec));
     errors.extend(security(spec));
-    for (i, secret) in items(spec, "imagePullSecrets").iter().enumerate() {
-        if text(secret, "name").is_empty() {
-            errors.push(FieldError::required(format!("spec.imagePullSecrets[{i}].name"), ""));
-        }
-    }
     errors.extend(dns_config(spec));
     errors.extend(gates(spec));
     for field in ["hostname", "subdomain"] {
