@@ -120,7 +120,14 @@ impl Loops {
             Ok(()) => {}
             Err(status) if status.is("NotFound") => {}
             // It is another one by now, which may fit.
-            Err(status) if status.is("Conflict") => self.queue.put(key, uid(pod), priority(pod), true),
+            Err(status) if status.is("Conflict") => {
+                let same =
+                    |other: &Arc<Pod>| other.metadata.resource_version == pod.metadata.resource_version;
+                self.pods.until(|pods| !pods.get(key).is_some_and(|other| same(&other))).await;
+                if let Some(other) = self.pods.get(key).filter(|other| waits(other)) {
+                    self.queue.put(key, uid(&other), priority(&other), true);
+                }
+            }
             Err(status) => tracing::warn!(pod = key, %status, "status of the waiting pod not written"),
         }
     }

@@ -25,6 +25,8 @@ fn client(f: &Fixture) -> Client {
 /// A cluster with a scheduler and one node of two CPUs.
 async fn scheduled(pods: &str) -> (Fixture, AbortOnDropHandle<()>) {
     let f = Fixture::start().await;
+    let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
+    f.post("/api/v1/namespaces/default/serviceaccounts", account).await.expect(201);
     let node = json!({"metadata": {"name": "n", "labels": {"kubernetes.io/hostname": "n"}}});
     f.post("/api/v1/nodes", node).await.expect(201);
     grow(&f, "2", pods).await;
@@ -48,7 +50,12 @@ fn pod(name: &str, cpu: &str, change: impl FnOnce(&mut Value)) -> Value {
 
 /// Waits until a pod is as it should be.
 async fn until(f: &Fixture, name: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut watch = f.watch(&format!("{PODS}?watch=1&fieldSelector=metadata.name={name}")).await;
+    until_in(f, PODS, name, holds).await
+}
+
+/// Waits until an object of a collection is as it should be.
+async fn until_in(f: &Fixture, all: &str, name: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let mut watch = f.watch(&format!("{all}?watch=1&fieldSelector=metadata.name={name}")).await;
     let found = async {
         loop {
             let event = watch.next().await;
@@ -197,8 +204,7 @@ async fn volumes_are_bound_before_their_pods() {
     f.post(CLASSES, class).await.expect(201);
     f.post(CLAIMS, claim("data", Some("late"))).await.expect(201);
     until(&f, "first", is_bound).await;
-    let data = f.get(&format!("{CLAIMS}/data")).await.expect(200);
-    assert_eq!(data["status"]["phase"], "Bound");
+    let data = until_in(&f, CLAIMS, "data", |claim| claim["status"]["phase"] == "Bound").await;
     let marks = &data["metadata"]["annotations"];
     assert_eq!(marks["volume.kubernetes.io/selected-node"], "n");
     assert_eq!(marks["pv.kubernetes.io/bind-completed"], "yes");
@@ -214,7 +220,7 @@ async fn volumes_are_bound_before_their_pods() {
     f.post("/api/v1/persistentvolumes", made).await.expect(201);
     f.post(PODS, with_claim("second", "manual")).await.expect(201);
     until(&f, "second", is_bound).await;
-    let manual = f.get(&format!("{CLAIMS}/manual")).await.expect(200);
+    let manual = until_in(&f, CLAIMS, "manual", |claim| claim["status"]["phase"] == "Bound").await;
     assert_eq!(manual["status"]["capacity"]["storage"], "5Gi");
 }
 

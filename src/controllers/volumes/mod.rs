@@ -64,6 +64,9 @@ pub async fn run(client: Client, pods: Reflector<Pod>, storage: Arc<dyn Storage>
     controller.run().await;
 }
 
+/// What was told of objects, by key and uid.
+type Told = HashMap<(String, Option<String>), Vec<News>>;
+
 struct Controller {
     client: Client,
     volumes: Reflector<PersistentVolume>,
@@ -75,8 +78,8 @@ struct Controller {
     made: Recorder,
     storage: Arc<dyn Storage>,
     queue: Queue,
-    /// What was told, by key and uid: the same look again is no news.
-    told: Mutex<HashMap<(String, Option<String>), Vec<News>>>,
+    /// The same look again is no news.
+    told: Mutex<Told>,
 }
 
 impl Controller {

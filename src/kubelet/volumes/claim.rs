@@ -42,7 +42,8 @@ fn check_claim(claim: &PersistentVolumeClaim, pod: &Pod, name: &str) -> Result<(
     if claim.metadata.deletion_timestamp.is_some() && claim.metadata.finalizers.is_none() {
         return Err("PVC is being deleted".to_owned());
     }
-    match volumes::claim_phase(claim) == "Bound" && !volumes::volume_of(claim).is_empty() {
+    // Who tied both says so before the status does.
+    match volumes::is_bound(claim) && volumes::claim_phase(claim) != "Lost" {
         true => Ok(()),
         false => Err("PVC is not bound".to_owned()),
     }
@@ -109,13 +110,13 @@ mod tests {
         let find = || async { place(&api.client(), &pod, "data").await };
         let missing = find().await.unwrap_err();
         assert!(missing.starts_with("error processing PVC d/data: failed to fetch PVC"), "{missing}");
-        let claim = |phase: &str| {
-            json!({"metadata": {"name": "data", "namespace": "d", "uid": "c"}, "spec": {"volumeName": "v"},
-                "status": {"phase": phase}})
+        let claim = |mark: &str| {
+            json!({"metadata": {"name": "data", "namespace": "d", "uid": "c", "annotations": {mark: "yes"}},
+                "spec": {"volumeName": "v"}})
         };
-        api.put("persistentvolumeclaims", claim("Pending"));
+        api.put("persistentvolumeclaims", claim("other"));
         assert_eq!(find().await.unwrap_err(), "error processing PVC d/data: PVC is not bound");
-        api.put("persistentvolumeclaims", claim("Bound"));
+        api.put("persistentvolumeclaims", claim("pv.kubernetes.io/bind-completed"));
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         for (spec, expected) in [

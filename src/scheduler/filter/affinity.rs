@@ -88,8 +88,11 @@ impl Term {
     }
 }
 
+/// Terms with their weights.
+pub type Weighted = Vec<(i64, Term)>;
+
 /// The terms of a pod that weigh, with their weights: those it likes, and those it dislikes.
-pub fn preferred(pod: &Pod) -> (Vec<(i64, Term)>, Vec<(i64, Term)>) {
+pub fn preferred(pod: &Pod) -> (Weighted, Weighted) {
     let read = |terms: Option<&Vec<WeightedPodAffinityTerm>>| {
         let terms = terms.into_iter().flatten();
         terms.map(|term| (i64::from(term.weight), Term::of(pod, &term.pod_affinity_term))).collect()
