@@ -40,7 +40,7 @@ pub struct Fixture {
     pub second: reqwest::Client,
     /// A client that nobody knows.
     pub stranger: reqwest::Client,
-    store: Store,
+    pub store: Store,
     _stop: oneshot::Sender<()>,
     _directory: tempfile::TempDir,
 }
