@@ -36,7 +36,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let stop = async { drop(tokio::signal::ctrl_c().await) };
     let server = Server::new(
         api,
-        http::Config { node: Arc::new(NoNode), dial: Arc::new(HostNetwork), front_proxy: None, audit: None },
+        http::Config {
+            node: Arc::new(NoNode),
+            dial: Arc::new(HostNetwork),
+            front_proxy: None,
+            audit: None,
+            deadline: http::DEADLINE,
+        },
     );
     server.serve(listener, tls.config.clone(), stop).await;
     Ok(())

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
+use serde_json::json;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
 use super::{messages, pull, sandbox};
-use crate::api::request::DeleteOptions;
+use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
 use crate::runtime::{ContainerState, Runtime};
@@ -356,22 +357,23 @@ impl<R: Runtime> Worker<R> {
         if pod.status.as_ref() == Some(&new) {
             return true;
         }
-        let mut object = pod.clone();
-        object.metadata.resource_version = None;
-        object.metadata.managed_fields = None;
-        if mirrored(pod).is_some() {
-            // The API knows the mirror by another uid.
-            object.metadata.uid = None;
+        // The status alone: of the rest, others may know what is newer.
+        let mut patch = vec![json!({"op": "add", "path": "/status", "value": new})];
+        if mirrored(pod).is_none() {
+            // The API knows a mirror by another uid than the kubelet.
+            patch.insert(0, json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}));
         }
-        object.status = Some(new);
-        match self.context.client.all::<Pod>().update_status(&object).await {
+        let api =
+            self.context.client.namespaced::<Pod>(pod.metadata.namespace.as_deref().unwrap_or_default());
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match api.patch(name, Some("status"), PatchKind::Json, json!(patch)).await {
             Ok(written) => {
                 let revision = revision_of(&written);
                 self.written = written.status.map(|status| (revision, status));
                 true
             }
             // Gone or another pod by that name: the next desired state will say so.
-            Err(error) if error.is("NotFound") || error.is("Conflict") => true,
+            Err(error) if error.is("NotFound") || error == Status::unprocessable() => true,
             Err(error) => {
                 tracing::warn!(pod = name_of(pod), %error, "status not written");
                 false

@@ -80,6 +80,13 @@ impl Transport for Api {
                 *self.pod.lock().unwrap() = value.clone();
                 Ok(self.object(value))
             }
+            ApiAction::Patch(_, patch, _) => {
+                let operations = patch.as_array().unwrap();
+                let status = operations.iter().find(|operation| operation["path"] == "/status").unwrap();
+                let mut pod = self.pod.lock().unwrap();
+                pod["status"] = status["value"].clone();
+                Ok(self.object(pod.clone()))
+            }
             ApiAction::Create(value, _) if value["kind"] == "TokenRequest" => self.token(value),
             ApiAction::Create(value, _) => {
                 let text = |field: &str| value[field].as_str().unwrap_or("").to_owned();
@@ -211,6 +218,7 @@ impl Bed {
     fn on(client: Client, api: Arc<Api>, pod: Pod, runtime: SimRuntime) -> Bed {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
+        *api.pod.lock().unwrap() = json!(pod);
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", "n");
         let (services, _) = Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
         let images = Arc::new(Images::default());
