@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use super::Client;
-use crate::api::request::{Action, Change, Changes, Request, Response, Transport, User};
+use crate::api::request::{Action, Change, Changes, PatchKind, Request, Response, Transport, User};
 use crate::api::status::Status;
 use crate::store::{Entry, Store, Watch};
 
@@ -161,9 +161,15 @@ impl FakeApi {
                 let old = self.store.get(&key(&resource, &value)).ok_or_else(|| missing(""))?;
                 Ok(object(self.store.update(&old.key, old.revision, encode(value)).await.unwrap()))
             }
-            Action::Patch(_, body, _) => {
+            Action::Patch(kind, body, _) => {
                 let name = target.name.unwrap_or_default();
-                let patch = |value: &mut Value| json_patch::merge(value, &body);
+                let patch = |value: &mut Value| match kind {
+                    PatchKind::Json => {
+                        let operations: json_patch::Patch = serde_json::from_value(body.clone()).unwrap();
+                        json_patch::patch(value, &operations).unwrap();
+                    }
+                    _ => json_patch::merge(value, &body),
+                };
                 self.change(&key_of(&name), patch).await.map(object).ok_or_else(|| missing(&name))
             }
             Action::Delete(_) => {

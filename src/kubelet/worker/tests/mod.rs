@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
-use crate::api::request::{Action as ApiAction, ListOptions, Request, Response, Transport, User};
+use crate::api::request::{Action as ApiAction, ListOptions, PatchKind, Request, Response, Transport, User};
 use crate::client::Client;
 use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
@@ -80,7 +80,7 @@ impl Transport for Api {
                 *self.pod.lock().unwrap() = value.clone();
                 Ok(self.object(value))
             }
-            ApiAction::Patch(_, patch, _) => {
+            ApiAction::Patch(PatchKind::Json, patch, _) => {
                 let operations = patch.as_array().unwrap();
                 let status = operations.iter().find(|operation| operation["path"] == "/status").unwrap();
                 let mut pod = self.pod.lock().unwrap();
