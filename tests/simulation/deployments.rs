@@ -167,8 +167,9 @@ async fn history_is_kept_as_long_as_asked() {
         let mut patch = image(&format!("web:{n}"));
         patch["metadata"] = json!({"annotations": {"kubernetes.io/change-cause": format!("to {n}")}});
         cluster.patch("deployments/web", patch).await;
+        let revision = json!(n.to_string());
         let there = |web: &Value| {
-            done(web) && web["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == n.to_string()
+            done(web) && web["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == revision
         };
         cluster.until("deployments/web", there).await;
     }

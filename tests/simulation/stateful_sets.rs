@@ -81,7 +81,7 @@ async fn an_update_rolls_from_the_last_and_back() {
     let set = cluster.until("statefulsets/db", updated).await;
     assert_ne!(set["status"]["currentRevision"], before["status"]["currentRevision"]);
     cluster.patch("statefulsets/db", image("db:1", 0)).await;
-    let set = cluster.until("statefulsets/db", |set| updated(set)).await;
+    let set = cluster.until("statefulsets/db", updated).await;
     assert_eq!(set["status"]["currentRevision"], before["status"]["currentRevision"]);
     assert_eq!(cluster.list("controllerrevisions").await.len(), 2);
 }
