@@ -8,6 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// Nobody waits longer: whoever is woken early looks again, and a sum beyond the clock's end would be none.
+const LONGEST: Duration = Duration::from_hours(24 * 365);
+
 /// The queue; cheap to clone.
 #[derive(Clone)]
 pub struct Queue {
@@ -91,6 +94,7 @@ impl Queue {
 
     /// Adds a key after a while; an earlier time already set stays.
     pub fn add_after(&self, key: &str, after: Duration) {
+        let after = after.min(LONGEST);
         self.state().add_at(key, Instant::now() + after);
         self.shared.wake.notify_one();
     }
@@ -182,6 +186,7 @@ mod tests {
         }
         queue.next().await;
         queue.done("a");
+        queue.add_after("never", Duration::MAX);
         queue.add_after("a", Duration::from_secs(9));
         queue.add_after("a", Duration::from_secs(5));
         let from = Instant::now();

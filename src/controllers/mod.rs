@@ -216,7 +216,8 @@ where
             Ok(next) => {
                 queue.done(&key);
                 if let Next::After(wait) = next {
-                    queue.add_after(&key, wait);
+                    // A time that is over already must not keep everybody else from their turn.
+                    queue.add_after(&key, wait.max(RETRY));
                 }
             }
             // Somebody else was faster: look again at what there is now.

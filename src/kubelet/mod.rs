@@ -241,7 +241,10 @@ impl<R: Runtime> Kubelet<R> {
             }
         };
         let pods = self.pods.list().into_iter().filter_map(|pod| self.context.statics.as_run(pod));
-        let known: Vec<String> = pods.filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let mut known: Vec<String> = pods.filter_map(|pod| pod.metadata.uid.clone()).collect();
+        // A static pod stays as long as its manifest, whether the API shows its mirror or not.
+        let uids = observed.sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(label::UID));
+        known.extend(uids.filter(|uid| self.context.statics.keeps(uid)).cloned());
         for sandbox in observed.sandboxes {
             let uid = sandbox.labels.get(label::UID).cloned().unwrap_or_default();
             if known.contains(&uid) {

@@ -56,7 +56,7 @@ pub fn infeasible(spec: &PodSpec, node: &NodeCapacity) -> Option<String> {
             .iter()
             .filter_map(|r| amount(Some(r), name))
             .map(|a| u64::try_from(of(&a)).unwrap_or(0))
-            .sum()
+            .fold(0, u64::saturating_add)
     };
     let asked = [
         ("cpu", total("cpu", quantity::Quantity::milli_value), node.milli_cpu),

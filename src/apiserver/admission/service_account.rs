@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Attributes, Operation};
 use crate::api::meta;
 use crate::api::status::Status;
+use crate::apiserver::auth::rbac::MASTERS;
 use crate::apiserver::registry::{Registry, metadata};
 use crate::store::Entry;
 
@@ -65,6 +66,11 @@ pub fn validate(registry: &Registry, attributes: &Attributes<'_>, pod: &Value) -
         return Ok(());
     }
     if meta::annotation(pod, MIRROR).is_some() {
+        // Whoever has the image of a static pod has its place: the kubelet takes it for its own.
+        let user = attributes.user;
+        if !user.name.starts_with("system:node:") && !user.groups.iter().any(|group| group == MASTERS) {
+            return Err(attributes.forbidden(pod, "only a node may create mirror pods"));
+        }
         return may_be_mirror(&pod["spec"]).map_err(|why| attributes.forbidden(pod, why));
     }
     let name = pod["spec"]["serviceAccountName"].as_str().unwrap_or_default();

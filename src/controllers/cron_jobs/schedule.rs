@@ -59,7 +59,8 @@ impl Times {
     /// The last time that has come since the last job.
     pub(super) fn due(&self, now: Timestamp) -> Result<Option<Due>, String> {
         // What came before the deadline is not started any more.
-        let latest = self.deadline.map_or(self.from, |deadline| self.from.max(now - deadline));
+        let earliest = self.deadline.and_then(|deadline| now.checked_sub(deadline).ok());
+        let latest = earliest.map_or(self.from, |earliest| self.from.max(earliest));
         self.last_since(latest, now)
     }
 
@@ -101,7 +102,9 @@ impl Times {
 
     /// Whether a time is too long ago for a job to be made.
     pub(super) fn is_too_late(&self, at: Timestamp, now: Timestamp) -> bool {
-        self.deadline.is_some_and(|deadline| at + deadline < now)
+        // Beyond the end of time nothing is too late.
+        let latest = self.deadline.and_then(|deadline| at.checked_add(deadline).ok());
+        latest.is_some_and(|latest| latest < now)
     }
 }
 
@@ -143,6 +146,8 @@ mod tests {
                 false,
             ),
             ("0 6 * * *", "2026-01-01T06:00:00Z", Some(60), "2026-01-03T08:00:00Z", "", false),
+            // Longer than there is time.
+            ("0 * * * *", "2026-01-01T01:00:00Z", Some(i64::MAX), "2026-01-01T01:30:00Z", "", false),
             // Unequal distances.
             (
                 "0 0 1,3,20 * *",
@@ -169,5 +174,13 @@ mod tests {
         }
         assert_eq!(times("59 23 31 2 *", "", None).wait(now), None);
         assert!(times("0 6 * * *", "", Some(60)).is_too_late("2026-01-01T05:28:59Z".parse().unwrap(), now));
+    }
+
+    #[test]
+    fn nothing_is_too_late_for_an_endless_deadline() {
+        let now: Timestamp = "2026-01-03T08:00:00Z".parse().unwrap();
+        let early: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
+        assert!(!times("0 * * * *", "", Some(i64::MAX)).is_too_late(early, now));
+        assert!(times("0 * * * *", "", Some(60)).is_too_late(early, now));
     }
 }

@@ -247,7 +247,8 @@ pub fn status(
     if rollout == Rollout::Goes {
         conditions.note_progress(wanted, &Counts::of(old), &counts, sets.newest().map(name));
         conditions.note_failures(sets);
-        if !counts.is_complete(wanted) && conditions.progress() != Some(TIMED_OUT) {
+        // What was complete once never times out, and what has timed out does not again.
+        if !counts.is_complete(wanted) && !matches!(conditions.progress(), Some(TIMED_OUT | NEW_AVAILABLE)) {
             next = wanted.deadline.and_then(|seconds| conditions.deadline(seconds));
         }
     }

@@ -328,6 +328,17 @@ fn lack_of_progress_is_told_in_time() {
     assert_eq!((play.sizes(), play.progress()), (vec![3, 0], "NewReplicaSetAvailable".into()));
 }
 
+/// Else it would be looked at without end.
+#[test]
+fn what_was_complete_has_no_deadline_any_more() {
+    let mut play = Play::new(json!({"progressDeadlineSeconds": 60}));
+    play.settle();
+    play.pass(61);
+    play.sets[0].status.as_mut().unwrap().available_replicas = Some(2);
+    play.step();
+    assert_eq!((play.plan().next, play.progress()), (None, "NewReplicaSetAvailable".into()));
+}
+
 #[test]
 fn failures_of_replica_sets_are_repeated() {
     let mut play = Play::new(json!({}));

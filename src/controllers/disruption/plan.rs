@@ -49,7 +49,7 @@ pub(super) fn plan(
         let Some(since) = going.get(name) else { continue };
         let left = since.0 + EXPECTED_WITHIN - now;
         match SignedDuration::try_from(left) {
-            Ok(left) if !left.is_negative() => {
+            Ok(left) if left.is_positive() => {
                 again = Some(again.map_or(left, |other: SignedDuration| other.min(left)));
                 disrupted.insert(name.to_owned(), since.clone());
             }

@@ -46,10 +46,8 @@ pub(super) fn left(failures: i32, last: Timestamp, now: Timestamp) -> SignedDura
 /// When a pod came to its end: when its last container did, or it stopped being ready, or it was deleted.
 pub(super) fn finished_at(pod: &Pod) -> Timestamp {
     let meta = &pod.metadata;
-    let deleted = meta
-        .deletion_timestamp
-        .as_ref()
-        .map(|at| at.0 - SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or(0)));
+    let grace = SignedDuration::from_secs(meta.deletion_grace_period_seconds.unwrap_or(0));
+    let deleted = meta.deletion_timestamp.as_ref().and_then(|at| at.0.checked_sub(grace).ok());
     let created = meta.creation_timestamp.as_ref().map(|at| at.0);
     containers_ended(pod).or_else(|| not_ready_since(pod)).or(deleted).or(created).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::encoding;
@@ -12,6 +12,9 @@ use tokio::net::TcpStream;
 
 use super::{Answer, agent, authority};
 use crate::api::go::{dial_cause, duration};
+
+/// The longest answer, in bytes (the default of gRPC libraries).
+const LONGEST: usize = 4 << 20;
 
 /// The bytes before a message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -90,9 +93,9 @@ async fn call(
         let response = sender.send_request(request).await?;
         let mut ends = response.headers().clone();
         let status = response.status();
-        let collected = response.into_body().collect().await?;
+        let collected = Limited::new(response.into_body(), LONGEST).collect().await?;
         ends.extend(collected.trailers().cloned().unwrap_or_default());
-        Ok::<_, hyper::Error>((status, ends, collected.to_bytes()))
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, ends, collected.to_bytes()))
     };
     tokio::pin!(exchange);
     let (status, ends, body) = tokio::select! {

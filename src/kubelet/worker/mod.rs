@@ -290,7 +290,11 @@ impl<R: Runtime> Worker<R> {
                 (Duration::from_secs(u64::try_from(seconds).unwrap_or(0)), Outcome::Gone)
             }
             (_, Some(grace)) => (grace, Outcome::Failed),
-            (_, None) => return Goal::Run,
+            (_, None) => {
+                // The manifest of a static pod may come back: its next end has all its grace again.
+                self.kill_at = None;
+                return Goal::Run;
+            }
         };
         // Processes get their time in full from when this worker first knew; a second word can only shorten it.
         let until = *self.kill_at.insert(self.kill_at.map_or(now + grace, |at| at.min(now + grace)));
@@ -374,6 +378,11 @@ impl<R: Runtime> Worker<R> {
             }
             // Gone or another pod by that name: the next desired state will say so.
             Err(error) if error.is("NotFound") || error == Status::unprocessable() => true,
+            // The API will never take this one: the pod's life must not wait for it.
+            Err(error) if error.is("Invalid") => {
+                tracing::warn!(pod = name_of(pod), %error, "status refused");
+                true
+            }
             Err(error) => {
                 tracing::warn!(pod = name_of(pod), %error, "status not written");
                 false

@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::super::address::BAD_IP;
 use super::super::value::{items, text};
+use crate::api::meta;
 use crate::api::names;
 use crate::api::status::FieldError;
 
 /// What is wrong with the change of the status from `old` to `new`.
 pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors: Vec<FieldError> = mirror(new, old).into_iter().collect();
     let (status, before) = (&new["status"], &old["status"]);
     let nominated = text(status, "nominatedNodeName");
     if !nominated.is_empty() && nominated != text(before, "nominatedNodeName") {
@@ -30,7 +31,20 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     let policy = text(&old["spec"], "restartPolicy");
     for (list, policy) in [("containerStatuses", policy), ("ephemeralContainerStatuses", "Never")] {
-        errors.extend(resurrections(status, before, list, policy));
+        errors.extend(
+            resurrections(status, before, list, policy)
+                .filter(|(name, _)| {
+                    let containers =
+                        if list == "containerStatuses" { items(&old["spec"], "containers") } else { &[] };
+                    // Some come back whatever the pod's policy is.
+                    !containers.iter().any(|container| {
+                        text(container, "name") == *name
+                            && (text(container, "restartPolicy") == "Always"
+                                || !items(container, "restartPolicyRules").is_empty())
+                    })
+                })
+                .map(|(_, error)| error),
+        );
     }
     for list in ["podIPs", "hostIPs"] {
         for (i, address) in items(status, list).iter().enumerate() {
@@ -42,13 +56,21 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Containers that have ended for good and would not have.
+/// What says that a pod is the image of a static one: a pod is that or is not, for its whole life.
+pub(super) fn mirror(new: &Value, old: &Value) -> Option<FieldError> {
+    let of = |pod| meta::annotation(pod, "kubernetes.io/config.mirror");
+    let why = "may not add, remove or update mirror pod annotation";
+    (of(new) != of(old))
+        .then(|| FieldError::forbidden("metadata.annotations[kubernetes.io/config.mirror]", why))
+}
+
+/// Containers that have ended for good and would not have, by their names.
 fn resurrections<'a>(
     new: &'a Value,
     old: &'a Value,
     list: &'static str,
     policy: &'a str,
-) -> impl Iterator<Item = FieldError> + use<'a> {
+) -> impl Iterator<Item = (&'a str, FieldError)> + use<'a> {
     let ended = items(old, list).iter().enumerate().filter(move |(_, status)| {
         let code = &status["state"]["terminated"]["exitCode"];
         match policy {
@@ -61,9 +83,10 @@ fn resurrections<'a>(
         let same = items(new, list).iter().find(|status| text(status, "name") == name);
         same.is_some_and(|status| !status["state"]["terminated"].is_object())
     };
-    ended.filter(move |(_, status)| runs(text(status, "name"))).map(move |(i, _)| {
+    ended.filter(move |(_, status)| runs(text(status, "name"))).map(move |(i, status)| {
         let field = format!("status.{list}[{i}].state");
-        FieldError::forbidden(field, "may not be transitioned to non-terminated state")
+        let error = FieldError::forbidden(field, "may not be transitioned to non-terminated state");
+        (text(status, "name"), error)
     })
 }
 
@@ -85,6 +108,11 @@ mod tests {
             assert_eq!(!update(&new, &old).is_empty(), refused, "{policy} {code}");
             assert!(update(&old, &old).is_empty());
         }
+        // A container of a policy of its own comes back.
+        let mut old = pod("Never", json!({"containerStatuses": ended(1)}));
+        old["spec"]["containers"] = json!([{"name": "c", "restartPolicy": "Always"}]);
+        let new = pod("Never", json!({"containerStatuses": running}));
+        assert!(update(&new, &old).is_empty());
         let old = pod("Never", json!({"qosClass": "BestEffort"}));
         for (status, wrong) in [
             (json!({"qosClass": "Guaranteed"}), "status.qosClass"),

@@ -13,7 +13,7 @@ const ALLOWED: &str = "pod updates may not change fields other than `spec.contai
                        was previously negative)";
 
 pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
+    let mut errors: Vec<FieldError> = super::status::mirror(new, old).into_iter().collect();
     let (new, old) = (&new["spec"], &old["spec"]);
     for list in ["containers", "initContainers"] {
         if items(new, list).len() != items(old, list).len() {
@@ -156,6 +156,18 @@ mod tests {
         let mut mirror = old.clone();
         mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
         assert!(told(mirror.clone(), &mirror)[0].contains("static pods do not support ephemeral containers"));
+    }
+
+    #[test]
+    fn a_pod_is_a_mirror_for_its_whole_life() {
+        let plain = json!({"metadata": {"annotations": {}}, "spec": {"containers": []}});
+        let mut mirror = plain.clone();
+        mirror["metadata"]["annotations"]["kubernetes.io/config.mirror"] = json!("h");
+        for (new, old) in [(&mirror, &plain), (&plain, &mirror)] {
+            let told = "metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add, remove or update mirror pod annotation";
+            assert_eq!(pod(new, old)[0].to_string(), told);
+        }
+        assert!(pod(&mirror, &mirror).is_empty());
     }
 
     #[test]
