@@ -161,15 +161,18 @@ impl FakeApi {
                 let old = self.store.get(&key(&resource, &value)).ok_or_else(|| missing(""))?;
                 Ok(object(self.store.update(&old.key, old.revision, encode(value)).await.unwrap()))
             }
-            Action::Patch(kind, body, _) => {
+            Action::Patch(PatchKind::Json, body, _) => {
                 let name = target.name.unwrap_or_default();
-                let patch = |value: &mut Value| match kind {
-                    PatchKind::Json => {
-                        let operations: json_patch::Patch = serde_json::from_value(body.clone()).unwrap();
-                        json_patch::patch(value, &operations).unwrap();
-                    }
-                    _ => json_patch::merge(value, &body),
-                };
+                let operations: json_patch::Patch = serde_json::from_value(body).unwrap();
+                let old = self.store.get(&key_of(&name)).ok_or_else(|| missing(&name))?;
+                let mut value = old.json().clone();
+                json_patch::patch(&mut value, &operations).map_err(|_| Status::unprocessable())?;
+                let written = self.store.update(&old.key, old.revision, encode(value)).await;
+                written.map(object).map_err(|_| Status::unprocessable())
+            }
+            Action::Patch(_, body, _) => {
+                let name = target.name.unwrap_or_default();
+                let patch = |value: &mut Value| json_patch::merge(value, &body);
                 self.change(&key_of(&name), patch).await.map(object).ok_or_else(|| missing(&name))
             }
             Action::Delete(_) => {

@@ -26,7 +26,7 @@ use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
-use super::pod::{image_of, mirrored};
+use super::pod::image_of;
 use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
@@ -205,6 +205,7 @@ impl<R: Runtime> Worker<R> {
             && *revision > revision_of(&pod)
         {
             pod.status = Some(status.clone());
+            pod.metadata.resource_version = Some(revision.to_string());
         }
         pod
     }
@@ -361,12 +362,12 @@ impl<R: Runtime> Worker<R> {
         if pod.status.as_ref() == Some(&new) {
             return true;
         }
-        // The status alone: of the rest, others may know what is newer.
-        let mut patch = vec![json!({"op": "add", "path": "/status", "value": new})];
-        if mirrored(pod).is_none() {
-            // The API knows a mirror by another uid than the kubelet.
-            patch.insert(0, json!({"op": "test", "path": "/metadata/uid", "value": pod.metadata.uid}));
-        }
+        // The status alone, and only over the one that it was made from: others write conditions and phases, too.
+        let version = &pod.metadata.resource_version;
+        let patch = [
+            json!({"op": "test", "path": "/metadata/resourceVersion", "value": version}),
+            json!({"op": "add", "path": "/status", "value": new}),
+        ];
         let api =
             self.context.client.namespaced::<Pod>(pod.metadata.namespace.as_deref().unwrap_or_default());
         let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -376,7 +377,7 @@ impl<R: Runtime> Worker<R> {
                 self.written = written.status.map(|status| (revision, status));
                 true
             }
-            // Gone or another pod by that name: the next desired state will say so.
+            // Gone, newer, or another pod by that name: the next desired state will say so.
             Err(error) if error.is("NotFound") || error == Status::unprocessable() => true,
             // The API will never take this one: the pod's life must not wait for it.
             Err(error) if error.is("Invalid") => {
