@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value};
 
+/// Marks a pod of the API as the mirror of a static one; the value is that one's uid.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// `apiVersion`, or nothing.
 pub fn api_version(object: &Value) -> &str {
     text(object, "apiVersion")

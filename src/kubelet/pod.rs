@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
-/// Marks a pod of the API as the mirror of a static one; the value is that one's uid.
-pub const MIRROR: &str = "kubernetes.io/config.mirror";
+use crate::api::meta::MIRROR;
 
 /// The uid of the static pod whose mirror this is.
 pub fn mirrored(pod: &Pod) -> Option<&str> {

@@ -178,8 +178,8 @@ impl Fixture {
     }
 
     /// A server that gives requests so long.
-    pub async fn start_impatient(deadline: Duration, front_proxy: Option<FrontProxy>) -> Fixture {
-        Fixture::start_with(Settings { deadline, front_proxy, ..Settings::default() }).await
+    pub async fn start_impatient(deadline: Duration) -> Fixture {
+        Fixture::start_with(Settings { deadline, ..Settings::default() }).await
     }
 
     /// A bare server with a server certificate of this lifetime.

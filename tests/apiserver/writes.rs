@@ -72,7 +72,7 @@ async fn names_are_generated_and_clashes_told() {
 
 #[tokio::test]
 async fn who_sends_or_answers_slowly_is_not_waited_for() {
-    let f = Fixture::start_impatient(Duration::from_millis(300), None).await;
+    let f = Fixture::start_impatient(Duration::from_millis(300)).await;
     let never = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
     let slow = f.request("POST", MAPS).header("content-type", "application/json").body(never);
     let late = sent(slow).await.expect(504);

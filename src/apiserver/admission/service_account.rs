@@ -20,8 +20,6 @@ const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// A service account with this annotation lends its pods the secrets that it names and no others.
 const ENFORCED: &str = "kubernetes.io/enforce-mountable-secrets";
-/// The mark of a pod that only shows what a node runs by itself.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 /// One hour, and seven seconds by which the mounted token is told from others.
 const TOKEN_SECONDS: i64 = 3607;
 /// How long the creation of a pod waits for a new namespace's `default` account.
@@ -29,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Completes a pod that is to be made.
 pub async fn mutate(registry: &Registry, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
-    if meta::annotation(pod, MIRROR).is_some() {
+    if meta::annotation(pod, meta::MIRROR).is_some() {
         return Ok(());
     }
     let spec = &mut pod["spec"];
@@ -65,7 +63,7 @@ pub fn validate(registry: &Registry, attributes: &Attributes<'_>, pod: &Value) -
     if attributes.operation != Operation::Create || !attributes.subresource.is_empty() {
         return Ok(());
     }
-    if meta::annotation(pod, MIRROR).is_some() {
+    if meta::annotation(pod, meta::MIRROR).is_some() {
         // Whoever has the image of a static pod has its place: the kubelet takes it for its own.
         let user = attributes.user;
         if !user.name.starts_with("system:node:") && !user.groups.iter().any(|group| group == MASTERS) {

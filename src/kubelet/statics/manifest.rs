@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::api::meta::MIRROR;
 use crate::api::{meta, yaml};
 use crate::client::reflector::Key;
-use crate::kubelet::pod::MIRROR;
 
 /// How many letters of a manifest's digest are its pod's uid.
 const HASH: usize = 32;

@@ -11,7 +11,7 @@ use crate::api::status::FieldError;
 const MUTABLE: [&str; 2] = ["cpu", "memory"];
 
 pub(super) fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
-    if meta::annotation(old, "kubernetes.io/config.mirror").is_some() {
+    if meta::annotation(old, meta::MIRROR).is_some() {
         return vec![FieldError::forbidden("", "static pods cannot be resized")];
     }
     let mut errors = Vec::new();

@@ -58,7 +58,7 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
 
 /// What says that a pod is the image of a static one: a pod is that or is not, for its whole life.
 pub(super) fn mirror(new: &Value, old: &Value) -> Option<FieldError> {
-    let of = |pod| meta::annotation(pod, "kubernetes.io/config.mirror");
+    let of = |pod| meta::annotation(pod, meta::MIRROR);
     let why = "may not add, remove or update mirror pod annotation";
     (of(new) != of(old))
         .then(|| FieldError::forbidden("metadata.annotations[kubernetes.io/config.mirror]", why))

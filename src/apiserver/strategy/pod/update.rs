@@ -76,7 +76,7 @@ pub(super) fn pod(new: &Value, old: &Value) -> Vec<FieldError> {
 
 /// What a change of the ephemeral containers may do: add some (`ValidatePodEphemeralContainersUpdate`).
 pub(super) fn ephemeral_containers(new: &Value, old: &Value) -> Vec<FieldError> {
-    if meta::annotation(old, "kubernetes.io/config.mirror").is_some() {
+    if meta::annotation(old, meta::MIRROR).is_some() {
         return vec![FieldError::forbidden("", "static pods do not support ephemeral containers")];
     }
     let path = "spec.ephemeralContainers";
