@@ -18,6 +18,8 @@ use nix::sched::CloneFlags;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod policies;
+
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a test on a thread with network and mount namespaces of its own: a host that ends with the thread.
