@@ -119,14 +119,17 @@ impl Stage {
         for place in to {
             // By name, which needs DNS, and by address.
             let place = self.places.get(place).map_or(*place, String::as_str);
-            script += &format!("(timeout 2 busybox wget -q -O /dev/null http://{place}/ && echo '+{place}+') 2>/dev/null & ");
+            script += &format!(
+                "(timeout 2 busybox wget -q -O /dev/null http://{place}/ && echo '+{place}+') 2>/dev/null & "
+            );
         }
         script += "wait";
         let said = match from {
             "host" => self.bed.run(&["sh", "-c", &script]).stdout,
             "outside" => {
                 let namespace = format!("{}-net", self.bed.name);
-                let output = Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &script]).output();
+                let output =
+                    Command::new("ip").args(["netns", "exec", &namespace, "sh", "-c", &script]).output();
                 String::from_utf8(output.unwrap().stdout).unwrap()
             }
             pod => {
@@ -140,16 +143,18 @@ impl Stage {
 
     /// Waits until everything is as expected, and sees that it stays so.
     fn expect(&self, what: &str, cases: &[Case<'_>]) {
+        let wrong_in = |(from, through, stopped): &Case<'_>| -> Vec<String> {
+            let to: Vec<&str> = [*through, *stopped].concat();
+            let reached = self.reached(from, &to).into_iter().enumerate();
+            let wrong = reached.filter(|(n, reached)| *reached != (*n < through.len()));
+            wrong.map(|(n, reached)| format!("{from} -> {}: {reached}", to[n])).collect()
+        };
+        // Each waits for its own timeouts.
         let differing = || -> Vec<String> {
-            let each = cases.iter().flat_map(|(from, through, stopped)| {
-                let to: Vec<&str> = [*through, *stopped].concat();
-                let reached = self.reached(from, &to);
-                let found = to.into_iter().enumerate().zip(reached).map(|((n, to), reached)| {
-                    (reached != (n < through.len())).then(|| format!("{from} -> {to}: {reached}"))
-                });
-                found.flatten().collect::<Vec<_>>()
-            });
-            each.collect()
+            std::thread::scope(|scope| {
+                let each: Vec<_> = cases.iter().map(|case| scope.spawn(|| wrong_in(case))).collect();
+                each.into_iter().flat_map(|one| one.join().unwrap()).collect()
+            })
         };
         let until = std::time::Instant::now() + SOON;
         loop {
@@ -187,26 +192,47 @@ const NOTHING: &[&str] = &[];
 #[test]
 fn recipes_for_what_comes_in() {
     let stage = Stage::up("ingress");
-    let open: &[Case<'_>] = &[("other", WEB, NOTHING), ("prod/friend", WEB, NOTHING), ("outside", &["node"], NOTHING)];
+    let open: &[Case<'_>] =
+        &[("other", WEB, NOTHING), ("prod/friend", WEB, NOTHING), ("outside", &["node"], NOTHING)];
     stage.expect("no policy", open);
     assert!(!stage.table().contains("policy-forward"), "what nobody asked for costs nothing");
 
     // Whatever the policies are: the node, and who is on its network, reach their pods, and kubectl and probes with them.
-    let node: &[Case<'_>] = &[("host", &["pod", "service", "node", "loopback", "pod:8080"], NOTHING), ("onhost", WEB, NOTHING)];
-    let denied: &[Case<'_>] = &[("friend", NOTHING, WEB), ("other", NOTHING, WEB), ("prod/friend", NOTHING, WEB), ("outside", NOTHING, &["node"])];
+    let node: &[Case<'_>] =
+        &[("host", &["pod", "service", "node", "loopback", "pod:8080"], NOTHING), ("onhost", WEB, NOTHING)];
+    let denied: &[Case<'_>] = &[
+        ("friend", NOTHING, WEB),
+        ("other", NOTHING, WEB),
+        ("prod/friend", NOTHING, WEB),
+        ("outside", NOTHING, &["node"]),
+    ];
     let web = |rest: &str| format!("{{{FOR_WEB}, {rest}}}");
     let recipes: Vec<(&str, Vec<String>, Vec<Case<'_>>)> = vec![
         ("deny all to an application", vec![web("ingress: []")], denied.to_vec()),
-        ("deny all in a namespace", vec!["{podSelector: {}, policyTypes: [Ingress]}".into()], denied.to_vec()),
+        (
+            "deny all in a namespace",
+            vec!["{podSelector: {}, policyTypes: [Ingress]}".into()],
+            denied.to_vec(),
+        ),
         (
             "limit to an application",
             vec![web("ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}]}]")],
-            vec![("friend", WEB, NOTHING), ("other", NOTHING, WEB), ("prod/friend", NOTHING, WEB), ("outside", NOTHING, &["node"])],
+            vec![
+                ("friend", WEB, NOTHING),
+                ("other", NOTHING, WEB),
+                ("prod/friend", NOTHING, WEB),
+                ("outside", NOTHING, &["node"]),
+            ],
         ),
         (
             "deny from other namespaces",
             vec!["{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}".into()],
-            vec![("friend", WEB, NOTHING), ("other", WEB, NOTHING), ("prod/friend", NOTHING, WEB), ("outside", NOTHING, &["node"])],
+            vec![
+                ("friend", WEB, NOTHING),
+                ("other", WEB, NOTHING),
+                ("prod/friend", NOTHING, WEB),
+                ("outside", NOTHING, &["node"]),
+            ],
         ),
         (
             "allow all to an application after denying all",
@@ -225,18 +251,31 @@ fn recipes_for_what_comes_in() {
         ),
         (
             "allow from some pods of a namespace",
-            vec![web("ingress: [{from: [{namespaceSelector: {matchLabels: {purpose: production}}, podSelector: {matchLabels: {app: none}}}]}]")],
+            vec![web(
+                "ingress: [{from: [{namespaceSelector: {matchLabels: {purpose: production}}, podSelector: {matchLabels: {app: none}}}]}]",
+            )],
             denied.to_vec(),
         ),
         (
             "allow a port",
-            vec![web("ingress: [{ports: [{port: 8080}], from: [{podSelector: {matchLabels: {role: monitoring}}}]}]")],
-            vec![("friend", &["pod:8080", "service:8080"], &["pod", "service", "node"]), ("other", NOTHING, WEB)],
+            vec![web(
+                "ingress: [{ports: [{port: 8080}], from: [{podSelector: {matchLabels: {role: monitoring}}}]}]",
+            )],
+            vec![
+                ("friend", &["pod:8080", "service:8080"], &["pod", "service", "node"]),
+                ("other", NOTHING, WEB),
+            ],
         ),
         (
             "allow a named port and a range",
-            vec![web("ingress: [{ports: [{port: http}]}, {ports: [{port: 8000, endPort: 8100}], from: [{podSelector: {matchLabels: {app: friend}}}]}]")],
-            vec![("friend", WEB, NOTHING), ("other", &["pod", "service", "node"], &["pod:8080", "service:8080"]), ("outside", &["node"], NOTHING)],
+            vec![web(
+                "ingress: [{ports: [{port: http}]}, {ports: [{port: 8000, endPort: 8100}], from: [{podSelector: {matchLabels: {app: friend}}}]}]",
+            )],
+            vec![
+                ("friend", WEB, NOTHING),
+                ("other", &["pod", "service", "node"], &["pod:8080", "service:8080"]),
+                ("outside", &["node"], NOTHING),
+            ],
         ),
         (
             "allow from outside only",
@@ -276,7 +315,9 @@ fn recipes_for_what_comes_in() {
 fn recipes_for_what_goes_out() {
     let stage = Stage::up("egress");
     let name = "web.default.svc.cluster.local";
-    let other = |rest: &str| format!("{{podSelector: {{matchLabels: {{app: other}}}}, policyTypes: [Egress], {rest}}}");
+    let other = |rest: &str| {
+        format!("{{podSelector: {{matchLabels: {{app: other}}}}, policyTypes: [Egress], {rest}}}")
+    };
     let dns = "{to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, \
         podSelector: {matchLabels: {k8s-app: kube-dns}}}], ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]}";
     let resolves = |name: &str| {
@@ -291,7 +332,13 @@ fn recipes_for_what_goes_out() {
     stage.expect("no policy", &[("other", &["pod", "internet", name], NOTHING)]);
 
     stage.policies(&[&other("egress: []")]);
-    stage.expect("deny egress", &[("other", NOTHING, &["pod", "service", "node", "internet"]), ("friend", &["pod", "internet"], NOTHING)]);
+    stage.expect(
+        "deny egress",
+        &[
+            ("other", NOTHING, &["pod", "service", "node", "internet"]),
+            ("friend", &["pod", "internet"], NOTHING),
+        ],
+    );
     assert!(!resolves(name), "DNS is denied with everything else");
     assert!(!talks_to_api("other") && talks_to_api("friend"));
     stage.expect("into a pod that may not go out", &[("host", &["pod"], NOTHING)]);
@@ -301,35 +348,49 @@ fn recipes_for_what_goes_out() {
     stage.bed.wait("DNS", SOON, || resolves(name));
     assert!(!talks_to_api("other"));
 
-    stage.policies(&[&other(&format!("egress: [{dns}, {{to: [{{podSelector: {{matchLabels: {{app: web}}}}}}], ports: [{{port: http}}]}}]"))]);
-    stage.expect("to an application, by name", &[("other", &["pod", "service", "node", name], &["pod:8080", "internet"])]);
+    stage.policies(&[&other(&format!(
+        "egress: [{dns}, {{to: [{{podSelector: {{matchLabels: {{app: web}}}}}}], ports: [{{port: http}}]}}]"
+    ))]);
+    stage.expect(
+        "to an application, by name",
+        &[("other", &["pod", "service", "node", name], &["pod:8080", "internet"])],
+    );
 
     stage.policies(&[&other("egress: [{to: [{namespaceSelector: {}}]}]")]);
     stage.expect("to the cluster only", &[("other", &["pod", "service", name], &["internet"])]);
     assert!(!talks_to_api("other"), "a process of the host is no pod");
 
     let internet = &stage.places["internet"];
-    stage.policies(&[&other(&format!("egress: [{{to: [{{ipBlock: {{cidr: {internet}/24}}}}]}}]"))]);
+    stage.policies(&[&other(&format!("egress: [{{to: [{{ipBlock: {{cidr: {internet}/32}}}}]}}]"))]);
     stage.expect("to a network", &[("other", &["internet"], &["pod", "service"])]);
     let api = "get endpoints kubernetes -o jsonpath={.subsets[0].addresses[0].ip}";
     let api = stage.bed.kubectl(api);
     stage.policies(&[&other(&format!("egress: [{{to: [{{ipBlock: {{cidr: {api}/32}}}}]}}]"))]);
     stage.expect("to the API server", &[("other", NOTHING, &["internet", "pod"])]);
     assert!(talks_to_api("other"));
-    stage.policies(&[&other(&format!("egress: [{{to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{internet}/32]}}}}]}}]"))]);
+    stage.policies(&[&other(&format!(
+        "egress: [{{to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{internet}/32]}}}}]}}]"
+    ))]);
     stage.expect("to all but one", &[("other", &["pod", "service", name], &["internet"])]);
 
     // Both directions, both ends: the policies of a whole namespace.
     let all = "{podSelector: {}, policyTypes: [Ingress, Egress]}";
     stage.policies(&[all]);
-    stage.expect("deny all", &[("friend", NOTHING, &["pod", "service", "internet"]), ("prod/friend", &["internet"], &["pod"])]);
+    stage.expect(
+        "deny all",
+        &[("friend", NOTHING, &["pod", "service", "internet"]), ("prod/friend", &["internet"], &["pod"])],
+    );
     let dns_for_all = format!("{{podSelector: {{}}, policyTypes: [Egress], egress: [{dns}]}}");
-    let web_in = format!("{{{FOR_WEB}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: friend}}}}}}]}}]}}");
+    let web_in =
+        format!("{{{FOR_WEB}, ingress: [{{from: [{{podSelector: {{matchLabels: {{app: friend}}}}}}]}}]}}");
     stage.policies(&[all, &dns_for_all, &web_in]);
     stage.expect("one end is not enough", &[("friend", NOTHING, &["pod", name])]);
     let friend_out = "{podSelector: {matchLabels: {app: friend}}, policyTypes: [Egress], egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]}";
     stage.policies(&[all, &dns_for_all, &web_in, friend_out]);
-    stage.expect("both ends", &[("friend", &["pod", name], &["internet"]), ("other", NOTHING, &["pod", name])]);
+    stage.expect(
+        "both ends",
+        &[("friend", &["pod", name], &["internet"]), ("other", NOTHING, &["pod", name])],
+    );
     stage.bed.ok(&[MINIK, "delete"]);
 }
 
@@ -342,10 +403,19 @@ fn a_policy_holds_from_the_first_packet_and_for_connections_that_are_there() {
             "(while echo x; do sleep 0.1; done) 2>/dev/null | nc {web} 9000 > /tmp/heard 2>/dev/null; echo > /tmp/ended"
         );
         stage.bed.kubectl(&format!("exec {pod} -- rm -f /tmp/heard /tmp/ended"));
-        stage.bed.ok(&["kubectl", "exec", pod, "--", "sh", "-c", &format!("({script}) </dev/null >/dev/null 2>&1 &")]);
+        stage.bed.ok(&[
+            "kubectl",
+            "exec",
+            pod,
+            "--",
+            "sh",
+            "-c",
+            &format!("({script}) </dev/null >/dev/null 2>&1 &"),
+        ]);
     };
     let heard = |pod: &str| stage.bed.run(&["kubectl", "exec", pod, "--", "wc", "-c", "/tmp/heard"]).stdout;
-    let has_ended = |pod: &str| stage.bed.run(&["kubectl", "exec", pod, "--", "ls", "/tmp/ended"]).status.success();
+    let has_ended =
+        |pod: &str| stage.bed.run(&["kubectl", "exec", pod, "--", "ls", "/tmp/ended"]).status.success();
     let goes_on = |pod: &str, what: &str| {
         let before = heard(pod);
         stage.bed.wait(what, SOON, || heard(pod) != before);
@@ -374,7 +444,9 @@ fn a_policy_holds_from_the_first_packet_and_for_connections_that_are_there() {
     stage.bed.apply(&denied.concat());
     stage.bed.apply(&early("welcome", "friend"));
     for pod in (0..6).map(|n| format!("early-{n}")).chain(["welcome".to_owned()]) {
-        stage.bed.kubectl(&format!("wait --for=jsonpath={{.status.phase}}=Succeeded pod/{pod} --timeout=90s"));
+        stage
+            .bed
+            .kubectl(&format!("wait --for=jsonpath={{.status.phase}}=Succeeded pod/{pod} --timeout=90s"));
         let said = stage.bed.kubectl(&format!("logs {pod}"));
         assert_eq!(said.contains("through"), pod == "welcome", "{pod}: {said}");
     }

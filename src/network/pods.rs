@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::addresses::{self, Addresses};
-use super::links::{Link, Links, Mac, VethPair};
+use super::links::{self, Link, Links, Mac, VethPair};
 use super::{Attachment, Cidr, Config, Error, forwarding};
 use crate::sys::netns;
 
@@ -222,6 +222,7 @@ impl Shared {
             mtu: self.mtu,
         };
         self.links.add_veth(pair).await?;
+        links::forbid_ipv6(&name)?;
 
         let loopback = inside.index("lo").await?;
         inside.set_up(loopback, None).await?;

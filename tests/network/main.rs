@@ -205,6 +205,8 @@ fn attaching_is_idempotent_and_recovers() {
             }
             assert!(ask(None, &format!("{}:80", from.address)).unwrap().ends_with("10.244.0.1"));
         }
+        let host_end = format!("-6 -br addr show mkt{:08x}", pods["a"].address.to_bits());
+        assert_eq!(run("ip", &host_end), "", "no other way to the host");
         serve_host("10.244.0.1:7000");
         assert_eq!(ask(Some(&pods["a"].namespace), "10.244.0.1:7000").unwrap(), "host");
 
