@@ -198,6 +198,7 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         registry_mirrors: (!args.registry_mirror.is_empty()).then_some(mirrors),
         insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
+        external_ips: None,
         audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
         audit_log_file: absolute(args.audit_log_file.as_deref())?,
         audit_log_maxsize: args.audit_log_maxsize,

@@ -11,10 +11,11 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::{Keys, Volumes};
+use super::adapters::{Keys, Network, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
+use super::host_names;
 use super::lock::{self, Attempt, Lock};
 use super::log;
 use super::places::Places;
@@ -169,12 +170,14 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
 
     let client = |name: &str| Client::new(api.clone(), User::component(name));
     let node_user = format!("system:node:{}", cluster.node_name);
+    let options = configs::proxy_options(cluster);
+    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
         configs::kubelet(places, cluster, ranges, node_address, &machine),
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(network.clone()),
+        Arc::new(Network { pods: network.clone(), led: proxy.led() }),
         machine,
         ranges.pods.to_string(),
     );
@@ -206,7 +209,6 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
-    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges));
 
     let (shutdown, told_by) = watch::channel(false);
     let end = || told(told_by.clone());
@@ -239,9 +241,15 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let observer = client("system:minik");
     let node = cluster.node_name.clone();
     let shown = state.subscribe();
+    let gateway_link = configs::network(places, ranges.pods).gateway_link();
     components.spawn("watch on readiness", async move {
         ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
+        let announced =
+            task::spawn_blocking(move || host_names::announce(&gateway_link, gateway, DOMAIN)).await;
+        if let Ok(Err(error)) = announced {
+            tracing::warn!(%error, "the host does not know the cluster's names");
+        }
         // What may take long and nobody waits for.
         let collected = task::spawn_blocking(move || images.collect()).await;
         if let Ok(Err(error)) = collected {

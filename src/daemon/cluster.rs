@@ -36,6 +36,9 @@ pub struct Cluster {
     pub insecure_registries: Vec<String>,
     /// Whether containers of a pod share processes when the pod does not say.
     pub share_process_namespace: bool,
+    /// Whether services have the external addresses that they ask for.
+    #[serde(default, rename = "externalIPs")]
+    pub external_ips: bool,
     /// Which requests are recorded.
     #[serde(default)]
     pub audit_policy_file: Option<PathBuf>,
@@ -90,6 +93,7 @@ impl Cluster {
             registry_mirrors: Some(self.registry_mirrors),
             insecure_registries: Some(self.insecure_registries),
             share_process_namespace: Some(self.share_process_namespace),
+            external_ips: Some(self.external_ips),
             audit_policy_file: self.audit_policy_file,
             audit_log_file: self.audit_log_file,
             audit_log_maxsize: self.audit_log_maxsize,

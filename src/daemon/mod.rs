@@ -7,6 +7,7 @@ pub mod settings;
 
 mod adapters;
 mod build;
+mod host_names;
 mod ready;
 mod running;
 

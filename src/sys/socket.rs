@@ -79,11 +79,18 @@ pub fn tcp_ahead(address: SocketAddrV4) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// So many bytes of datagrams wait at a socket until they are read; a small one takes about a thousand of them.
+const QUEUE: usize = 4 << 20;
+
 /// A non-blocking socket, bound.
 fn ahead(kind: SockType, address: SocketAddrV4) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = nix::sys::socket::socket(AddressFamily::Inet, kind, flags, None)?;
     setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if kind == SockType::Datagram {
+        // What comes while nobody reads is lost when it does not fit. Not everybody may have more than is usual.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &QUEUE);
+    }
     if kind == SockType::Stream {
         // As the standard library does: connections of an earlier process may still be ending.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
