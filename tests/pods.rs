@@ -245,6 +245,28 @@ spec:
         says: &["the node has my address", "all processes", "names"],
     },
     Case {
+        name: "image-volumes",
+        manifest: r#"
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: busybox
+    command:
+    - sh
+    - -c
+    - |
+      ls -d /site/usr /site/etc; ls /names/passwd
+      echo w 2>/dev/null > /site/new || echo read-only
+    volumeMounts:
+    - {name: site, mountPath: /site}
+    - {name: site, mountPath: /names, subPath: etc}
+  volumes:
+  - {name: site, image: {reference: nginx, pullPolicy: IfNotPresent}}
+"#,
+        says: &["/site/etc", "/site/usr", "/names/passwd", "read-only"],
+    },
+    Case {
         name: "outside",
         manifest: r#"
 spec:

@@ -87,6 +87,7 @@ pub fn settle(
             .or(kept.share_process_namespace)
             .or(machine.share_process_namespace)
             .unwrap_or(true),
+        kubelet: asked.kubelet.over(kept.kubelet).over(machine.kubelet),
         audit_policy_file,
         audit_log_file,
         audit_log_maxsize: asked.audit_log_maxsize.or(kept.audit_log_maxsize).or(machine.audit_log_maxsize),
@@ -133,6 +134,7 @@ pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
             "shareProcessNamespace",
             asked.share_process_namespace.is_some_and(|s| s != running.share_process_namespace),
         ),
+        ("kubelet", asked.kubelet.clone().over(running.kubelet.clone()) != running.kubelet),
         ("--audit-policy-file", other(&asked.audit_policy_file, &running.audit_policy_file)),
         ("--audit-log-file", other(&asked.audit_log_file, &running.audit_log_file)),
         ("--audit-log-maxsize", number(asked.audit_log_maxsize, running.audit_log_maxsize)),

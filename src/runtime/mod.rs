@@ -122,6 +122,13 @@ pub enum MountSource {
         /// Permission bits.
         mode: u32,
     },
+    /// Unpacked image layers, lowest first, merged; whatever the mount says, nothing is written through it.
+    Layers {
+        /// In the host.
+        layers: Vec<PathBuf>,
+        /// What of them is shown, resolved inside them; all of it when empty.
+        path: PathBuf,
+    },
 }
 
 /// The system-call filter of a process.
@@ -222,6 +229,17 @@ pub struct ContainerConfig {
     pub log: LogConfig,
     /// A host file shown at this container path, for the process's last words; both or neither.
     pub termination_message: Option<(PathBuf, PathBuf)>,
+}
+
+impl ContainerConfig {
+    /// The image layers that the container stands on, and those that it mounts.
+    pub fn all_layers(&self) -> impl Iterator<Item = &PathBuf> {
+        let mounted = self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Layers { layers, .. } => Some(layers),
+            _ => None,
+        });
+        self.layers.iter().chain(mounted.flatten())
+    }
 }
 
 /// A sandbox as it stands.

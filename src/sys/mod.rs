@@ -17,4 +17,5 @@ pub mod reaper;
 pub mod removal;
 pub mod seccomp;
 pub mod socket;
+pub mod stall;
 pub mod usage;

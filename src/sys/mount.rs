@@ -73,7 +73,7 @@ pub fn overlay(
     target: &Path,
     attributes: Attributes,
 ) -> io::Result<()> {
-    match overlay_by_layer(layers, upper, work, attributes) {
+    match overlay_by_layer(layers, Some((upper, work)), attributes) {
         Ok(tree) => {
             let at = rustix::fs::openat(
                 CWD,
@@ -90,19 +90,36 @@ pub fn overlay(
     }
 }
 
+/// Layers (lowest first) merged, to be read only, not attached anywhere.
+pub fn merged(layers: &[PathBuf], attributes: Attributes) -> io::Result<OwnedFd> {
+    let attributes = Attributes { read_only: true, ..attributes };
+    match layers {
+        [] => filesystem("tmpfs", &[("mode", "755")], attributes),
+        // Overlayfs takes no fewer than two when there is none above them.
+        [layer] => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = rustix::mount::open_tree(CWD, layer, flags)?;
+            restrict(tree.as_fd(), attributes, Some(Spread::Private), false)?;
+            Ok(tree)
+        }
+        layers => overlay_by_layer(layers, None, attributes),
+    }
+}
+
 fn overlay_by_layer(
     layers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
+    above: Option<(&Path, &Path)>,
     attributes: Attributes,
 ) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers.iter().rev() {
         rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
     }
-    rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
-    rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
-    rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+    if let Some((upper, work)) = above {
+        rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+        rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+    }
     rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
     rustix::mount::fsconfig_create(&context)?;
     Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.bits())?)

@@ -79,6 +79,8 @@ pub struct Source {
     target: PathBuf,
     tree: OwnedFd,
     directory: bool,
+    /// What of the tree is to be shown, where that is not all of it.
+    part: Option<PathBuf>,
 }
 
 /// Opens what the container mounts, while the host's tree is in sight and its propagation is not yet cut off.
@@ -115,7 +117,12 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
             let attributes = Attributes { no_suid: true, no_devices: true, ..attributes };
             let tree = mount::filesystem("tmpfs", &options, attributes)
                 .during(format_args!("mount tmpfs on {at:?}"))?;
-            return Ok(Source { target, tree, directory: true });
+            return Ok(Source { target, tree, directory: true, part: None });
+        }
+        MountSource::Layers { layers, path } => {
+            let tree = mount::merged(layers, attributes).during(format_args!("mount image on {at:?}"))?;
+            let part = Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+            return Ok(Source { target, tree, directory: true, part });
         }
         MountSource::Bind(path) => {
             let shown = path.display().to_string();
@@ -143,7 +150,26 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
         .during(format_args!("restrict mount {at:?}"))?;
     let kind =
         FileType::from_raw_mode(rustix::fs::fstat(&tree).during(format_args!("inspect {at:?}"))?.st_mode);
-    Ok(Source { target, tree, directory: kind == FileType::Directory })
+    Ok(Source { target, tree, directory: kind == FileType::Directory, part: None })
+}
+
+/// Takes the part of a source that is to be shown. Older kernels take parts of attached trees alone: it is attached in
+/// an empty directory for that moment.
+fn narrow(source: Source, aside: &Path) -> Step<Source> {
+    let Some(part) = &source.part else { return Ok(source) };
+    let shown = part.display().to_string();
+    let at = source.target.display().to_string();
+    let open = || Root::open(aside).during("open root");
+    mount::attach(source.tree.as_fd(), open()?.as_fd()).during(format_args!("mount image on {at:?}"))?;
+    let taken = open().and_then(|tree| {
+        let opened = tree.open_at(part, OFlags::PATH).during(format_args!("open {shown:?} of image"))?;
+        let kind = rustix::fs::fstat(&opened).during(format_args!("inspect {at:?}"))?.st_mode;
+        let tree = mount::clone_fd(opened.as_fd()).during(format_args!("mount {shown:?} on {at:?}"))?;
+        Ok((tree, FileType::from_raw_mode(kind) == FileType::Directory))
+    });
+    mount::detach(aside).during("let go of an image")?;
+    let (tree, directory) = taken?;
+    Ok(Source { target: source.target, tree, directory, part: None })
 }
 
 /// Opens a path below a directory that must not be left. A missing one becomes a directory with the mode of `base`,
@@ -179,6 +205,7 @@ fn require_spread(propagation: Propagation, source: BorrowedFd<'_>, shown: &str)
 /// Builds the root and makes it `/`.
 pub fn assemble(config: &ContainerConfig, places: &Places<'_>, sources: Vec<Source>) -> Step<()> {
     mount::make_all_private().during("cut off mount propagation")?;
+    let sources = sources.into_iter().map(|source| narrow(source, places.root)).collect::<Step<Vec<_>>>()?;
     let attributes = Attributes { no_devices: !config.security.privileged, ..Attributes::default() };
     mount::overlay(&config.layers, places.upper, places.work, places.root, attributes)
         .during("mount root overlay")?;
