@@ -63,7 +63,29 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Limits over all containers together.
     pub resources: Resources,
+    /// The host's users and groups that its containers' are; without it they are the same.
+    #[serde(default)]
+    pub users: Option<Users>,
 }
+
+/// A range of the host's user and group ids, whose first one is a container's 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// The first.
+    pub base: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Users {
+    /// The host's id of a container's; one beyond the range is nobody's.
+    pub fn outside(&self, id: u32) -> u32 {
+        if id < self.count { self.base + id } else { NOBODY }
+    }
+}
+
+/// Whom the kernel shows for ids that have no meaning.
+const NOBODY: u32 = 65_534;
 
 /// Limits and shares; `None` is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -522,6 +522,7 @@ mod tests {
             host_ipc: false,
             sysctls: Default::default(),
             resources: Resources::default(),
+            users: None,
         }
     }
 

@@ -19,3 +19,4 @@ pub mod seccomp;
 pub mod socket;
 pub mod stall;
 pub mod usage;
+pub mod users;

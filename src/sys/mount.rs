@@ -90,6 +90,11 @@ pub fn overlay(
     }
 }
 
+/// As [`overlay`], not attached anywhere; only by kernels that take layers one by one.
+pub fn stacked(layers: &[PathBuf], upper: &Path, work: &Path, attributes: Attributes) -> io::Result<OwnedFd> {
+    overlay_by_layer(layers, Some((upper, work)), attributes)
+}
+
 /// Layers (lowest first) merged, to be read only, not attached anywhere.
 pub fn merged(layers: &[PathBuf], attributes: Attributes) -> io::Result<OwnedFd> {
     let attributes = Attributes { read_only: true, ..attributes };
@@ -216,6 +221,22 @@ pub fn restrict(
         },
         userns_fd: 0,
     };
+    set_attributes(tree, attr, recursive)
+}
+
+/// Has a detached mount, with all below it when `recursive`, show files as those of the ids that a user namespace
+/// gives them. Not every file system can.
+pub fn map_users(tree: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    set_attributes(tree, attr, recursive)
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attr: libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` lives across the call and its size is told.
     let result = unsafe {
