@@ -46,7 +46,8 @@
 //! 9. No polling: an idle cluster uses no CPU beyond heartbeats. The exceptions are asked for: probes; emptyDirs on disk
 //!    with a `sizeLimit` and containers with a limit of `ephemeral-storage` are measured every 10 seconds while their
 //!    pod runs; other API servers that serve a part of the API (APIServices) are asked every 30 seconds whether they
-//!    are there; and autoscalers look at what pods use every 15 seconds.
+//!    are there; autoscalers look at what pods use every 15 seconds; and while pods run, what is left of the node's
+//!    memory, disks and processes is measured every 10 seconds to 5 minutes, the more seldom the more is left.
 
 pub mod sys;
 

@@ -173,7 +173,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let options = configs::proxy_options(cluster);
     let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
-        configs::kubelet(places, cluster, ranges, node_address, &machine),
+        configs::kubelet(places, cluster, ranges, node_address, &machine)?,
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
@@ -235,7 +235,11 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             tracing::error!(%error, "the service proxy ended");
         }
     });
-    let until = end();
+    let (end_pods, mut ends) = watch::channel(None);
+    let until = async move {
+        // A dropped sender is the daemon's own end.
+        ends.wait_for(Option::is_some).await.ok().and_then(|time| *time).flatten()
+    };
     let kubelet = tokio::spawn(async move { kubelet.run(until).await.map_err(|error| error.to_string()) });
     state.send_modify(|state| state.kubelet = true);
     let observer = client("system:minik");
@@ -266,6 +270,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         store,
         stops,
         shutdown,
+        end_pods,
         kubelet,
         components,
     })
