@@ -1,7 +1,12 @@
-//! Clients of every kind, unchanged, against a whole cluster: kubectl of several years, helm, and what Python programs use.
+//! Clients of every kind, unchanged, against a whole cluster: kubectl of several years, helm,
+//! what Python programs use, and an operator in a pod.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod testbed;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use testbed::Testbed;
 
@@ -150,5 +155,71 @@ fn programs_in_python() {
         let path = format!("tests/clients/{program}.py");
         assert_eq!(bed.ok(&["python3", &path]), end);
     }
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+/// Builds the operator, whose packages are no part of minik's own; answers where the program is.
+fn operator() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("operator");
+    let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/operator/Cargo.toml");
+    // Whole in itself, so that it runs in any image.
+    let machine = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--locked", "--target", &machine, "--manifest-path"])
+        .arg(package)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .status()
+        .unwrap();
+    assert!(built.success(), "the operator's build");
+    target.join(machine).join("debug/operator")
+}
+
+#[test]
+fn an_operator_in_a_pod_keeps_what_it_owns() {
+    let program = operator();
+    let bed = Testbed::up("operator");
+    bed.start();
+    let folder = program.parent().unwrap().display();
+    let manifest = include_str!("clients/operator.yaml").replace("FOLDER", &folder.to_string());
+    bed.apply(&manifest);
+    bed.wait_ready("operator");
+    let long = Duration::from_secs(30);
+    let seen = |words: &str, wanted: &str| {
+        bed.wait(&format!("{wanted} of {words}"), long, || {
+            let args: Vec<&str> = std::iter::once("kubectl").chain(words.split(' ')).collect();
+            bed.run(&args).stdout.trim() == wanted
+        });
+    };
+    bed.kubectl("wait --for=create crd/echoes.example.com --timeout=60s");
+    bed.kubectl("wait --for=condition=Established crd/echoes.example.com --timeout=30s");
+    let echo = |text: &str| {
+        format!("{{apiVersion: example.com/v1, kind: Echo, metadata: {{name: one}}, spec: {{text: {text}}}}}")
+    };
+    bed.apply(&echo("hello"));
+    seen("get configmap one -o jsonpath={.data.text}", "hello");
+    seen("get echo one -o jsonpath={.status.said}", "hello");
+    assert_eq!(bed.kubectl("get echo one -o jsonpath={.metadata.finalizers[*]}"), "example.com/echo");
+
+    // Another manager's field stays when the operator applies again.
+    bed.kubectl(r#"patch configmap one --type=merge -p {"data":{"other":"kept"}}"#);
+    bed.apply(&echo("again"));
+    seen("get configmap one -o jsonpath={.data}", r#"{"other":"kept","text":"again"}"#);
+    let managers = bed.kubectl("get configmap one -o jsonpath={.metadata.managedFields[*].manager}");
+    assert_eq!(managers, "echo-operator kubectl-patch");
+    // The operator's own field comes back when somebody else changes it.
+    bed.kubectl(r#"patch configmap one --type=merge -p {"data":{"text":"theirs"}}"#);
+    seen("get configmap one -o jsonpath={.data.text}", "again");
+
+    // What is owned is made again; what is deleted is cleaned up first, and what it owned goes with it.
+    let before = bed.kubectl("get configmap one -o jsonpath={.metadata.uid}");
+    bed.kubectl("delete configmap one");
+    bed.kubectl("wait --for=create configmap/one --timeout=30s");
+    assert_ne!(bed.kubectl("get configmap one -o jsonpath={.metadata.uid}"), before);
+    bed.kubectl("delete echo one --timeout=30s");
+    bed.kubectl("wait --for=delete configmap/one --timeout=30s");
+    let said = bed.kubectl("logs operator");
+    assert_eq!(said.matches("cleaned up one").count(), 1, "{said}");
     bed.ok(&[testbed::MINIK, "delete"]);
 }

@@ -1,5 +1,6 @@
-//! Deleted definitions of kinds: their objects go, then they do.
+//! Definitions of kinds that go: first their objects, then they, and then whoever wanted their names gets them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +25,11 @@ const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 pub async fn run(client: Client) {
     let Some(kind) = definitions() else { return };
     let queue = queue();
-    let follow = client.follow(kind, Feed(queue.clone()));
+    let follow = client.follow(kind, Feed { queue: queue.clone(), refused: BTreeSet::new() });
     let reconcile = |name: String| {
         let client = &client;
         async move {
-            match clean_up(client, kind, &name).await {
+            match reconcile(client, kind, &name).await {
                 Err(status) if status.is("NotFound") => Ok(Next::Await),
                 other => other,
             }
@@ -37,38 +38,71 @@ pub async fn run(client: Client) {
     tokio::join!(follow, work("custom-resource", &queue, reconcile));
 }
 
-/// Brings definitions that are leaving into the queue.
-struct Feed(Queue);
+/// Brings into the queue definitions that are leaving, and when one is gone those whose names were taken.
+struct Feed {
+    queue: Queue,
+    refused: BTreeSet<String>,
+}
 
 impl Feed {
-    fn look(&self, entry: &Entry) {
+    fn look(&mut self, entry: &Entry) {
+        let name = meta::name(entry.json());
         if is_leaving(entry) {
-            self.0.add(meta::name(entry.json()));
+            self.queue.add(name);
         }
+        if is_refused(entry) {
+            self.refused.insert(name.to_owned());
+        } else {
+            self.refused.remove(name);
+        }
+    }
+
+    /// Names are free that were not: every loser may be the next.
+    fn freed(&self) {
+        self.refused.iter().for_each(|name| self.queue.add(name));
     }
 }
 
 impl Follower for Feed {
     fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
+        self.refused.clear();
         entries.iter().for_each(|entry| self.look(entry));
+        self.freed();
     }
 
     fn changed(&mut self, change: &Change, _: Revision) {
-        if let Change::Added(entry) | Change::Modified(entry) = change {
-            self.look(entry);
+        match change {
+            Change::Added(entry) | Change::Modified(entry) => self.look(entry),
+            Change::Deleted(entry) => {
+                self.refused.remove(meta::name(entry.json()));
+                self.freed();
+            }
+            Change::Bookmark { .. } => {}
         }
     }
+}
+
+/// Whether some of its names belong to another definition.
+fn is_refused(entry: &Entry) -> bool {
+    let conditions = entry.json()["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|is| is["type"] == "NamesAccepted" && is["status"] == "False")
 }
 
 fn is_leaving(entry: &Entry) -> bool {
     meta::is_deleting(entry.json()) && meta::finalizers(entry.json()).contains(&FINALIZER)
 }
 
-async fn clean_up(client: &Client, definitions: &Arc<Kind>, name: &str) -> Result<Next, Status> {
+async fn reconcile(client: &Client, definitions: &Arc<Kind>, name: &str) -> Result<Next, Status> {
     let definition = client.object(definitions, None, name).await?;
-    if !is_leaving(&definition) {
-        return Ok(Next::Await);
+    match (is_leaving(&definition), is_refused(&definition)) {
+        (true, _) => clean_up(client, definitions, &definition).await,
+        // The server decides about names whenever a definition is written.
+        (false, true) => client.merge(definitions, None, name, json!({})).await.map(|()| Next::Await),
+        (false, false) => Ok(Next::Await),
     }
+}
+
+async fn clean_up(client: &Client, definitions: &Arc<Kind>, definition: &Entry) -> Result<Next, Status> {
     if let Some(kind) = custom::row(definition.json()) {
         for entry in client.objects(&kind, None).await? {
             let object = entry.json();
@@ -89,5 +123,5 @@ async fn clean_up(client: &Client, definitions: &Arc<Kind>, name: &str) -> Resul
         meta::finalizers(definition.json()).into_iter().filter(|finalizer| *finalizer != FINALIZER).collect();
     let left = if left.is_empty() { serde_json::Value::Null } else { json!(left) };
     let patch = json!({"metadata": {"uid": meta::uid(definition.json()), "finalizers": left}});
-    client.merge(definitions, None, name, patch).await.map(|()| Next::Await)
+    client.merge(definitions, None, meta::name(definition.json()), patch).await.map(|()| Next::Await)
 }

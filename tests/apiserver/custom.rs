@@ -205,6 +205,12 @@ async fn a_definition_that_is_deleted_takes_its_objects_along() {
     let held = json!({"apiVersion": "example.com/v1", "kind": "Widget",
         "metadata": {"name": "held", "finalizers": ["example.com/x"]}, "spec": {"size": 1}});
     f.post(WIDGETS, held).await.expect(201);
+    // Another one of the same kind has to wait for its name.
+    let mut other = widgets();
+    other["metadata"]["name"] = json!("gadgets.example.com");
+    other["spec"]["names"] = json!({"plural": "gadgets", "kind": "Widget"});
+    let other = f.post(DEFINITIONS, other).await.expect(201);
+    assert_eq!(other["status"]["conditions"][0]["message"], "\"Widget\" is already in use");
     let mut watch = f.watch(&format!("{WIDGETS}?watch=1")).await;
     let leaving = f.delete(&format!("{DEFINITIONS}/widgets.example.com")).await.expect(200);
     assert_eq!(leaving["metadata"]["finalizers"], json!(["customresourcecleanup.apiextensions.k8s.io"]));
@@ -217,7 +223,10 @@ async fn a_definition_that_is_deleted_takes_its_objects_along() {
     while definitions.next().await["type"] != "DELETED" {}
     // The event may be here a moment before the kind has gone.
     while f.get(WIDGETS).await.code != 404 {}
-    f.get("/apis/example.com").await.expect(404);
+    while definitions.next().await["object"]["status"]["acceptedNames"]["kind"] != "Widget" {}
+    f.delete(&format!("{DEFINITIONS}/gadgets.example.com")).await.expect(200);
+    while definitions.next().await["type"] != "DELETED" {}
+    while f.get("/apis/example.com").await.code != 404 {}
 }
 
 #[tokio::test]

@@ -113,7 +113,8 @@ impl Server {
         let head_only = request.method() == Method::HEAD;
         let compress = request.method() == Method::GET && accepts_gzip(request.headers());
         let query = Query::parse(request.uri().query().unwrap_or_default());
-        let labels = Labels::of(self.api.served(), request.method(), request.uri().path(), &query);
+        let route = parse::parse(request.method(), request.uri().path(), &query);
+        let labels = Labels::of(self.api.served(), request.method(), &route, &query);
         let mut running = self.metrics.begin(labels);
         if running.is_long_running() {
             request.extensions_mut().insert(Watched(running.events()));
@@ -121,11 +122,11 @@ impl Server {
         let given = request.headers().get(AUDIT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
         // Without random bytes a request has no name.
         let id = given.or_else(|| super::registry::metadata::new_uid().ok()).unwrap_or_default();
-        let record = self.audit.as_ref().map(|audit| audit.begin(received(&request, &query, &id)));
+        let record = self.audit.as_ref().map(|audit| audit.begin(received(&request, &route, &id)));
         if let Some(record) = &record {
             request.extensions_mut().insert(record.clone());
         }
-        let (verb, answer) = self.answer(peer, request).await;
+        let (verb, answer) = self.answer(peer, route, &query, request).await;
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
         if let Some(record) = record {
             response = record.answered(response, running.is_long_running());
@@ -155,20 +156,19 @@ impl Server {
     async fn answer(
         &self,
         peer: &Peer,
+        route: Route,
+        query: &Query,
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
-        let query = Query::parse(request.uri().query().unwrap_or_default());
         let user = match self.user(peer, request.headers()) {
             Ok(user) => user,
             Err(status) => return ("", Err(status)),
         };
-        let route = parse::parse(request.method(), request.uri().path(), &query);
         let record = request.extensions().get::<Record>();
         if let Some(record) = record {
             record.identified(&user);
         }
-        let (method, selected) =
-            (request.method().as_str().to_ascii_lowercase(), route.selected_name(&query));
+        let (method, selected) = (request.method().as_str().to_ascii_lowercase(), route.selected_name(query));
         let (verb, attributes) = match &route {
             Route::Document(path) => ("get", Attributes::path(path, &method)),
             Route::Resource(target, verb) => {
@@ -190,9 +190,9 @@ impl Server {
         });
         let (verb, answer) = match allowed {
             // The permit ends with the answer.
-            Ok(_permit) if route.is_long() => self.act(user, route, &query, request).await,
+            Ok(_permit) if route.is_long() => self.act(user, route, query, request).await,
             Ok(_permit) => {
-                let acted = timeout(self.deadline, self.act(user, route, &query, request)).await;
+                let acted = timeout(self.deadline, self.act(user, route, query, request)).await;
                 acted.unwrap_or_else(|_| (verb, Err(Status::failure(504, "Timeout", LATE))))
             }
             Err(status) => (verb, Err(status)),
@@ -226,7 +226,7 @@ impl Server {
                 if verbs.contains(&verb.name())
                     || (verb == Verb::Options && target.subresource.as_deref() == Some(PROXY)) =>
             {
-                ("connect", self.converse(user, target, verb, request).await)
+                ("connect", self.converse(user, target, verb, query, request).await)
             }
             Some(_) => (verb.name(), Err(Status::no_such_method())),
             None => (verb.name(), self.resource(user, target, verb, query, request).await),
@@ -260,15 +260,15 @@ impl Server {
         user: User,
         target: Target,
         verb: Verb,
+        query: &Query,
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
         let starts = target.subresource.as_deref().is_some_and(|name| STARTING.contains(&name));
         if starts && verb != Verb::Create {
             self.api.authorizer().authorize(&user, &Attributes::of(&target, Verb::Create.name()))?;
         }
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let (path, wishes) = (request.uri().path().to_owned(), Query::parse(&query));
-        let admitted = admission::connect(self.api.registry(), &user, &target, &path, &wishes);
+        let uri = request.uri().clone();
+        let admitted = admission::connect(self.api.registry(), &user, &target, uri.path(), query);
         if target.subresource.as_deref() == Some(PROXY) {
             admitted.await?;
             return self.proxy.serve(self.api.registry(), &*self.node, &target, request).await;
@@ -280,7 +280,7 @@ impl Server {
             return Err(Status::not_found("", "pods", name));
         }
         admitted.await?;
-        Ok(streaming::serve(self.node.clone(), &target, &query, request).await)
+        Ok(streaming::serve(self.node.clone(), &target, uri.query().unwrap_or_default(), request).await)
     }
 
     async fn resource(
@@ -357,11 +357,11 @@ impl Server {
 }
 
 /// The head of a request, as it is recorded.
-fn received(request: &http::Request<Incoming>, query: &Query, id: &str) -> Received {
+fn received(request: &http::Request<Incoming>, route: &Route, id: &str) -> Received {
     let path = request.uri().path();
-    let (verb, target) = match parse::parse(request.method(), path, query) {
-        Route::Resource(target, verb) => (verb.name().to_owned(), Some(target)),
-        _ => (request.method().as_str().to_lowercase(), None),
+    let (verb, target) = match route {
+        Route::Resource(target, verb) => (verb.name().to_owned(), Some(target.clone())),
+        Route::Document(_) => (request.method().as_str().to_lowercase(), None),
     };
     let peer = request.extensions().get::<Origin>().map(|origin| origin.0.ip());
     let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());

@@ -32,8 +32,9 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, warnings) = structure::read(&**kind, body, options)?;
+        let (mut body, mut warnings) = structure::read(&**kind, body, options)?;
         structure::check_namespace(namespace, &body)?;
+        warnings.extend(metadata::unite_owners(&mut body, metadata::Seen::Sent));
         let made = Made { object: body, warnings, ownership: Ownership::Moves };
         self.create_made(user, kind, namespace, made, options).await
     }
@@ -69,6 +70,7 @@ impl Registry {
         let mut asked = attributes(user, kind, namespace, options);
         admission::mutate(self, &mut asked, &mut object).await?;
         warnings.append(&mut asked.warnings);
+        warnings.extend(metadata::unite_owners(&mut object, metadata::Seen::Admitted));
         let once = |object, warnings| self.create_once(user, kind, namespace, object, warnings, options);
         let base = meta::generate_name(&object);
         if base.is_empty() {

@@ -105,6 +105,39 @@ pub fn prepare_update(new: &mut Value, old: &Value) {
     drop_empty(new);
 }
 
+/// Drops owners that are named twice, and says so as a warning; `after` tells when they were seen. Source: k8s.io/apiserver
+/// `pkg/endpoints/handlers/rest.go`.
+pub fn unite_owners(object: &mut Value, after: Seen) -> Option<String> {
+    let owners = object.pointer_mut("/metadata/ownerReferences")?.as_array_mut()?;
+    let mut kept: Vec<Value> = Vec::with_capacity(owners.len());
+    let mut twice = Vec::new();
+    for owner in owners.drain(..) {
+        if kept.contains(&owner) {
+            twice.push(owner["uid"].as_str().unwrap_or_default().to_owned());
+        } else {
+            kept.push(owner);
+        }
+    }
+    *owners = kept;
+    let when = if after == Seen::Admitted { " after mutating admission happens" } else { "" };
+    (!twice.is_empty()).then(|| {
+        format!(
+            ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and \
+             may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+            twice.join(", ")
+        )
+    })
+}
+
+/// When something was seen in an object that is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// In what the client sent.
+    Sent,
+    /// In what admission made of it.
+    Admitted,
+}
+
 /// Absent and empty are the same for maps and lists of metadata; the stored form is absent.
 fn drop_empty(object: &mut Value) {
     meta::metadata_mut(object).retain(|_, value| match value {
@@ -257,6 +290,24 @@ mod tests {
 
     fn config_map() -> &'static Kind {
         kinds::by_resource("", "v1", "configmaps").unwrap()
+    }
+
+    #[test]
+    fn an_owner_is_kept_once() {
+        let owner =
+            |uid: &str, controller: bool| json!({"kind": "Job", "uid": uid, "controller": controller});
+        let owners = json!([owner("a", true), owner("b", false), owner("a", true), owner("a", false)]);
+        let mut object = json!({"metadata": {"ownerReferences": owners}});
+        let told = unite_owners(&mut object, Seen::Admitted).unwrap();
+        assert!(
+            told.starts_with(".metadata.ownerReferences contains duplicate entries after mutating"),
+            "{told}"
+        );
+        assert!(told.ends_with("duplicate UID(s) observed: a"), "{told}");
+        let left = json!([owner("a", true), owner("b", false), owner("a", false)]);
+        assert_eq!(object["metadata"]["ownerReferences"], left);
+        assert_eq!(unite_owners(&mut object, Seen::Sent), None);
+        assert_eq!(unite_owners(&mut json!({}), Seen::Sent), None);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Registry {
         body: Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let (body, warnings) = structure::read(&**place.kind, body, options)?;
+        let (mut body, mut warnings) = structure::read(&**place.kind, body, options)?;
         structure::check_namespace(place.namespace, &body)?;
         structure::check_name(place.name, &body)?;
         let stored = self.store.get(&place.key()).is_some();
@@ -104,6 +104,7 @@ impl Registry {
             // Kubernetes has only the resource at hand where it finds this.
             return Err(Status::invalid(&place.kind.group, &place.kind.plural, place.name, &[error]));
         }
+        warnings.extend(metadata::unite_owners(&mut body, metadata::Seen::Sent));
         let uid = meta::uid(&body);
         let make = |current: &Value| match meta::uid(current) {
             actual if uid.is_empty() || uid == actual => Ok((body.clone(), warnings.clone())),
@@ -183,6 +184,7 @@ impl Registry {
                 // Whoever changed it may not touch more than who asked.
                 carry_over(place, part, &mut new, before.json());
             }
+            warnings.extend(metadata::unite_owners(&mut new, metadata::Seen::Admitted));
             let mut new = finish(place, part, new, before.json())?;
             definitions::settle(self, place.kind, &mut new);
             if part.is_object() {

@@ -164,7 +164,8 @@ fn what_a_crash_left_is_swept_and_what_is_in_use_is_not() {
     }
     open(dir.path());
     assert!(used.path().is_dir());
-    drop((used, turn));
+    // The store's end waits for what is being removed beside it.
+    drop((used, turn, store));
     let left: Vec<_> = fs::read_dir(dir.path().join("tmp")).unwrap().map(|e| e.unwrap().path()).collect();
     assert!(left.is_empty(), "{left:?}");
     fs::write(dir.path().join("format"), "99").unwrap();

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use hyper::Method;
 
-use super::parse::{self, Route, Verb};
+#[cfg(test)]
+use super::parse;
+use super::parse::{Route, Verb};
 use super::query::Query;
 use crate::api::kinds::Text;
 use crate::apiserver::served::Served;
@@ -43,7 +45,7 @@ pub struct Labels {
 
 impl Labels {
     /// Those of a request; what is not served has no labels of its own.
-    pub fn of(served: &Served, method: &Method, path: &str, query: &Query) -> Labels {
+    pub fn of(served: &Served, method: &Method, route: &Route, query: &Query) -> Labels {
         let mut labels = Labels {
             verb: verb_of(method),
             group: "".into(),
@@ -53,7 +55,7 @@ impl Labels {
             scope: "",
             dry_run: if query.text("dryRun") == "All" { "All" } else { "" },
         };
-        match parse::parse(method, path, query) {
+        match route {
             Route::Document(path) => {
                 let known = DOCUMENTS.iter().find(|known| **known == path.trim_end_matches('/'));
                 labels.subresource = known.copied().unwrap_or_default().into();
@@ -66,7 +68,7 @@ impl Labels {
                 labels.verb = match verb {
                     Verb::List => "LIST",
                     Verb::Watch => "WATCH",
-                    _ if super::is_conversation(&target) => "CONNECT",
+                    _ if super::is_conversation(target) => "CONNECT",
                     _ => labels.verb,
                 };
                 labels.subresource = row.flatten().map(|row| row.name).unwrap_or_default().into();
@@ -197,6 +199,14 @@ impl Drop for Running {
     }
 }
 
+/// The labels of a request of this method and URI.
+#[cfg(test)]
+fn labelled(served: &Served, method: &Method, uri: &str) -> Labels {
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let query = Query::parse(query);
+    Labels::of(served, method, &parse::parse(method, path, &query), &query)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,9 +233,7 @@ mod tests {
             ("GET", "/made/up", "GET     "),
             ("MADEUP", "/api/v1/pods", "other  v1 pods  cluster"),
         ] {
-            let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-            let method = Method::from_bytes(method.as_bytes()).unwrap();
-            let l = Labels::of(&served, &method, path, &Query::parse(query));
+            let l = labelled(&served, &Method::from_bytes(method.as_bytes()).unwrap(), uri);
             let seen = [l.verb, &*l.group, &*l.version, &*l.resource, &*l.subresource, l.scope].join(" ");
             assert_eq!(seen, expected, "{method} {uri}");
         }
@@ -234,10 +242,7 @@ mod tests {
     #[test]
     fn what_is_open_is_counted_until_it_ends() {
         let metrics = Arc::new(Metrics::default());
-        let of = |method: Method, uri: &str| {
-            let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-            metrics.begin(Labels::of(&Served::default(), &method, path, &Query::parse(query)))
-        };
+        let of = |method: Method, uri: &str| metrics.begin(labelled(&Served::default(), &method, uri));
         let inflight = || [0, 1].map(|at: usize| metrics.inflight[at].load(Ordering::Relaxed));
         let mut read = of(Method::GET, "/api/v1/pods");
         let write = of(Method::POST, "/api/v1/namespaces/a/pods");

@@ -146,10 +146,7 @@ mod tests {
     #[test]
     fn the_page_has_the_usual_names() {
         let metrics = Arc::new(Metrics::default());
-        let begin = |method: Method, uri: &str| {
-            let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
-            metrics.begin(Labels::of(&Served::default(), &method, path, &Query::parse(query)))
-        };
+        let begin = |method: Method, uri: &str| metrics.begin(labelled(&Served::default(), &method, uri));
         begin(Method::GET, "/api/v1/namespaces/a/pods/b").answered(404);
         let mut watch = begin(Method::GET, "/api/v1/pods?watch=1");
         watch.answered(200);
