@@ -92,7 +92,8 @@ fn course(bed: &Testbed) {
     bed.wait("the page", MINUTE, || curl(bed, "www.example.com", "/", &[]).contains("Welcome to nginx!"));
     bed.wait("the address", MINUTE, || {
         let table = bed.kubectl("get ingress www-domain");
-        let node = bed.kubectl("get node -o jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}");
+        let node = bed
+            .kubectl("get node -o jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}");
         table.contains("nginx") && table.contains("www.example.com") && table.contains(&node)
     });
     let described = bed.kubectl("describe ingress www-domain");

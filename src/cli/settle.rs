@@ -375,7 +375,11 @@ mod tests {
 
     #[test]
     fn the_ports_of_the_ingress_are_its_own() {
-        let ports = |http, https| Settings { ingress_http_port: http, ingress_https_port: https, ..Settings::default() };
+        let ports = |http, https| Settings {
+            ingress_http_port: http,
+            ingress_https_port: https,
+            ..Settings::default()
+        };
         for (asked, wrong) in [
             (ports(None, None), None),
             (ports(Some(8080), Some(8444)), None),
@@ -393,7 +397,8 @@ mod tests {
         }
         let before = new(&host(&[]), Settings { ingress: Some(false), ..ports(Some(81), None) }).unwrap();
         assert_eq!(before.ingress_ports(), None);
-        let again = |asked| settle("x", asked, Settings::default(), Some(before.clone()), &host(&[]), &|_| true);
+        let again =
+            |asked| settle("x", asked, Settings::default(), Some(before.clone()), &host(&[]), &|_| true);
         assert_eq!(again(Settings::default()).unwrap(), before);
         let on = Settings { ingress: Some(true), ..Settings::default() };
         assert_eq!(differing(&on, &before), ["--ingress"]);

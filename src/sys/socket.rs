@@ -156,9 +156,10 @@ mod tests {
         let open = tcp_everywhere(0).unwrap();
         let port = open[0].local_addr().unwrap().port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        assert!(!open[0].local_addr().unwrap().is_ipv6() && open.iter().skip(1).all(|v6| {
-            v6.local_addr().unwrap().is_ipv6()
-        }));
+        assert!(
+            !open[0].local_addr().unwrap().is_ipv6()
+                && open.iter().skip(1).all(|v6| { v6.local_addr().unwrap().is_ipv6() })
+        );
     }
 
     #[test]
