@@ -48,6 +48,12 @@ pub struct Settings {
     pub audit_log_maxbackup: Option<u32>,
     /// For how many days; 0 is for ever.
     pub audit_log_maxage: Option<u32>,
+    /// Whether ingresses are carried out (default: true).
+    pub ingress: Option<bool>,
+    /// The port of the ingress for HTTP.
+    pub ingress_http_port: Option<u16>,
+    /// And for HTTPS.
+    pub ingress_https_port: Option<u16>,
 }
 
 /// Why settings cannot be used.
@@ -130,6 +136,9 @@ impl Settings {
             audit_log_maxsize: self.audit_log_maxsize.or(below.audit_log_maxsize),
             audit_log_maxbackup: self.audit_log_maxbackup.or(below.audit_log_maxbackup),
             audit_log_maxage: self.audit_log_maxage.or(below.audit_log_maxage),
+            ingress: self.ingress.or(below.ingress),
+            ingress_http_port: self.ingress_http_port.or(below.ingress_http_port),
+            ingress_https_port: self.ingress_https_port.or(below.ingress_https_port),
         }
     }
 }
