@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn after_a_restart_every_connection_of_the_proxy_is_a_suspect() {
         let dns = Frontend { address: Some(Ipv4Addr::new(10, 96, 0, 10)), protocol: Protocol::Udp, port: 53 };
-        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
+        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], ..Backends::default() };
         let state = State { frontends: [(dns, backends)].into(), ..State::default() };
         for (what, to, answered_by, stale) in [
             ("an endpoint that is still there", "10.96.0.10:53", "10.244.0.2:53", false),
@@ -259,7 +259,7 @@ mod tests {
         };
         let dns = frontend(Some("10.96.0.10"), 53);
         let node = frontend(None, 30053);
-        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
+        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], ..Backends::default() };
         let state =
             State { frontends: [(dns, backends.clone()), (node, backends)].into(), ..State::default() };
         let changed = Suspects::To([dns, node].into());

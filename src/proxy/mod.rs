@@ -4,6 +4,7 @@
 //! [`plan`] and [`policy`] turn objects into a [`state::State`]; [`table`] writes it into the kernel; [`localhost`]
 //! serves what the kernel does not; [`Proxy`] keeps all that going.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::sys::program;
 pub mod conntrack;
 mod expression;
 mod firewall;
+mod health;
 pub mod localhost;
 pub mod plan;
 pub mod policy;
@@ -33,6 +35,7 @@ pub mod state;
 pub mod table;
 
 use conntrack::{Search, Suspects};
+use plan::Options;
 use policy::notices::Notices;
 use state::State;
 use table::Table;
@@ -84,16 +87,26 @@ impl Error {
     }
 }
 
+/// The addresses of [`State::led`] in the rules that are installed; `None` before there are any.
+pub type Led = Option<Arc<BTreeSet<Ipv4Addr>>>;
+
 /// The service proxy of one cluster.
 pub struct Proxy {
     client: Client,
     config: Config,
+    options: Options,
+    led: watch::Sender<Led>,
 }
 
 impl Proxy {
     /// A proxy that reads services, endpoint slices, pods, network policies and namespaces through `client`.
-    pub fn new(client: Client, config: Config) -> Proxy {
-        Proxy { client, config }
+    pub fn new(client: Client, config: Config, options: Options) -> Proxy {
+        Proxy { client, config, options, led: watch::channel(None).0 }
+    }
+
+    /// Where new connections are led to, as it changes.
+    pub fn led(&self) -> watch::Receiver<Led> {
+        self.led.subscribe()
     }
 
     /// Proxies until `shutdown`, in the network namespace of the calling thread, whose pod network must be open.
@@ -118,6 +131,7 @@ impl Proxy {
         let (recorder, record) = Recorder::new(self.client.clone(), "kube-proxy", "");
         tasks.spawn(record);
         let mut notices = Notices::new(recorder);
+        let options = self.options;
         tasks.spawn(async move {
             tokio::join!(
                 services.synced(),
@@ -136,7 +150,7 @@ impl Proxy {
                 };
                 let with_ports = objects.pods.iter().filter(|pod| plan::has_host_ports(pod)).cloned();
                 let with_ports: Vec<_> = with_ports.collect();
-                let mut wanted = plan::plan(&objects.services, &objects.slices, &with_ports);
+                let mut wanted = plan::plan(&options, &objects.services, &objects.slices, &with_ports);
                 wanted.policies = policy::plan::plan(&objects);
                 notices.look(&objects.policies);
                 sender.send_if_modified(|current| {
@@ -147,7 +161,7 @@ impl Proxy {
                 changed.notified().await;
             }
         });
-        follow(self.config, states, shutdown).await
+        follow(self.config, states, self.led, shutdown).await
     }
 
     /// Removes the table and what was added to other firewalls; already gone is fine.
@@ -164,13 +178,14 @@ impl Proxy {
     }
 }
 
-/// Does what the newest state says, nothing while there is none, until `shutdown`.
+/// Does what the newest state says, nothing while there is none, until `shutdown`; tells `led` what is done.
 ///
 /// # Errors
 /// When it cannot begin; later failures are logged and tried again.
 pub async fn follow(
     config: Config,
     mut states: watch::Receiver<Option<State>>,
+    led: watch::Sender<Led>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let events = Events::open().map_err(Error::io("listening to rule changes"))?;
@@ -184,6 +199,8 @@ pub async fn follow(
         table: Some(table),
         listeners: localhost::Listeners::default(),
         search: Search::default(),
+        balancers: health::Listeners::default(),
+        led,
     };
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
@@ -272,6 +289,8 @@ struct Node {
     /// Away only while a blocking call uses it.
     table: Option<Table>,
     listeners: localhost::Listeners,
+    balancers: health::Listeners,
+    led: watch::Sender<Led>,
     /// Tracked connections that could not be looked at yet.
     search: Search,
 }
@@ -300,9 +319,9 @@ impl Node {
         }
     }
 
-    /// Makes it so, as far as it goes. False when a port of loopback is taken by somebody else.
+    /// Makes it so, as far as it goes. False when a port is taken by somebody else.
     async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
-        let local = wanted.local.clone();
+        let (local, balancers, led) = (wanted.local.clone(), wanted.health.clone(), wanted.led.clone());
         let table = match self.table.take() {
             Some(table) => table,
             None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
@@ -314,7 +333,14 @@ impl Node {
         for (protocol, port, error) in &failed {
             tracing::warn!(?protocol, port, %error, "opening a node port on loopback");
         }
-        done.map(|()| failed.is_empty())
+        let unasked = self.balancers.set(&balancers).await;
+        for (port, error) in &unasked {
+            tracing::warn!(port, %error, "opening the health port of a service");
+        }
+        done.map(|()| {
+            self.led.send_replace(Some(led));
+            failed.is_empty() && unasked.is_empty()
+        })
     }
 }
 
@@ -438,7 +464,7 @@ mod tests {
         };
         let api = FakeApi::default();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let proxy = Proxy::new(api.client(), config.clone());
+        let proxy = Proxy::new(api.client(), config.clone(), Options::default());
         let running = tokio::spawn(proxy.run(async { _ = stopped.await }));
         api.put(
             "services",

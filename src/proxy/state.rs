@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use super::policy::Policies;
 use crate::network::Cidr;
@@ -45,6 +46,19 @@ pub struct Backends {
     pub endpoints: Vec<Endpoint>,
     /// A client stays with its endpoint for this many seconds after its last connection.
     pub sticky: Option<u32>,
+    /// Where clients that are no pods must come from; everybody may connect when there is no such word.
+    pub sources: Option<Vec<Cidr>>,
+}
+
+/// What load balancers are told that ask after a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The service's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How many of its endpoints are ready on this node.
+    pub endpoints: usize,
 }
 
 /// Everything that the proxy is to do.
@@ -56,6 +70,11 @@ pub struct State {
     pub local: BTreeMap<(Protocol, u16), Backends>,
     /// What pods may do; `None` when nothing is to be judged.
     pub policies: Option<Policies>,
+    /// Ports of the node on which load balancers ask after a service.
+    pub health: BTreeMap<u16, Health>,
+    /// The addresses that new connections are led to for as long as they last: not those of endpoints that end and
+    /// have connections only where there is nobody else.
+    pub led: Arc<BTreeSet<Ipv4Addr>>,
 }
 
 impl State {
@@ -113,7 +132,10 @@ mod tests {
         let frontend = Frontend { address: None, protocol: Protocol::Udp, port: 53 };
         let endpoints =
             endpoints.iter().map(|n| Endpoint { address: Ipv4Addr::new(10, 0, 0, *n), port: 53 }).collect();
-        State { frontends: [(frontend, Backends { endpoints, sticky: None })].into(), ..State::default() }
+        State {
+            frontends: [(frontend, Backends { endpoints, ..Backends::default() })].into(),
+            ..State::default()
+        }
     }
 
     #[test]

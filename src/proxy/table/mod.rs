@@ -10,6 +10,7 @@
 //! chain nat-prerouting, nat-output   ip daddr . proto . dport vmap @services              (a cluster address)
 //!                                    fib daddr local: 0.0.0.0 . proto . dport, the same   (a port of the node)
 //! chain spread-N                     dnat to: address . proto . dport . random N map @endpoints
+//! chain guard-…                      from a pod, saddr in one of the ranges: goto the chain above or below; else drop
 //! chain sticky-…                     goto the endpoint that @clients knows, else address . … . random N vmap @choices
 //! chain nat-postrouting              saddr . daddr @hairpin: snat to the gateway; from a pod to elsewhere,
 //!                                    and to endpoints @outside: masquerade
@@ -148,7 +149,7 @@ pub fn full(config: &Config, wanted: &State) -> Messages {
     }
     skeleton(&mut changes, config);
     let chains = chains(wanted);
-    change_chains(&mut changes, name, &BTreeMap::new(), &chains);
+    change_chains(&mut changes, config, &BTreeMap::new(), &chains);
     for (set, elements) in elements(wanted).into_iter().chain(shared_elements(config, wanted)) {
         change_elements(&mut changes, name, NEW_ELEMENTS, set.name(), elements.into_iter().collect());
     }
@@ -175,7 +176,7 @@ fn translations(changes: &mut Messages, config: &Config, installed: &State, want
     old.extend(shared_elements(config, &installed));
     new.extend(shared_elements(config, &wanted));
 
-    change_chains(changes, name, &old_chains, &new_chains);
+    change_chains(changes, config, &old_chains, &new_chains);
     for (kind, from, to) in [(DELETE_ELEMENTS, &old, &new), (NEW_ELEMENTS, &new, &old)] {
         for (set, elements) in from {
             let others = to.get(set);
@@ -253,7 +254,10 @@ mod tests {
         let address = Some(Ipv4Addr::new(10, 96, 0, number));
         let endpoints =
             endpoints.iter().map(|a| Endpoint { address: Ipv4Addr::from(*a), port: 80 }).collect();
-        (Frontend { address, protocol: Protocol::Tcp, port: 80 }, Backends { endpoints, sticky: None })
+        (
+            Frontend { address, protocol: Protocol::Tcp, port: 80 },
+            Backends { endpoints, ..Backends::default() },
+        )
     }
 
     const A: [u8; 4] = [10, 244, 0, 2];
