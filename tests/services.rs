@@ -199,7 +199,16 @@ fn no_request_is_lost_while_pods_come_and_go() {
     .map(|text| text.parse().unwrap())
     .collect();
     for address in &addresses {
-        bed.ok(&["curl", "-sS", "-m", "20", "--retry", "20", "--retry-connrefused", &format!("http://{address}/")]);
+        bed.ok(&[
+            "curl",
+            "-sS",
+            "-m",
+            "20",
+            "--retry",
+            "20",
+            "--retry-connrefused",
+            &format!("http://{address}/"),
+        ]);
     }
 
     let load = Load::begin(&bed, &addresses);
@@ -293,14 +302,17 @@ spec: {selector: {app: web}, externalIPs: [203.0.113.9], ports: [{port: 80}]}
     assert_eq!(get("foreign", ".status.loadBalancer"), "{}");
 
     let health = get("local", ".spec.healthCheckNodePort");
-    let checked = || bed.run(&["curl", "-sS", "-m", "5", "-w", "%{http_code}", &format!("http://127.0.0.1:{health}/")]);
+    let checked =
+        || bed.run(&["curl", "-sS", "-m", "5", "-w", "%{http_code}", &format!("http://127.0.0.1:{health}/")]);
     let said = checked().stdout;
     assert!(said.contains("\"localEndpoints\": 1") && said.ends_with("200"), "{said}");
     bed.kubectl("label pod web app=other --overwrite");
     bed.wait("no endpoint", MINUTE, || checked().stdout.ends_with("503"));
     // A type that has no use for all that takes it along.
     bed.kubectl_all("patch svc local -p {\"spec\":{\"type\":\"ClusterIP\"}}");
-    for field in ["healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts", "ports[0].nodePort"] {
+    for field in
+        ["healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts", "ports[0].nodePort"]
+    {
         assert_eq!(get("local", &format!(".spec.{field}")), "", "{field}");
     }
     assert_eq!(get("local", ".status.loadBalancer"), "{}");
