@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -112,6 +113,15 @@ impl ImageSource for Images {
     ) -> BoxFuture<'a, Result<Image, String>> {
         async move {
             Images::pull(self, reference, &credentials, &Silent).await.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+
+    fn free(&self, bytes: u64, age: Duration) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        let images = self.clone();
+        async move {
+            let freed = tokio::task::spawn_blocking(move || Images::free(&images, bytes, age)).await;
+            freed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
         }
         .boxed()
     }

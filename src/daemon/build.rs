@@ -27,12 +27,13 @@ use crate::apiserver::aggregation::identity::FrontProxy;
 use crate::apiserver::allocate::ServiceRange;
 use crate::apiserver::audit::Audit;
 use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
-use crate::apiserver::proxy::exchange::HostNetwork;
+use crate::apiserver::proxy::{exchange::HostNetwork, tls};
 use crate::apiserver::{self, ApiServer, http};
 use crate::client::Client;
 use crate::controllers::{self, Controllers};
 use crate::dns::{self, Dns};
 use crate::image::Images;
+use crate::ingress::{self, Ingress};
 use crate::kubelet::{Kubelet, node::Machine};
 use crate::network::PodNetwork;
 use crate::proxy::Proxy;
@@ -173,7 +174,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let options = configs::proxy_options(cluster);
     let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
-        configs::kubelet(places, cluster, ranges, node_address, &machine),
+        configs::kubelet(places, cluster, ranges, node_address, &machine)?,
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
@@ -209,6 +210,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
+    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway).await?;
 
     let (shutdown, told_by) = watch::channel(false);
     let end = || told(told_by.clone());
@@ -235,7 +237,14 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             tracing::error!(%error, "the service proxy ended");
         }
     });
-    let until = end();
+    if let Some(ingress) = ingress {
+        components.spawn("ingress", ingress.run(end()));
+    }
+    let (end_pods, mut ends) = watch::channel(None);
+    let until = async move {
+        // A dropped sender is the daemon's own end.
+        ends.wait_for(Option::is_some).await.ok().and_then(|time| *time).flatten()
+    };
     let kubelet = tokio::spawn(async move { kubelet.run(until).await.map_err(|error| error.to_string()) });
     state.send_modify(|state| state.kubelet = true);
     let observer = client("system:minik");
@@ -266,6 +275,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         store,
         stops,
         shutdown,
+        end_pods,
         kubelet,
         components,
     })
@@ -277,6 +287,20 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
         return Ok(None);
     };
     Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
+}
+
+/// The ingress with its class, unless the cluster is to be without.
+async fn ingress(
+    cluster: &Cluster,
+    client: Client,
+    node: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> Result<Option<Ingress>, Error> {
+    let Some(ports) = cluster.ingress_ports() else { return Ok(None) };
+    let tls = tls::unverified(None).tried("cannot make the TLS settings for backends")?;
+    let ingress = Ingress::new(client, ingress::Config { ports, node, gateway, tls });
+    ingress.announce().await.tried("cannot make the class of ingresses")?;
+    Ok(Some(ingress))
 }
 
 /// TLS settings with the authority beside them.

@@ -5,6 +5,8 @@ pub mod configs;
 pub mod places;
 pub mod settings;
 
+pub mod node_settings;
+
 mod adapters;
 mod build;
 mod host_names;

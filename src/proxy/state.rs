@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::policy::Policies;
 use crate::network::Cidr;
 
 /// A transport protocol, by its number in the IP header.
@@ -67,6 +68,8 @@ pub struct State {
     pub frontends: BTreeMap<Frontend, Backends>,
     /// Ports of the loopback address, served in user space.
     pub local: BTreeMap<(Protocol, u16), Backends>,
+    /// What pods may do; `None` when nothing is to be judged.
+    pub policies: Option<Policies>,
     /// Ports of the node on which load balancers ask after a service.
     pub health: BTreeMap<u16, Health>,
     /// The addresses that new connections are led to for as long as they last: not those of endpoints that end and
@@ -75,6 +78,11 @@ pub struct State {
 }
 
 impl State {
+    /// Nothing, and nobody may do anything: for as long as nothing is known.
+    pub fn closed() -> State {
+        State { policies: Some(Policies::default()), ..State::default() }
+    }
+
     /// Addresses of endpoints: a pod that reaches itself through a service needs another source address.
     pub fn endpoint_addresses(&self) -> BTreeSet<Ipv4Addr> {
         self.frontends

@@ -28,11 +28,10 @@ use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
-use super::pod::image_of;
 use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
-use super::{messages, pull, sandbox};
+use super::{messages, resize, sandbox};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
@@ -45,19 +44,22 @@ pub enum Desired {
     Pod(Arc<Pod>),
     /// Nothing: the object is gone.
     Gone(Arc<Pod>),
+    /// Nothing runs any more in so much time, as the node stops; the object stays, for when it starts again.
+    Stopped(Arc<Pod>, Duration),
 }
 
 impl Desired {
-    fn pod(&self) -> &Arc<Pod> {
+    /// The pod, also when it is gone.
+    pub fn pod(&self) -> &Arc<Pod> {
         match self {
-            Desired::Pod(pod) | Desired::Gone(pod) => pod,
+            Desired::Pod(pod) | Desired::Gone(pod) | Desired::Stopped(pod, _) => pod,
         }
     }
 
     fn stops(&self) -> bool {
         match self {
             Desired::Pod(pod) => pod.metadata.deletion_timestamp.is_some(),
-            Desired::Gone(_) => true,
+            Desired::Gone(_) | Desired::Stopped(..) => true,
         }
     }
 }
@@ -85,7 +87,7 @@ pub struct Worker<R> {
     drain: Drain,
     /// What containers (by id) were given since they were started.
     resized: HashMap<String, ResourceRequirements>,
-    /// Why containers could not be started, by name.
+    /// Why containers that are held back wait, by name.
     failures: HashMap<String, Waiting>,
     /// Attempts whose process could not be started, with the sandbox that they were for.
     unstarted: Vec<(String, ObservedContainer)>,
@@ -183,6 +185,9 @@ impl<R: Runtime> Worker<R> {
         }
         self.memory.led = goal != Goal::Run && desired.stops() && self.is_led(&observed);
         self.probes.tend(&self.context, &pod, &observed, goal != Goal::Run, &self.changed);
+        let infeasible =
+            pod.spec.as_ref().and_then(|spec| resize::infeasible(spec, &self.context.config.capacity));
+        self.memory.infeasible = infeasible.is_some();
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
         let held = self.holds.apply(&mut plan, &pod, now);
         self.take_notes(&pod, &observed, &plan, &held).await;
@@ -190,6 +195,9 @@ impl<R: Runtime> Worker<R> {
             return Next::Wait(Some(RETRY));
         }
         if plan.outcome.is_some() && plan.actions.is_empty() && held.is_empty() {
+            if let Desired::Stopped(..) = desired {
+                return Next::Finished;
+            }
             return self.end(&desired, &pod, plan.outcome == Some(Outcome::Gone)).await;
         }
         if goal == Goal::Run {
@@ -260,9 +268,13 @@ impl<R: Runtime> Worker<R> {
         }
         if observed.sandbox.is_none()
             && phase != "Running"
-            && let Some(rejection) = sandbox::rejection(pod)
+            && let Some(rejection) = sandbox::rejection(pod).or_else(|| self.context.eviction.refusal(pod))
         {
             self.fail(pod, EventType::Warning, rejection, Duration::ZERO);
+            return None;
+        }
+        if let Some(evicted) = self.context.eviction.of(&self.uid) {
+            self.fail(pod, EventType::Warning, evicted, EVICTION_GRACE);
             return None;
         }
         let left = deadline(pod, SystemTime::now())?;
@@ -290,6 +302,9 @@ impl<R: Runtime> Worker<R> {
             (Desired::Gone(pod), _) => {
                 let grace = pod.spec.as_ref().map(grace_of).unwrap_or_default();
                 (grace.max(GONE_GRACE_MIN), Outcome::Gone)
+            }
+            (Desired::Stopped(pod, time), _) => {
+                (pod.spec.as_ref().map(grace_of).unwrap_or_default().min(*time), Outcome::Gone)
             }
             (Desired::Pod(pod), _) if pod.metadata.deletion_timestamp.is_some() => {
                 let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
@@ -330,7 +345,7 @@ impl<R: Runtime> Worker<R> {
         let mut waiting: HashMap<String, Waiting> = HashMap::new();
         for name in held.iter().filter_map(start) {
             if let Some(failure) = self.failures.get(&name) {
-                waiting.insert(name.clone(), pull::backed_off(failure, image_of(pod, &name)));
+                waiting.insert(name.clone(), failure.clone());
             }
         }
         for (name, delay) in &plan.backing_off {
@@ -371,6 +386,10 @@ impl<R: Runtime> Worker<R> {
 
     /// Writes the status when it changed; `false` when that failed for a passing reason.
     async fn write_status(&mut self, pod: &Pod, observed: &ObservedPod) -> bool {
+        // What a stopped node's pods last were is what they are to be again.
+        if matches!(*self.desired.borrow(), Desired::Stopped(..)) {
+            return true;
+        }
         let new = status(pod, observed, &self.notes, SystemTime::now());
         if pod.status.as_ref() == Some(&new) {
             return true;

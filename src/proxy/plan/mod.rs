@@ -16,7 +16,7 @@ use crate::network::Cidr;
 mod tests;
 
 /// The label by which an endpoint slice names its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// How long a client stays with its endpoint unless the service says so, in seconds.
 const STICKY_SECONDS: i32 = 10_800;
 
@@ -131,11 +131,7 @@ fn plan_service(
 }
 
 fn plan_host_ports(state: &mut State, pod: &Pod) {
-    let status = pod.status.as_ref();
-    let phase = status.and_then(|status| status.phase.as_deref());
-    let address =
-        status.and_then(|status| status.pod_ip.as_deref()).and_then(|ip| ip.parse::<Ipv4Addr>().ok());
-    let Some(address) = address.filter(|_| !matches!(phase, Some("Succeeded" | "Failed"))) else { return };
+    let Some(address) = pod_address(pod) else { return };
     for (host, protocol, port, target) in host_ports(pod) {
         let backends =
             Backends { endpoints: vec![Endpoint { address, port: target }], ..Backends::default() };
@@ -147,6 +143,13 @@ fn plan_host_ports(state: &mut State, pod: &Pod) {
             state.frontends.entry(frontend).or_insert(backends);
         }
     }
+}
+
+/// Where a pod is reached, as long as it has not finished.
+pub(super) fn pod_address(pod: &Pod) -> Option<Ipv4Addr> {
+    let status = pod.status.as_ref()?;
+    let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    status.pod_ip.as_deref().filter(|_| !finished)?.parse().ok()
 }
 
 /// The host ports of a pod: on which address, by which protocol, on which port, to which port of the pod.
@@ -292,7 +295,7 @@ fn target_port(port: &ServicePort, protocol: Protocol, slice: &EndpointSlice) ->
     u16::try_from(number).ok().filter(|number| *number > 0)
 }
 
-fn protocol(name: Option<&str>) -> Option<Protocol> {
+pub(super) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name.unwrap_or("TCP") {
         "TCP" => Some(Protocol::Tcp),
         "UDP" => Some(Protocol::Udp),
@@ -301,6 +304,6 @@ fn protocol(name: Option<&str>) -> Option<Protocol> {
     }
 }
 
-fn namespace(metadata: &ObjectMeta) -> &str {
+pub(super) fn namespace(metadata: &ObjectMeta) -> &str {
     metadata.namespace.as_deref().unwrap_or_default()
 }

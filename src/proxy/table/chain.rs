@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::message::{DELETE_CHAIN, IP, delete_rules, new_chain, new_rule};
+use super::message::{IP, delete_chain, delete_rules, new_chain, new_rule};
 use crate::network::Cidr;
 use crate::proxy::Config;
 use crate::proxy::expression::{Field, Interface, Reg, Rule, Verdict};
 use crate::proxy::state::{Backends, Endpoint, Frontend, State};
-use crate::sys::netlink::{Messages, NFTABLES};
+use crate::sys::netlink::Messages;
 
 /// A chain that translates; two chains of the same name are the same but for [`Chain::Sticky`]'s endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,9 +105,7 @@ pub(super) fn delete_chains(
         delete_rules(changes, table, name);
     }
     for name in gone() {
-        changes.push(NFTABLES, DELETE_CHAIN, 0, IP, |chain| {
-            chain.text(1, table).text(3, name);
-        });
+        delete_chain(changes, table, name);
     }
 }
 

@@ -17,6 +17,8 @@
 //! chain forward, output              to the service range, so far untranslated: refuse
 //! chain input                        proto . dport in refused: refuse
 //! ```
+//!
+//! What network policies add to this, and only while there are any, is in [`policy`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -28,6 +30,7 @@ use crate::sys::netlink::{Message, Messages, NFTABLES, Socket, flag};
 
 mod chain;
 mod message;
+mod policy;
 mod set;
 mod skeleton;
 
@@ -76,7 +79,7 @@ impl Table {
             None => {
                 let mut changes = full(&self.config, &wanted);
                 let (table, clients) = (&self.config.table, self.clients());
-                change_elements(&mut changes, table, NEW_ELEMENTS, Set::Clients, clients);
+                change_elements(&mut changes, table, NEW_ELEMENTS, Set::Clients.name(), clients);
                 changes
             }
         };
@@ -142,23 +145,30 @@ pub fn full(config: &Config, wanted: &State) -> Messages {
     table(&mut changes, DELETE_TABLE, 0, name);
     table(&mut changes, NEW_TABLE, flag::CREATE, name);
     for set in Set::ALL {
-        new_set(&mut changes, name, set);
+        new_set(&mut changes, name, set.name(), set.layout(), set as u32 + 1);
     }
     skeleton(&mut changes, config);
     let chains = chains(wanted);
     change_chains(&mut changes, config, &BTreeMap::new(), &chains);
     for (set, elements) in elements(wanted).into_iter().chain(shared_elements(config, wanted)) {
-        change_elements(&mut changes, name, NEW_ELEMENTS, set, elements.into_iter().collect());
+        change_elements(&mut changes, name, NEW_ELEMENTS, set.name(), elements.into_iter().collect());
     }
+    policy::change(&mut changes, config, None, wanted.policies.as_ref());
     changes
 }
 
 /// The transaction that leads from one state to another; empty when there is no difference.
 pub fn difference(config: &Config, installed: &State, wanted: &State) -> Messages {
     let mut changes = Messages::default();
+    translations(&mut changes, config, installed, wanted);
+    policy::change(&mut changes, config, installed.policies.as_ref(), wanted.policies.as_ref());
+    changes
+}
+
+fn translations(changes: &mut Messages, config: &Config, installed: &State, wanted: &State) {
     let (installed, wanted) = concerned(installed, wanted);
     if installed == wanted {
-        return changes;
+        return;
     }
     let name = &config.table;
     let (old_chains, new_chains) = (chains(&installed), chains(&wanted));
@@ -166,7 +176,7 @@ pub fn difference(config: &Config, installed: &State, wanted: &State) -> Message
     old.extend(shared_elements(config, &installed));
     new.extend(shared_elements(config, &wanted));
 
-    change_chains(&mut changes, config, &old_chains, &new_chains);
+    change_chains(changes, config, &old_chains, &new_chains);
     for (kind, from, to) in [(DELETE_ELEMENTS, &old, &new), (NEW_ELEMENTS, &new, &old)] {
         for (set, elements) in from {
             let others = to.get(set);
@@ -177,11 +187,10 @@ pub fn difference(config: &Config, installed: &State, wanted: &State) -> Message
                     DELETE_ELEMENTS => (key.clone(), Content::None),
                     _ => (key.clone(), content.clone()),
                 });
-            change_elements(&mut changes, name, kind, *set, only_here.collect());
+            change_elements(changes, name, kind, set.name(), only_here.collect());
         }
     }
-    delete_chains(&mut changes, name, &old_chains, &new_chains);
-    changes
+    delete_chains(changes, name, &old_chains, &new_chains);
 }
 
 /// The parts of two states that their difference depends on: the frontends that differ, and for each thing that

@@ -149,6 +149,10 @@ impl ImageSource for Images {
         }
         .boxed()
     }
+
+    fn free(&self, _: u64, _: Duration) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        async { Ok(Some(0)) }.boxed()
+    }
 }
 
 /// Services lead to its pods for as long as the sender of `led` says so.
@@ -222,10 +226,12 @@ fn config(dir: &Path) -> Config {
         memory: dir.join("memory"),
         logs: dir.join("logs"),
         container_logs: dir.join("links"),
+        images: dir.join("images"),
         manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
         share_processes: false,
+        eviction: Default::default(),
     }
 }
 
@@ -253,6 +259,7 @@ impl Bed {
             services,
             recorder,
             statics: Default::default(),
+            eviction: Default::default(),
             http: Default::default(),
         });
         let (desired, wanted) = watch::channel(Desired::Pod(Arc::new(pod)));

@@ -19,6 +19,8 @@ use nix::sched::CloneFlags;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod policies;
+
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs a test on a thread with network and mount namespaces of its own: a host that ends with the thread.
@@ -204,6 +206,8 @@ fn attaching_is_idempotent_and_recovers() {
             }
             assert!(ask(None, &format!("{}:80", from.address)).unwrap().ends_with("10.244.0.1"));
         }
+        let host_end = format!("-6 -br addr show mkt{:08x}", pods["a"].address.to_bits());
+        assert_eq!(run("ip", &host_end), "", "no other way to the host");
         serve_host("10.244.0.1:7000");
         assert_eq!(ask(Some(&pods["a"].namespace), "10.244.0.1:7000").unwrap(), "host");
 
