@@ -4,8 +4,8 @@
 //! manifest ─► kubectl / minik CLI / any client ──HTTPS──►  apiserver ─► registry ─► store (one revisioned log)
 //!                                                             ▲                        │ watch
 //!                   ┌───────────────┬───────────────┬─────────┴──────┬─────────────────┤
-//!              controllers      scheduler        kubelet        service proxy         dns
-//!              (endpoints…)       (bind)       (one worker/pod)   (nftables NAT)   (cluster.local)
+//!              controllers      scheduler        kubelet        service proxy     dns, ingress
+//!              (endpoints…)       (bind)       (one worker/pod)   (nftables NAT)   (names, HTTP)
 //!                                                │
 //!                                       runtime ─┼─ image (pull, unpack)   network (veth, routes, ipam)
 //!                                                │
@@ -28,7 +28,7 @@
 //! | 3 | [`image`], [`network`], [`runtime`] | containers and packets; no Kubernetes words |
 //! | 3 | [`apiserver`] | the only user of the store |
 //! | 3 | [`client`] | requests over any transport, reflectors, work queues |
-//! | 4 | [`controllers`], [`scheduler`], [`kubelet`], [`proxy`], [`dns`] | one loop each: observe, plan, act |
+//! | 4 | [`controllers`], [`scheduler`], [`kubelet`], [`proxy`], [`dns`], [`ingress`] | one loop each: observe, plan, act |
 //! | 5 | [`daemon`] | every component: build, spawn, drain |
 //! | 6 | [`cli`] | verbs, output, exit codes |
 //!
@@ -46,8 +46,9 @@
 //! 9. No polling: an idle cluster uses no CPU beyond heartbeats. The exceptions are asked for: probes; emptyDirs on disk
 //!    with a `sizeLimit` and containers with a limit of `ephemeral-storage` are measured every 10 seconds while their
 //!    pod runs; other API servers that serve a part of the API (APIServices) are asked every 30 seconds whether they
-//!    are there; autoscalers look at what pods use every 15 seconds; and while pods run, what is left of the node's
-//!    memory, disks and processes is measured every 10 seconds to 5 minutes, the more seldom the more is left.
+//!    are there; autoscalers look at what pods use every 15 seconds; a port of the ingress that another program has is
+//!    asked for again, less and less often; and while pods run, what is left of the node's memory, disks and processes is
+//!    measured every 10 seconds to 5 minutes, the more seldom the more is left.
 
 pub mod sys;
 
@@ -66,6 +67,7 @@ pub mod client;
 
 pub mod controllers;
 pub mod dns;
+pub mod ingress;
 pub mod kubelet;
 pub mod proxy;
 pub mod scheduler;

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("kubelet", &["api", "client", "image", "network", "runtime", "stdio", "sys"]),
     ("proxy", &["api", "client", "network", "sys"]),
     ("dns", &["api", "client"]),
+    ("ingress", &["api", "client", "sys"]),
     (
         "daemon",
         &[
@@ -31,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "controllers",
             "dns",
             "image",
+            "ingress",
             "kubelet",
             "network",
             "proxy",
@@ -40,7 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sys",
         ],
     ),
-    ("cli", &["api", "daemon", "image", "network", "proxy", "runtime", "sys"]),
+    ("cli", &["api", "daemon", "image", "ingress", "network", "proxy", "runtime", "sys"]),
 ];
 
 fn sources(directory: &Path) -> Vec<PathBuf> {

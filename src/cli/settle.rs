@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Kind};
-use crate::daemon::cluster::{Cluster, DEFAULT_PORT};
+use crate::daemon::cluster::{Cluster, DEFAULT_PORT, INGRESS_HTTP_PORT, INGRESS_HTTPS_PORT};
 use crate::daemon::places::Places;
 use crate::daemon::settings::{self, MACHINE_FILE, Settings};
+use crate::ingress::gateway::Ports;
 use crate::network::{self, Cidr};
 
 /// How many ports from the usual one on are tried when nobody chose one.
@@ -87,6 +88,7 @@ pub fn settle(
             .or(kept.share_process_namespace)
             .or(machine.share_process_namespace)
             .unwrap_or(true),
+        external_ips: asked.external_ips.or(kept.external_ips).or(machine.external_ips).unwrap_or(false),
         kubelet: asked.kubelet.over(kept.kubelet).over(machine.kubelet),
         audit_policy_file,
         audit_log_file,
@@ -96,9 +98,16 @@ pub fn settle(
             .or(kept.audit_log_maxbackup)
             .or(machine.audit_log_maxbackup),
         audit_log_maxage: asked.audit_log_maxage.or(kept.audit_log_maxage).or(machine.audit_log_maxage),
+        ingress: asked.ingress.or(kept.ingress).or(machine.ingress),
+        ingress_http_port: asked.ingress_http_port.or(kept.ingress_http_port).or(machine.ingress_http_port),
+        ingress_https_port: asked
+            .ingress_https_port
+            .or(kept.ingress_https_port)
+            .or(machine.ingress_https_port),
         docker_config: Some(host.docker_config.clone()),
     };
     check_audit(&cluster)?;
+    check_ingress(&cluster)?;
     Ok(cluster)
 }
 
@@ -111,6 +120,21 @@ fn check_audit(cluster: &Cluster) -> Result<(), Failure> {
     };
     let message = format!("an audit log needs a policy and a file: {missing} is missing");
     Err(Failure::new(Kind::Usage, message))
+}
+
+/// Two listeners cannot share a port.
+fn check_ingress(cluster: &Cluster) -> Result<(), Failure> {
+    let Some(Ports { http, https }) = cluster.ingress_ports() else { return Ok(()) };
+    let message = match cluster.apiserver_port {
+        _ if http == 0 || https == 0 => "must be 1 to 65535".to_owned(),
+        _ if http == https => format!("must differ, and both are {http}"),
+        // The usual ports give way: an event says so when there is an ingress.
+        port if [cluster.ingress_http_port, cluster.ingress_https_port].contains(&Some(port)) => {
+            format!("must not be {port}, the port of the API server")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::new(Kind::Usage, format!("--ingress-http-port and --ingress-https-port {message}")))
 }
 
 /// The flags that ask for something else than what a running cluster has, of those that a start can change.
@@ -134,12 +158,26 @@ pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
             "shareProcessNamespace",
             asked.share_process_namespace.is_some_and(|s| s != running.share_process_namespace),
         ),
+        ("externalIPs", asked.external_ips.is_some_and(|e| e != running.external_ips)),
         ("kubelet", asked.kubelet.clone().over(running.kubelet.clone()) != running.kubelet),
         ("--audit-policy-file", other(&asked.audit_policy_file, &running.audit_policy_file)),
         ("--audit-log-file", other(&asked.audit_log_file, &running.audit_log_file)),
         ("--audit-log-maxsize", number(asked.audit_log_maxsize, running.audit_log_maxsize)),
         ("--audit-log-maxbackup", number(asked.audit_log_maxbackup, running.audit_log_maxbackup)),
         ("--audit-log-maxage", number(asked.audit_log_maxage, running.audit_log_maxage)),
+        ("--ingress", asked.ingress.is_some_and(|ingress| ingress != running.ingress.unwrap_or(true))),
+        (
+            "--ingress-http-port",
+            asked
+                .ingress_http_port
+                .is_some_and(|p| p != running.ingress_http_port.unwrap_or(INGRESS_HTTP_PORT)),
+        ),
+        (
+            "--ingress-https-port",
+            asked
+                .ingress_https_port
+                .is_some_and(|p| p != running.ingress_https_port.unwrap_or(INGRESS_HTTPS_PORT)),
+        ),
     ];
     differs.into_iter().filter_map(|(flag, differs)| differs.then_some(flag)).collect()
 }
@@ -337,6 +375,38 @@ mod tests {
         let none = Settings::default;
         let passed = settle("x", none(), none(), None, &host(&[]), &|port| port > 8445).unwrap();
         assert_eq!(passed.apiserver_port, 8446);
+    }
+
+    #[test]
+    fn the_ports_of_the_ingress_are_its_own() {
+        let ports = |http, https| Settings {
+            ingress_http_port: http,
+            ingress_https_port: https,
+            ..Settings::default()
+        };
+        for (asked, wrong) in [
+            (ports(None, None), None),
+            (ports(Some(8080), Some(8444)), None),
+            (ports(Some(443), None), Some("both are 443")),
+            (ports(Some(0), None), Some("1 to 65535")),
+            (ports(None, Some(8443)), Some("must not be 8443, the port of the API server")),
+            (Settings { ingress: Some(false), ..ports(Some(443), None) }, None),
+            (Settings { apiserver_port: Some(443), ..Settings::default() }, None),
+        ] {
+            let settled = new(&host(&[]), asked.clone());
+            match wrong {
+                None => assert!(settled.is_ok(), "{asked:?}"),
+                Some(wrong) => assert!(settled.unwrap_err().message.contains(wrong), "{asked:?}"),
+            }
+        }
+        let before = new(&host(&[]), Settings { ingress: Some(false), ..ports(Some(81), None) }).unwrap();
+        assert_eq!(before.ingress_ports(), None);
+        let again =
+            |asked| settle("x", asked, Settings::default(), Some(before.clone()), &host(&[]), &|_| true);
+        assert_eq!(again(Settings::default()).unwrap(), before);
+        let on = Settings { ingress: Some(true), ..Settings::default() };
+        assert_eq!(differing(&on, &before), ["--ingress"]);
+        assert_eq!(again(on).unwrap().ingress_ports(), Some(Ports { http: 81, https: 443 }));
     }
 
     #[test]

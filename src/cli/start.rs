@@ -66,6 +66,15 @@ pub struct Args {
     /// Evict pods when less is left than this, as SIGNAL<AMOUNT,... (memory.available<100Mi,nodefs.available<10%); "" is never
     #[arg(long, value_name = "THRESHOLDS")]
     eviction_hard: Option<String>,
+    /// Carry out ingresses of the class nginx, which is the default class then; false leaves that to others
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    ingress: Option<bool>,
+    /// Port of the ingress for HTTP, opened at the first ingress; 80 by default
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    ingress_http_port: Option<u16>,
+    /// Port of the ingress for HTTPS; 443 by default
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    ingress_https_port: Option<u16>,
     /// Settings file; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -202,12 +211,16 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         registry_mirrors: (!args.registry_mirror.is_empty()).then_some(mirrors),
         insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
+        external_ips: None,
         kubelet: NodeSettings::of_flags(args.eviction_hard.as_deref()).map_err(usage)?,
         audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
         audit_log_file: absolute(args.audit_log_file.as_deref())?,
         audit_log_maxsize: args.audit_log_maxsize,
         audit_log_maxbackup: args.audit_log_maxbackup,
         audit_log_maxage: args.audit_log_maxage,
+        ingress: args.ingress,
+        ingress_http_port: args.ingress_http_port,
+        ingress_https_port: args.ingress_https_port,
     };
     let asked = flags.over(file);
     if asked.apiserver_port == Some(0) {

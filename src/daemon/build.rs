@@ -11,10 +11,11 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::{Keys, Volumes};
+use super::adapters::{Keys, Network, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
+use super::host_names;
 use super::lock::{self, Attempt, Lock};
 use super::log;
 use super::places::Places;
@@ -26,12 +27,13 @@ use crate::apiserver::aggregation::identity::FrontProxy;
 use crate::apiserver::allocate::ServiceRange;
 use crate::apiserver::audit::Audit;
 use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
-use crate::apiserver::proxy::exchange::HostNetwork;
+use crate::apiserver::proxy::{exchange::HostNetwork, tls};
 use crate::apiserver::{self, ApiServer, http};
 use crate::client::Client;
 use crate::controllers::{self, Controllers};
 use crate::dns::{self, Dns};
 use crate::image::Images;
+use crate::ingress::{self, Ingress};
 use crate::kubelet::{Kubelet, node::Machine};
 use crate::network::PodNetwork;
 use crate::proxy::Proxy;
@@ -169,12 +171,14 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
 
     let client = |name: &str| Client::new(api.clone(), User::component(name));
     let node_user = format!("system:node:{}", cluster.node_name);
+    let options = configs::proxy_options(cluster);
+    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
         configs::kubelet(places, cluster, ranges, node_address, &machine)?,
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(network.clone()),
+        Arc::new(Network { pods: network.clone(), led: proxy.led() }),
         machine,
         ranges.pods.to_string(),
     );
@@ -206,7 +210,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
-    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges));
+    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway).await?;
 
     let (shutdown, told_by) = watch::channel(false);
     let end = || told(told_by.clone());
@@ -233,6 +237,9 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             tracing::error!(%error, "the service proxy ended");
         }
     });
+    if let Some(ingress) = ingress {
+        components.spawn("ingress", ingress.run(end()));
+    }
     let (end_pods, mut ends) = watch::channel(None);
     let until = async move {
         // A dropped sender is the daemon's own end.
@@ -243,9 +250,15 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let observer = client("system:minik");
     let node = cluster.node_name.clone();
     let shown = state.subscribe();
+    let gateway_link = configs::network(places, ranges.pods).gateway_link();
     components.spawn("watch on readiness", async move {
         ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
+        let announced =
+            task::spawn_blocking(move || host_names::announce(&gateway_link, gateway, DOMAIN)).await;
+        if let Ok(Err(error)) = announced {
+            tracing::warn!(%error, "the host does not know the cluster's names");
+        }
         // What may take long and nobody waits for.
         let collected = task::spawn_blocking(move || images.collect()).await;
         if let Ok(Err(error)) = collected {
@@ -274,6 +287,20 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
         return Ok(None);
     };
     Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
+}
+
+/// The ingress with its class, unless the cluster is to be without.
+async fn ingress(
+    cluster: &Cluster,
+    client: Client,
+    node: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> Result<Option<Ingress>, Error> {
+    let Some(ports) = cluster.ingress_ports() else { return Ok(None) };
+    let tls = tls::unverified(None).tried("cannot make the TLS settings for backends")?;
+    let ingress = Ingress::new(client, ingress::Config { ports, node, gateway, tls });
+    ingress.announce().await.tried("cannot make the class of ingresses")?;
+    Ok(Some(ingress))
 }
 
 /// TLS settings with the authority beside them.

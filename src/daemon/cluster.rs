@@ -14,10 +14,15 @@ use super::places::{DEFAULT_DATA_DIR, Places};
 use super::settings::{Error, Settings, check_profile};
 use crate::apiserver::audit;
 use crate::image::{self, LayersInUse};
+use crate::ingress::gateway::Ports;
 use crate::runtime::supervisor;
 
 /// The port of the API server, when it is free (minikube's).
 pub const DEFAULT_PORT: u16 = 8443;
+/// The port of HTTP, where browsers ask.
+pub const INGRESS_HTTP_PORT: u16 = 80;
+/// The port of HTTPS.
+pub const INGRESS_HTTPS_PORT: u16 = 443;
 
 /// A cluster's settings, complete: as decided at its first start and kept from then on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +42,9 @@ pub struct Cluster {
     pub insecure_registries: Vec<String>,
     /// Whether containers of a pod share processes when the pod does not say.
     pub share_process_namespace: bool,
+    /// Whether services have the external addresses that they ask for.
+    #[serde(default, rename = "externalIPs")]
+    pub external_ips: bool,
     /// The node's own settings.
     #[serde(default)]
     pub kubelet: NodeSettings,
@@ -55,6 +63,15 @@ pub struct Cluster {
     /// For how many days.
     #[serde(default)]
     pub audit_log_maxage: Option<u32>,
+    /// Whether ingresses are carried out; they are unless this says no.
+    #[serde(default)]
+    pub ingress: Option<bool>,
+    /// The port of the ingress for HTTP, if not the usual one.
+    #[serde(default)]
+    pub ingress_http_port: Option<u16>,
+    /// And for HTTPS.
+    #[serde(default)]
+    pub ingress_https_port: Option<u16>,
     /// Docker's configuration of the user who started the cluster, for its credentials.
     pub docker_config: Option<PathBuf>,
 }
@@ -94,13 +111,26 @@ impl Cluster {
             registry_mirrors: Some(self.registry_mirrors),
             insecure_registries: Some(self.insecure_registries),
             share_process_namespace: Some(self.share_process_namespace),
+            external_ips: Some(self.external_ips),
             kubelet: self.kubelet,
             audit_policy_file: self.audit_policy_file,
             audit_log_file: self.audit_log_file,
             audit_log_maxsize: self.audit_log_maxsize,
             audit_log_maxbackup: self.audit_log_maxbackup,
             audit_log_maxage: self.audit_log_maxage,
+            ingress: self.ingress,
+            ingress_http_port: self.ingress_http_port,
+            ingress_https_port: self.ingress_https_port,
         }
+    }
+
+    /// The ports of the ingress; none when ingresses are not carried out.
+    pub fn ingress_ports(&self) -> Option<Ports> {
+        let ports = Ports {
+            http: self.ingress_http_port.unwrap_or(INGRESS_HTTP_PORT),
+            https: self.ingress_https_port.unwrap_or(INGRESS_HTTPS_PORT),
+        };
+        self.ingress.unwrap_or(true).then_some(ports)
     }
 
     /// How much of the audit log is kept.

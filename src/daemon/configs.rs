@@ -87,6 +87,11 @@ pub fn proxy(places: &Places, ranges: Ranges) -> proxy::Config {
     }
 }
 
+/// What the service proxy must know of the cluster beside that.
+pub fn proxy_options(cluster: &Cluster) -> proxy::plan::Options {
+    proxy::plan::Options { node: cluster.node_name.clone(), external_ips: cluster.external_ips }
+}
+
 /// The configuration of the container runtime.
 pub fn runtime(places: &Places, cgroup_parent: PathBuf) -> Result<linux::Config, Error> {
     Ok(linux::Config {

@@ -9,6 +9,7 @@ pub mod node_settings;
 
 mod adapters;
 mod build;
+mod host_names;
 mod ready;
 mod running;
 

@@ -33,6 +33,9 @@ pub struct Settings {
     pub insecure_registries: Option<Vec<String>>,
     /// Whether containers of a pod share processes when the pod does not say (default: true).
     pub share_process_namespace: Option<bool>,
+    /// Whether services have the external addresses that they ask for (default: false).
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<bool>,
     /// The node's own settings.
     pub kubelet: NodeSettings,
     /// Which requests are recorded (a Policy of audit.k8s.io/v1); an empty path is none.
@@ -45,6 +48,12 @@ pub struct Settings {
     pub audit_log_maxbackup: Option<u32>,
     /// For how many days; 0 is for ever.
     pub audit_log_maxage: Option<u32>,
+    /// Whether ingresses are carried out (default: true).
+    pub ingress: Option<bool>,
+    /// The port of the ingress for HTTP.
+    pub ingress_http_port: Option<u16>,
+    /// And for HTTPS.
+    pub ingress_https_port: Option<u16>,
 }
 
 /// Why settings cannot be used.
@@ -120,12 +129,16 @@ impl Settings {
             registry_mirrors,
             insecure_registries,
             share_process_namespace: self.share_process_namespace.or(below.share_process_namespace),
+            external_ips: self.external_ips.or(below.external_ips),
             kubelet: self.kubelet.over(below.kubelet),
             audit_policy_file: self.audit_policy_file.or(below.audit_policy_file),
             audit_log_file: self.audit_log_file.or(below.audit_log_file),
             audit_log_maxsize: self.audit_log_maxsize.or(below.audit_log_maxsize),
             audit_log_maxbackup: self.audit_log_maxbackup.or(below.audit_log_maxbackup),
             audit_log_maxage: self.audit_log_maxage.or(below.audit_log_maxage),
+            ingress: self.ingress.or(below.ingress),
+            ingress_http_port: self.ingress_http_port.or(below.ingress_http_port),
+            ingress_https_port: self.ingress_https_port.or(below.ingress_https_port),
         }
     }
 }

@@ -71,13 +71,19 @@ pub trait ImageSource: Send + Sync + 'static {
     fn free(&self, bytes: u64, age: Duration) -> BoxFuture<'_, Result<Option<u64>, String>>;
 }
 
-/// Where pods get their addresses.
+/// Where pods get their addresses, and what becomes of connections to those.
 pub trait Addresses: Send + Sync + 'static {
     /// The pod's network, made when missing.
     fn attach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Attachment, String>>;
 
     /// Gives it back; none there is success.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Resolves when services lead no new connections to this address of a pod that ends, unless they have no other;
+    /// at once where nobody leads any.
+    fn left(&self, _address: Ipv4Addr) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Shared by all workers.

@@ -1,7 +1,7 @@
 //! Unix sockets that carry file descriptors and know their peer; sockets on addresses that are still to come.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddrV4, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
-    UnixAddr, bind, getsockopt, listen, recvmsg, sendmsg, setsockopt, sockopt,
+    SockaddrIn6, SockaddrLike, UnixAddr, bind, getsockopt, listen, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
 /// The most descriptors in one message.
@@ -79,14 +79,50 @@ pub fn tcp_ahead(address: SocketAddrV4) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// A non-blocking socket, bound.
-fn ahead(kind: SockType, address: SocketAddrV4) -> io::Result<OwnedFd> {
+/// So many bytes of datagrams wait at a socket until they are read; a small one takes about a thousand of them.
+const QUEUE: usize = 4 << 20;
+
+/// TCP listeners on a port of all addresses of the host: those of IPv4 and, where the host has them, those of IPv6.
+pub fn tcp_everywhere(port: u16) -> io::Result<Vec<TcpListener>> {
+    let v4 = unbound(SockType::Stream, AddressFamily::Inet)?;
+    let v4 = listening(v4, &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+    let v6 = || {
+        let socket = unbound(SockType::Stream, AddressFamily::Inet6)?;
+        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+        listening(socket, &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)))
+    };
+    match v6() {
+        Ok(v6) => Ok(vec![v4, v6]),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        // A host without IPv6.
+        Err(_) => Ok(vec![v4]),
+    }
+}
+
+fn listening(socket: OwnedFd, address: &dyn SockaddrLike) -> io::Result<TcpListener> {
+    bind(socket.as_raw_fd(), address)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(TcpListener::from(socket))
+}
+
+/// A non-blocking socket that is still to be bound.
+fn unbound(kind: SockType, family: AddressFamily) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = nix::sys::socket::socket(AddressFamily::Inet, kind, flags, None)?;
-    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    let socket = nix::sys::socket::socket(family, kind, flags, None)?;
     if kind == SockType::Stream {
         // As the standard library does: connections of an earlier process may still be ending.
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    Ok(socket)
+}
+
+/// A non-blocking socket, bound.
+fn ahead(kind: SockType, address: SocketAddrV4) -> io::Result<OwnedFd> {
+    let socket = unbound(kind, AddressFamily::Inet)?;
+    setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if kind == SockType::Datagram {
+        // What comes while nobody reads is lost when it does not fit. Not everybody may have more than is usual.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &QUEUE);
     }
     bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
     Ok(socket)
@@ -117,6 +153,20 @@ mod tests {
         let port = all.local_addr().unwrap().port();
         let taken = udp_ahead(SocketAddrV4::new([192, 0, 2, 7].into(), port)).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_port_is_had_everywhere_or_not_at_all() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = taken.local_addr().unwrap().port();
+        assert_eq!(tcp_everywhere(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let open = tcp_everywhere(0).unwrap();
+        let port = open[0].local_addr().unwrap().port();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        assert!(
+            !open[0].local_addr().unwrap().is_ipv6()
+                && open.iter().skip(1).all(|v6| { v6.local_addr().unwrap().is_ipv6() })
+        );
     }
 
     #[test]

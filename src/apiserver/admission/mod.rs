@@ -104,7 +104,7 @@ async fn complete(
             storage::protect_claim(object);
         }
         ("", "persistentvolumes") => storage::protect_volume(object),
-        ("networking.k8s.io", "ingresses") => ingress_class::set_default(registry, object),
+        ("networking.k8s.io" | "extensions", "ingresses") => ingress_class::set_default(registry, object),
         ("certificates.k8s.io", "certificatesigningrequests") => {
             strategy::certificates::set_requester(object, attributes.user);
         }

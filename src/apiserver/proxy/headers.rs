@@ -4,18 +4,8 @@ use std::net::IpAddr;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-/// Headers about one connection, never about the message (RFC 9110, 7.6.1).
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
+use crate::api::hops::{self, takes_trailers, upgrade, words};
+
 /// What a backend may say about other origins holds for its own, not for the API server's.
 const CROSS_ORIGIN: &[&str] = &[
     "access-control-allow-credentials",
@@ -25,30 +15,6 @@ const CROSS_ORIGIN: &[&str] = &[
 ];
 /// How a browser sends a bearer token as the name of a WebSocket protocol.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
-
-/// The protocol that a request asks to change to.
-pub fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = words(headers, header::CONNECTION).any(|word| word.eq_ignore_ascii_case("upgrade"));
-    headers.get(header::UPGRADE).filter(|_| asked).cloned()
-}
-
-/// The parts of a header that may be given several times, or once with commas.
-fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|word| !word.is_empty())
-}
-
-/// Takes away what is about one connection alone.
-fn without_hops(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> =
-        words(headers, header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
-    }
-}
 
 /// Takes away whatever tells who the client is: that is between the client and this server.
 fn without_identity(headers: &mut HeaderMap) {
@@ -84,8 +50,8 @@ pub fn to_backend(
 ) -> HeaderMap {
     let mut headers = asked.clone();
     let upgrade = upgrade(asked);
-    let trailers = words(asked, header::TE).any(|word| word.eq_ignore_ascii_case("trailers"));
-    without_hops(&mut headers);
+    let trailers = takes_trailers(asked);
+    hops::remove(&mut headers);
     without_identity(&mut headers);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -114,7 +80,7 @@ pub fn to_backend(
 /// Makes a backend's headers those of the answer to the client.
 pub fn to_client(headers: &mut HeaderMap, switches: bool) {
     let upgrade = headers.get(header::UPGRADE).filter(|_| switches).cloned();
-    without_hops(headers);
+    hops::remove(headers);
     for name in CROSS_ORIGIN {
         headers.remove(*name);
     }

@@ -19,6 +19,7 @@ use self::location::{Named, OfNode};
 use self::rewrite::Rewriter;
 use super::answer::{self, Body};
 use super::registry::Registry;
+use crate::api::hops;
 use crate::api::node::Node;
 use crate::api::request::Target;
 use crate::api::status::Status;
@@ -103,7 +104,7 @@ impl Proxy {
             _ => return Err(Status::no_such_path()),
         };
         let read = matches!(*request.method(), Method::GET | Method::HEAD);
-        if rest.is_empty() && read && headers::upgrade(request.headers()).is_none() {
+        if rest.is_empty() && read && hops::upgrade(request.headers()).is_none() {
             // Links relative to the page would lose the last part of the path.
             return Ok(moved(&format!("{path}/{query}")));
         }
@@ -155,7 +156,7 @@ impl Proxy {
         mut request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
         let client: Option<IpAddr> = request.extensions().get::<Origin>().map(|origin| origin.0.ip());
-        let upgrading = headers::upgrade(request.headers()).is_some();
+        let upgrading = hops::upgrade(request.headers()).is_some();
         let upgrade = upgrading.then(|| hyper::upgrade::on(&mut request));
         let asked_host = host_of(&request);
         let host = passage.host.clone().or_else(|| asked_host.clone());

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use crate::api::hops::words;
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 
@@ -22,12 +23,6 @@ pub fn is_asked(headers: &HeaderMap, protocol: &str) -> bool {
 /// Whether a request asks for a SPDY session.
 pub fn is_spdy(headers: &HeaderMap) -> bool {
     is_asked(headers, SPDY)
-}
-
-/// The parts of a header that may be given several times, or once with commas.
-pub fn words(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|word| !word.is_empty())
 }
 
 /// The answer that changes to SPDY, and the protocol spoken in it: the first of the client's that is one of `ours`. A

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pipe::{Inlet, Outlet};
 use super::upgrade;
+use crate::api::hops::words;
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 
@@ -48,7 +49,7 @@ pub fn is_asked(headers: &HeaderMap) -> bool {
 
 /// The protocol that is spoken: the first of ours that the client offers; an old client offers none.
 pub fn choose(headers: &HeaderMap, ours: &[&'static str]) -> Result<&'static str, Status> {
-    let offered: Vec<&str> = upgrade::words(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
+    let offered: Vec<&str> = words(headers, header::SEC_WEBSOCKET_PROTOCOL).collect();
     if offered.is_empty() {
         return Ok("");
     }

@@ -1,6 +1,7 @@
 //! One pod's life: observe, plan, act, write the status; again whenever something changes.
 
 mod act;
+mod drain;
 mod holds;
 mod hooks;
 mod pulls;
@@ -18,6 +19,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
+use self::drain::Drain;
 use self::holds::Holds;
 use self::hooks::{Hooks, Moment};
 use self::pulls::Pulls;
@@ -82,6 +84,7 @@ pub struct Worker<R> {
     pulls: Pulls,
     hooks: Hooks,
     probes: Probes,
+    drain: Drain,
     /// What containers (by id) were given since they were started.
     resized: HashMap<String, ResourceRequirements>,
     /// Why containers that are held back wait, by name.
@@ -125,6 +128,7 @@ impl<R: Runtime> Worker<R> {
             pulls: Pulls::default(),
             hooks: Hooks::default(),
             probes: Probes::default(),
+            drain: Drain::default(),
             resized: HashMap::new(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
@@ -179,6 +183,7 @@ impl<R: Runtime> Worker<R> {
             Goal::Run => observed.pulling = self.pulls.under_way(&pod),
             Goal::Stop { .. } => self.pulls.cancel(),
         }
+        self.memory.led = goal != Goal::Run && desired.stops() && self.is_led(&observed);
         self.probes.tend(&self.context, &pod, &observed, goal != Goal::Run, &self.changed);
         let infeasible =
             pod.spec.as_ref().and_then(|spec| resize::infeasible(spec, &self.context.config.capacity));
@@ -307,14 +312,22 @@ impl<R: Runtime> Worker<R> {
             }
             (_, Some(grace)) => (grace, Outcome::Failed),
             (_, None) => {
-                // The manifest of a static pod may come back: its next end has all its grace again.
+                // The manifest of a static pod may come back: its next end is one from the beginning.
                 self.kill_at = None;
+                self.drain = Drain::default();
                 return Goal::Run;
             }
         };
         // Processes get their time in full from when this worker first knew; a second word can only shorten it.
         let until = *self.kill_at.insert(self.kill_at.map_or(now + grace, |at| at.min(now + grace)));
         Goal::Stop { grace, left: until.saturating_duration_since(now), then }
+    }
+
+    /// Whether services still lead new connections to a pod that is deleted; the end of that wakes the worker.
+    fn is_led(&mut self, observed: &ObservedPod) -> bool {
+        let address = observed.sandbox.as_ref().and_then(|sandbox| sandbox.address.as_deref()?.parse().ok());
+        // Those on the host's own network share its address with others.
+        address.is_some_and(|address| self.drain.lasts(&self.context.network, address, &self.changed))
     }
 
     /// Learns what the status is to say: addresses, last words, back-offs, the outcome.

@@ -1,0 +1,441 @@
+//! One request: where it goes, what it is answered, and how it gets there and back.
+//!
+//! Nothing is put aside: bodies flow both ways as they are taken. A request goes to another endpoint when nothing of it was
+//! sent, or when it has no body, may be repeated, and the backend broke off before it answered anything.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::BodyExt;
+use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
+use rustls::ClientConfig;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::affinity::{self, Session};
+use super::annotations::{Protocol, Settings};
+use super::body::{Body, Download, Phase, Progress, Upload, empty, full};
+use super::endpoints::may_be_asked;
+use super::gate::{self, Answer};
+use super::headers::{self, Client};
+use super::path;
+use super::route::{self, Asked, Guard, Location, Matcher, Table, Target};
+use super::tunnel::tunnel;
+use super::upstream::{self, Key, Pool};
+use crate::api::hops;
+use crate::client::random_u64;
+
+/// How many endpoints are tried for one request, as with ingress-nginx.
+const TRIES: usize = 3;
+/// How many passwords are checked at a time.
+const CHECKS: usize = 2;
+/// How much of a body that nobody wants is read, so that the client gets to read its answer.
+const LINGER_BYTES: usize = 8 << 20;
+/// And for how long.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// The other end of a connection.
+#[derive(Clone)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS.
+    pub tls: bool,
+    /// Its place among all connections.
+    pub place: Arc<OwnedSemaphorePermit>,
+}
+
+/// The ports at which clients come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// For HTTP.
+    pub http: u16,
+    /// For HTTPS.
+    pub https: u16,
+}
+
+/// What serves requests.
+pub struct Gateway {
+    table: RwLock<Arc<Table>>,
+    pool: Pool,
+    ports: Ports,
+    checks: Semaphore,
+}
+
+impl Gateway {
+    /// One that knows no host yet; `tls` is how backends are spoken to.
+    pub fn new(ports: Ports, tls: &ClientConfig) -> Gateway {
+        Gateway { table: RwLock::default(), pool: Pool::new(tls), ports, checks: Semaphore::new(CHECKS) }
+    }
+
+    /// From now on requests go where this table says. Those under way end as they began.
+    pub fn set_table(&self, table: Table) {
+        let endpoints = table.endpoints().collect();
+        *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(table);
+        self.pool.keep_only(endpoints);
+    }
+
+    /// Answers one request.
+    pub async fn serve(&self, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
+        let upgrade = hops::upgrade(request.headers()).is_some().then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let refuse = |code, body| {
+            linger(body);
+            page(code)
+        };
+        let Some(authority) = authority(&parts) else { return refuse(StatusCode::BAD_REQUEST, body) };
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return refuse(StatusCode::METHOD_NOT_ALLOWED, body);
+        }
+        let Some(path) = path::normalized(parts.uri.path()) else {
+            return refuse(StatusCode::BAD_REQUEST, body);
+        };
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let name = route::host_name(&authority);
+        let host = table.host(&name);
+        let asked = Asked {
+            host: &name,
+            path: &path,
+            uri: parts.uri.path_and_query().map_or("/", |uri| uri.as_str()),
+            method: &parts.method,
+            headers: &parts.headers,
+            tls: peer.tls,
+            client: peer.address.ip().to_canonical(),
+            dice: random_u64(),
+        };
+        let at_host = gate::at_host(host, &asked, &authority);
+        let Some(location) = host.find(&path).filter(|_| at_host.is_none()) else {
+            linger(body);
+            return at_host.map_or_else(|| page(StatusCode::NOT_FOUND), answer);
+        };
+        let length = body.size_hint().exact();
+        let own = match gate::at_location(location, host, &asked, self.ports.https, length) {
+            Some(own) => Some(own),
+            None => self.unauthorized(location.guard.as_ref(), &parts.headers).await,
+        };
+        let mut response = match own {
+            Some(own) => {
+                linger(body);
+                answer(own)
+            }
+            None => {
+                let passage =
+                    Passage { asked, authority: &authority, location, parts: &parts, peer: &peer, upgrade };
+                self.pass(passage, body).await.unwrap_or_else(page)
+            }
+        };
+        if let Some(cors) = &location.settings.cors {
+            gate::allow_origin(cors, &parts.headers, response.headers_mut());
+        }
+        response
+    }
+
+    /// The answer to somebody who is not let in.
+    async fn unauthorized(&self, guard: Option<&Guard>, headers: &HeaderMap) -> Option<Answer> {
+        let guard = guard?;
+        let refused = || Some(Answer::Unauthorized(guard.realm.clone()));
+        let Some(given) = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()) else {
+            return refused();
+        };
+        if guard.users.knows(given) {
+            return None;
+        }
+        let _turn = self.checks.acquire().await.ok();
+        let (users, given) = (guard.users.clone(), given.to_owned());
+        match tokio::task::spawn_blocking(move || users.check(&given)).await {
+            Ok(true) => None,
+            _ => refused(),
+        }
+    }
+
+    /// Carries the request to a backend and its answer back; the error is the status that the client gets instead.
+    async fn pass(&self, mut passage: Passage<'_>, body: Incoming) -> Result<Response<Body>, StatusCode> {
+        let location = passage.location;
+        let settings = &*location.settings;
+        let session = settings.affinity.as_ref().and_then(|a| affinity::session(a, passage.asked.headers));
+        let (backend, canary) = location.choose(&passage.asked, session.as_ref());
+        let (endpoints, name) = match &backend.target {
+            Target::Endpoints(endpoints) => (endpoints.clone(), None),
+            Target::Name(host, port) => (look_up(host, *port).await, Some(host.clone())),
+        };
+        if endpoints.is_empty() {
+            linger(body);
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        }
+        let (order, session) =
+            route::candidates(backend, &endpoints, location, canary, session, passage.asked.dice);
+        let (upload, progress) = Upload::new(body, settings.body_limit);
+        let keys = order.into_iter().take(TRIES).map(|address| Key {
+            address,
+            protocol: settings.protocol,
+            name: name.clone(),
+        });
+        let exchange = Exchange { pool: &self.pool, passage: &passage, settings, progress: &progress };
+        let port = if passage.peer.tls { self.ports.https } else { self.ports.http };
+        let response = exchange.run(keys, upload, port).await?;
+        let mut response = match passage.upgrade.take() {
+            Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                switched(response, client, passage.peer.place.clone(), settings.read_timeout)
+            }
+            _ if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(StatusCode::BAD_GATEWAY),
+            _ => {
+                let mut response = response.map(|body| Download::new(body, settings.read_timeout).boxed());
+                headers::to_client(response.headers_mut(), false);
+                response
+            }
+        };
+        if let Some(cookie) = session.and_then(|session| new_cookie(&passage, &session)) {
+            response.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        Ok(response)
+    }
+}
+
+/// A request that goes to a backend.
+struct Passage<'a> {
+    asked: Asked<'a>,
+    authority: &'a str,
+    location: &'a Location,
+    parts: &'a Parts,
+    peer: &'a Peer,
+    upgrade: Option<OnUpgrade>,
+}
+
+impl Passage<'_> {
+    /// Path and query for the backend.
+    fn uri(&self) -> String {
+        let settings = &self.location.settings;
+        match (&settings.rewrite_target, &self.location.matcher) {
+            (Some(target), Matcher::Pattern(pattern)) if *target != self.location.path => {
+                path::rewritten(pattern, target, self.asked.path, self.parts.uri.query())
+            }
+            _ => self.asked.uri.to_owned(),
+        }
+    }
+
+    /// The head of the request for the backend.
+    fn head(&self, port: u16) -> Result<Request<()>, http::Error> {
+        let settings = &self.location.settings;
+        let client = Client {
+            authority: self.authority,
+            address: self.asked.client,
+            tls: self.peer.tls,
+            port,
+            id: format!("{:016x}{:016x}", self.asked.dice, random_u64()),
+            prefix: settings.forwarded_prefix.as_deref(),
+            authenticated: self.location.guard.is_some(),
+        };
+        let host = settings.upstream_vhost.as_deref().unwrap_or(self.authority);
+        let mut headers = headers::to_backend(&self.parts.headers, host, &client);
+        let mut uri = self.uri();
+        let scheme = match settings.protocol {
+            Protocol::Grpc => Some("http"),
+            Protocol::Grpcs => Some("https"),
+            Protocol::Http | Protocol::Https => None,
+        };
+        if let Some(scheme) = scheme {
+            // HTTP/2 names the host beside the path.
+            headers.remove(header::HOST);
+            uri = format!("{scheme}://{host}{uri}");
+        }
+        let mut head =
+            Request::builder().method(self.parts.method.clone()).uri(uri.parse::<Uri>()?).body(())?;
+        *head.headers_mut() = headers;
+        Ok(head)
+    }
+}
+
+/// A request on its way to one of several endpoints.
+struct Exchange<'a> {
+    pool: &'a Pool,
+    passage: &'a Passage<'a>,
+    settings: &'a Settings,
+    progress: &'a Progress,
+}
+
+impl Exchange<'_> {
+    async fn run(
+        &self,
+        keys: impl Iterator<Item = Key>,
+        upload: Upload,
+        port: u16,
+    ) -> Result<Response<Incoming>, StatusCode> {
+        let head = self.passage.head(port).map_err(|_| StatusCode::BAD_REQUEST)?;
+        let repeatable = upload.is_end_stream() && self.passage.parts.method.is_idempotent();
+        let mut body = Some(upload.boxed());
+        let mut failure = StatusCode::BAD_GATEWAY;
+        for key in keys {
+            let mut fresh = false;
+            // A connection that was kept may be closed just then: that says nothing about the endpoint.
+            loop {
+                let opened = self.pool.connect(&key, fresh, self.settings.connect_timeout).await;
+                let connection = match opened {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        tracing::debug!(ingress = self.passage.location.ingress, %error);
+                        failure = match error {
+                            upstream::Error::Late(_) => StatusCode::GATEWAY_TIMEOUT,
+                            _ => StatusCode::BAD_GATEWAY,
+                        };
+                        break;
+                    }
+                };
+                let Some(sent) = body.take().or_else(|| repeatable.then(empty)) else { return Err(failure) };
+                let reused = connection.reused;
+                self.progress.restart();
+                let answered = tokio::select! {
+                    answered = connection.send(with_body(&head, sent)) => answered,
+                    phase = self.progress.overdue(self.settings.send_timeout, self.settings.read_timeout) => {
+                        return Err(match phase {
+                            Phase::Client => StatusCode::REQUEST_TIMEOUT,
+                            Phase::Backend | Phase::Answer => StatusCode::GATEWAY_TIMEOUT,
+                        });
+                    }
+                };
+                let mut error = match answered {
+                    Ok(response) => return Ok(response),
+                    Err(error) => error,
+                };
+                if self.progress.too_large() {
+                    return Err(StatusCode::PAYLOAD_TOO_LARGE);
+                }
+                failure = StatusCode::BAD_GATEWAY;
+                body = error.take_message().map(Request::into_body);
+                tracing::debug!(ingress = self.passage.location.ingress, address = %key.address,
+                    error = %error.error(), "a backend did not answer");
+                if body.is_none() && !repeatable {
+                    return Err(failure);
+                }
+                if !reused || fresh {
+                    break;
+                }
+                fresh = true;
+            }
+        }
+        Err(failure)
+    }
+}
+
+fn with_body(head: &Request<()>, body: Body) -> Request<Body> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method().clone();
+    *request.uri_mut() = head.uri().clone();
+    *request.headers_mut() = head.headers().clone();
+    request
+}
+
+fn new_cookie(passage: &Passage<'_>, session: &Session) -> Option<HeaderValue> {
+    let affinity = passage.location.settings.affinity.as_ref()?;
+    // An expression is no path.
+    let path = match passage.location.matcher {
+        Matcher::Pattern(_) => "/",
+        _ => &passage.location.path,
+    };
+    affinity::set_cookie(affinity, session, path, passage.peer.tls, SystemTime::now())
+}
+
+/// Joins client and backend, which both have changed to another protocol, and answers so.
+fn switched(
+    mut response: Response<Incoming>,
+    client: OnUpgrade,
+    place: Arc<OwnedSemaphorePermit>,
+    patience: Duration,
+) -> Response<Body> {
+    let backend = hyper::upgrade::on(&mut response);
+    tokio::spawn(async move {
+        if let Err(error) = tunnel(client, backend, patience).await {
+            tracing::debug!(%error, "a connection that changed its protocol broke off");
+        }
+        drop(place);
+    });
+    let mut response = response.map(|_| empty());
+    headers::to_client(response.headers_mut(), true);
+    response
+}
+
+/// The addresses of a name that requests may be led to.
+async fn look_up(host: &str, port: u16) -> Vec<SocketAddr> {
+    match tokio::net::lookup_host((host, port)).await {
+        Ok(found) => found.filter(|address| may_be_asked(address.ip())).collect(),
+        Err(error) => {
+            tracing::debug!(host, %error, "a name of a service of type ExternalName is not known");
+            Vec::new()
+        }
+    }
+}
+
+/// Whom the client asked: in its first line, or in its one header. Before HTTP/1.1 it need not say.
+fn authority(parts: &Parts) -> Option<String> {
+    if let Some(authority) = parts.uri.authority() {
+        // `user@` is none of the host.
+        return Some(authority.as_str().rsplit('@').next().unwrap_or_default().to_owned());
+    }
+    let mut hosts = parts.headers.get_all(header::HOST).into_iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => {
+            let host = host.to_str().ok()?;
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]*".contains(&b);
+            host.bytes().all(good).then(|| host.to_owned())
+        }
+        (None, _) if parts.version < Version::HTTP_11 => Some(String::new()),
+        _ => None,
+    }
+}
+
+/// Reads some of a body that nobody wants: a client that is still sending would not see its answer otherwise.
+fn linger(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            if read > LINGER_BYTES {
+                return;
+            }
+        }
+    }));
+}
+
+/// An answer that says nothing but its status.
+fn page(code: StatusCode) -> Response<Body> {
+    let title = format!("{} {}", code.as_u16(), code.canonical_reason().unwrap_or_default());
+    let text = format!(
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
+         <hr><center>minik</center>\r\n</body>\r\n</html>\r\n"
+    );
+    let mut response = Response::new(full(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    response
+}
+
+fn answer(answer: Answer) -> Response<Body> {
+    match answer {
+        Answer::Status(code) => page(code),
+        Answer::Redirect(code, to) => {
+            let mut response = page(code);
+            if let Ok(to) = HeaderValue::from_str(&to) {
+                response.headers_mut().insert(header::LOCATION, to);
+            }
+            response
+        }
+        Answer::Preflight => {
+            let mut response = Response::new(empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Answer::Unauthorized(realm) => {
+            let mut response = page(StatusCode::UNAUTHORIZED);
+            if let Ok(value) = HeaderValue::from_str(&format!("Basic realm=\"{realm}\"")) {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+            }
+            response
+        }
+    }
+}

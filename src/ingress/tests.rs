@@ -1,0 +1,331 @@
+//! Requests through the whole gateway, over real connections on loopback.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::annotations::{Protocol, Settings};
+use super::gateway::{Gateway, Ports};
+use super::route::{Backend, Host, Location, Matcher, Table, Target};
+use super::server::Server;
+use super::tls;
+
+/// A gateway with a port.
+struct Front {
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    _accepting: AbortOnDropHandle<()>,
+}
+
+fn table(endpoints: &[SocketAddr], settings: Settings) -> Table {
+    let location = Location {
+        ingress: "d/web".into(),
+        path: "/".into(),
+        matcher: Matcher::Start("/".into()),
+        exact: false,
+        settings: Arc::new(settings),
+        guard: None,
+        backend: Arc::new(Backend::new("d/web:80".into(), Target::Endpoints(endpoints.to_vec()))),
+        canary: None,
+    };
+    let host = Host { locations: vec![Arc::new(location)], ..Host::default() };
+    Table { exact: [("a.example".to_owned(), host)].into(), ..Table::default() }
+}
+
+impl Front {
+    async fn new(endpoints: &[SocketAddr], settings: Settings) -> Front {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let client = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let gateway = Arc::new(Gateway::new(Ports { http: 80, https: 443 }, &client));
+        gateway.set_table(table(endpoints, settings));
+        let shown = Arc::new(tls::Shown::new().unwrap());
+        let server = Server::new(gateway.clone(), tls::server(shown).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = tokio::spawn(server.accept(listener, false, CancellationToken::new()));
+        Front { address, gateway, _accepting: AbortOnDropHandle::new(accepting) }
+    }
+
+    /// What comes back for these bytes until the connection ends.
+    async fn raw(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let reading = stream.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(Duration::from_secs(10), reading).await.expect("an end");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The status of the answer to a request for `/`.
+    async fn status(&self, method: &str, more: &str) -> String {
+        let head = format!("{method} / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{more}");
+        self.raw(&head).await.chars().skip("HTTP/1.1 ".len()).take(3).collect()
+    }
+}
+
+/// A backend that answers each connection's heads as `answer` says: with bytes, or by closing. It gets the number of the
+/// connection, of the request on it, and the head.
+async fn backend(
+    answer: impl Fn(usize, usize, &str) -> Option<String> + Clone + Send + 'static,
+) -> (SocketAddr, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(async move {
+        for connection in 0.. {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = answer.clone();
+            tokio::spawn(async move {
+                let (mut seen, mut requests) = (Vec::new(), 0);
+                let mut piece = [0; 4096];
+                loop {
+                    if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+                        let head: Vec<u8> = seen.drain(..end + 4).collect();
+                        let Some(text) = answer(connection, requests, &String::from_utf8_lossy(&head)) else {
+                            return;
+                        };
+                        requests += 1;
+                        stream.write_all(text.as_bytes()).await.unwrap();
+                        if text.contains("Switching") {
+                            let (mut from, mut to) = stream.split();
+                            tokio::io::copy(&mut from, &mut to).await.unwrap();
+                            return;
+                        }
+                    }
+                    match stream.read(&mut piece).await {
+                        Ok(0) | Err(_) => return,
+                        Ok(got) => seen.extend_from_slice(&piece[..got]),
+                    }
+                }
+            });
+        }
+    });
+    (address, AbortOnDropHandle::new(serving))
+}
+
+fn ok(body: &str) -> Option<String> {
+    Some(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+}
+
+/// An address where nobody listens.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_request_and_its_answer_pass_and_framing_is_made_anew() {
+    let (address, _serving) = backend(|_, _, head| ok(head)).await;
+    let front = Front::new(&[address], Settings::default()).await;
+    let answer = front
+        .raw(
+            "POST /x?q=1 HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\nX-Forwarded-For: 1.2.3.4\r\n\
+             Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        )
+        .await
+        .to_lowercase();
+    assert!(answer.starts_with("http/1.1 200 ok"), "{answer}");
+    for line in [
+        "post /x?q=1 http/1.1",
+        "host: a.example",
+        "x-forwarded-for: 127.0.0.1",
+        "x-original-forwarded-for: 1.2.3.4",
+        "transfer-encoding: chunked",
+    ] {
+        assert!(answer.contains(line), "{line} in {answer}");
+    }
+    assert!(!answer.contains("content-length: 3\r"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_makes_no_sense_goes_nowhere() {
+    let (address, _serving) = backend(|_, _, _| ok("fine")).await;
+    let front = Front::new(&[address], Settings::default()).await;
+    for (request, code) in [
+        ("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n", "200"),
+        ("GET http://a.example/ HTTP/1.1\r\nHost: b.example\r\nConnection: close\r\n\r\n", "200"),
+        ("GET / HTTP/1.1\r\nHost: b.example\r\nConnection: close\r\n\r\n", "404"),
+        ("GET / HTTP/1.0\r\n\r\n", "404"),
+        ("GET / HTTP/1.1\r\nConnection: close\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nHost: a.example\r\nHost: b.example\r\nConnection: close\r\n\r\n", "400"),
+        ("GET / HTTP/1.1\r\nHost: a.example/x\r\nConnection: close\r\n\r\n", "400"),
+        ("GET /../x HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n", "400"),
+        ("TRACE / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n", "405"),
+        ("POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "400"),
+    ] {
+        let answer = front.raw(request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {code}"))
+                || answer.starts_with(&format!("HTTP/1.0 {code}")),
+            "{request} {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn another_endpoint_gets_what_one_does_not_take() {
+    let (address, _serving) = backend(|_, _, _| ok("fine")).await;
+    let (closing, _closing) = backend(|_, _, _| None).await;
+    let front = Front::new(&[nobody().await, address], Settings::default()).await;
+    for _ in 0..6 {
+        assert_eq!(front.status("POST", "Content-Length: 1\r\n\r\nx").await, "200");
+    }
+    // It took the request, and nobody knows what it did.
+    front.gateway.set_table(table(&[closing, address], Settings::default()));
+    let mut codes = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(front.status("GET", "\r\n").await, "200");
+        codes.push(front.status("POST", "Content-Length: 1\r\n\r\nx").await);
+    }
+    codes.sort();
+    assert_eq!(codes, ["200", "200"], "each second request begins with the one that closes");
+    front.gateway.set_table(table(&[closing], Settings::default()));
+    assert_eq!(front.status("POST", "Content-Length: 1\r\n\r\nx").await, "502");
+    for (endpoints, code) in [(vec![nobody().await], "502"), (vec![], "503")] {
+        front.gateway.set_table(table(&endpoints, Settings::default()));
+        assert_eq!(front.status("GET", "\r\n").await, code);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_may_be_closed_at_any_time() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let seen = connections.clone();
+    // Every second request on a connection is not answered.
+    let (address, _serving) = backend(move |connection, request, _| {
+        seen.fetch_max(connection + 1, Ordering::Relaxed);
+        (request == 0).then(|| ok("fine").unwrap())
+    })
+    .await;
+    let front = Front::new(&[address], Settings::default()).await;
+    for _ in 0..6 {
+        assert_eq!(front.status("GET", "\r\n").await, "200");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 6);
+    let (address, _serving) =
+        backend(|connection, request, _| ok(&format!("<{connection}.{request}>"))).await;
+    front.gateway.set_table(table(&[address], Settings::default()));
+    let request = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n";
+    front.raw(request).await;
+    for n in 1..4 {
+        assert!(front.raw(request).await.ends_with(&format!("<0.{n}>")), "kept");
+    }
+    // When its endpoint is gone, it is closed.
+    front.gateway.set_table(Table::default());
+    front.gateway.set_table(table(&[address], Settings::default()));
+    assert!(front.raw(request).await.ends_with("<1.0>"), "a new one");
+}
+
+#[tokio::test]
+async fn bodies_have_a_limit_and_backends_a_time() {
+    let (address, _serving) =
+        backend(|_, _, head| match head.starts_with("GET") || head.contains("chunked") {
+            // Never an answer.
+            true => Some(String::new()),
+            false => ok("fine"),
+        })
+        .await;
+    let settings =
+        Settings { body_limit: Some(4), read_timeout: Duration::from_millis(200), ..Settings::default() };
+    let front = Front::new(&[address], settings).await;
+    for (method, rest, code) in [
+        ("POST", "Content-Length: 4\r\n\r\nabcd", "200"),
+        ("POST", "Content-Length: 5\r\n\r\nabcde", "413"),
+        ("POST", "Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n0\r\n\r\n", "413"),
+        ("GET", "\r\n", "504"),
+    ] {
+        assert_eq!(front.status(method, rest).await, code, "{rest}");
+    }
+}
+
+#[tokio::test]
+async fn connections_change_their_protocol() {
+    let (address, _serving) = backend(|_, _, head| {
+        assert!(head.to_lowercase().contains("upgrade: websocket"), "{head}");
+        Some(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+                .to_owned(),
+        )
+    })
+    .await;
+    let front = Front::new(&[address], Settings::default()).await;
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    let request =
+        "GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(seen).unwrap().to_lowercase();
+    assert!(head.starts_with("http/1.1 101") && head.contains("upgrade: websocket"), "{head}");
+    for word in ["ping", "pong"] {
+        stream.write_all(word.as_bytes()).await.unwrap();
+        let mut back = [0; 4];
+        stream.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, word.as_bytes());
+    }
+}
+
+/// Says in trailers what it was asked, as gRPC does.
+async fn with_trailers(request: Request<Incoming>) -> Result<Response<super::body::Body>, hyper::Error> {
+    let te = request.headers().get("te").cloned();
+    let path = request.uri().to_string();
+    let sent = request.into_body().collect().await?.to_bytes();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    trailers.insert("asked", path.parse().unwrap());
+    if let Some(te) = te {
+        trailers.insert("te-was", te);
+    }
+    let frames = [Ok::<_, super::body::Error>(Frame::data(sent)), Ok(Frame::trailers(trailers))];
+    Ok(Response::new(BodyExt::boxed(StreamBody::new(futures::stream::iter(frames)))))
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(with_trailers)));
+        }
+    }));
+    let front = Front::new(&[address], Settings { protocol: Protocol::Grpc, ..Settings::default() }).await;
+    let stream = TcpStream::connect(front.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let _driving = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+    for message in ["one", "two"] {
+        let request = Request::post("http://a.example/service/Method")
+            .header("te", "trailers")
+            .body(http_body_util::Full::new(Bytes::from(message)))
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        let body = response.into_body().collect().await.unwrap();
+        let trailers = body.trailers().cloned().unwrap();
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["te-was"]),
+            (&"0".parse().unwrap(), &"trailers".parse().unwrap())
+        );
+        assert_eq!(trailers["asked"], "http://a.example/service/Method");
+        assert_eq!(body.to_bytes(), message);
+    }
+}
