@@ -180,6 +180,8 @@ where
     Fut: Future<Output = Result<()>> + Send,
 {
     let (turn, next) = (Arc::new(turn), Arc::new(AtomicU64::new(0)));
+    // Whatever is answered: the connection is there.
+    try_join_all(clients.iter().map(|client| client.http.get(&client.base).send())).await?;
     let began = Instant::now();
     let each = clients.into_iter().map(|client| {
         let (turn, next) = (turn.clone(), next.clone());
@@ -243,20 +245,29 @@ async fn writes(served: &Served, scale: Scale) -> Result<()> {
         let turn = move |client: Client, n: u64| async move {
             client.post(MAPS, &config(&format!("w{count}-{n}"))).await
         };
-        let (samples, rate) = load(clients(served, count)?, scale.time, turn).await?;
-        say(&format!("create, durable, {count} clients"), samples, &format!("{rate:.0}/s"))?;
+        told(served, &format!("create, durable, {count} clients"), count, scale, turn).await?;
     }
     Ok(())
 }
 
+/// Takes the figures of a load, and says what it cost the server.
+async fn told<F, Fut>(served: &Served, name: &str, count: usize, scale: Scale, turn: F) -> Result<()>
+where
+    F: Fn(Client, u64) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<()>> + Send,
+{
+    let clients = clients(served, count)?;
+    let before = served.cpu();
+    let (samples, rate) = load(clients, scale.time, turn).await?;
+    #[allow(clippy::cast_precision_loss)]
+    let per_core = samples.len() as f64 / (served.cpu() - before).max(0.01);
+    say(name, samples, &format!("{rate:.0}/s, {per_core:.0} a core-second"))
+}
+
 async fn reads(served: &Served, scale: Scale) -> Result<()> {
     for count in [1, 64] {
-        let before = served.cpu();
         let turn = |client: Client, _| async move { client.get(&format!("{MAPS}/w1-0")).await.map(drop) };
-        let (samples, rate) = load(clients(served, count)?, scale.time, turn).await?;
-        #[allow(clippy::cast_precision_loss)]
-        let per_core = samples.len() as f64 / (served.cpu() - before).max(0.01);
-        say(&format!("get, {count} clients"), samples, &format!("{rate:.0}/s, {per_core:.0} a core-second"))?;
+        told(served, &format!("get, {count} clients"), count, scale, turn).await?;
     }
     Ok(())
 }

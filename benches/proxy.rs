@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use minik::network::{self, PodNetwork};
 use minik::proxy::Config;
-use minik::proxy::plan::plan;
+use minik::proxy::plan::{Options, plan};
 use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State};
 use minik::proxy::table::{Table, difference, full};
 use minik::sys::namespace::unshare;
@@ -39,7 +39,8 @@ fn measure_services(count: u32, out: &mut impl Write) -> Result<()> {
     let config = config()?;
     let state: State = State { frontends: (0..count).map(|n| service(n, 3)).collect(), ..State::default() };
     let (services, slices) = objects(count)?;
-    let mut plannings: Vec<_> = (0..7).map(|_| time(|| plan(&services, &slices, &[])).0).collect();
+    let mut plannings: Vec<_> =
+        (0..7).map(|_| time(|| plan(&Options::default(), &services, &slices, &[])).0).collect();
     let mut table = Table::new(config.clone())?;
     let (mut loads, mut encodes, mut changes, mut plans, mut comings) =
         (vec![], vec![], vec![], vec![], vec![]);
@@ -173,7 +174,7 @@ fn service(number: u32, endpoints: u32) -> (Frontend, Backends) {
     endpoints.sort();
     (
         Frontend { address: Some(address), protocol: Protocol::Tcp, port: 80 },
-        Backends { endpoints, sticky: None },
+        Backends { endpoints, ..Backends::default() },
     )
 }
 

@@ -245,6 +245,68 @@ spec:
         says: &["the node has my address", "all processes", "names"],
     },
     Case {
+        name: "image-volumes",
+        manifest: r#"
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: busybox
+    command:
+    - sh
+    - -c
+    - |
+      ls -d /site/usr /site/etc; ls /names/passwd
+      echo w 2>/dev/null > /site/new || echo read-only
+    volumeMounts:
+    - {name: site, mountPath: /site}
+    - {name: site, mountPath: /names, subPath: etc}
+  volumes:
+  - {name: site, image: {reference: nginx, pullPolicy: IfNotPresent}}
+"#,
+        says: &["/site/etc", "/site/usr", "/names/passwd", "read-only"],
+    },
+    Case {
+        name: "own-users",
+        manifest: r#"
+spec:
+  restartPolicy: Never
+  hostUsers: false
+  securityContext: {fsGroup: 2000}
+  containers:
+  - name: main
+    image: busybox
+    command:
+    - sh
+    - -c
+    - |
+      awk '{print $1, ($2 > 1000000), $3}' /proc/self/uid_map
+      id -u; stat -c '%u %g' / /bin/busybox /work /dev; touch /work/file /root/file && stat -c '%u %g' /work/file
+      cat /secret/user; echo; dd if=/dev/zero of=/dev/null count=1 2>/dev/null && echo null
+      chown 1000 /work/file && stat -c %u /work/file
+      mount -t tmpfs x /mnt 2>/dev/null || echo no mounts
+    volumeMounts:
+    - {name: work, mountPath: /work}
+    - {name: secret, mountPath: /secret}
+  volumes:
+  - {name: work, emptyDir: {}}
+  - {name: secret, secret: {secretName: password}}
+"#,
+        says: &[
+            "0 1 65536",
+            "0",
+            "0 0",
+            "0 0",
+            "0 2000",
+            "0 0",
+            "0 2000",
+            "dev",
+            "null",
+            "1000",
+            "no mounts",
+        ],
+    },
+    Case {
         name: "outside",
         manifest: r#"
 spec:
@@ -430,6 +492,19 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: leaves}
+spec:
+  terminationGracePeriodSeconds: 5
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "cat /work/left; sleep 1000"]
+    lifecycle: {preStop: {exec: {command: [sh, -c, "echo it was left in order > /work/left"]}}}
+    volumeMounts: [{name: work, mountPath: /work}]
+  volumes: [{name: work, emptyDir: {}}]
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: not-root}
 spec:
   containers: [{name: main, image: busybox, securityContext: {runAsNonRoot: true}, command: [sleep, "1000"]}]
@@ -507,6 +582,17 @@ fn lives_end_as_they_should() {
     for reason in ["Scheduled", "Pulled", "Created", "Started", "Killing"] {
         assert!(events.contains(reason), "{events}");
     }
+
+    // A node that stops lets hooks run, and has the same pods when it is started again.
+    bed.wait_ready("leaves");
+    let uid = field("leaves", ".metadata.uid");
+    bed.ok(&[testbed::MINIK, "stop"]);
+    assert_eq!(bed.processes(), Vec::<String>::new());
+    bed.ok(&[testbed::MINIK, "start"]);
+    bed.wait("leaves to see what it left", MINUTE, || {
+        bed.run(&["kubectl", "logs", "leaves"]).stdout.contains("it was left in order")
+    });
+    assert_eq!(field("leaves", ".metadata.uid"), uid);
 }
 
 const CARE: &str = r#"

@@ -72,9 +72,11 @@ pub fn fully_qualified(value: &str) -> Vec<String> {
 
 /// A key of labels and annotations: `name` or `example.com/name`.
 pub fn qualified_name(value: &str) -> Vec<String> {
-    let what = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
-                alphanumeric character";
-    let what = pattern(what, QUALIFIED, &["MyName", "my.name", "123-abc"]);
+    let what = || {
+        let what = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+                    alphanumeric character";
+        pattern(what, QUALIFIED, &["MyName", "my.name", "123-abc"])
+    };
     let mut wrong = Vec::new();
     let name = match value.split('/').collect::<Vec<_>>().as_slice() {
         [name] => *name,
@@ -89,7 +91,8 @@ pub fn qualified_name(value: &str) -> Vec<String> {
         }
         _ => {
             return vec![format!(
-                "a valid label key {what} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+                "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+                what()
             )];
         }
     };
@@ -98,7 +101,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     }
     wrong.extend(at_most_bytes(63, name).into_iter().map(|w| format!("name part {w}")));
     if !is_qualified(name) {
-        wrong.push(format!("name part {what}"));
+        wrong.push(format!("name part {}", what()));
     }
     wrong
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{self, HeaderValue};
@@ -55,10 +55,15 @@ impl<T: Unpin> hyper::body::Body for Holding<T> {
     }
 }
 
-/// A body that is read as the client takes it. A reader need not be `Sync`, a body must: a mutex that nobody
-/// contends makes it so.
+/// A body that is read as the client takes it.
 pub fn streamed(reader: Reader) -> Body {
-    let pieces = std::sync::Mutex::new(ReaderStream::with_capacity(reader, PIECE_BYTES));
+    in_pieces(ReaderStream::with_capacity(reader, PIECE_BYTES))
+}
+
+/// A body of pieces that are made as the client takes them. What makes them need not be `Sync`, a body must: a mutex that
+/// nobody contends makes it so.
+pub fn in_pieces(pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static) -> Body {
+    let pieces = std::sync::Mutex::new(pieces);
     let frames = futures::stream::poll_fn(move |cx| {
         let mut pieces = pieces.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         pieces.poll_next_unpin(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data)))

@@ -20,7 +20,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CipherSuite, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 
 /// How long leaf certificates are valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -345,7 +347,10 @@ impl Tls {
         let mut roots = RootCertStore::empty();
         let pem = |message: String| Error::Key { what: "authority certificate", message };
         roots.add(CertificateDer::from_pem_slice(pki.ca_pem.as_bytes()).map_err(|e| pem(e.to_string()))?)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut provider = rustls::crypto::ring::default_provider();
+        // The cheaper one of those that are safe, as Go's servers choose; stable, so that the rest keeps its order.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .allow_unauthenticated()
             .build()?;
@@ -353,6 +358,7 @@ impl Tls {
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(Arc::new(AnyCertificate(clients.clone())))
             .with_cert_resolver(current.clone());
+        server.ignore_client_order = true;
         server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let config = Settings { server: Arc::new(server), clients: ClientAuthority(clients) };
         Ok(Tls { config, pki, names, lifetime, current })

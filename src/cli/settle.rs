@@ -88,6 +88,8 @@ pub fn settle(
             .or(kept.share_process_namespace)
             .or(machine.share_process_namespace)
             .unwrap_or(true),
+        external_ips: asked.external_ips.or(kept.external_ips).or(machine.external_ips).unwrap_or(false),
+        kubelet: asked.kubelet.over(kept.kubelet).over(machine.kubelet),
         audit_policy_file,
         audit_log_file,
         audit_log_maxsize: asked.audit_log_maxsize.or(kept.audit_log_maxsize).or(machine.audit_log_maxsize),
@@ -156,6 +158,8 @@ pub fn differing(asked: &Settings, running: &Cluster) -> Vec<&'static str> {
             "shareProcessNamespace",
             asked.share_process_namespace.is_some_and(|s| s != running.share_process_namespace),
         ),
+        ("externalIPs", asked.external_ips.is_some_and(|e| e != running.external_ips)),
+        ("kubelet", asked.kubelet.clone().over(running.kubelet.clone()) != running.kubelet),
         ("--audit-policy-file", other(&asked.audit_policy_file, &running.audit_policy_file)),
         ("--audit-log-file", other(&asked.audit_log_file, &running.audit_log_file)),
         ("--audit-log-maxsize", number(asked.audit_log_maxsize, running.audit_log_maxsize)),

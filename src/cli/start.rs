@@ -17,6 +17,7 @@ use super::{Global, host, output, stop, target};
 use crate::daemon::cluster::Cluster;
 use crate::daemon::configs::Ranges;
 use crate::daemon::control::{self, State};
+use crate::daemon::node_settings::NodeSettings;
 use crate::daemon::places::Places;
 use crate::daemon::settings::{self, Settings};
 use crate::daemon::{cleanup, unit};
@@ -62,6 +63,9 @@ pub struct Args {
     /// Keep them for so many days; 0 is for ever, 366 the default
     #[arg(long, value_name = "DAYS")]
     audit_log_maxage: Option<u32>,
+    /// Evict pods when less is left than this, as SIGNAL<AMOUNT,... (memory.available<100Mi,nodefs.available<10%); "" is never
+    #[arg(long, value_name = "THRESHOLDS")]
+    eviction_hard: Option<String>,
     /// Carry out ingresses of the class nginx, which is the default class then; false leaves that to others
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     ingress: Option<bool>,
@@ -207,6 +211,8 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         registry_mirrors: (!args.registry_mirror.is_empty()).then_some(mirrors),
         insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
+        external_ips: None,
+        kubelet: NodeSettings::of_flags(args.eviction_hard.as_deref()).map_err(usage)?,
         audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
         audit_log_file: absolute(args.audit_log_file.as_deref())?,
         audit_log_maxsize: args.audit_log_maxsize,
@@ -220,6 +226,7 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
     if asked.apiserver_port == Some(0) {
         return Err(Failure::new(Kind::Usage, "apiserverPort must be 1 to 65535"));
     }
+    asked.kubelet.eviction().map_err(usage)?;
     Ok(asked)
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
@@ -54,6 +55,8 @@ struct Record {
 
 /// How many records may wait; beyond that new ones are dropped, as recording must never hold up its caller.
 const WAITING: usize = 4096;
+/// How many are written side by side.
+const BATCH: usize = 64;
 /// How long the same event raises a count instead of standing anew (client-go's aggregation interval).
 const SAME_WITHIN: Duration = Duration::from_secs(600);
 /// How many different events, and objects, are remembered (client-go's cache size).
@@ -196,50 +199,76 @@ fn forget<K: Clone + Eq + std::hash::Hash, V>(
 async fn write(client: Client, source: EventSource, mut records: mpsc::Receiver<Record>) {
     let mut known: HashMap<Same, Known> = HashMap::new();
     let mut correlator = Correlator::default();
-    while let Some(mut record) = records.recv().await {
+    let mut batch = Vec::new();
+    // What came while the last ones were written is written side by side: nobody waits for the order of different events.
+    while records.recv_many(&mut batch, BATCH).await > 0 {
         let now = Instant::now();
-        let (same, message) = correlator.aggregate(&record, now);
-        if !correlator.allows(&same.0.about, now) {
-            continue;
+        let mut waiting: Vec<(Same, Record)> = Vec::new();
+        for mut record in batch.drain(..) {
+            let (same, message) = correlator.aggregate(&record, now);
+            if correlator.allows(&same.0.about, now) {
+                record.message = message;
+                waiting.push((same, record));
+            }
         }
-        record.message = message;
-        forget(&mut known, now, |event| event.last);
-        let repeated = match known.get_mut(&same).filter(|event| now - event.last < SAME_WITHIN) {
-            Some(event) => repeat(&client, event, &record).await,
-            None => Err(Status::not_found("", "events", "")),
-        };
-        let result = match repeated {
-            Err(status) if status.is("NotFound") => match create(&client, &source, &record).await {
-                Ok(event) => {
+        while !waiting.is_empty() {
+            let mut taken = HashSet::new();
+            let (first, later): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|(same, _)| taken.insert(same.clone()));
+            waiting = later;
+            let writes = first.into_iter().map(|(same, record)| {
+                let event = known.remove(&same).filter(|event| now - event.last < SAME_WITHIN);
+                let (client, source) = (&client, &source);
+                async move { (same, write_one(client, source, event, &record).await) }
+            });
+            for (same, event) in join_all(writes).await {
+                if let Some(event) = event {
+                    forget(&mut known, now, |event| event.last);
                     known.insert(same, event);
-                    Ok(())
                 }
-                Err(status) => Err(status),
-            },
-            other => other,
-        };
-        match result {
-            // The namespace is going away and takes its events with it.
-            Ok(()) => {}
-            Err(status) if status.is("Forbidden") || status.is("NotFound") => {}
-            Err(status) => tracing::warn!(reason = record.reason, %status, "event not recorded"),
+            }
         }
     }
 }
 
-async fn repeat(client: &Client, event: &mut Known, record: &Record) -> Result<(), Status> {
+/// Counts an event that is there, or makes it; answers what there is now.
+async fn write_one(
+    client: &Client,
+    source: &EventSource,
+    event: Option<Known>,
+    record: &Record,
+) -> Option<Known> {
+    let repeated = match event {
+        Some(event) => repeat(client, event, record).await,
+        None => Err(Status::not_found("", "events", "")),
+    };
+    let written = match repeated {
+        Err(status) if status.is("NotFound") => create(client, source, record).await,
+        other => other,
+    };
+    match written {
+        Ok(event) => Some(event),
+        // The namespace is going away and takes its events with it.
+        Err(status) if status.is("Forbidden") || status.is("NotFound") => None,
+        Err(status) => {
+            tracing::warn!(reason = record.reason, %status, "event not recorded");
+            None
+        }
+    }
+}
+
+async fn repeat(client: &Client, event: Known, record: &Record) -> Result<Known, Status> {
     let body = json!({"count": event.count + 1, "lastTimestamp": Time(record.at), "message": record.message});
     client.namespaced::<Event>(&event.namespace).patch(&event.name, None, PatchKind::Merge, body).await?;
-    event.count += 1;
-    event.last = Instant::now();
-    Ok(())
+    Ok(Known { count: event.count + 1, last: Instant::now(), ..event })
 }
 
 async fn create(client: &Client, source: &EventSource, record: &Record) -> Result<Known, Status> {
     // Cluster-scoped objects' events live in `default`.
     let namespace = record.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
     let object = record.about.name.clone().unwrap_or_default();
-    let name = format!("{object}.{:016x}", super::random_u64());
+    // Named by its time, as in Kubernetes, so that lists show the events of an object in their order.
+    let name = format!("{object}.{:x}", record.at.as_nanosecond());
     let event = Event {
         metadata: ObjectMeta {
             name: Some(name.clone()),

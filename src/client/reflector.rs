@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
 use super::follow::{Follower, follow};
 use super::{Api, Resource, decode};
-use crate::api::meta;
 use crate::api::request::{Change, ListOptions};
 use crate::store::{Entry, Revision};
 
@@ -204,9 +204,9 @@ impl<K: Resource> Feeder<K> {
             Change::Added(entry) | Change::Modified(entry) => {
                 // What cannot be read stays as it was last understood.
                 if let Some(object) = read::<K>(entry) {
-                    let key = key_of(&object);
+                    let key = key_of(&*object);
                     let mut cache = lock(&self.shared.cache);
-                    cache.objects.insert(key.clone(), Arc::new(object));
+                    cache.objects.insert(key.clone(), object);
                     cache.tell(&key);
                 }
             }
@@ -226,7 +226,7 @@ impl<K: Resource> Feeder<K> {
         let mut before = std::mem::take(&mut cache.objects);
         for entry in entries {
             let key = key_of_entry(entry);
-            if let Some(object) = read(entry).map(Arc::new).or_else(|| before.get(&key).cloned()) {
+            if let Some(object) = read(entry).or_else(|| before.get(&key).cloned()) {
                 cache.objects.insert(key, object);
             }
         }
@@ -238,17 +238,28 @@ impl<K: Resource> Feeder<K> {
     }
 }
 
-/// An object as its type; one that cannot be read must not keep the others away.
-fn read<K: Resource>(entry: &Entry) -> Option<K> {
-    decode(entry).inspect_err(|status| tracing::warn!(%status, "object left out")).ok()
+/// An object as its type, which all components share; one that cannot be read must not keep the others away.
+fn read<K: Resource>(entry: &Entry) -> Option<Arc<K>> {
+    entry.typed(|_| decode(entry).inspect_err(|status| tracing::warn!(%status, "object left out")).ok())
 }
 
-/// The key of an object in its stored form.
+/// The key of an object in its stored form, of which nothing else is parsed.
 fn key_of_entry(entry: &Entry) -> Key {
-    let object = entry.json();
-    match meta::namespace(object) {
-        "" => meta::name(object).to_owned(),
-        namespace => format!("{namespace}/{}", meta::name(object)),
+    #[derive(Default, Deserialize)]
+    struct Names {
+        #[serde(default)]
+        name: String,
+        namespace: Option<String>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Named {
+        #[serde(default)]
+        metadata: Names,
+    }
+    let Named { metadata } = serde_json::from_slice(&entry.bytes).unwrap_or_default();
+    match metadata.namespace.as_deref() {
+        None | Some("") => metadata.name,
+        Some(namespace) => format!("{namespace}/{}", metadata.name),
     }
 }
 

@@ -3,13 +3,16 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 
 use crate::apiserver::ApiServer;
 use crate::apiserver::auth::tokens::Bound;
@@ -19,6 +22,7 @@ use crate::controllers::volumes::Storage;
 use crate::image::{Credential, Image, Images, Silent};
 use crate::kubelet::context::{Addresses, ImageSource};
 use crate::network::{Attachment, PodNetwork};
+use crate::proxy::Led;
 use crate::sys::path::Root;
 use crate::sys::removal;
 
@@ -112,15 +116,39 @@ impl ImageSource for Images {
         }
         .boxed()
     }
+
+    fn free(&self, bytes: u64, age: Duration) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        let images = self.clone();
+        async move {
+            let freed = tokio::task::spawn_blocking(move || Images::free(&images, bytes, age)).await;
+            freed.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
 }
 
-impl Addresses for PodNetwork {
+/// The pod network, with what the service proxy says of connections to pods.
+pub(super) struct Network {
+    pub(super) pods: PodNetwork,
+    pub(super) led: watch::Receiver<Led>,
+}
+
+impl Addresses for Network {
     fn attach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
-        async move { PodNetwork::attach(self, id).await.map_err(|error| error.to_string()) }.boxed()
+        async move { self.pods.attach(id).await.map_err(|error| error.to_string()) }.boxed()
     }
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        async move { PodNetwork::detach(self, id).await.map_err(|error| error.to_string()) }.boxed()
+        async move { self.pods.detach(id).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn left(&self, address: Ipv4Addr) -> BoxFuture<'static, ()> {
+        let mut led = self.led.clone();
+        async move {
+            // A proxy that has ended leads nobody anywhere else, however long one waits.
+            let _ = led.wait_for(|led| led.as_ref().is_some_and(|led| !led.contains(&address))).await;
+        }
+        .boxed()
     }
 }
 

@@ -11,10 +11,11 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::{Keys, Volumes};
+use super::adapters::{Keys, Network, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
+use super::host_names;
 use super::lock::{self, Attempt, Lock};
 use super::log;
 use super::places::Places;
@@ -170,12 +171,14 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
 
     let client = |name: &str| Client::new(api.clone(), User::component(name));
     let node_user = format!("system:node:{}", cluster.node_name);
+    let options = configs::proxy_options(cluster);
+    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
-        configs::kubelet(places, cluster, ranges, node_address, &machine),
+        configs::kubelet(places, cluster, ranges, node_address, &machine)?,
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(network.clone()),
+        Arc::new(Network { pods: network.clone(), led: proxy.led() }),
         machine,
         ranges.pods.to_string(),
     );
@@ -207,7 +210,6 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
-    let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges));
     let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway).await?;
 
     let (shutdown, told_by) = watch::channel(false);
@@ -238,15 +240,25 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     if let Some(ingress) = ingress {
         components.spawn("ingress", ingress.run(end()));
     }
-    let until = end();
+    let (end_pods, mut ends) = watch::channel(None);
+    let until = async move {
+        // A dropped sender is the daemon's own end.
+        ends.wait_for(Option::is_some).await.ok().and_then(|time| *time).flatten()
+    };
     let kubelet = tokio::spawn(async move { kubelet.run(until).await.map_err(|error| error.to_string()) });
     state.send_modify(|state| state.kubelet = true);
     let observer = client("system:minik");
     let node = cluster.node_name.clone();
     let shown = state.subscribe();
+    let gateway_link = configs::network(places, ranges.pods).gateway_link();
     components.spawn("watch on readiness", async move {
         ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
+        let announced =
+            task::spawn_blocking(move || host_names::announce(&gateway_link, gateway, DOMAIN)).await;
+        if let Ok(Err(error)) = announced {
+            tracing::warn!(%error, "the host does not know the cluster's names");
+        }
         // What may take long and nobody waits for.
         let collected = task::spawn_blocking(move || images.collect()).await;
         if let Ok(Err(error)) = collected {
@@ -263,6 +275,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         store,
         stops,
         shutdown,
+        end_pods,
         kubelet,
         components,
     })

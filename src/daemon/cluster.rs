@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::node_settings::NodeSettings;
 use super::places::{DEFAULT_DATA_DIR, Places};
 use super::settings::{Error, Settings, check_profile};
 use crate::apiserver::audit;
@@ -41,6 +42,12 @@ pub struct Cluster {
     pub insecure_registries: Vec<String>,
     /// Whether containers of a pod share processes when the pod does not say.
     pub share_process_namespace: bool,
+    /// Whether services have the external addresses that they ask for.
+    #[serde(default, rename = "externalIPs")]
+    pub external_ips: bool,
+    /// The node's own settings.
+    #[serde(default)]
+    pub kubelet: NodeSettings,
     /// Which requests are recorded.
     #[serde(default)]
     pub audit_policy_file: Option<PathBuf>,
@@ -104,6 +111,8 @@ impl Cluster {
             registry_mirrors: Some(self.registry_mirrors),
             insecure_registries: Some(self.insecure_registries),
             share_process_namespace: Some(self.share_process_namespace),
+            external_ips: Some(self.external_ips),
+            kubelet: self.kubelet,
             audit_policy_file: self.audit_policy_file,
             audit_log_file: self.audit_log_file,
             audit_log_maxsize: self.audit_log_maxsize,

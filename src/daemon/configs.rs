@@ -87,6 +87,11 @@ pub fn proxy(places: &Places, ranges: Ranges) -> proxy::Config {
     }
 }
 
+/// What the service proxy must know of the cluster beside that.
+pub fn proxy_options(cluster: &Cluster) -> proxy::plan::Options {
+    proxy::plan::Options { node: cluster.node_name.clone(), external_ips: cluster.external_ips }
+}
+
 /// The configuration of the container runtime.
 pub fn runtime(places: &Places, cgroup_parent: PathBuf) -> Result<linux::Config, Error> {
     Ok(linux::Config {
@@ -104,8 +109,8 @@ pub fn kubelet(
     ranges: Ranges,
     address: Ipv4Addr,
     machine: &Machine,
-) -> kubelet::context::Config {
-    kubelet::context::Config {
+) -> Result<kubelet::context::Config, Error> {
+    Ok(kubelet::context::Config {
         node: cluster.node_name.clone(),
         address,
         dns: ranges.dns(),
@@ -114,11 +119,13 @@ pub fn kubelet(
         memory: places.run().join("pods"),
         logs: PathBuf::from(POD_LOGS),
         container_logs: PathBuf::from(CONTAINER_LOGS),
+        images: places.images(),
         manifests: places.manifests(),
         seccomp: places.data().join("seccomp"),
         capacity: machine.capacity,
         share_processes: cluster.share_process_namespace,
-    }
+        eviction: cluster.kubelet.eviction().tried("the kubelet's settings")?,
+    })
 }
 
 /// The cgroup that holds the containers: that of their scope where systemd runs, or the cluster's own.

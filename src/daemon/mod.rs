@@ -5,8 +5,11 @@ pub mod configs;
 pub mod places;
 pub mod settings;
 
+pub mod node_settings;
+
 mod adapters;
 mod build;
+mod host_names;
 mod ready;
 mod running;
 

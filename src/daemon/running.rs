@@ -39,6 +39,8 @@ pub struct Running {
     pub(super) stops: mpsc::Receiver<Stop>,
     /// Tells the components to end.
     pub(super) shutdown: watch::Sender<bool>,
+    /// Tells the kubelet to end, and in what time its pods are to.
+    pub(super) end_pods: watch::Sender<Option<Option<Duration>>>,
     pub(super) kubelet: JoinHandle<Result<(), String>>,
     pub(super) components: Components,
 }
@@ -70,18 +72,21 @@ impl Running {
     /// Runs until it must end, then drains.
     pub async fn until_stopped(mut self) -> Result<(), Error> {
         let reason = self.reason().await?;
-        self.shutdown.send_replace(true);
-        if !self.kubelet.is_finished() && tokio::time::timeout(STEP, &mut self.kubelet).await.is_err() {
-            tracing::error!("the kubelet did not end in time");
-            self.kubelet.abort();
-        }
         let grace = match &reason {
             Reason::Asked(stop) => Some(stop.grace),
             Reason::Machine => Some(SHUTDOWN_GRACE),
             Reason::Signal | Reason::Failure(_) => None,
         };
+        // Pods end while all that serves them is still there.
+        self.end_pods.send_replace(Some(grace));
+        let patience = grace.unwrap_or_default() + STEP;
+        if !self.kubelet.is_finished() && tokio::time::timeout(patience, &mut self.kubelet).await.is_err() {
+            tracing::error!("the kubelet did not end in time");
+            self.kubelet.abort();
+        }
+        self.shutdown.send_replace(true);
         let failures = match grace {
-            Some(grace) => self.end_pods(grace).await,
+            Some(_) => self.end_all().await,
             None => Vec::new(),
         };
         if tokio::time::timeout(STEP, self.store.close()).await.is_err() {
@@ -136,11 +141,10 @@ impl Running {
         })
     }
 
-    /// Ends every pod, then what they stood on; objects and volumes stay. Answers what failed.
-    async fn end_pods(&mut self, grace: Duration) -> Vec<String> {
-        let ending = cleanup::end_containers(&self.runtime, grace);
-        let mut failures =
-            in_time("the containers", grace + STEP, ending).await.unwrap_or_else(|late| vec![late]);
+    /// Ends what is left of pods, then what they stood on; objects and volumes stay. Answers what failed.
+    async fn end_all(&mut self) -> Vec<String> {
+        let ending = cleanup::end_containers(&self.runtime, Duration::ZERO);
+        let mut failures = in_time("the containers", STEP, ending).await.unwrap_or_else(|late| vec![late]);
         match in_time("the container runtime", STEP, self.runtime.shutdown()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failures.push(format!("the container runtime: {error}")),

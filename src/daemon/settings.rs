@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::node_settings::NodeSettings;
 use crate::network::Cidr;
 
 /// The longest profile name: it becomes part of cgroup, table and unit names.
@@ -32,6 +33,11 @@ pub struct Settings {
     pub insecure_registries: Option<Vec<String>>,
     /// Whether containers of a pod share processes when the pod does not say (default: true).
     pub share_process_namespace: Option<bool>,
+    /// Whether services have the external addresses that they ask for (default: false).
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<bool>,
+    /// The node's own settings.
+    pub kubelet: NodeSettings,
     /// Which requests are recorded (a Policy of audit.k8s.io/v1); an empty path is none.
     pub audit_policy_file: Option<PathBuf>,
     /// Where they are recorded; an empty path is nowhere.
@@ -123,6 +129,8 @@ impl Settings {
             registry_mirrors,
             insecure_registries,
             share_process_namespace: self.share_process_namespace.or(below.share_process_namespace),
+            external_ips: self.external_ips.or(below.external_ips),
+            kubelet: self.kubelet.over(below.kubelet),
             audit_policy_file: self.audit_policy_file.or(below.audit_policy_file),
             audit_log_file: self.audit_log_file.or(below.audit_log_file),
             audit_log_maxsize: self.audit_log_maxsize.or(below.audit_log_maxsize),

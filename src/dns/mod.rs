@@ -7,6 +7,7 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::task::JoinSet;
 
 use self::server::Server;
 use self::upstream::{Files, Upstream};
@@ -72,8 +73,13 @@ impl Dns {
         let serve = async {
             // Not before everything is known: a name that is merely not known yet must not be denied.
             tokio::join!(services.synced(), slices.synced(), pods.synced());
-            let follow = follow(&config.domain, &server, &services, &slices, &pods);
-            tokio::join!(follow, server.clone().serve_udp(config.udp), server.clone().serve_tcp(config.tcp));
+            let (udp, tcp) = (server.clone().serve_udp(config.udp), server.clone().serve_tcp(config.tcp));
+            tokio::select! {
+                biased;
+                () = follow(&config.domain, &server, &services, &slices, &pods) => {}
+                // After the first zone, and then beside the making of others: questions do not wait for those.
+                () = side_by_side(udp, tcp) => {}
+            }
         };
         let feeds = async { tokio::join!(feed_services, feed_slices, feed_pods) };
         tokio::select! {
@@ -81,6 +87,19 @@ impl Dns {
             () = serve => {}
             _ = feeds => {}
         }
+    }
+}
+
+/// Runs both in tasks of their own, until one of them ends.
+async fn side_by_side(
+    one: impl Future<Output = ()> + Send + 'static,
+    other: impl Future<Output = ()> + Send + 'static,
+) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(one);
+    tasks.spawn(other);
+    if let Some(Err(error)) = tasks.join_next().await {
+        tracing::error!(%error, "the name server failed");
     }
 }
 

@@ -48,6 +48,11 @@ pub fn names_any(text: &str, addresses: &[IpAddr]) -> bool {
     parse(text, &|_| None).iter().any(|server| addresses.contains(&server.ip()))
 }
 
+/// Whether a `resolv.conf` sends programs to systemd-resolved. (pure)
+pub fn asks_stub(text: &str) -> bool {
+    names_any(text, &STUBS.map(IpAddr::V4))
+}
+
 fn parse(text: &str, link: &impl Fn(&str) -> Option<u32>) -> Vec<SocketAddr> {
     let servers = text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -119,6 +124,11 @@ mod tests {
             let shown: Vec<String> =
                 choose(host, resolved, &own, link).iter().map(ToString::to_string).collect();
             assert_eq!(&shown, expected, "{what}");
+        }
+        for (text, stub) in
+            [("nameserver 127.0.0.53\noptions edns0", true), ("nameserver 192.0.2.1", false), ("", false)]
+        {
+            assert_eq!(asks_stub(text), stub, "{text}");
         }
         assert!(names_any("nameserver 10.96.0.10", &own) && !names_any("nameserver 192.0.2.1", &own));
     }

@@ -248,3 +248,75 @@ async fn large_answers_are_truncated_and_whole_over_tcp() {
     assert!(!whole.metadata.truncation);
     assert_eq!(whole.answers.len(), 100);
 }
+
+/// A client with one socket and many questions in flight; each must have its answer. Answers how many were asked.
+async fn ask_many(server: SocketAddr, names: &[(&str, &[&str])], until: impl Fn() -> bool) -> usize {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    let (mut asked, mut buffer) = (0, [0; 4096]);
+    while !until() {
+        let mut waiting = std::collections::HashMap::new();
+        for number in 0..16u16 {
+            let (name, expected) = names[usize::from(number) % names.len()];
+            let mut question = question(name, RecordType::A, false);
+            question.metadata.id = number;
+            socket.send(&question.to_vec().unwrap()).await.unwrap();
+            waiting.insert(number, (name, expected));
+        }
+        while !waiting.is_empty() {
+            let receiving = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer));
+            let length = receiving.await.unwrap_or_else(|_| panic!("no answer for {waiting:?}")).unwrap();
+            let answer = Message::from_vec(&buffer[..length]).unwrap();
+            let (name, expected) = waiting.remove(&answer.metadata.id).unwrap();
+            assert_eq!(texts(&answer), expected, "{name}");
+            asked += 1;
+        }
+    }
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_is_lost_or_wrong_while_services_come_and_go() {
+    let api = FakeApi::default();
+    let stable = json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]});
+    api.put("services", service("web", stable));
+    for number in 0..200 {
+        let address = format!("10.97.{}.{}", number / 100, number % 100 + 1);
+        let spec = json!({"clusterIP": address, "ports": [{"port": 80}]});
+        api.put("services", service(&format!("many-{number}"), spec));
+        // So much at once would use up the test's turn, without which the store does not answer.
+        tokio::task::yield_now().await;
+    }
+    let server = start(&api, vec![fake_upstream().await]).await;
+    let names: [(&str, &[&str]); 3] = [
+        ("web.shop.svc.cluster.local.", &["10.96.0.7"]),
+        ("none.shop.svc.cluster.local.", &[]),
+        ("example.org.", &["192.0.2.1"]),
+    ];
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let over = over.clone();
+            let until = move || over.load(std::sync::atomic::Ordering::Relaxed);
+            tokio::spawn(async move { ask_many(server, &names, until).await })
+        })
+        .collect();
+    for round in 0..20u8 {
+        let address = format!("10.98.0.{}", round + 1);
+        api.put("services", service("new", json!({"clusterIP": address, "ports": [{"port": 80}]})));
+        let question = question("new.shop.svc.cluster.local.", RecordType::A, false);
+        let known = async {
+            while texts(&over_udp(server, &question).await) != [address.as_str()] {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), known).await.expect("the new address");
+        api.remove("services", "shop", "new");
+    }
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut asked = 0;
+    for client in clients {
+        asked += client.await.unwrap();
+    }
+    assert!(asked > 100, "{asked}");
+}

@@ -21,6 +21,7 @@ mod manifest;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use credentials::Credential;
 pub use manifest::ImageConfig;
@@ -180,6 +181,7 @@ impl Images {
     pub fn find(&self, name: &str) -> Result<Option<Image>, Error> {
         let held = self.store.hold()?;
         let found = self.store.find(name)?;
+        found.iter().for_each(|image| self.store.touch(&image.id));
         Ok(found.map(|image| Image { held: Some(Arc::new(held)), ..image }))
     }
 
@@ -192,6 +194,12 @@ impl Images {
     /// them. Answers what was removed.
     pub fn remove(&self, name: &str) -> Result<Vec<String>, Error> {
         self.store.remove(name)
+    }
+
+    /// Removes images that no container has used for so long, those first whose last use is longest ago, until so many
+    /// bytes are free; answers how many that are, or `None` when nothing can go as images are being fetched or taken.
+    pub fn free(&self, bytes: u64, age: Duration) -> Result<Option<u64>, Error> {
+        self.store.free(bytes, age)
     }
 
     /// Removes what no image and no container needs: what failed pulls and outdated tags left.

@@ -3,10 +3,12 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 
+use super::eviction::{self, Eviction};
 use super::handlers::get::Getter;
 use super::pod::ephemeral;
 use super::references::Watches;
@@ -38,6 +40,8 @@ pub struct Config {
     pub logs: PathBuf,
     /// `/var/log/containers`.
     pub container_logs: PathBuf,
+    /// Where images are, for all clusters of the machine.
+    pub images: PathBuf,
     /// Where manifests of static pods are looked up.
     pub manifests: PathBuf,
     /// Where seccomp profiles of pods are looked up.
@@ -46,6 +50,8 @@ pub struct Config {
     pub capacity: NodeCapacity,
     /// Whether the containers of a pod share processes when the pod does not say.
     pub share_processes: bool,
+    /// When the node runs short.
+    pub eviction: eviction::Settings,
 }
 
 /// Where images come from.
@@ -59,15 +65,25 @@ pub trait ImageSource: Send + Sync + 'static {
         reference: &'a str,
         credentials: Vec<Credential>,
     ) -> BoxFuture<'a, Result<Image, String>>;
+
+    /// Removes images that no container has used for so long, until so many bytes are free; answers how many that are,
+    /// or `None` when nothing can go at this moment.
+    fn free(&self, bytes: u64, age: Duration) -> BoxFuture<'_, Result<Option<u64>, String>>;
 }
 
-/// Where pods get their addresses.
+/// Where pods get their addresses, and what becomes of connections to those.
 pub trait Addresses: Send + Sync + 'static {
     /// The pod's network, made when missing.
     fn attach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Attachment, String>>;
 
     /// Gives it back; none there is success.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// Resolves when services lead no new connections to this address of a pod that ends, unless they have no other;
+    /// at once where nobody leads any.
+    fn left(&self, _address: Ipv4Addr) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Shared by all workers.
@@ -90,6 +106,8 @@ pub struct Context<R> {
     pub recorder: Recorder,
     /// Pods by manifests of this host.
     pub statics: Statics,
+    /// Pods that go when the node runs short.
+    pub eviction: Eviction,
     /// For probes and hooks.
     pub http: Getter,
 }
@@ -116,6 +134,18 @@ impl<R> Context<R> {
     /// Records an event about a pod, or one of its containers.
     pub fn event(&self, pod: &Pod, container: Option<&str>, kind: EventType, reason: &str, message: &str) {
         self.recorder.record(&about(pod, container), kind, reason, message);
+    }
+
+    /// Records an event about the node, which kubelets name by its name alone.
+    pub fn node_event(&self, kind: EventType, reason: &str, message: &str) {
+        let node = &self.config.node;
+        let about = ObjectReference {
+            kind: Some("Node".to_owned()),
+            name: Some(node.clone()),
+            uid: Some(node.clone()),
+            ..ObjectReference::default()
+        };
+        self.recorder.record(&about, kind, reason, message);
     }
 }
 

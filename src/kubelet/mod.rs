@@ -6,6 +6,8 @@
 pub mod context;
 pub mod worker;
 
+mod ending;
+
 pub mod references;
 pub mod sandbox;
 
@@ -27,8 +29,12 @@ pub mod pull;
 pub mod resize;
 pub mod resources;
 pub mod start;
-pub mod storage_limits;
 pub mod volumes;
+
+pub mod disk;
+pub mod eviction;
+pub mod image_gc;
+pub mod storage_limits;
 
 pub mod directory;
 pub mod statics;
@@ -49,8 +55,10 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::{Id, JoinSet};
 
 use self::context::{Addresses, Config, Context, ImageSource};
+use self::eviction::Eviction;
 use self::handlers::get::Getter;
 use self::observed::label;
+use self::pod::mirrored;
 use self::references::Watches;
 use self::server::Server;
 use self::statics::Statics;
@@ -59,7 +67,7 @@ use crate::api::request::ListOptions;
 use crate::client::Client;
 use crate::client::events::Recorder;
 use crate::client::reflector::{Key, Reflector};
-use crate::runtime::Runtime;
+use crate::runtime::{Changed, Runtime};
 
 /// The kubelet of one node.
 pub struct Kubelet<R> {
@@ -68,6 +76,8 @@ pub struct Kubelet<R> {
     tasks: JoinSet<()>,
     machine: node::Machine,
     pod_cidr: String,
+    /// Static pods, by uid, that run from before and have had no worker yet, as the API did not show them.
+    unclaimed: BTreeSet<String>,
 }
 
 /// What the kubelet knows of a running worker.
@@ -130,9 +140,10 @@ impl<R: Runtime> Kubelet<R> {
             watches,
             recorder,
             statics,
+            eviction: Eviction::default(),
             http,
         });
-        Kubelet { context, pods, tasks, machine, pod_cidr }
+        Kubelet { context, pods, tasks, machine, pod_cidr, unclaimed: BTreeSet::new() }
     }
 
     /// What answers the API server's streaming requests.
@@ -140,10 +151,13 @@ impl<R: Runtime> Kubelet<R> {
         Server::new(self.context.clone(), self.pods.clone())
     }
 
-    /// Registers the node, then runs pods until `shutdown`; containers go on when it returns.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    /// Registers the node, then runs pods until `shutdown`. Where that says in what time, pods end before this returns;
+    /// otherwise they go on.
+    pub async fn run(mut self, shutdown: impl Future<Output = Option<Duration>>) -> Result<(), Error> {
         let (client, config) = (&self.context.client, &self.context.config);
-        node::register(client, config, &self.machine, &self.pod_cidr)
+        let manager = eviction::Manager::new(self.context.clone(), self.pods.clone()).await;
+        let pressure = self.context.eviction.conditions();
+        node::register(client, config, &self.machine, &self.pod_cidr, &pressure)
             .await
             .map_err(|status| Error::Register { node: config.node.clone(), status })?;
         let mut runtime_changes = self.context.runtime.changes();
@@ -151,36 +165,35 @@ impl<R: Runtime> Kubelet<R> {
         self.context.services.synced().await;
         let follow_manifests =
             self.context.statics.clone().follow(self.context.clone(), self.pods.clone()).await;
-        self.remove_orphans().await;
-        self.tasks.spawn(follow_manifests);
         let mut workers: HashMap<String, Handle> = HashMap::new();
+        self.remove_orphans(&workers).await;
+        self.tasks.spawn(follow_manifests);
+        self.tasks.spawn(manager.run());
+        let (statics, eviction) = (self.context.statics.clone(), self.context.eviction.clone());
         let mut running: JoinSet<String> = JoinSet::new();
         let mut pods = self.pods.subscribe();
         tokio::pin!(shutdown);
-        loop {
+        let time = loop {
             tokio::select! {
-                () = &mut shutdown => break,
+                time = &mut shutdown => break time,
                 key = pods.next() => match key {
                     Some(key) => self.direct(&key, &mut workers, &mut running),
-                    None => break,
+                    None => break None,
                 },
-                change = runtime_changes.recv() => match change {
-                    Ok(change) => {
-                        // A sandbox's id begins with its pod's uid.
-                        let uid = change.sandbox.rsplit_once('-').map_or("", |(uid, _)| uid);
-                        if let Some(handle) = workers.get(uid) {
-                            handle.changed.notify_one();
-                        }
-                    }
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
-                        workers.values().for_each(|handle| handle.changed.notify_one());
-                    }
-                    Err(broadcast::error::RecvError::Closed) => break,
-                },
+                () = eviction.decided() => {
+                    workers.values().for_each(|handle| handle.changed.notify_one());
+                }
+                () = statics.was_read() => self.follow_folder(&mut workers, &mut running).await,
+                change = runtime_changes.recv() => if !told(change, &workers) { break None },
                 Some(ended) = running.join_next() => match ended {
                     Ok(uid) => {
-                        workers.remove(&uid);
-                        self.context.statics.ended(&uid);
+                        let ended = workers.remove(&uid);
+                        statics.ended(&uid);
+                        eviction.forget(&uid);
+                        // The manifest may have come back, and its mirror with it, too late for this worker.
+                        if let Some(handle) = ended.filter(|_| statics.keeps(&uid)) {
+                            self.direct(&handle.key, &mut workers, &mut running);
+                        }
                     }
                     Err(error) => {
                         tracing::error!(%error, "a pod's worker failed");
@@ -193,6 +206,9 @@ impl<R: Runtime> Kubelet<R> {
                     }
                 },
             }
+        };
+        if let Some(time) = time {
+            ending::all(time, &workers, &mut running, &mut runtime_changes).await;
         }
         // No worker may act on what happens from now on: a cluster that stops must not restart what it ends.
         running.shutdown().await;
@@ -224,7 +240,22 @@ impl<R: Runtime> Kubelet<R> {
         let worker = self.worker(&uid, wanted, &changed);
         let task = spawn(running, worker, &uid, Duration::ZERO);
         self.context.statics.began(&uid, key);
+        self.context.eviction.look();
         workers.insert(uid, Handle { key: key.clone(), desired, changed, task });
+    }
+
+    /// The folder of static pods was read: what has gone from it ends, whether the API shows it or not.
+    async fn follow_folder(&mut self, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
+        let of_static = |handle: &&Handle| mirrored(handle.desired.borrow().pod()).is_some();
+        let keys: BTreeSet<Key> =
+            workers.values().filter(of_static).map(|handle| handle.key.clone()).collect();
+        for key in keys {
+            self.direct(&key, workers, running);
+        }
+        self.unclaimed.retain(|uid| !workers.contains_key(uid));
+        if self.unclaimed.iter().any(|uid| !self.context.statics.keeps(uid)) {
+            self.remove_orphans(workers).await;
+        }
     }
 
     fn worker(&self, uid: &str, wanted: watch::Receiver<Desired>, changed: &Arc<Notify>) -> Worker<R> {
@@ -232,7 +263,7 @@ impl<R: Runtime> Kubelet<R> {
     }
 
     /// Ends what runs, and removes what lies here, for pods that vanished while nobody was here.
-    async fn remove_orphans(&self) {
+    async fn remove_orphans(&mut self, workers: &HashMap<String, Handle>) {
         let observed = match self.context.runtime.observe().await {
             Ok(observed) => observed,
             Err(error) => {
@@ -242,9 +273,11 @@ impl<R: Runtime> Kubelet<R> {
         };
         let pods = self.pods.list().into_iter().filter_map(|pod| self.context.statics.as_run(pod));
         let mut known: Vec<String> = pods.filter_map(|pod| pod.metadata.uid.clone()).collect();
+        known.extend(workers.keys().cloned());
         // A static pod stays as long as its manifest, whether the API shows its mirror or not.
         let uids = observed.sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(label::UID));
-        known.extend(uids.filter(|uid| self.context.statics.keeps(uid)).cloned());
+        self.unclaimed = uids.filter(|uid| self.context.statics.keeps(uid)).cloned().collect();
+        known.extend(self.unclaimed.iter().cloned());
         for sandbox in observed.sandboxes {
             let uid = sandbox.labels.get(label::UID).cloned().unwrap_or_default();
             if known.contains(&uid) {
@@ -265,6 +298,25 @@ impl<R: Runtime> Kubelet<R> {
             Ok(orphans) => drop(tokio::task::spawn_blocking(move || orphans.remove())),
             Err(error) => tracing::warn!(%error, "cannot look for orphans' files"),
         }
+    }
+}
+
+/// Tells workers that the runtime saw something change; `false` when it will see nothing any more.
+fn told(change: Result<Changed, broadcast::error::RecvError>, workers: &HashMap<String, Handle>) -> bool {
+    match change {
+        Ok(change) => {
+            // A sandbox's id begins with its pod's uid.
+            let uid = change.sandbox.rsplit_once('-').map_or("", |(uid, _)| uid);
+            if let Some(handle) = workers.get(uid) {
+                handle.changed.notify_one();
+            }
+            true
+        }
+        Err(broadcast::error::RecvError::Lagged(_)) => {
+            workers.values().for_each(|handle| handle.changed.notify_one());
+            true
+        }
+        Err(broadcast::error::RecvError::Closed) => false,
     }
 }
 
@@ -353,10 +405,12 @@ mod tests {
             memory: at("memory"),
             logs: at("logs"),
             container_logs: at("links"),
+            images: at("images"),
             manifests: at("manifests"),
             seccomp: at("seccomp"),
             capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
             share_processes: false,
+            eviction: eviction::Settings::default(),
         };
         let remove = |known: &[String]| Orphans::find(&config, known).unwrap().remove();
         remove(&[]);

@@ -1,6 +1,6 @@
 //! The node object: what the machine is and has, and the heartbeat that says it is alive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time
 use serde_json::json;
 
 use super::context::Config;
+use super::eviction::thresholds::Condition;
 use super::resources::NodeCapacity;
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
@@ -94,11 +95,12 @@ fn architecture() -> &'static str {
     }
 }
 
-/// The node object as this machine says it (pure); conditions keep their times through `old`.
+/// The node object as this machine says it (pure), in these conditions, which keep their times through `old`.
 pub fn node(
     config: &Config,
     machine: &Machine,
     pod_cidr: &str,
+    pressure: &BTreeSet<Condition>,
     old: Option<&Node>,
     now: jiff::Timestamp,
 ) -> Node {
@@ -120,13 +122,13 @@ pub fn node(
     ]
     .map(|(name, text)| (name.to_owned(), Quantity(text)))
     .into();
-    let conditions = [
-        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
-    ]
-    .map(|(type_, status, reason, message)| {
+    let pressures = Condition::ALL.map(|condition| {
+        let holds = pressure.contains(&condition);
+        let (reason, message, _) = condition.words(holds);
+        (condition.name(), if holds { "True" } else { "False" }, reason, message)
+    });
+    let ready = ("Ready", "True", "KubeletReady", "kubelet is posting ready status");
+    let conditions = pressures.into_iter().chain([ready]).map(|(type_, status, reason, message)| {
         let before = old
             .and_then(|n| n.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_))
             .filter(|c| c.status == status)
@@ -160,7 +162,7 @@ pub fn node(
             ]),
             capacity: Some(resources.clone()),
             allocatable: Some(resources),
-            conditions: Some(conditions.into()),
+            conditions: Some(conditions.collect()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
             }),
@@ -188,6 +190,7 @@ pub async fn register(
     config: &Config,
     machine: &Machine,
     pod_cidr: &str,
+    pressure: &BTreeSet<Condition>,
 ) -> Result<(), Status> {
     let nodes = client.all::<Node>();
     let old = match nodes.get(&config.node).await {
@@ -195,7 +198,7 @@ pub async fn register(
         Err(status) if status.is("NotFound") => None,
         Err(status) => return Err(status),
     };
-    let fresh = node(config, machine, pod_cidr, old.as_ref(), jiff::Timestamp::now());
+    let fresh = node(config, machine, pod_cidr, pressure, old.as_ref(), jiff::Timestamp::now());
     if old.is_none() {
         nodes.create(&fresh).await?;
     } else {

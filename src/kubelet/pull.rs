@@ -1,5 +1,6 @@
 //! A container's image: pull policy, pull secrets, events and the reasons that statuses show.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
@@ -20,8 +21,8 @@ enum Policy {
 }
 
 impl Policy {
-    fn of(container: &Container) -> Policy {
-        match container.image_pull_policy.as_deref() {
+    fn of(text: Option<&str>) -> Policy {
+        match text {
             Some("Always") => Policy::Always,
             Some("Never") => Policy::Never,
             _ => Policy::IfNotPresent,
@@ -29,55 +30,180 @@ impl Policy {
     }
 }
 
-/// The image of a container, when its policy has it used as it is here; `None` when it is to be fetched first. An error
-/// is why the container waits.
+/// The images that a container is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Images {
+    /// Its own.
+    pub own: Image,
+    /// Those of the image volumes that it mounts, by volume.
+    pub volumes: BTreeMap<String, Image>,
+}
+
+impl Images {
+    fn add(&mut self, need: &Need<'_>, image: Image) {
+        match need.volume {
+            Some(volume) => drop(self.volumes.insert(volume.to_owned(), image)),
+            None => self.own = image,
+        }
+    }
+}
+
+/// One of them, as the spec names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Need<'a> {
+    /// The volume that shows it; `None` for the container's own.
+    volume: Option<&'a str>,
+    name: &'a str,
+    policy: Policy,
+}
+
+/// The images that a container needs, volumes first (pure).
+fn needs<'a>(pod: &'a Pod, container: &'a Container) -> Vec<Need<'a>> {
+    let mounts = container.volume_mounts.as_deref().unwrap_or(&[]);
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let mounted = volumes.filter(|volume| mounts.iter().any(|mount| mount.name == volume.name));
+    let of_volume = mounted.filter_map(|volume| {
+        let image = volume.image.as_ref()?;
+        let policy = Policy::of(image.pull_policy.as_deref());
+        let name = image.reference.as_deref().unwrap_or("");
+        Some(Need { volume: Some(&volume.name), name, policy })
+    });
+    let policy = Policy::of(container.image_pull_policy.as_deref());
+    let own = Need { volume: None, name: container.image.as_deref().unwrap_or(""), policy };
+    of_volume.chain([own]).collect()
+}
+
+/// An image that could not be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// As the spec names it.
+    pub image: String,
+    /// Why.
+    pub message: String,
+}
+
+impl Failure {
+    /// Why the container waits.
+    pub fn waiting(&self) -> Waiting {
+        Waiting { reason: "ErrImagePull".into(), message: self.message.clone() }
+    }
+
+    /// Why it waits until the next try.
+    pub fn backed_off(&self) -> Waiting {
+        Waiting {
+            reason: "ImagePullBackOff".into(),
+            message: format!("Back-off pulling image {:?}: ErrImagePull: {}", self.image, self.message),
+        }
+    }
+}
+
+/// What events about an image are about: its container, or the pod whose volume shows it.
+fn tell<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    container: &Container,
+    need: &Need<'_>,
+    event: (EventType, &str, &str),
+) {
+    let about = need.volume.is_none().then_some(container.name.as_str());
+    let (kind, reason, message) = event;
+    context.event(pod, about, kind, reason, message);
+}
+
+fn present(name: &str) -> String {
+    format!("Container image {name:?} already present on machine and can be accessed by the pod")
+}
+
+/// The images of a container, when their policies have them used as they are here; `None` when one is to be fetched
+/// first. An error is why the container waits.
 pub async fn find<R>(
     context: &Context<R>,
     pod: &Pod,
     container: &Container,
+) -> Result<Option<Images>, Waiting> {
+    let mut found = Images::default();
+    let needs = needs(pod, container);
+    let mut all_here = true;
+    for need in &needs {
+        match find_one(context, pod, container, need).await? {
+            Some(image) => found.add(need, image),
+            None => all_here = false,
+        }
+    }
+    if !all_here {
+        return Ok(None);
+    }
+    for need in &needs {
+        tell(context, pod, container, need, (EventType::Normal, "Pulled", &present(need.name)));
+    }
+    Ok(Some(found))
+}
+
+async fn find_one<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    container: &Container,
+    need: &Need<'_>,
 ) -> Result<Option<Image>, Waiting> {
-    let name = container.image.as_deref().unwrap_or("");
-    let event = |kind, reason: &str, message: &str| {
-        context.event(pod, Some(&container.name), kind, reason, message);
+    let name = need.name;
+    let wrong = |event: &str, reason: &str, message: String| {
+        tell(context, pod, container, need, (EventType::Warning, event, &message));
+        Waiting { reason: reason.into(), message }
     };
     if let Err(error) = Reference::parse(name) {
         let message = format!("Failed to apply default image tag {name:?}: {error}");
-        event(EventType::Warning, "InspectFailed", &message);
-        return Err(Waiting { reason: "InvalidImageName".into(), message });
+        return Err(wrong("InspectFailed", "InvalidImageName", message));
     }
-    let policy = Policy::of(container);
-    if policy != Policy::Always {
-        let found = context.images.find(name).await.map_err(|error| {
-            let message = format!("Failed to inspect image {name:?}: {error}");
-            event(EventType::Warning, "InspectFailed", &message);
-            Waiting { reason: "ImageInspectError".into(), message }
-        })?;
-        if let Some(image) = found {
-            let message =
-                format!("Container image {name:?} already present on machine and can be accessed by the pod");
-            event(EventType::Normal, "Pulled", &message);
-            return Ok(Some(image));
-        }
+    if need.policy == Policy::Always {
+        return Ok(None);
     }
-    if policy == Policy::Never {
+    let found = context.images.find(name).await.map_err(|error| {
+        let message = format!("Failed to inspect image {name:?}: {error}");
+        wrong("InspectFailed", "ImageInspectError", message)
+    })?;
+    if found.is_none() && need.policy == Policy::Never {
         let message = format!("Container image {name:?} is not present with pull policy of Never");
-        event(EventType::Warning, "ErrImageNeverPull", &message);
-        return Err(Waiting { reason: "ErrImageNeverPull".into(), message });
+        return Err(wrong("ErrImageNeverPull", "ErrImageNeverPull", message));
     }
-    Ok(None)
+    Ok(found)
 }
 
-/// Fetches the image of a container; or why the container waits.
-pub async fn fetch<R>(context: &Context<R>, pod: &Pod, container: &Container) -> Result<Image, Waiting> {
-    let name = container.image.as_deref().unwrap_or("");
-    let event = |kind, reason: &str, message: &str| {
-        context.event(pod, Some(&container.name), kind, reason, message);
-    };
-    event(EventType::Normal, "Pulling", &format!("Pulling image {name:?}"));
+/// Fetches the images of a container that are not here.
+pub async fn fetch<R>(context: &Context<R>, pod: &Pod, container: &Container) -> Result<Images, Failure> {
     let credentials = pull_secrets(context, pod).await;
+    let mut images = Images::default();
+    for need in needs(pod, container) {
+        let here = match need.policy {
+            Policy::Always => None,
+            _ => context.images.find(need.name).await.unwrap_or_default(),
+        };
+        let image = match here {
+            Some(image) => {
+                tell(context, pod, container, &need, (EventType::Normal, "Pulled", &present(need.name)));
+                image
+            }
+            None => fetch_one(context, pod, container, &need, credentials.clone()).await?,
+        };
+        images.add(&need, image);
+    }
+    Ok(images)
+}
+
+async fn fetch_one<R>(
+    context: &Context<R>,
+    pod: &Pod,
+    container: &Container,
+    need: &Need<'_>,
+    credentials: Vec<Credential>,
+) -> Result<Image, Failure> {
+    let name = need.name;
+    let event =
+        |kind, reason: &str, message: &str| tell(context, pod, container, need, (kind, reason, message));
+    event(EventType::Normal, "Pulling", &format!("Pulling image {name:?}"));
     let started = Instant::now();
     match context.images.pull(name, credentials).await {
         Ok(image) => {
+            context.eviction.look();
             let took = duration(started.elapsed());
             let message = format!(
                 "Successfully pulled image {name:?} in {took} ({took} including waiting). Image size: {} bytes.",
@@ -89,24 +215,8 @@ pub async fn fetch<R>(context: &Context<R>, pod: &Pod, container: &Container) ->
         Err(message) => {
             event(EventType::Warning, "Failed", &format!("Failed to pull image {name:?}: {message}"));
             event(EventType::Warning, "Failed", "Error: ErrImagePull");
-            Err(failed(message))
+            Err(Failure { image: name.to_owned(), message })
         }
-    }
-}
-
-/// Why a container waits whose image could not be fetched.
-pub fn failed(message: String) -> Waiting {
-    Waiting { reason: "ErrImagePull".into(), message }
-}
-
-/// How a failed start shows itself while it waits for its next try.
-pub fn backed_off(failure: &Waiting, image: &str) -> Waiting {
-    if failure.reason != "ErrImagePull" {
-        return failure.clone();
-    }
-    Waiting {
-        reason: "ImagePullBackOff".into(),
-        message: format!("Back-off pulling image {image:?}: ErrImagePull: {}", failure.message),
     }
 }
 
@@ -152,6 +262,21 @@ mod tests {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     use serde_json::json;
+
+    #[test]
+    fn a_container_needs_its_own_image_and_those_that_it_mounts() {
+        let image = |reference: &str, policy: &str| json!({"reference": reference, "pullPolicy": policy});
+        let pod: Pod = serde_json::from_value(json!({"spec": {
+            "containers": [{"name": "c", "image": "own", "imagePullPolicy": "Never", "volumeMounts": [
+                {"name": "a", "mountPath": "/a"}, {"name": "dir", "mountPath": "/d"}]}],
+            "volumes": [{"name": "a", "image": image("one", "Always")}, {"name": "b", "image": image("two", "")},
+                        {"name": "dir", "emptyDir": {}}]}}))
+        .unwrap();
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let need = |volume, name, policy| Need { volume, name, policy };
+        let expected = [need(Some("a"), "one", Policy::Always), need(None, "own", Policy::Never)];
+        assert_eq!(needs(&pod, container), expected);
+    }
 
     #[test]
     fn pull_secrets_in_both_forms() {

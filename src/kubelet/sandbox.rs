@@ -1,5 +1,8 @@
 //! A pod's sandbox: whether the node takes the pod, and what the sandbox is made from.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
 
@@ -8,8 +11,10 @@ use super::hosts;
 use super::observed::label;
 use super::status::Waiting;
 use crate::runtime::supervisor::sysctl_file;
-use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig};
+use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig, Users};
 
+/// From which port on nobody needs a privilege to listen.
+const LOW_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
 /// The handlers of runtime classes that mean the one runtime that there is.
 const HANDLERS: [&str; 2] = ["minik", "runc"];
 
@@ -17,9 +22,6 @@ const HANDLERS: [&str; 2] = ["minik", "runc"];
 pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -> Result<(), Waiting> {
     let fail = |message: String| Waiting { reason: "CreatePodSandboxError".into(), message };
     let spec = pod.spec.clone().unwrap_or_default();
-    if spec.host_users == Some(false) {
-        return Err(fail("hostUsers: false needs user namespaces, which this node does not have".into()));
-    }
     if let Some(name) = spec.runtime_class_name.as_deref().filter(|name| !name.is_empty()) {
         let class = context.client.all::<RuntimeClass>().get(name).await;
         let class = class.map_err(|status| fail(format!("failed to get sandbox runtime: {status}")))?;
@@ -35,6 +37,7 @@ pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -
         config.hostname = Some(hosts::kernel_name(pod, &context.config.domain).map_err(fail)?);
         let attachment = context.network.attach(&uid).await.map_err(fail)?;
         config.labels.insert(label::ADDRESS.to_owned(), attachment.address.to_string());
+        config.users = (spec.host_users == Some(false)).then(|| users(attachment.address));
         config.network = NetworkMode::Namespace(attachment.namespace);
     }
     context.runtime.ensure_sandbox(&config).await.map_err(|error| fail(error.to_string()))
@@ -54,6 +57,12 @@ fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> San
     .into();
     let on_host = spec.host_network == Some(true);
     let sysctls = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
+    let mut sysctls: BTreeMap<String, String> =
+        sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect();
+    if spec.host_users == Some(false) && !on_host {
+        // The network is the host's, so that no capability of the pod's users counts there.
+        sysctls.entry(LOW_PORTS.to_owned()).or_insert_with(|| "0".to_owned());
+    }
     SandboxConfig {
         id: format!("{uid}-{attempt}"),
         labels,
@@ -67,9 +76,23 @@ fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> San
         },
         network: if on_host { NetworkMode::Host } else { NetworkMode::Namespace("".into()) },
         host_ipc: spec.host_ipc == Some(true),
-        sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
+        sysctls,
         resources: super::resources::of_pod(spec),
+        users: None,
     }
+}
+
+/// The first of the host's ids that pods get; no user of the host and no other manager of containers has such.
+const FIRST_USER: u32 = 0x7000_0000;
+/// How many ids a pod gets.
+const USERS: u32 = 1 << 16;
+/// How many pods can have users of their own; the ids beyond are for those of no machine.
+const RANGES: u32 = 0xff0;
+
+/// The users of the pod with this address. Addresses that are there at the same time were given one after the other, so
+/// that no two pods have the same (pure).
+fn users(address: Ipv4Addr) -> Users {
+    Users { base: FIRST_USER + (address.to_bits() % RANGES) * USERS, count: USERS }
 }
 
 /// Why the node does not take a pod at all; such a pod has failed before it began (pure).
@@ -105,5 +128,22 @@ mod tests {
             assert!(rejected.message.contains(name), "{rejected:?}");
         }
         assert_eq!(rejection(&pod(json!({"containers": []}))), None);
+    }
+
+    #[test]
+    fn pods_with_users_of_their_own_share_none() {
+        let of = |third: u8, fourth: u8| users([10, 244, third, fourth].into());
+        assert_ne!(of(0, 2), of(0, 3));
+        for range in [of(0, 0), of(0, 2), of(15, 239), of(255, 255)] {
+            assert!(range.base >= FIRST_USER && range.base % USERS == 0 && range.count == USERS, "{range:?}");
+            assert!(range.base + range.count <= 0x7ff0_0000, "{range:?}");
+        }
+        let made = |spec: Value| {
+            let pod = pod(spec);
+            config(&pod, pod.spec.as_ref().unwrap(), 0, true)
+        };
+        let own = made(json!({"containers": [], "hostUsers": false}));
+        assert_eq!(own.sysctls[LOW_PORTS], "0");
+        assert!(made(json!({"containers": []})).sysctls.is_empty());
     }
 }

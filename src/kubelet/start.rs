@@ -11,11 +11,11 @@ use tokio::sync::Mutex;
 
 use super::context::Context;
 use super::observed::ObservedContainer;
+use super::pull::Images;
 use super::status::Waiting;
 use super::volumes::{Maker, Volumes};
 use super::{container, env, hosts, messages, pull};
 use crate::client::events::EventType;
-use crate::image::Image;
 use crate::runtime::{Error, Runtime};
 
 /// Why a container does not run after its start.
@@ -23,8 +23,10 @@ use crate::runtime::{Error, Runtime};
 pub enum NotStarted {
     /// Something is missing that may come: the same attempt is made again.
     Waits(Waiting),
-    /// Its image is to be fetched first.
+    /// An image of it is to be fetched first.
     NoImage,
+    /// An image of it could not be fetched: the same attempt is made again.
+    NotPulled(pull::Failure),
     /// Its process could not be started: the attempt has ended.
     Ended(Box<ObservedContainer>),
 }
@@ -32,6 +34,12 @@ pub enum NotStarted {
 impl From<Waiting> for NotStarted {
     fn from(waiting: Waiting) -> NotStarted {
         NotStarted::Waits(waiting)
+    }
+}
+
+impl From<pull::Failure> for NotStarted {
+    fn from(failure: pull::Failure) -> NotStarted {
+        NotStarted::NotPulled(failure)
     }
 }
 
@@ -46,8 +54,8 @@ pub struct Start<'a> {
     pub name: &'a str,
     /// How many came before.
     pub attempt: u32,
-    /// What came of the pull of its image, if there was one.
-    pub pulled: Option<Result<Image, Waiting>>,
+    /// What came of the pull of its images, if there was one.
+    pub pulled: Option<Result<Images, pull::Failure>>,
     /// The runtime's id of the pod's sandbox.
     pub sandbox: &'a str,
     /// The pod's address; `None` on the host's network.
@@ -64,7 +72,7 @@ pub async fn container<R: Runtime>(
     let Start { name, attempt, pulled, sandbox, address } = start;
     let Some(container) = super::pod::container(pod, name) else { return Ok(()) };
     let container = &*container;
-    let image = match pulled {
+    let images = match pulled {
         Some(pulled) => pulled?,
         None => pull::find(context, pod, container).await?.ok_or(NotStarted::NoImage)?,
     };
@@ -73,7 +81,7 @@ pub async fn container<R: Runtime>(
         context.event(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {message}"));
         waiting(reason, message)
     };
-    let env = environment(context, pod, container, address, &image.config.env)
+    let env = environment(context, pod, container, address, &images.own.config.env)
         .await
         .map_err(|message| failed("CreateContainerConfigError", message))?;
     let files = files(context, pod, container, attempt, address)
@@ -82,9 +90,10 @@ pub async fn container<R: Runtime>(
     let parts = container::Parts {
         sandbox,
         attempt,
-        image: &image,
+        image: &images.own,
         env,
         volumes: &places,
+        image_volumes: &images.volumes,
         files: &files.mounts,
         message_file: files.message,
         log: context.log_file(pod, name, attempt),

@@ -40,6 +40,13 @@ fn bytes(limit: &Quantity) -> u64 {
     u64::try_from(limit.value()).unwrap_or(0)
 }
 
+impl Usage {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.volumes.values().chain(self.containers.values()).sum()
+    }
+}
+
 impl Limits {
     /// Those of a pod.
     pub fn of(pod: &Pod) -> Limits {
@@ -81,7 +88,7 @@ impl Limits {
         if let Some((name, _, limit)) = self.volumes.iter().find(|(n, l, _)| over(&usage.volumes, n, *l)) {
             return Some(format!("Usage of EmptyDir volume {name:?} exceeds the limit {limit:?}. "));
         }
-        let total: u64 = usage.volumes.values().chain(usage.containers.values()).sum();
+        let total = usage.total();
         if let Some((_, limit)) = self.pod.as_ref().filter(|(bytes, _)| total > *bytes) {
             return Some(format!(
                 "Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "

@@ -257,3 +257,15 @@ fn destination(route: &RouteMessage) -> Cidr {
 fn is(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
 }
+
+/// Takes no packet of IPv6 from a link: the kernel would give both its ends addresses, and let a pod speak to the
+/// host past every rule. Fine where there is no IPv6 at all.
+pub(super) fn forbid_ipv6(link: &str) -> Result<(), Error> {
+    let switch = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
+    match std::fs::write(&switch, "1") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("writing 1 to {switch}"))(error))
+        }
+        _ => Ok(()),
+    }
+}

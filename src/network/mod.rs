@@ -19,7 +19,7 @@ mod probe;
 mod range;
 
 pub use links::route_through;
-pub use pods::PodNetwork;
+pub use pods::{PodNetwork, link_name};
 pub use probe::probe;
 pub use range::{POD_RANGES, SERVICE_RANGES, choose_range, occupied_ranges};
 

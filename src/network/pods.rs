@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::addresses::{self, Addresses};
-use super::links::{Link, Links, Mac, VethPair};
+use super::links::{self, Link, Links, Mac, VethPair};
 use super::{Attachment, Cidr, Config, Error, forwarding};
 use crate::sys::netns;
 
@@ -74,7 +74,7 @@ impl PodNetwork {
         let mut addresses = Addresses::open(&config.state, config.pods)?;
         let names: HashSet<&str> = present.iter().map(|link| link.name.as_str()).collect();
         addresses.retain(|address| {
-            names.contains(link_name(&config, address).as_str())
+            names.contains(link_name(&config.prefix, address).as_str())
                 && netns::is_bound(&namespace_path(&config, address))
         })?;
         let kept: HashSet<Ipv4Addr> = addresses.reserved().values().copied().collect();
@@ -212,7 +212,7 @@ impl Shared {
         let gateway = self.config.gateway();
         let path = namespace_path(&self.config, address);
         let (namespace, inside) = create_namespace(path).await?;
-        let name = link_name(&self.config, address);
+        let name = link_name(&self.config.prefix, address);
         let pair = VethPair {
             name: &name,
             mac: HOST_MAC,
@@ -222,6 +222,7 @@ impl Shared {
             mtu: self.mtu,
         };
         self.links.add_veth(pair).await?;
+        links::forbid_ipv6(&name)?;
 
         let loopback = inside.index("lo").await?;
         inside.set_up(loopback, None).await?;
@@ -385,8 +386,9 @@ fn namespace_path(config: &Config, address: Ipv4Addr) -> PathBuf {
     config.namespaces.join(address.to_string())
 }
 
-fn link_name(config: &Config, address: Ipv4Addr) -> String {
-    format!("{}{:08x}", config.prefix, address.to_bits())
+/// The host's end of the link of the pod with this address, in a network whose links begin with this prefix.
+pub fn link_name(prefix: &str, address: Ipv4Addr) -> String {
+    format!("{prefix}{:08x}", address.to_bits())
 }
 
 /// The address that a link of this network is named by; `None` for other links.
@@ -422,7 +424,7 @@ mod tests {
     #[test]
     fn links_are_named_by_their_address_and_fit_the_kernels_limit() {
         let config = config("mk-abcd");
-        let name = link_name(&config, Ipv4Addr::new(10, 244, 1, 2));
+        let name = link_name(&config.prefix, Ipv4Addr::new(10, 244, 1, 2));
         assert_eq!(name, "mk-abcd0af40102");
         assert!(name.len() <= 15);
         assert_eq!(pod_link_address(&config, &name), Some(Ipv4Addr::new(10, 244, 1, 2)));

@@ -1,13 +1,16 @@
-//! Tracked UDP connections that lead to the wrong place: found and deleted.
+//! Tracked connections that must not go on: found and deleted.
 //!
 //! A UDP "connection" lives in the kernel's table for as long as datagrams flow, whatever the rules say by now.
 //! So a client that goes on talking would never notice that its endpoint is gone, or that there is one at last.
+//! And a connection of any protocol that policies allowed once passes for as long as it is tracked; without that its
+//! next packet is judged anew.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 
 use super::Config;
+use super::policy::Policies;
 use super::state::{Backends, Endpoint, Frontend, Protocol, State};
 use crate::sys::netlink::{CONNTRACK, Messages, Socket, attribute, flag};
 
@@ -74,21 +77,44 @@ impl Suspects {
     }
 }
 
-/// Deletes the suspects that do not end at one of their frontend's endpoints, and says how many there were.
+/// What to look for among the tracked connections.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Search {
+    /// Those that may lead to the wrong place.
+    pub suspects: Suspects,
+    /// Whether some may be denied by now.
+    pub denied: bool,
+}
+
+impl Search {
+    /// This and another.
+    pub fn and(self, other: Search) -> Search {
+        Search { suspects: self.suspects.and(other.suspects), denied: self.denied || other.denied }
+    }
+}
+
+/// Deletes the suspects that do not end at one of their frontend's endpoints, and what policies do not allow, and
+/// says how many there were.
 ///
 /// # Errors
 /// When the kernel does not give its table away. One that is already gone is fine.
-pub fn delete_stale(suspects: &Suspects, config: &Config, state: &State) -> io::Result<usize> {
-    if suspects.is_empty() {
+pub fn delete_stale(search: &Search, config: &Config, state: &State) -> io::Result<usize> {
+    if search.suspects.is_empty() && !search.denied {
         return Ok(0);
     }
+    let policies = state.policies.as_ref().filter(|_| search.denied);
+    let own = if policies.is_some() { own_addresses()? } else { BTreeSet::new() };
+    let must_end = |tracked: &Tracked| {
+        is_stale(tracked, &search.suspects, config, state)
+            || policies.is_some_and(|policies| is_denied(tracked, policies, &own))
+    };
     let socket = Socket::open()?;
     let mut dump = Messages::default();
     dump.push(CONNTRACK, GET, flag::DUMP, libc::AF_INET as u8, |_| {});
     let mut stale = Vec::new();
     socket.request(&dump, |message| {
         let attributes: Vec<_> = message.attributes().collect();
-        let tracked = parse(&attributes).filter(|tracked| is_stale(tracked, suspects, config, state));
+        let tracked = parse(&attributes).filter(must_end);
         stale.extend(tracked.map(|tracked| tracked.tuple));
     })?;
     for tuple in &stale {
@@ -102,6 +128,19 @@ pub fn delete_stale(suspects: &Suspects, config: &Config, state: &State) -> io::
         }
     }
     Ok(stale.len())
+}
+
+/// Whether policies deny a connection. They judge where it comes from before that is masqueraded, and where it really
+/// ends.
+fn is_denied(tracked: &Tracked, policies: &Policies, own: &BTreeSet<Ipv4Addr>) -> bool {
+    let (source, destination) = (tracked.original.source.address, tracked.reply.source);
+    !policies.allows(source, own.contains(&source), tracked.original.protocol, destination)
+}
+
+/// The addresses of this host, in the network namespace of the calling thread.
+fn own_addresses() -> io::Result<BTreeSet<Ipv4Addr>> {
+    let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()));
+    Ok(addresses.collect())
 }
 
 /// Whether a connection is one of the suspects and ends elsewhere than the state says.
@@ -147,7 +186,11 @@ fn parse(attributes: &[(u16, &[u8])]) -> Option<Tracked> {
 fn parse_flow(tuple: &[u8]) -> Option<Flow> {
     let (ip, transport) = (attribute(tuple, TUPLE_IP)?, attribute(tuple, TUPLE_PROTOCOL)?);
     let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(attribute(ip, kind)?).ok()?));
-    let port = |kind| Some(u16::from_be_bytes(attribute(transport, kind)?.try_into().ok()?));
+    // Protocols without ports have none here.
+    let port = |kind| match attribute(transport, kind) {
+        Some(bytes) => Some(u16::from_be_bytes(bytes.try_into().ok()?)),
+        None => Some(0),
+    };
     Some(Flow {
         protocol: *attribute(transport, PROTOCOL_NUMBER)?.first()?,
         source: Endpoint { address: address(IP_SOURCE)?, port: port(PROTOCOL_SOURCE)? },
@@ -183,7 +226,7 @@ mod tests {
     #[test]
     fn after_a_restart_every_connection_of_the_proxy_is_a_suspect() {
         let dns = Frontend { address: Some(Ipv4Addr::new(10, 96, 0, 10)), protocol: Protocol::Udp, port: 53 };
-        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
+        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], ..Backends::default() };
         let state = State { frontends: [(dns, backends)].into(), ..State::default() };
         for (what, to, answered_by, stale) in [
             ("an endpoint that is still there", "10.96.0.10:53", "10.244.0.2:53", false),
@@ -216,7 +259,7 @@ mod tests {
         };
         let dns = frontend(Some("10.96.0.10"), 53);
         let node = frontend(None, 30053);
-        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], sticky: None };
+        let backends = Backends { endpoints: vec![at("10.244.0.2:53")], ..Backends::default() };
         let state =
             State { frontends: [(dns, backends.clone()), (node, backends)].into(), ..State::default() };
         let changed = Suspects::To([dns, node].into());

@@ -17,7 +17,9 @@ const VERDICT: u32 = 0;
 /// What becomes of the packet.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Verdict<'a> {
+    Accept,
     Drop,
+    Return,
     Jump(&'a str),
     Goto(&'a str),
 }
@@ -71,6 +73,11 @@ impl<'a, 'b> Rule<'a, 'b> {
         self.meta(16, into)
     }
 
+    /// Loads the name of the link that the packet came by, into four registers.
+    pub(super) fn load_link(self, into: Reg) -> Self {
+        self.meta(6, into)
+    }
+
     /// Loads a given address.
     pub(super) fn load_address(self, address: Ipv4Addr, into: Reg) -> Self {
         self.load_bytes(&address.octets(), into)
@@ -104,17 +111,7 @@ impl<'a, 'b> Rule<'a, 'b> {
     /// Goes on only when the address does (or does not) lie in the range.
     pub(super) fn in_range(self, field: Field, range: crate::network::Cidr, inside: bool) -> Self {
         let mask = range.mask().to_be_bytes();
-        self.load(field, Reg(0))
-            .expression("bitwise", |bitwise| {
-                bitwise.u32(1, register(Reg(0))).u32(2, register(Reg(0))).u32(3, 4);
-                bitwise.nest(4, |data| {
-                    data.bytes(1, &mask);
-                });
-                bitwise.nest(5, |data| {
-                    data.bytes(1, &[0; 4]);
-                });
-            })
-            .compare(Reg(0), inside, &range.nth(0).octets())
+        self.load(field, Reg(0)).mask(&mask).compare(Reg(0), inside, &range.nth(0).octets())
     }
 
     /// Goes on only for links whose name does (or does not) begin with `prefix`.
@@ -132,6 +129,40 @@ impl<'a, 'b> Rule<'a, 'b> {
         self.connection_bit(0, 1)
     }
 
+    /// Goes on only for packets of a connection that was let through, and what comes of it (`ct state
+    /// established,related`).
+    pub(super) fn continues_connection(self) -> Self {
+        self.connection_bit(0, 2 | 4)
+    }
+
+    /// Goes on only for TCP packets of a connection that nobody knows: they begin none, and yet belong to none.
+    pub(super) fn is_stray_tcp(self) -> Self {
+        /// FIN, SYN, RST and ACK; only SYN is set in a packet that begins a connection.
+        const FLAGS: u8 = 0x17;
+        const SYN: u8 = 0x02;
+        self.protocol_is(6)
+            .expression("payload", |payload| {
+                payload.u32(1, register(Reg(0))).u32(2, 2).u32(3, 13).u32(4, 1);
+            })
+            .mask(&[FLAGS])
+            .compare(Reg(0), false, &[SYN])
+            .begins_connection()
+    }
+
+    /// Goes on only for destination ports from the first to the last, both included.
+    pub(super) fn port_between(self, first: u16, last: u16) -> Self {
+        let rule = self.load(Field::DestinationPort, Reg(0));
+        match first == last {
+            true => rule.compare(Reg(0), true, &first.to_be_bytes()),
+            // NFT_CMP_GTE and NFT_CMP_LTE.
+            false => rule.compare_with(Reg(0), 5, &first.to_be_bytes()).compare_with(
+                Reg(0),
+                3,
+                &last.to_be_bytes(),
+            ),
+        }
+    }
+
     /// Goes on only for packets that begin a connection (`ct state new`).
     pub(super) fn begins_connection(self) -> Self {
         self.connection_bit(0, 8)
@@ -146,16 +177,21 @@ impl<'a, 'b> Rule<'a, 'b> {
         self.expression("ct", |ct| {
             ct.u32(1, register(Reg(0))).u32(2, key);
         })
-        .expression("bitwise", |bitwise| {
-            bitwise.u32(1, register(Reg(0))).u32(2, register(Reg(0))).u32(3, 4);
+        .mask(&bit.to_ne_bytes())
+        .compare(Reg(0), false, &[0; 4])
+    }
+
+    /// Keeps only these bits of the first register.
+    fn mask(self, mask: &[u8]) -> Self {
+        self.expression("bitwise", |bitwise| {
+            bitwise.u32(1, register(Reg(0))).u32(2, register(Reg(0))).u32(3, mask.len() as u32);
             bitwise.nest(4, |data| {
-                data.bytes(1, &bit.to_ne_bytes());
+                data.bytes(1, mask);
             });
             bitwise.nest(5, |data| {
-                data.bytes(1, &[0; 4]);
+                data.bytes(1, &[0; 4][..mask.len()]);
             });
         })
-        .compare(Reg(0), false, &[0; 4])
     }
 
     /// Goes on only for packets to an address of this host.
@@ -250,8 +286,12 @@ impl<'a, 'b> Rule<'a, 'b> {
     }
 
     fn compare(self, reg: Reg, equal: bool, value: &[u8]) -> Self {
+        self.compare_with(reg, u32::from(!equal), value)
+    }
+
+    fn compare_with(self, reg: Reg, operator: u32, value: &[u8]) -> Self {
         self.expression("cmp", |cmp| {
-            cmp.u32(1, register(reg)).u32(2, u32::from(!equal)).nest(3, |data| {
+            cmp.u32(1, register(reg)).u32(2, operator).nest(3, |data| {
                 data.bytes(1, value);
             });
         })
@@ -261,8 +301,10 @@ impl<'a, 'b> Rule<'a, 'b> {
 /// A verdict as the data of an expression or of an element.
 pub(super) fn write_verdict(data: &mut Attributes<'_>, verdict: Verdict<'_>) {
     data.nest(2, |attributes| {
-        // NF_DROP, NFT_JUMP and NFT_GOTO.
+        // NF_ACCEPT, NF_DROP, NFT_RETURN, NFT_JUMP and NFT_GOTO.
         match verdict {
+            Verdict::Accept => attributes.u32(1, 1),
+            Verdict::Return => attributes.u32(1, -5i32 as u32),
             Verdict::Drop => attributes.u32(1, 0),
             Verdict::Jump(chain) => attributes.u32(1, -3i32 as u32).text(2, chain),
             Verdict::Goto(chain) => attributes.u32(1, -4i32 as u32).text(2, chain),

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::state::{Backends, Endpoint, Protocol};
 
@@ -79,13 +80,14 @@ impl Choice {
         Choice { backends, drawn: Arc::default() }
     }
 
-    fn next(&self) -> Option<Endpoint> {
+    /// An endpoint, after so many that did not answer.
+    fn draw(&self, refused: usize) -> Option<Endpoint> {
         let endpoints = &self.backends.endpoints;
         let number = match self.backends.sticky {
-            Some(_) => 0,
-            None => self.drawn.fetch_add(1, Ordering::Relaxed) % endpoints.len().max(1),
+            Some(_) => refused,
+            None => self.drawn.fetch_add(1, Ordering::Relaxed),
         };
-        endpoints.get(number).copied()
+        endpoints.get(number % endpoints.len().max(1)).copied()
     }
 }
 
@@ -129,10 +131,7 @@ async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((client, _)) => {
-                    let endpoint = choice.borrow().next();
-                    connections.spawn(splice(client, endpoint));
-                }
+                Ok((client, _)) => _ = connections.spawn(splice(client, choice.clone())),
                 Err(error) => {
                     tracing::warn!(%error, "accepting on a node port of loopback");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -145,15 +144,8 @@ async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
 
 /// Copies both ways until both have ended; the end of one direction is passed on by itself. A connection that
 /// cannot be made is reset, so that the client sees a failure and not an empty answer.
-async fn splice(mut client: TcpStream, endpoint: Option<Endpoint>) {
-    let connected = match endpoint {
-        Some(endpoint) => {
-            let connect = TcpStream::connect(SocketAddrV4::new(endpoint.address, endpoint.port));
-            tokio::time::timeout(CONNECT, connect).await.ok().and_then(Result::ok)
-        }
-        None => None,
-    };
-    let Some(mut server) = connected else {
+async fn splice(mut client: TcpStream, choice: watch::Receiver<Choice>) {
+    let Some(mut server) = connect(&choice).await else {
         // The client may be gone already.
         let _ = client.set_zero_linger();
         return;
@@ -164,6 +156,25 @@ async fn splice(mut client: TcpStream, endpoint: Option<Endpoint>) {
     if tokio::io::copy_bidirectional(&mut client, &mut server).await.is_err() {
         let _ = client.set_zero_linger();
         let _ = server.set_zero_linger();
+    }
+}
+
+/// Connects to an endpoint. One that refuses has just ended: nothing was sent to it, and another can have the connection.
+async fn connect(choice: &watch::Receiver<Choice>) -> Option<TcpStream> {
+    let until = Instant::now() + CONNECT;
+    let mut refused = 0;
+    loop {
+        let endpoint = choice.borrow().draw(refused)?;
+        let connecting = TcpStream::connect(SocketAddrV4::new(endpoint.address, endpoint.port));
+        match timeout_at(until, connecting).await {
+            Ok(Ok(server)) => return Some(server),
+            Ok(Err(_)) => refused += 1,
+            Err(_) => return None,
+        }
+        // The others may have changed meanwhile, but each of them gets one chance.
+        if refused >= choice.borrow().backends.endpoints.len() {
+            return None;
+        }
     }
 }
 
@@ -184,7 +195,7 @@ async fn serve_udp(socket: Arc<UdpSocket>, choice: watch::Receiver<Choice>) {
                     Some((_, server)) => server.clone(),
                     None if clients.len() >= UDP_CLIENTS => continue,
                     None => {
-                        let endpoint = choice.borrow().next();
+                        let endpoint = choice.borrow().draw(0);
                         let Some(endpoint) = endpoint else { continue };
                         let Ok(server) = connect_udp(endpoint).await else { continue };
                         let server = Arc::new(server);
@@ -243,7 +254,7 @@ mod tests {
 
     async fn one(port: (Protocol, u16), endpoints: Vec<Endpoint>) -> Listeners {
         let mut listeners = Listeners::default();
-        let failed = listeners.set(&[(port, Backends { endpoints, sticky: None })].into()).await;
+        let failed = listeners.set(&[(port, Backends { endpoints, ..Backends::default() })].into()).await;
         assert!(failed.is_empty(), "{failed:?}");
         listeners
     }
@@ -289,6 +300,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_refuses_is_passed_over() {
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = endpoint(server.local_addr().unwrap());
+        let gone = Endpoint { port: free_port().await, ..here };
+        for sticky in [None, Some(10)] {
+            let port = free_port().await;
+            let backends = Backends { endpoints: vec![gone, here], sticky, ..Backends::default() };
+            let mut listeners = Listeners::default();
+            assert!(listeners.set(&[((Protocol::Tcp, port), backends)].into()).await.is_empty());
+            for _ in 0..4 {
+                let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+                let accepted = tokio::time::timeout(Duration::from_secs(5), server.accept()).await;
+                drop((accepted.unwrap().unwrap(), client));
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn the_second_address_is_a_courtesy() {
         let port = free_port().await;
         let other = TcpListener::bind((ADDRESSES[1], port)).await.unwrap();
@@ -317,11 +346,11 @@ mod tests {
     #[test]
     fn connections_are_spread_evenly_unless_clients_stay() {
         let endpoints: Vec<_> = (1..4).map(|port| Endpoint { address: Ipv4Addr::LOCALHOST, port }).collect();
-        let choice = Choice::new(Backends { endpoints: endpoints.clone(), sticky: None });
-        let drawn: Vec<u16> = (0..6).filter_map(|_| choice.next()).map(|e| e.port).collect();
+        let choice = Choice::new(Backends { endpoints: endpoints.clone(), ..Backends::default() });
+        let drawn: Vec<u16> = (0..6).filter_map(|_| choice.draw(0)).map(|e| e.port).collect();
         assert_eq!(drawn, [1, 2, 3, 1, 2, 3]);
-        let choice = Choice::new(Backends { endpoints, sticky: Some(10) });
-        assert!((0..6).filter_map(|_| choice.next()).all(|e| e.port == 1));
-        assert_eq!(Choice::new(Backends::default()).next(), None);
+        let choice = Choice::new(Backends { endpoints, sticky: Some(10), ..Backends::default() });
+        assert!((0..6).filter_map(|_| choice.draw(0)).all(|e| e.port == 1));
+        assert_eq!(Choice::new(Backends::default()).draw(0), None);
     }
 }

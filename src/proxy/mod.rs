@@ -1,15 +1,18 @@
-//! The service proxy: services and endpoints become one nftables state (pure), applied as differences.
+//! The service proxy: services, endpoints and network policies become one nftables state (pure), applied as
+//! differences.
 //!
-//! [`plan`] turns objects into a [`state::State`]; [`table`] writes it into the kernel; [`localhost`] serves what
-//! the kernel does not; [`Proxy`] keeps all that going.
+//! [`plan`] and [`policy`] turn objects into a [`state::State`]; [`table`] writes it into the kernel; [`localhost`]
+//! serves what the kernel does not; [`Proxy`] keeps all that going.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -23,12 +26,15 @@ use crate::sys::program;
 pub mod conntrack;
 mod expression;
 mod firewall;
+mod health;
 pub mod localhost;
 pub mod plan;
+pub mod policy;
 pub mod state;
 pub mod table;
 
-use conntrack::Suspects;
+use conntrack::{Search, Suspects};
+use plan::Options;
 use state::State;
 use table::Table;
 
@@ -79,16 +85,26 @@ impl Error {
     }
 }
 
+/// The addresses of [`State::led`] in the rules that are installed; `None` before there are any.
+pub type Led = Option<Arc<BTreeSet<Ipv4Addr>>>;
+
 /// The service proxy of one cluster.
 pub struct Proxy {
     client: Client,
     config: Config,
+    options: Options,
+    led: watch::Sender<Led>,
 }
 
 impl Proxy {
-    /// A proxy that reads services, endpoint slices and pods through `client`.
-    pub fn new(client: Client, config: Config) -> Proxy {
-        Proxy { client, config }
+    /// A proxy that reads services, endpoint slices, pods, network policies and namespaces through `client`.
+    pub fn new(client: Client, config: Config, options: Options) -> Proxy {
+        Proxy { client, config, options, led: watch::channel(None).0 }
+    }
+
+    /// Where new connections are led to, as it changes.
+    pub fn led(&self) -> watch::Receiver<Led> {
+        self.led.subscribe()
     }
 
     /// Proxies until `shutdown`, in the network namespace of the calling thread, whose pod network must be open.
@@ -101,16 +117,36 @@ impl Proxy {
         let services = reflect::<Service>(&self.client, &mut tasks);
         let slices = reflect::<EndpointSlice>(&self.client, &mut tasks);
         let pods = reflect::<Pod>(&self.client, &mut tasks);
+        let policies = reflect::<NetworkPolicy>(&self.client, &mut tasks);
+        let namespaces = reflect::<Namespace>(&self.client, &mut tasks);
         let changed = Arc::new(tokio::sync::Notify::new());
         announce(&services, &changed, &mut tasks);
         announce(&slices, &changed, &mut tasks);
         announce(&pods, &changed, &mut tasks);
+        announce(&policies, &changed, &mut tasks);
+        announce(&namespaces, &changed, &mut tasks);
         let (sender, states) = watch::channel(None);
+        let options = self.options;
         tasks.spawn(async move {
-            tokio::join!(services.synced(), slices.synced(), pods.synced());
+            tokio::join!(
+                services.synced(),
+                slices.synced(),
+                pods.synced(),
+                policies.synced(),
+                namespaces.synced()
+            );
             loop {
-                let with_ports = pods.list().into_iter().filter(|pod| plan::has_host_ports(pod));
-                let wanted = plan::plan(&services.list(), &slices.list(), &with_ports.collect::<Vec<_>>());
+                let objects = policy::plan::Objects {
+                    policies: policies.list(),
+                    namespaces: namespaces.list(),
+                    pods: pods.list(),
+                    services: services.list(),
+                    slices: slices.list(),
+                };
+                let with_ports = objects.pods.iter().filter(|pod| plan::has_host_ports(pod)).cloned();
+                let with_ports: Vec<_> = with_ports.collect();
+                let mut wanted = plan::plan(&options, &objects.services, &objects.slices, &with_ports);
+                wanted.policies = policy::plan::plan(&options, &objects);
                 sender.send_if_modified(|current| {
                     let differs = current.as_ref() != Some(&wanted);
                     *current = Some(wanted);
@@ -119,7 +155,7 @@ impl Proxy {
                 changed.notified().await;
             }
         });
-        follow(self.config, states, shutdown).await
+        follow(self.config, states, self.led, shutdown).await
     }
 
     /// Removes the table and what was added to other firewalls; already gone is fine.
@@ -136,23 +172,29 @@ impl Proxy {
     }
 }
 
-/// Does what the newest state says, nothing while there is none, until `shutdown`.
+/// Does what the newest state says, nothing while there is none, until `shutdown`; tells `led` what is done.
 ///
 /// # Errors
 /// When it cannot begin; later failures are logged and tried again.
 pub async fn follow(
     config: Config,
     mut states: watch::Receiver<Option<State>>,
+    led: watch::Sender<Led>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let events = Events::open().map_err(Error::io("listening to rule changes"))?;
-    let table = Table::new(config.clone()).map_err(Error::io("opening netfilter's netlink"))?;
+    let mut table = Table::new(config.clone()).map_err(Error::io("opening netfilter's netlink"))?;
+    if let Err(error) = close(&mut table) {
+        tracing::error!(%error, "closing the way of pods whose policies are not known yet");
+    }
     network::route_through(&format!("{}0", config.link_prefix), config.services, config.gateway).await?;
     let mut node = Node {
         config,
         table: Some(table),
         listeners: localhost::Listeners::default(),
-        suspects: Suspects::default(),
+        search: Search::default(),
+        balancers: health::Listeners::default(),
+        led,
     };
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
@@ -210,6 +252,16 @@ pub async fn follow(
     Ok(())
 }
 
+/// Lets no pod speak until it is known who may. A table that is there already knows it from before.
+fn close(table: &mut Table) -> io::Result<()> {
+    if !table.is_present()? {
+        table.apply(State::closed())?;
+        // Connections of before, if there are any, are looked at when everything is known.
+        table.invalidate();
+    }
+    Ok(())
+}
+
 /// Letting pods through other firewalls, while that is under way.
 struct Opening(Option<JoinHandle<Result<Result<(), Error>, Error>>>);
 
@@ -231,8 +283,10 @@ struct Node {
     /// Away only while a blocking call uses it.
     table: Option<Table>,
     listeners: localhost::Listeners,
+    balancers: health::Listeners,
+    led: watch::Sender<Led>,
     /// Tracked connections that could not be looked at yet.
-    suspects: Suspects,
+    search: Search,
 }
 
 impl Node {
@@ -259,42 +313,58 @@ impl Node {
         }
     }
 
-    /// Makes it so, as far as it goes. False when a port of loopback is taken by somebody else.
+    /// Makes it so, as far as it goes. False when a port is taken by somebody else.
     async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
-        let local = wanted.local.clone();
+        let (local, balancers, led) = (wanted.local.clone(), wanted.health.clone(), wanted.led.clone());
         let table = match self.table.take() {
             Some(table) => table,
             None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
         };
-        let (config, suspects) = (self.config.clone(), std::mem::take(&mut self.suspects));
-        let (table, suspects, done) = blocking(move || apply_table(&config, table, suspects, wanted)).await?;
-        (self.table, self.suspects) = (Some(table), suspects);
+        let (config, search) = (self.config.clone(), std::mem::take(&mut self.search));
+        let (table, search, done) = blocking(move || apply_table(&config, table, search, wanted)).await?;
+        (self.table, self.search) = (Some(table), search);
         let failed = self.listeners.set(&local).await;
         for (protocol, port, error) in &failed {
             tracing::warn!(?protocol, port, %error, "opening a node port on loopback");
         }
-        done.map(|()| failed.is_empty())
+        let unasked = self.balancers.set(&balancers).await;
+        for (port, error) in &unasked {
+            tracing::warn!(port, %error, "opening the health port of a service");
+        }
+        done.map(|()| {
+            self.led.send_replace(Some(led));
+            failed.is_empty() && unasked.is_empty()
+        })
     }
 }
 
-/// Changes the table and then deletes tracked connections; gives back those that are still to be looked at.
+/// Changes the table and then deletes tracked connections; gives back which are still to be looked for.
 fn apply_table(
     config: &Config,
     mut table: Table,
-    suspects: Suspects,
+    search: Search,
     wanted: State,
-) -> (Table, Suspects, Result<(), Error>) {
-    let suspects = suspects.and(match table.installed() {
-        Some(installed) => Suspects::To(wanted.changed_udp(installed)),
-        None => Suspects::All,
-    });
+) -> (Table, Search, Result<(), Error>) {
+    let search = search.and(stale_after(table.installed(), &wanted));
     if let Err(error) = table.apply(wanted) {
-        return (table, suspects, Err(Error::io("changing the service table")(error)));
+        return (table, search, Err(Error::io("changing the service table")(error)));
     }
     let nothing = State::default();
-    match conntrack::delete_stale(&suspects, config, table.installed().unwrap_or(&nothing)) {
-        Ok(_) => (table, Suspects::default(), Ok(())),
-        Err(error) => (table, suspects, Err(Error::io("deleting stale tracked connections")(error))),
+    match conntrack::delete_stale(&search, config, table.installed().unwrap_or(&nothing)) {
+        Ok(_) => (table, Search::default(), Ok(())),
+        Err(error) => (table, search, Err(Error::io("deleting stale tracked connections")(error))),
+    }
+}
+
+/// What to look for after a change; `None` is when it is not known what was there.
+fn stale_after(installed: Option<&State>, wanted: &State) -> Search {
+    let before = installed.and_then(|installed| installed.policies.as_ref());
+    Search {
+        suspects: match installed {
+            Some(installed) => Suspects::To(wanted.changed_udp(installed)),
+            None => Suspects::All,
+        },
+        denied: wanted.policies.as_ref().is_some_and(|policies| policies.may_deny_more_than(before)),
     }
 }
 
@@ -388,7 +458,7 @@ mod tests {
         };
         let api = FakeApi::default();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let proxy = Proxy::new(api.client(), config.clone());
+        let proxy = Proxy::new(api.client(), config.clone(), Options::default());
         let running = tokio::spawn(proxy.run(async { _ = stopped.await }));
         api.put(
             "services",

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use super::policy::Policies;
 use crate::network::Cidr;
 
 /// A transport protocol, by its number in the IP header.
@@ -44,6 +46,19 @@ pub struct Backends {
     pub endpoints: Vec<Endpoint>,
     /// A client stays with its endpoint for this many seconds after its last connection.
     pub sticky: Option<u32>,
+    /// Where clients that are no pods must come from; everybody may connect when there is no such word.
+    pub sources: Option<Vec<Cidr>>,
+}
+
+/// What load balancers are told that ask after a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// The service's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// How many of its endpoints are ready on this node.
+    pub endpoints: usize,
 }
 
 /// Everything that the proxy is to do.
@@ -53,9 +68,21 @@ pub struct State {
     pub frontends: BTreeMap<Frontend, Backends>,
     /// Ports of the loopback address, served in user space.
     pub local: BTreeMap<(Protocol, u16), Backends>,
+    /// What pods may do; `None` when nothing is to be judged.
+    pub policies: Option<Policies>,
+    /// Ports of the node on which load balancers ask after a service.
+    pub health: BTreeMap<u16, Health>,
+    /// The addresses that new connections are led to for as long as they last: not those of endpoints that end and
+    /// have connections only where there is nobody else.
+    pub led: Arc<BTreeSet<Ipv4Addr>>,
 }
 
 impl State {
+    /// Nothing, and nobody may do anything: for as long as nothing is known.
+    pub fn closed() -> State {
+        State { policies: Some(Policies::default()), ..State::default() }
+    }
+
     /// Addresses of endpoints: a pod that reaches itself through a service needs another source address.
     pub fn endpoint_addresses(&self) -> BTreeSet<Ipv4Addr> {
         self.frontends
@@ -105,7 +132,10 @@ mod tests {
         let frontend = Frontend { address: None, protocol: Protocol::Udp, port: 53 };
         let endpoints =
             endpoints.iter().map(|n| Endpoint { address: Ipv4Addr::new(10, 0, 0, *n), port: 53 }).collect();
-        State { frontends: [(frontend, Backends { endpoints, sticky: None })].into(), ..State::default() }
+        State {
+            frontends: [(frontend, Backends { endpoints, ..Backends::default() })].into(),
+            ..State::default()
+        }
     }
 
     #[test]

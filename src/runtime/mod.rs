@@ -63,7 +63,29 @@ pub struct SandboxConfig {
     pub sysctls: BTreeMap<String, String>,
     /// Limits over all containers together.
     pub resources: Resources,
+    /// The host's users and groups that its containers' are; without it they are the same.
+    #[serde(default)]
+    pub users: Option<Users>,
 }
+
+/// A range of the host's user and group ids, whose first one is a container's 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// The first.
+    pub base: u32,
+    /// How many.
+    pub count: u32,
+}
+
+impl Users {
+    /// The host's id of a container's; one beyond the range is nobody's.
+    pub fn outside(&self, id: u32) -> u32 {
+        if id < self.count { self.base + id } else { NOBODY }
+    }
+}
+
+/// Whom the kernel shows for ids that have no meaning.
+const NOBODY: u32 = 65_534;
 
 /// Limits and shares; `None` is no limit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +143,13 @@ pub enum MountSource {
         size: Option<u64>,
         /// Permission bits.
         mode: u32,
+    },
+    /// Unpacked image layers, lowest first, merged; whatever the mount says, nothing is written through it.
+    Layers {
+        /// In the host.
+        layers: Vec<PathBuf>,
+        /// What of them is shown, resolved inside them; all of it when empty.
+        path: PathBuf,
     },
 }
 
@@ -222,6 +251,17 @@ pub struct ContainerConfig {
     pub log: LogConfig,
     /// A host file shown at this container path, for the process's last words; both or neither.
     pub termination_message: Option<(PathBuf, PathBuf)>,
+}
+
+impl ContainerConfig {
+    /// The image layers that the container stands on, and those that it mounts.
+    pub fn all_layers(&self) -> impl Iterator<Item = &PathBuf> {
+        let mounted = self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Layers { layers, .. } => Some(layers),
+            _ => None,
+        });
+        self.layers.iter().chain(mounted.flatten())
+    }
 }
 
 /// A sandbox as it stands.

@@ -98,6 +98,8 @@ struct State {
     looks: HashMap<Consumer, u64>,
     /// Bytes in the roots of containers.
     written: HashMap<String, u64>,
+    /// Bytes of memory that a command takes.
+    memory: HashMap<String, u64>,
     next_pid: i32,
 }
 
@@ -130,6 +132,11 @@ impl SimRuntime {
     /// Lays down what an exec of these arguments answers; without it, nothing and 0.
     pub fn answer_exec(&self, args: &[&str], answer: SimExec) {
         self.lock().execs.insert(args.iter().map(|arg| (*arg).to_owned()).collect(), answer);
+    }
+
+    /// Has the containers of a command (its first argument) take so many bytes of memory more.
+    pub fn use_memory(&self, command: &str, bytes: u64) {
+        self.lock().memory.insert(command.into(), bytes);
     }
 
     /// Makes the next [`Runtime::ensure_sandbox`] fail.
@@ -376,13 +383,21 @@ impl Runtime for SimRuntime {
             Consumer::Sandbox(id) => return Err(Error::NoSandbox(id.clone())),
             Consumer::Container { id, .. } => Self::running(&state, id)?,
         }
+        let among = |container: &&Container| match of {
+            Consumer::Machine | Consumer::Sandboxes => true,
+            Consumer::Sandbox(id) => container.config.sandbox == *id,
+            Consumer::Container { id, .. } => container.config.id == *id,
+        };
+        let running = state.containers.values().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        let memory: u64 =
+            running.filter(among).filter_map(|c| state.memory.get(c.config.process.args.first()?)).sum();
         // Everything uses half of a CPU, by a clock that goes on a tenth of a second with each look.
         let looks = state.looks.entry(of.clone()).or_default();
         *looks += 1;
         Ok(Stats {
             cpu_nanos: *looks * 50_000_000,
-            memory_usage: 3 << 20,
-            memory_working_set: 2 << 20,
+            memory_usage: (3 << 20) + memory,
+            memory_working_set: (2 << 20) + memory,
             ..Stats::default()
         })
     }
@@ -507,6 +522,7 @@ mod tests {
             host_ipc: false,
             sysctls: Default::default(),
             resources: Resources::default(),
+            users: None,
         }
     }
 

@@ -38,6 +38,24 @@ pub struct State {
     log_bytes: usize,
     /// The newest revision that the log no longer holds.
     compacted: Revision,
+    /// What is known of each collection that changed since the file was opened.
+    collections: HashMap<Box<str>, Collection>,
+    /// Of every other one it is known that it did not change after this.
+    opened: Revision,
+}
+
+/// When the keys with one first segment changed: who follows them need not look at the changes of all others.
+#[derive(Debug, Clone, Copy)]
+struct Collection {
+    /// At last.
+    changed: Revision,
+    /// The newest of their changes that the log no longer holds.
+    forgotten: Revision,
+}
+
+/// The first segment of a key, or of a prefix that names one; `None` for a prefix that spans several.
+pub fn collection(key: &str) -> Option<&str> {
+    key.split_once('/').map(|(collection, _)| collection)
 }
 
 /// How many of the newest changes keep what was parsed of their documents, which the watchers that follow
@@ -58,7 +76,8 @@ impl State {
         compacted: Revision,
     ) -> State {
         let log_bytes = log.iter().map(weight).sum();
-        State { documents, log, log_bytes, compacted }
+        let opened = log.back().map_or(compacted, |event| event.revision);
+        State { documents, log, log_bytes, compacted, collections: HashMap::new(), opened }
     }
 
     /// How far the log reaches.
@@ -138,22 +157,46 @@ impl State {
 
     /// Whether the log can tell what came after this revision.
     pub fn check_from(&self, from: Revision) -> Result<(), Error> {
-        if from < self.compacted || from > self.newest() {
-            return Err(Error::Compacted { requested: from, oldest: self.compacted, newest: self.newest() });
+        if from < self.compacted || from > self.newest() { Err(self.expired(from)) } else { Ok(()) }
+    }
+
+    fn expired(&self, requested: Revision) -> Error {
+        Error::Compacted { requested, oldest: self.compacted, newest: self.newest() }
+    }
+
+    /// What is known of the keys under `prefix`.
+    fn collection(&self, prefix: &str) -> Collection {
+        match collection(prefix) {
+            None => Collection { changed: self.newest(), forgotten: self.compacted },
+            Some(name) => self.collections.get(name).copied().unwrap_or_else(|| self.unknown()),
         }
-        Ok(())
+    }
+
+    /// How far somebody has followed `prefix` who has seen all its changes up to `position`.
+    pub fn caught_up(&self, position: Revision, prefix: &str) -> Revision {
+        if self.collection(prefix).changed <= position { self.newest().max(position) } else { position }
     }
 
     /// Appends to `out` the changes under `prefix` after `position`, looking at most at `most` of the log;
-    /// answers the position reached.
+    /// answers the position reached, and whether that is the newest.
+    ///
+    /// # Errors
+    /// When some of those changes are forgotten.
     pub fn after(
         &self,
         position: Revision,
         prefix: &str,
         most: usize,
         out: &mut VecDeque<Event>,
-    ) -> Result<Revision, Error> {
-        self.check_from(position)?;
+    ) -> Result<(Revision, bool), Error> {
+        let known = self.collection(prefix);
+        if known.changed <= position {
+            return Ok((self.newest().max(position), true));
+        }
+        if known.forgotten > position {
+            return Err(self.expired(position));
+        }
+        let position = position.max(self.compacted);
         let skip = usize::try_from(position - self.compacted).unwrap_or(usize::MAX);
         let mut reached = position;
         for (index, event) in self.log.iter().enumerate().skip(skip).take(most) {
@@ -162,7 +205,7 @@ impl State {
                 out.push_back(if self.is_fresh(index) { event.clone() } else { self.apart(event) });
             }
         }
-        Ok(reached)
+        Ok((reached, reached == self.newest()))
     }
 
     fn is_fresh(&self, index: usize) -> bool {
@@ -211,6 +254,7 @@ impl State {
             }
             let replaced = event.previous.as_ref().map(|previous| previous.revision);
             self.log_bytes += weight(&event);
+            self.collection_of(&event).changed = event.revision;
             self.log.push_back(event);
             if let Some(aged) = self.log.len().checked_sub(FRESH + 1) {
                 self.settle(aged);
@@ -222,13 +266,28 @@ impl State {
         }
     }
 
-    /// Forgets the log up to and including this revision.
-    pub fn compact(&mut self, revision: Revision) {
-        while let Some(event) = self.log.front().filter(|event| event.revision <= revision) {
-            self.log_bytes -= weight(event);
+    /// Forgets the log up to and including this revision; answers what was forgotten, for the caller to drop where
+    /// nobody waits for it.
+    pub fn compact(&mut self, revision: Revision) -> Vec<Event> {
+        let mut forgotten = Vec::new();
+        while let Some(event) = self.log.pop_front_if(|event| event.revision <= revision) {
+            self.log_bytes -= weight(&event);
             self.compacted = event.revision;
-            self.log.pop_front();
+            self.collection_of(&event).forgotten = event.revision;
+            forgotten.push(event);
         }
+        forgotten
+    }
+
+    fn collection_of(&mut self, event: &Event) -> &mut Collection {
+        let name = collection(&event.entry.key).unwrap_or(&event.entry.key);
+        let unknown = self.unknown();
+        self.collections.entry(name.into()).or_insert(unknown)
+    }
+
+    /// What holds of a collection that has not changed since the file was opened.
+    fn unknown(&self) -> Collection {
+        Collection { changed: self.opened, forgotten: self.compacted.min(self.opened) }
     }
 
     fn range<'a>(

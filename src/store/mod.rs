@@ -3,6 +3,7 @@
 //! Reads come from memory; a write is acknowledged when it is on disk. The store knows no kinds: a key is a
 //! path such as `pods/default/www`, a value is an encoded JSON document that it never looks into.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -11,9 +12,11 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
+use self::announce::Announcer;
 use self::memory::Memory;
 use self::writer::{Encode, Operation, Write, Writer};
 
+mod announce;
 mod disk;
 mod memory;
 mod rows;
@@ -34,12 +37,14 @@ pub struct Entry {
     /// The revision of the write that made these bytes.
     pub revision: Revision,
     parsed: OnceLock<Value>,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Entry {
     /// A document as the store (or a test or a view of another version) holds it.
     pub fn new(key: String, bytes: Bytes, created: Revision, revision: Revision) -> Arc<Entry> {
-        Arc::new(Entry { key, bytes, created, revision, parsed: OnceLock::new() })
+        let (parsed, typed) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Entry { key, bytes, created, revision, parsed, typed })
     }
 
     /// The same document of the same revision in another form, such as another version of its kind.
@@ -55,6 +60,17 @@ impl Entry {
     /// The document parsed, at most once for all readers.
     pub fn json(&self) -> &Value {
         self.parsed.get_or_init(|| self.parse())
+    }
+
+    /// The document as a type of its readers, made at most once for those of the first such type; `None` when it cannot be
+    /// made.
+    pub fn typed<T: Any + Send + Sync>(&self, make: impl FnOnce(&[u8]) -> Option<T>) -> Option<Arc<T>> {
+        if let Some(known) = self.typed.get().and_then(|known| known.clone().downcast().ok()) {
+            return Some(known);
+        }
+        let made = Arc::new(make(&self.bytes)?);
+        let _ = self.typed.set(made.clone());
+        Some(made)
     }
 
     /// The document parsed for a reader who keeps what it needs: nothing of it stays here.
@@ -135,7 +151,7 @@ pub enum Error {
 #[derive(Clone)]
 pub struct Store {
     memory: Arc<Memory>,
-    newest: watch::Receiver<Revision>,
+    announcer: Arc<Announcer>,
     writer: Arc<Writer>,
 }
 
@@ -154,10 +170,10 @@ impl Store {
 
     fn open_with(path: &Path, engine: disk::Opener, limits: writer::Limits) -> Result<Store, Error> {
         let (disk, state) = disk::Disk::open(path, engine)?;
-        let (publish, newest) = watch::channel(state.newest());
+        let announcer = Arc::new(Announcer::new(state.newest()));
         let memory = Arc::new(Memory::new(state));
-        let writer = Arc::new(Writer::start(disk, memory.clone(), publish, limits)?);
-        Ok(Store { memory, newest, writer })
+        let writer = Arc::new(Writer::start(disk, memory.clone(), announcer.clone(), limits)?);
+        Ok(Store { memory, announcer, writer })
     }
 
     /// The revision of the newest visible change.
@@ -220,9 +236,10 @@ impl Store {
     pub fn watch(&self, prefix: &str, from: Revision) -> Watch {
         Watch {
             memory: self.memory.clone(),
-            newest: self.newest.clone(),
+            news: self.announcer.subscribe(prefix),
             prefix: prefix.to_owned(),
             position: from,
+            begun: false,
             ready: VecDeque::new(),
         }
     }
@@ -263,9 +280,12 @@ impl Store {
 /// the log is told so.
 pub struct Watch {
     memory: Arc<Memory>,
-    newest: watch::Receiver<Revision>,
+    news: watch::Receiver<Revision>,
     prefix: String,
+    /// All changes up to here were seen.
     position: Revision,
+    /// Whether the log held where it was to begin.
+    begun: bool,
     ready: VecDeque<Event>,
 }
 
@@ -279,12 +299,14 @@ impl Watch {
             if let Some(event) = self.ready.pop_front() {
                 return Ok(event);
             }
-            let position = self
-                .memory
-                .read(|state| state.after(self.position, &self.prefix, WATCH_BATCH, &mut self.ready))?;
-            let moved = position != self.position;
-            self.position = position;
-            if self.ready.is_empty() && !moved && self.newest.changed().await.is_err() {
+            let (position, newest) = self.memory.read(|state| {
+                if !self.begun {
+                    state.check_from(self.position)?;
+                }
+                state.after(self.position, &self.prefix, WATCH_BATCH, &mut self.ready)
+            })?;
+            (self.position, self.begun) = (position, true);
+            if self.ready.is_empty() && newest && self.news.changed().await.is_err() {
                 return Err(Error::Closed);
             }
         }
@@ -294,7 +316,7 @@ impl Watch {
     pub fn progress(&self) -> Revision {
         match self.ready.front() {
             Some(event) => event.revision - 1,
-            None => self.position,
+            None => self.memory.read(|state| state.caught_up(self.position, &self.prefix)),
         }
     }
 }

@@ -27,6 +27,9 @@ fn place(format: u64, key: &[u8]) -> &[u8] {
     if format == UNPLACED { &[] } else { key }
 }
 
+/// Where a row's checksum ends.
+const SUM: usize = size_of::<u32>();
+
 fn checksum(place: &[u8], body: &[u8]) -> u32 {
     let mut crc = flate2::Crc::new();
     crc.update(place);
@@ -35,9 +38,16 @@ fn checksum(place: &[u8], body: &[u8]) -> u32 {
 }
 
 /// Puts the checksum before what it covers.
-fn sealed(place: &[u8], body: Vec<u8>) -> Vec<u8> {
-    let mut row = checksum(place, &body).to_le_bytes().to_vec();
-    row.extend(body);
+fn sealed(place: &[u8], mut row: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(place, &row[SUM..]);
+    row[..SUM].copy_from_slice(&sum.to_le_bytes());
+    row
+}
+
+/// A row to be sealed: room for its checksum, and for so many bytes after it.
+fn begun(bytes: usize) -> Vec<u8> {
+    let mut row = Vec::with_capacity(SUM + bytes);
+    row.resize(SUM, 0);
     row
 }
 
@@ -66,8 +76,10 @@ fn put_slice(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// `compacted newest`.
 pub fn encode_span(key: &str, span: Span) -> Vec<u8> {
-    let body = [span.compacted.to_le_bytes(), span.newest.to_le_bytes()].concat();
-    sealed(key.as_bytes(), body)
+    let mut row = begun(16);
+    row.extend(span.compacted.to_le_bytes());
+    row.extend(span.newest.to_le_bytes());
+    sealed(key.as_bytes(), row)
 }
 
 /// What [`encode_span`] wrote.
@@ -78,11 +90,11 @@ pub fn decode_span(key: &str, row: &[u8]) -> Option<Span> {
 
 /// `created revision bytes`.
 pub fn encode_document(entry: &Entry) -> Vec<u8> {
-    let mut body = Vec::with_capacity(entry.bytes.len() + 16);
-    body.extend(entry.created.to_le_bytes());
-    body.extend(entry.revision.to_le_bytes());
-    body.extend(&entry.bytes[..]);
-    sealed(entry.key.as_bytes(), body)
+    let mut row = begun(16 + entry.bytes.len());
+    row.extend(entry.created.to_le_bytes());
+    row.extend(entry.revision.to_le_bytes());
+    row.extend(&entry.bytes[..]);
+    sealed(entry.key.as_bytes(), row)
 }
 
 /// What [`encode_document`] wrote, or the code of an older format.
@@ -95,17 +107,18 @@ pub fn decode_document(format: u64, key: &str, row: &[u8]) -> Option<Arc<Entry>>
 
 /// `deleted created key bytes [previous-created previous-revision previous-bytes]`.
 pub fn encode_event(event: &Event) -> Vec<u8> {
-    let mut body = Vec::new();
-    body.extend(u64::from(event.deleted).to_le_bytes());
-    body.extend(event.entry.created.to_le_bytes());
-    put_slice(&mut body, event.entry.key.as_bytes());
-    put_slice(&mut body, &event.entry.bytes);
+    let held = |entry: &Entry| 24 + entry.key.len() + entry.bytes.len();
+    let mut row = begun(16 + held(&event.entry) + event.previous.as_deref().map_or(0, held));
+    row.extend(u64::from(event.deleted).to_le_bytes());
+    row.extend(event.entry.created.to_le_bytes());
+    put_slice(&mut row, event.entry.key.as_bytes());
+    put_slice(&mut row, &event.entry.bytes);
     if let Some(previous) = &event.previous {
-        body.extend(previous.created.to_le_bytes());
-        body.extend(previous.revision.to_le_bytes());
-        put_slice(&mut body, &previous.bytes);
+        row.extend(previous.created.to_le_bytes());
+        row.extend(previous.revision.to_le_bytes());
+        put_slice(&mut row, &previous.bytes);
     }
-    sealed(&event.revision.to_le_bytes(), body)
+    sealed(&event.revision.to_le_bytes(), row)
 }
 
 /// What [`encode_event`] wrote, or the code of an older format.

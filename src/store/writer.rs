@@ -1,14 +1,17 @@
 //! The one writer: takes what has queued up, decides, makes it durable in one transaction, then shows it.
 
 use std::collections::HashMap;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
+use super::announce::Announcer;
 use super::disk::{Change, Disk};
-use super::memory::Memory;
+use super::memory::{Memory, State};
 use super::rows::Span;
 use super::{Entry, Error, Event, Revision};
 
@@ -78,6 +81,11 @@ pub struct Limits {
 
 /// The most writes in one transaction: bounds the wait of the first of them.
 const GROUP: usize = 512;
+/// The log is trimmed by at least so many changes at a time, so that not every commit has to, and by few enough that
+/// nobody waits long for one that does.
+const TRIM: usize = 256;
+/// So long after the last write a large file is made quick to open.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// The handle to the writer's thread.
 pub struct Writer {
@@ -89,11 +97,11 @@ impl Writer {
     pub fn start(
         disk: Disk,
         memory: Arc<Memory>,
-        publish: watch::Sender<Revision>,
+        announcer: Arc<Announcer>,
         limits: Limits,
     ) -> Result<Writer, Error> {
         let (queue, messages) = mpsc::channel();
-        let work = Work { disk, memory, publish, limits };
+        let work = Work { disk, memory, announcer, limits };
         thread::Builder::new().name("store".into()).spawn(move || work.run(&messages)).map_err(|error| {
             Error::Disk { path: String::new(), message: format!("cannot start the writer's thread: {error}") }
         })?;
@@ -109,7 +117,7 @@ impl Writer {
 struct Work {
     disk: Disk,
     memory: Arc<Memory>,
-    publish: watch::Sender<Revision>,
+    announcer: Arc<Announcer>,
     limits: Limits,
 }
 
@@ -131,7 +139,18 @@ impl Work {
         // How the newest transaction ended.
         let mut last = Ok(());
         while closing.is_none() {
-            let Ok(first) = messages.recv() else { return };
+            let first = match self.disk.is_slow_to_open() {
+                false => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                true => messages.recv_timeout(IDLE),
+            };
+            let first = match first {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    last = self.disk.make_quick_to_open(self.memory.read(State::span));
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let mut writes = Vec::new();
             let mut compactions = Vec::new();
             let mut checks = Vec::new();
@@ -155,6 +174,7 @@ impl Work {
                 let _ = done.send(last.as_ref().map_err(again).copied());
             }
         }
+        self.announcer.close();
         // The file is closed before the closer hears of it.
         drop(self.disk);
         if let Some(done) = closing {
@@ -183,10 +203,9 @@ impl Work {
         let Group { events, accepted, beaten } = self.decide(writes);
         let asked = compactions.iter().map(|(revision, _)| *revision).max();
         let (span, compact) = self.memory.read(|state| {
-            // Trimmed a tenth at a time, so that not every commit has to.
             let excess = state.excess(self.limits.events, self.limits.bytes);
             let trim = (excess > 0).then(|| {
-                let count = excess.max(state.log_size().0 / 10);
+                let count = excess.max(TRIM.min(state.log_size().0 / 10));
                 state.compacted() + count as Revision
             });
             let span = state.span();
@@ -194,7 +213,7 @@ impl Work {
             (span, until.filter(|until| *until > span.compacted))
         });
         let idle = events.is_empty() && compact.is_none();
-        let result = if idle { Ok(()) } else { self.transact(events, span, compact) };
+        let result = if idle { Ok(()) } else { self.transact(&events, span, compact) };
         match &result {
             Ok(()) => {
                 for (done, entry) in accepted {
@@ -217,23 +236,27 @@ impl Work {
                 }
             }
         }
+        // Who waits for a write hears of it before those who follow.
+        if result.is_ok() {
+            self.announcer.announce(&events);
+        }
         (!idle).then_some(result)
     }
 
     /// Makes the changes durable, then visible. A failure leaves open whether they reached the disk: the file,
     /// opened anew, says so.
-    fn transact(&mut self, events: Vec<Event>, span: Span, compact: Option<Revision>) -> Result<(), Error> {
-        let change = Change { events: &events, span, compact };
+    fn transact(&mut self, events: &[Event], span: Span, compact: Option<Revision>) -> Result<(), Error> {
+        let change = Change { events, span, compact };
         let reached = change.reached();
         match self.disk.commit(&change) {
             Ok(()) => {
-                self.show(events, reached);
+                self.show(events.to_vec(), reached);
                 Ok(())
             }
             Err(error) => {
                 tracing::warn!(%error, "a transaction failed; the store file is opened anew");
                 let settled = self.settle();
-                let there = self.memory.read(super::memory::State::span) == reached;
+                let there = self.memory.read(State::span) == reached;
                 if settled.is_ok() && there { Ok(()) } else { Err(error) }
             }
         }
@@ -244,17 +267,18 @@ impl Work {
         if self.disk.is_open() {
             return Ok(());
         }
-        let (events, span) = self.disk.reopen(self.memory.read(super::memory::State::span).newest)?;
-        self.show(events, span);
+        let (events, span) = self.disk.reopen(self.memory.read(State::span).newest)?;
+        self.show(events.clone(), span);
+        self.announcer.announce(&events);
         Ok(())
     }
 
     fn show(&self, events: Vec<Event>, reached: Span) {
-        self.memory.write(|state| {
+        let forgotten = self.memory.write(|state| {
             state.apply(events);
-            state.compact(reached.compacted);
+            state.compact(reached.compacted)
         });
-        self.publish.send_if_modified(|shown| std::mem::replace(shown, reached.newest) != reached.newest);
+        drop(forgotten);
     }
 
     /// Checks each write against what is there and what this group wrote before it. Only a refusal by what is
@@ -262,7 +286,7 @@ impl Work {
     fn decide(&self, writes: Vec<Write>) -> Group {
         let mut group = Group::default();
         let mut overlay: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
-        let mut revision = self.memory.read(super::memory::State::span).newest;
+        let mut revision = self.memory.read(State::span).newest;
         for write in writes {
             let written = overlay.get(&write.key);
             let present = match written {

@@ -17,4 +17,6 @@ pub mod reaper;
 pub mod removal;
 pub mod seccomp;
 pub mod socket;
+pub mod stall;
 pub mod usage;
+pub mod users;

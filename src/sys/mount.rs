@@ -73,7 +73,7 @@ pub fn overlay(
     target: &Path,
     attributes: Attributes,
 ) -> io::Result<()> {
-    match overlay_by_layer(layers, upper, work, attributes) {
+    match overlay_by_layer(layers, Some((upper, work)), attributes) {
         Ok(tree) => {
             let at = rustix::fs::openat(
                 CWD,
@@ -90,19 +90,41 @@ pub fn overlay(
     }
 }
 
+/// As [`overlay`], not attached anywhere; only by kernels that take layers one by one.
+pub fn stacked(layers: &[PathBuf], upper: &Path, work: &Path, attributes: Attributes) -> io::Result<OwnedFd> {
+    overlay_by_layer(layers, Some((upper, work)), attributes)
+}
+
+/// Layers (lowest first) merged, to be read only, not attached anywhere.
+pub fn merged(layers: &[PathBuf], attributes: Attributes) -> io::Result<OwnedFd> {
+    let attributes = Attributes { read_only: true, ..attributes };
+    match layers {
+        [] => filesystem("tmpfs", &[("mode", "755")], attributes),
+        // Overlayfs takes no fewer than two when there is none above them.
+        [layer] => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let tree = rustix::mount::open_tree(CWD, layer, flags)?;
+            restrict(tree.as_fd(), attributes, Some(Spread::Private), false)?;
+            Ok(tree)
+        }
+        layers => overlay_by_layer(layers, None, attributes),
+    }
+}
+
 fn overlay_by_layer(
     layers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
+    above: Option<(&Path, &Path)>,
     attributes: Attributes,
 ) -> io::Result<OwnedFd> {
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for layer in layers.iter().rev() {
         rustix::mount::fsconfig_set_string(&context, "lowerdir+", layer.as_path())?;
     }
-    rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
-    rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
-    rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+    if let Some((upper, work)) = above {
+        rustix::mount::fsconfig_set_string(&context, "upperdir", upper)?;
+        rustix::mount::fsconfig_set_string(&context, "workdir", work)?;
+        rustix::mount::fsconfig_set_flag(&context, "volatile")?;
+    }
     rustix::mount::fsconfig_set_string(&context, "source", "overlay")?;
     rustix::mount::fsconfig_create(&context)?;
     Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes.bits())?)
@@ -199,6 +221,22 @@ pub fn restrict(
         },
         userns_fd: 0,
     };
+    set_attributes(tree, attr, recursive)
+}
+
+/// Has a detached mount, with all below it when `recursive`, show files as those of the ids that a user namespace
+/// gives them. Not every file system can.
+pub fn map_users(tree: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_raw_fd() as u64,
+    };
+    set_attributes(tree, attr, recursive)
+}
+
+fn set_attributes(tree: BorrowedFd<'_>, attr: libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attr` lives across the call and its size is told.
     let result = unsafe {

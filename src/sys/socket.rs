@@ -79,6 +79,9 @@ pub fn tcp_ahead(address: SocketAddrV4) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// So many bytes of datagrams wait at a socket until they are read; a small one takes about a thousand of them.
+const QUEUE: usize = 4 << 20;
+
 /// TCP listeners on a port of all addresses of the host: those of IPv4 and, where the host has them, those of IPv6.
 pub fn tcp_everywhere(port: u16) -> io::Result<Vec<TcpListener>> {
     let v4 = unbound(SockType::Stream, AddressFamily::Inet)?;
@@ -117,6 +120,10 @@ fn unbound(kind: SockType, family: AddressFamily) -> io::Result<OwnedFd> {
 fn ahead(kind: SockType, address: SocketAddrV4) -> io::Result<OwnedFd> {
     let socket = unbound(kind, AddressFamily::Inet)?;
     setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    if kind == SockType::Datagram {
+        // What comes while nobody reads is lost when it does not fit. Not everybody may have more than is usual.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &QUEUE);
+    }
     bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
     Ok(socket)
 }

@@ -216,6 +216,7 @@ pub fn sandbox(id: &str) -> SandboxConfig {
         host_ipc: false,
         sysctls: Default::default(),
         resources: Resources::default(),
+        users: None,
     }
 }
 

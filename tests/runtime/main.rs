@@ -7,4 +7,5 @@ mod life;
 mod mounts;
 mod recovery;
 mod sessions;
+mod users;
 mod window;

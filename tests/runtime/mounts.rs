@@ -10,6 +10,44 @@ use crate::host::{Host, is_root};
 use crate::isolation::bind;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_of_an_image_are_shown_merged_and_never_written() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("layers").await;
+    host.sandbox("s").await;
+    let layers: Vec<PathBuf> = ["low", "high"].map(|name| host.dir.path().join(name)).into();
+    for layer in &layers {
+        fs::create_dir_all(layer.join("deep")).unwrap();
+        let name = layer.file_name().unwrap().to_str().unwrap();
+        fs::write(layer.join(name), "").unwrap();
+        fs::write(layer.join("deep/file"), format!("{name}\n")).unwrap();
+    }
+    let shown = |target: &str, layers: &[PathBuf], path: &str| Mount {
+        target: target.into(),
+        source: MountSource::Layers { layers: layers.to_vec(), path: path.into() },
+        read_only: false,
+        propagation: Propagation::Private,
+    };
+    let script = "ls /all; cat /all/deep/file /part/file /file /single/deep/file; ls /nothing | wc -l; \
+        for at in /all /part /single /nothing; do echo w 2>/dev/null > $at/new || echo ro; done";
+    let mut config = host.shell("s", "c", script);
+    config.mounts = vec![
+        shown("/all", &layers, ""),
+        shown("/part", &layers, "deep"),
+        shown("/file", &layers, "deep/file"),
+        shown("/single", &layers[..1], ""),
+        shown("/nothing", &[], ""),
+    ];
+    let seen = host.output(&config).await;
+    assert_eq!(seen, "deep\nhigh\nlow\nhigh\nhigh\nhigh\nlow\n0\nro\nro\nro\nro\n");
+    config.id = "absent".into();
+    config.mounts = vec![shown("/part", &layers, "absent")];
+    let error = host.runtime.start(&config).await.unwrap_err().to_string();
+    assert!(error.contains("\"absent\" of image"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn mounts_show_what_was_asked_for() {
     if !is_root() {
         return;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::host::{Host, PATIENCE, is_root};
 
-fn exec(container: &str, args: &[&str], tty: bool) -> ExecConfig {
+pub fn exec(container: &str, args: &[&str], tty: bool) -> ExecConfig {
     ExecConfig {
         bound: false,
         container: container.into(),
@@ -20,7 +20,7 @@ fn exec(container: &str, args: &[&str], tty: bool) -> ExecConfig {
     }
 }
 
-async fn read_all(reader: Option<minik::stdio::Reader>) -> String {
+pub async fn read_all(reader: Option<minik::stdio::Reader>) -> String {
     let mut text = String::new();
     if let Some(mut reader) = reader {
         timeout(PATIENCE, reader.read_to_string(&mut text)).await.unwrap().unwrap();

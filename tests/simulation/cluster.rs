@@ -25,12 +25,14 @@ use minik::client::follow::{Entry, Follower, Revision};
 use minik::controllers::volumes::Storage;
 use minik::controllers::{Authority, Config as ControllersConfig, Controllers};
 use minik::image::{Credential, Image, ImageConfig};
-use minik::kubelet::Kubelet;
 use minik::kubelet::context::{Addresses, Config, ImageSource};
 use minik::kubelet::node::Machine;
+use minik::kubelet::observed::label;
 use minik::kubelet::resources::NodeCapacity;
+use minik::kubelet::{Kubelet, eviction};
 use minik::network::Attachment;
 use minik::runtime::sim::{SimProgram, SimRuntime};
+use minik::runtime::{ContainerState, Runtime};
 use minik::scheduler::Scheduler;
 use minik::store::Store;
 use serde_json::{Value, json};
@@ -49,6 +51,7 @@ pub struct Cluster {
     /// The containers of the first node.
     pub runtime: SimRuntime,
     images: Arc<Images>,
+    eviction: eviction::Settings,
     tasks: JoinSet<()>,
     views: Mutex<BTreeMap<String, watch::Receiver<Shown>>>,
     /// What was last written of each kind: what is awaited afterwards has seen it.
@@ -75,6 +78,10 @@ impl ImageSource for Images {
             Ok(self.find(name).await?.unwrap_or_default())
         }
         .boxed()
+    }
+
+    fn free(&self, _: u64, _: Duration) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        async { Ok(Some(0)) }.boxed()
     }
 }
 
@@ -176,6 +183,11 @@ fn parse(path: &str) -> Name<'_> {
 impl Cluster {
     /// A cluster of one node, `minik`, that is ready for pods.
     pub async fn start() -> Cluster {
+        Cluster::start_with(eviction::Settings::default()).await
+    }
+
+    /// The same, with nodes that run short when these settings say.
+    pub async fn start_with(eviction: eviction::Settings) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
         let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
@@ -188,6 +200,7 @@ impl Cluster {
             client: client("kubernetes-admin"),
             runtime: SimRuntime::new(),
             images: Arc::default(),
+            eviction,
             tasks: JoinSet::new(),
             views: Mutex::default(),
             written: Mutex::default(),
@@ -221,7 +234,7 @@ impl Cluster {
     async fn run_node(&mut self, name: &str, runtime: SimRuntime) {
         let dir = self.directory.path().join(name);
         let kubelet = Kubelet::new(
-            config(name, &dir),
+            config(name, &dir, self.eviction.clone()),
             self.client.clone(),
             runtime,
             self.images.clone(),
@@ -251,6 +264,41 @@ impl Cluster {
         self.images.0.send_modify(|held| {
             held.remove(image);
         });
+    }
+
+    /// Puts a manifest into the first node's folder of static pods, or changes what is there.
+    pub fn put_manifest(&self, file: &str, manifest: &str) {
+        let folder = self.directory.path().join("minik/manifests");
+        let new = folder.join(format!(".{file}"));
+        std::fs::write(&new, manifest).unwrap();
+        std::fs::rename(new, folder.join(file)).unwrap();
+    }
+
+    /// Takes a manifest out of it.
+    pub fn remove_manifest(&self, file: &str) {
+        std::fs::remove_file(self.directory.path().join("minik/manifests").join(file)).unwrap();
+    }
+
+    /// The images of the first node's running containers.
+    pub async fn running(&self) -> Vec<String> {
+        let observed = self.runtime.observe().await.unwrap();
+        let running =
+            observed.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        let mut images: Vec<String> = running.map(|c| c.labels[label::IMAGE].clone()).collect();
+        images.sort();
+        images
+    }
+
+    /// Waits until the first node's running containers have these images.
+    pub async fn until_running(&self, images: &[&str]) {
+        let mut changes = self.runtime.changes();
+        let come = async {
+            while self.running().await != images {
+                // Who lags looks again.
+                let _ = changes.recv().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, come).await.unwrap_or_else(|_| panic!("{images:?} never ran alone"));
     }
 
     /// Makes the objects of a manifest (YAML, one or several documents), or changes what exists to what it says.
@@ -471,7 +519,7 @@ fn target(kind: &Kind, namespace: &str, name: Option<&str>) -> Target {
     }
 }
 
-fn config(node: &str, dir: &Path) -> Config {
+fn config(node: &str, dir: &Path, eviction: eviction::Settings) -> Config {
     Config {
         node: node.to_owned(),
         address: Ipv4Addr::LOCALHOST,
@@ -481,9 +529,11 @@ fn config(node: &str, dir: &Path) -> Config {
         memory: dir.join("memory"),
         logs: dir.join("logs"),
         container_logs: dir.join("links"),
+        images: dir.join("images"),
         manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 8000, memory: 8 << 30, disk: 8 << 30 },
         share_processes: false,
+        eviction,
     }
 }

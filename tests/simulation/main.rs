@@ -7,5 +7,7 @@ mod daemon_sets;
 mod deployments;
 mod evictions;
 mod jobs;
+mod pressure;
 mod replica_sets;
 mod stateful_sets;
+mod static_pods;

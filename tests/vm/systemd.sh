@@ -149,6 +149,8 @@ YAML
   check "pods do not" same "$(cat "$group/../memory.oom.group")" 0
   check "nor need they a limit for it" same "$(cat "$(container_group www www)/memory.oom.group")" 1
   check "a disk's device cannot be opened" devices_are_closed
+  check "the host knows the cluster's names" getent hosts limited.default.svc.cluster.local
+  check "and asks the cluster for those alone" same "$(resolvectl domain | grep -c '~cluster.local')" 1
   check "node resources are the machine's" same "$(kubectl get node -o 'jsonpath={.items[0].status.capacity.cpu}')" 2
 
   say "the daemon is killed, and systemd starts it again"
@@ -179,6 +181,7 @@ YAML
   check "the node's port answers from outside" ip netns exec outside curl -sS --fail --max-time 20 http://192.0.2.2:30080
   check "pods reach pods by their service" asked_by_pod
   check "stop takes the rules away" minik stop
+  check "and the names" same "$(resolvectl domain | grep -c cluster.local)" 0
   check "Docker's stay" same "$(iptables -S DOCKER-USER | wc -l)" 2
   iptables -P FORWARD ACCEPT; iptables -D FORWARD -j DOCKER-USER; iptables -F DOCKER-USER; iptables -X DOCKER-USER
 

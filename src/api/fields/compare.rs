@@ -41,10 +41,16 @@ impl Comparison {
 
     fn put(&mut self, step: Step, delta: Delta) {
         let Delta { own, below } = delta;
-        let node = |below, is: Change| Node { member: own == Some(is), below };
-        self.added.put(step.clone(), node(below.added, Change::Added));
-        self.modified.put(step.clone(), node(below.modified, Change::Modified));
-        self.removed.put(step, node(below.removed, Change::Removed));
+        for (set, below, is) in [
+            (&mut self.added, below.added, Change::Added),
+            (&mut self.modified, below.modified, Change::Modified),
+            (&mut self.removed, below.removed, Change::Removed),
+        ] {
+            let node = Node { member: own == Some(is), below };
+            if !node.is_empty() {
+                set.put(step.clone(), node);
+            }
+        }
     }
 }
 
@@ -124,12 +130,15 @@ fn objects(place: Option<Schema>, old: Option<&Value>, new: Option<&Value>) -> D
         return leaf(old, new);
     }
     let both = old.is_some() && new.is_some();
-    let (before, after) = (before.unwrap_or(&none), after.unwrap_or(&none));
     let mut found = Delta { own: own(old, new), below: Comparison::default() };
+    if both && before == after {
+        return found;
+    }
+    let (before, after) = (before.unwrap_or(&none), after.unwrap_or(&none));
     let names = before.keys().chain(after.keys().filter(|name| !before.contains_key(*name)));
     for name in names {
         // What one state lacks counts as empty where the type says so, unless it lacks all around it.
-        let absent = || types::absent(place, name).filter(|_| both);
+        let absent = || if both { types::absent(place, name) } else { None };
         let (old, new) = (before.get(name).or_else(absent), after.get(name).or_else(absent));
         let delta = delta(types::child(place, name), old, new);
         if !delta.is_none() {

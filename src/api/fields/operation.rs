@@ -105,7 +105,7 @@ pub fn update(
     let mut managers = reconciled(managers, live, context);
     let changes = Changes::new(changes, live, new, context);
     managers.change(|_, owned| changes.left(owned));
-    let set = changes.here.clone().written().difference(&NEVER_OWNED);
+    let set = changes.here.written().difference(&NEVER_OWNED);
     if !set.is_empty() {
         let identity = Identity::updater(manager, context.version, context.subresource);
         let before = managers.get(&identity).map(|owned| owned.set.clone()).unwrap_or_default();
@@ -238,8 +238,9 @@ struct Changes<'a> {
 
 impl Comparison {
     /// What was added or modified.
-    fn written(self) -> Set {
-        self.modified.union(&self.added)
+    fn written(mut self) -> Set {
+        self.modified.add(self.added);
+        self.modified
     }
 }
 
@@ -274,12 +275,9 @@ impl<'a> Changes<'a> {
         let Comparison { added, modified, removed } = changes;
         let gone: Vec<&Set> =
             [added, modified, removed].into_iter().filter(|set| owned.set.meets(set)).collect();
-        match gone.split_first() {
-            None => Change::None,
-            Some((first, rest)) => {
-                let left = owned.set.difference(first);
-                Change::To(rest.iter().fold(left, |left, set| left.difference(set)))
-            }
+        match gone.is_empty() {
+            true => Change::None,
+            false => Change::To(gone.into_iter().fold(owned.set.clone(), Set::difference)),
         }
     }
 }

@@ -256,7 +256,7 @@ fn what_one_drops_goes_unless_another_owns_it() {
         world.apply("a", &json!({"apiVersion": "v1", "kind": "Pod"}), true).unwrap();
         let left = collect(world.only.0, &world.object).leaves();
         let expected = collect(world.only.0, &theirs).leaves();
-        let (extra, lost) = (left.difference(&expected).paths(), expected.difference(&left).paths());
+        let (extra, lost) = (left.clone().difference(&expected).paths(), expected.difference(&left).paths());
         let extra: Vec<&String> = extra.iter().filter(|path| !is_emptied(&world.object, path)).collect();
         assert!(extra.is_empty() && lost.is_empty(), "seed {seed}: {extra:?} {lost:?}\n{mine}\n{theirs}");
     }

@@ -24,7 +24,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         !self.member && self.below.is_empty()
     }
 }
@@ -127,32 +127,29 @@ impl Set {
     }
 
     /// The fields that the other set has not. Its fields do not stand for those below them.
-    pub fn difference(&self, other: &Set) -> Set {
+    pub fn difference(self, other: &Set) -> Set {
         self.without(other, false)
     }
 
     /// The fields that the other set has not, and that are not below one that it has.
-    pub fn recursive_difference(&self, other: &Set) -> Set {
+    pub fn recursive_difference(self, other: &Set) -> Set {
         self.without(other, true)
     }
 
-    fn without(&self, other: &Set, whole: bool) -> Set {
-        if other.is_empty() {
-            return self.clone();
+    fn without(mut self, other: &Set, whole: bool) -> Set {
+        for (step, others) in &other.nodes {
+            let Some(node) = self.nodes.get_mut(step) else { continue };
+            if others.member && whole {
+                self.nodes.remove(step);
+                continue;
+            }
+            node.member &= !others.member;
+            node.below = std::mem::take(&mut node.below).without(&others.below, whole);
+            if node.is_empty() {
+                self.nodes.remove(step);
+            }
         }
-        let mut rest = Set::default();
-        for (step, node) in &self.nodes {
-            let node = match other.nodes.get(step) {
-                None => node.clone(),
-                Some(others) if others.member && whole => continue,
-                Some(others) => Node {
-                    member: node.member && !others.member,
-                    below: node.below.without(&others.below, whole),
-                },
-            };
-            rest.put(step.clone(), node);
-        }
-        rest
+        self
     }
 
     /// The fields below which the set has no others.

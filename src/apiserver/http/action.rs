@@ -28,7 +28,8 @@ pub(super) async fn read(
     query: &Query,
     request: http::Request<Incoming>,
 ) -> Result<Action, Status> {
-    let headers = request.headers().clone();
+    let (head, content) = request.into_parts();
+    let headers = &head.headers;
     match verb {
         Verb::Options => Err(Status::no_such_method()),
         Verb::Get => Ok(Action::Get { resource_version: query.text("resourceVersion").to_owned() }),
@@ -40,19 +41,19 @@ pub(super) async fn read(
             Ok(Action::Watch(options))
         }
         Verb::Create | Verb::Update => {
-            let read = reader(&media_type(&headers))?;
-            let bytes = body(request).await?;
+            let read = reader(&media_type(headers))?;
+            let bytes = body(content).await?;
             let options = if verb == Verb::Create { "CreateOptions" } else { "UpdateOptions" };
-            let mut options = managed_by(query.write(options)?, &headers);
+            let mut options = managed_by(query.write(options)?, headers);
             let value;
             (value, options.duplicates) = read(&bytes).map_err(|why| unrecognized(of, &why, &bytes))?;
             let action = if verb == Verb::Create { Action::Create } else { Action::Update };
             Ok(action(value, options))
         }
         Verb::Patch => {
-            let kind = patch_kind(&media_type(&headers))?;
-            let bytes = body(request).await?;
-            let mut options = managed_by(query.patch(kind == PatchKind::Apply)?, &headers);
+            let kind = patch_kind(&media_type(headers))?;
+            let bytes = body(content).await?;
+            let mut options = managed_by(query.patch(kind == PatchKind::Apply)?, headers);
             let (value, duplicates) = patch(kind, &bytes)?;
             let within = if kind == PatchKind::Json { "json patch " } else { "" };
             options.duplicates = duplicates.iter().map(|twice| format!("{within}{twice}")).collect();
@@ -60,10 +61,10 @@ pub(super) async fn read(
         }
         Verb::Delete | Verb::DeleteCollection => {
             let list = if verb == Verb::DeleteCollection { Some(query.list()?) } else { None };
-            let bytes = body(request).await?;
+            let bytes = body(content).await?;
             let given = match bytes.is_empty() {
                 true => None,
-                false => Some(reader(&media_type(&headers))?(&bytes).map_err(Status::bad_request)?.0),
+                false => Some(reader(&media_type(headers))?(&bytes).map_err(Status::bad_request)?.0),
             };
             let options = query.delete(given)?;
             Ok(match list {
@@ -94,8 +95,8 @@ fn media_type(headers: &HeaderMap) -> String {
 }
 
 /// The bytes of a body.
-async fn body(request: http::Request<Incoming>) -> Result<Bytes, Status> {
-    match Limited::new(request.into_body(), BODY_BYTES).collect().await {
+async fn body(content: Incoming) -> Result<Bytes, Status> {
+    match Limited::new(content, BODY_BYTES).collect().await {
         Ok(bytes) => Ok(bytes.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => {
             Err(Status::too_large(format!("limit is {BODY_BYTES}")))

@@ -1,13 +1,14 @@
 //! Answers as bytes: objects, lists, tables, statuses, watches.
 
 use std::io::Write;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Body as _, Frame};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use hyper::header::{self, HeaderValue};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -19,13 +20,14 @@ use crate::api::kinds::Kind;
 use crate::api::request::{Change, Changes, Response};
 use crate::api::status::Status;
 use crate::api::yaml;
-use crate::apiserver::answer::{Body, full, status, typed};
+use crate::apiserver::answer::{Body, full, in_pieces, status, typed};
 use crate::apiserver::registry::encode;
 use crate::apiserver::table::{self, IncludeObject};
 use crate::store::{Entry, Snapshot};
 
-/// Lists go out in pieces of about this size.
-const PIECE_BYTES: usize = 64 * 1024;
+/// Lists go out in pieces of this size: with the head of their HTTP/2 frame (RFC 9113, section 4.1) they fill one TLS record
+/// (RFC 8446, section 5.1).
+const PIECE_BYTES: usize = (1 << 14) - 9;
 
 /// What is needed to show the answer to one request.
 #[derive(Debug, Clone)]
@@ -144,35 +146,26 @@ fn streamed(snapshot: Snapshot, metadata: &Value, kind: &Kind) -> http::Response
         kind.list,
         kind.api_version()
     );
-    let mut entries = snapshot.entries.into_iter();
-    let mut first = Some(head);
-    let mut done = false;
-    let pieces = std::iter::from_fn(move || {
-        if done {
-            return None;
-        }
+    let entries = snapshot.entries.into_iter().enumerate();
+    let items = entries.flat_map(|(i, entry)| {
+        let comma = (i > 0).then(|| Bytes::from_static(b","));
+        comma.into_iter().chain([entry.bytes.clone()])
+    });
+    let mut parts = iter::once(Bytes::from(head)).chain(items).chain([Bytes::from_static(b"]}\n")]);
+    let mut rest = Bytes::new();
+    let pieces = iter::from_fn(move || {
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
-        let mut begins = false;
-        if let Some(head) = first.take() {
-            piece.put(head.as_bytes());
-            begins = true;
-        }
         while piece.len() < PIECE_BYTES {
-            let Some(entry) = entries.next() else {
-                piece.put(&b"]}\n"[..]);
-                done = true;
-                break;
-            };
-            if !begins {
-                piece.put_u8(b',');
+            if rest.is_empty() {
+                let Some(part) = parts.next() else { break };
+                rest = part;
             }
-            begins = false;
-            piece.put(entry.bytes.as_ref());
+            piece.put(rest.split_to(rest.len().min(PIECE_BYTES - piece.len())));
         }
-        Some(Ok(Frame::data(piece.freeze())))
+        (!piece.is_empty()).then(|| Ok(piece.freeze()))
     });
     let mut response = typed(200, "application/json", Bytes::new());
-    *response.body_mut() = BodyExt::boxed(StreamBody::new(stream::iter(pieces)));
+    *response.body_mut() = in_pieces(stream::iter(pieces));
     response
 }
 
@@ -211,32 +204,11 @@ fn watch(
         // Nobody else has these bytes, so that they are not copied for the end of the line.
         let mut bytes = line.try_into_mut().unwrap_or_else(|shared| BytesMut::from(shared.as_ref()));
         bytes.put_u8(b'\n');
-        Some((Ok(Frame::data(bytes.freeze())), (following, watched)))
+        Some((Ok(bytes.freeze()), (following, watched)))
     });
     let mut response = typed(200, "application/json", Bytes::new());
-    // A body is shared between threads while it is written; the stream is polled by one at a time.
-    *response.body_mut() = BodyExt::boxed(StreamBody::new(sync_wrapper(lines.boxed())));
+    *response.body_mut() = in_pieces(lines.boxed());
     response
-}
-
-/// Makes a stream that is only `Send` fit for a body that must be `Sync` too: a queue of one.
-fn sync_wrapper(
-    mut lines: stream::BoxStream<'static, Result<Frame<Bytes>, std::io::Error>>,
-) -> impl futures::Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send + Sync + 'static {
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    tokio::spawn(async move {
-        loop {
-            let line = tokio::select! {
-                () = sender.closed() => return,
-                line = lines.next() => line,
-            };
-            let Some(line) = line else { return };
-            if sender.send(line).await.is_err() {
-                return;
-            }
-        }
-    });
-    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|line| (line, receiver)) })
 }
 
 fn line(change: &Change, show: &Show, columns_told: &mut bool) -> Bytes {

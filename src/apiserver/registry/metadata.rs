@@ -26,8 +26,10 @@ pub fn new_uid() -> Result<String, Status> {
     getrandom::fill(&mut b).map_err(|e| Status::internal(format!("no random bytes: {e}")))?;
     b[6] = (b[6] & 0x0f) | 0x40;
     b[8] = (b[8] & 0x3f) | 0x80;
-    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    Ok(format!("{}-{}-{}-{}-{}", hex(&b[..4]), hex(&b[4..6]), hex(&b[6..8]), hex(&b[8..10]), hex(&b[10..])))
+    let n = u128::from_be_bytes(b);
+    let part = |from: u32, bits: u32| (n >> from) & ((1 << bits) - 1);
+    let parts = (part(96, 32), part(80, 16), part(64, 16), part(48, 16), part(0, 48));
+    Ok(format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", parts.0, parts.1, parts.2, parts.3, parts.4))
 }
 
 /// Five random letters for a generated name.

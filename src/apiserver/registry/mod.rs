@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
@@ -219,17 +219,59 @@ impl Registry {
     }
 }
 
+/// Room for an object of the usual size.
+const DOCUMENT_BYTES: usize = 2048;
+
 /// JSON bytes of a value, which always encodes; they hold no more memory than they need.
 pub fn encode(value: &Value) -> Bytes {
     serde_json::to_vec(value).map(|bytes| Bytes::from(bytes.into_boxed_slice())).unwrap_or_default()
 }
 
-/// What the store calls at the moment of the write: the object with the revision of that write in it.
+/// What the store calls at the moment of the write: the object with the revision of that write in it. All but the revision
+/// is encoded by the caller, since writes wait for each other's moment.
 pub fn encode_at(mut value: Value) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
+    meta::set(&mut value, "resourceVersion", "");
+    let (bytes, at) = encode_around_version(&value);
     move |revision| {
-        meta::set(&mut value, "resourceVersion", json!(revision.to_string()));
-        encode(&value)
+        let (head, tail) = bytes.split_at(at);
+        [head, revision.to_string().as_bytes(), tail].concat().into()
     }
+}
+
+/// An object's JSON, and where the text of its resourceVersion begins.
+fn encode_around_version(value: &Value) -> (Vec<u8>, usize) {
+    let (mut bytes, mut at) = (Vec::with_capacity(DOCUMENT_BYTES), 0);
+    encode_fields(&mut bytes, value, |bytes, name, value| {
+        if name != "metadata" || !value.is_object() {
+            return encode_into(bytes, value);
+        }
+        encode_fields(bytes, value, |bytes, name, value| {
+            if name == "resourceVersion" {
+                at = bytes.len() + 1;
+            }
+            encode_into(bytes, value);
+        });
+    });
+    (bytes, at)
+}
+
+/// Writes an object whose values `each` writes.
+fn encode_fields(bytes: &mut Vec<u8>, object: &Value, mut each: impl FnMut(&mut Vec<u8>, &str, &Value)) {
+    bytes.push(b'{');
+    for (i, (name, value)) in object.as_object().into_iter().flatten().enumerate() {
+        if i > 0 {
+            bytes.push(b',');
+        }
+        encode_into(bytes, name);
+        bytes.push(b':');
+        each(bytes, name, value);
+    }
+    bytes.push(b'}');
+}
+
+/// Writes a value, which always encodes.
+fn encode_into(bytes: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    let _ = serde_json::to_writer(bytes, value);
 }
 
 /// Carries out a write, and settles what was reserved for it even when nobody waits for the request any more: a write

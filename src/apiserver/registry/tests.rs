@@ -1,5 +1,7 @@
 //! The registry against the real store: what clients rely on.
 
+use serde_json::json;
+
 use super::*;
 use crate::api::kinds;
 use crate::api::request::{
@@ -42,6 +44,21 @@ fn object(answer: Response) -> Value {
         Response::Object { entry, .. } => entry.json().clone(),
         Response::Transient { value, .. } => value,
         _ => panic!("the answer is no object"),
+    }
+}
+
+#[test]
+fn objects_are_written_with_their_revision() {
+    for object in [
+        json!({"metadata": {"name": "a", "resourceVersion": "3"}}),
+        json!({"data": {"metadata": "x", "resourceVersion": "1"}, "metadata": {"annotations": {
+            "last": "{\"metadata\":{\"resourceVersion\":\"\"}}", "resourceVersion": ""}, "ä": [1, null]}, "z": {}}),
+        json!({"spec": {"metadata": {"resourceVersion": "5"}}}),
+    ] {
+        let written = encode_at(object.clone())(42);
+        let mut expected = object;
+        meta::set(&mut expected, "resourceVersion", json!("42"));
+        assert_eq!(written, encode(&expected));
     }
 }
 

@@ -316,6 +316,23 @@ mod tests {
         assert!(slice.metadata.labels.as_ref().unwrap().contains_key(HEADLESS));
     }
 
+    #[test]
+    fn who_prefers_its_own_node_is_told_which_that_is() {
+        let pods = [pod("a", "10.0.0.1", true), pod("b", "10.0.0.2", false)];
+        for (distribution, hints) in [
+            (json!(null), json!(null)),
+            (json!("PreferClose"), json!(null)),
+            (json!("PreferSameNode"), json!({"forNodes": [{"name": "n"}]})),
+        ] {
+            let mut service = web();
+            service.spec.as_mut().unwrap().traffic_distribution =
+                serde_json::from_value(distribution.clone()).unwrap();
+            let slice = made(&plan(Some(&service), &pods, &[], None));
+            let found: Vec<Value> = listed(&slice.endpoints).iter().map(|e| json!(e.hints)).collect();
+            assert_eq!(found, [hints, json!(null)], "{distribution}");
+        }
+    }
+
     #[tokio::test]
     async fn endpoints_that_users_write_become_slices() {
         let api = FakeApi::default();

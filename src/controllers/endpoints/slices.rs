@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::members::{hostname, inherited_labels, is_ready, ports_of, publishes_all, reference};
@@ -117,18 +119,28 @@ pub(super) fn fit(
 fn endpoint(service: &Service, pod: &Pod) -> Endpoint {
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let serving = is_ready(pod);
+    let ready = publishes_all(service) || serving && !terminating;
+    let node = pod.spec.as_ref().and_then(|s| s.node_name.clone());
     Endpoint {
         addresses: pod.status.as_ref().and_then(|s| s.pod_ip.clone()).into_iter().collect(),
         conditions: Some(EndpointConditions {
-            ready: Some(publishes_all(service) || serving && !terminating),
+            ready: Some(ready),
             serving: Some(serving),
             terminating: Some(terminating),
         }),
         hostname: hostname(service, pod),
-        node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
+        node_name: node.clone(),
+        hints: node
+            .filter(|_| ready && stays_on_its_node(service))
+            .map(|name| EndpointHints { for_nodes: Some(vec![ForNode { name }]), for_zones: None }),
         target_ref: Some(reference(pod)),
         ..Endpoint::default()
     }
+}
+
+/// Whether clients are to be led to endpoints of their own node. Nodes here are in no zone.
+fn stays_on_its_node(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.traffic_distribution.as_deref()) == Some("PreferSameNode")
 }
 
 fn labels(service: &Service) -> BTreeMap<String, String> {

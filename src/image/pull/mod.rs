@@ -173,6 +173,7 @@ impl Images {
                 held = store.hold()?;
             }
             let image = store.find(&manifest)?.ok_or(Error::NoSuchImage(manifest))?;
+            store.touch(&image.id);
             Ok(Image { held: Some(Arc::new(held)), ..image })
         })
         .await

@@ -16,6 +16,7 @@
 //! so that the first to open the store in a new boot drops it.
 
 mod index;
+mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use self::index::{Index, resolve, topmost};
+use self::room::is_used;
 use super::layer::sha256;
 use super::reference::{Reference, is_hex};
 use super::{Error, Image, implied, manifest};
@@ -412,9 +414,7 @@ impl Store {
         let index = self.read()?;
         let mut outdated = Vec::new();
         for manifest in index.untagged() {
-            let layers = index.images[&manifest].all_layers();
-            let names = layers.map(|layer| hex(layer)).collect::<Result<Vec<_>, _>>()?;
-            if names.is_empty() || !names.iter().all(|name| in_use.contains(OsStr::new(name))) {
+            if !is_used(&index.images[&manifest], &in_use)? {
                 outdated.push(manifest);
             }
         }
@@ -428,6 +428,14 @@ impl Store {
                 Ok(index.clone())
             })?
         };
+        let aside = self.set_aside(&index, in_use, alone)?;
+        // Moved aside at once, removed when nobody waits for it any more.
+        self.removals.begin(vec![aside]);
+        Ok(())
+    }
+
+    /// Moves what neither an image nor a container needs to where it is removed when that is dropped.
+    fn set_aside(&self, index: &Index, in_use: BTreeSet<OsString>, alone: Lock) -> Result<Scratch, Error> {
         let (mut blobs, mut layers) = (BTreeSet::new(), in_use);
         for (manifest, record) in &index.images {
             for digest in record.blobs.iter().chain([manifest, &record.config]).chain(&record.digests) {
@@ -437,7 +445,6 @@ impl Store {
                 layers.insert(OsString::from(hex(layer)?));
             }
         }
-        // Moved aside at once, removed when nobody waits for it any more.
         let aside = self.scratch()?;
         for (directory, keep) in [("blobs", &blobs), ("layers", &layers), ("implied", &layers)] {
             let directory = self.dir.join(directory);
@@ -450,8 +457,7 @@ impl Store {
             }
         }
         drop(alone);
-        self.removals.begin(vec![aside]);
-        Ok(())
+        Ok(aside)
     }
 }
 

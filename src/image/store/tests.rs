@@ -145,6 +145,31 @@ fn another_boot_trusts_only_what_the_index_names() {
 }
 
 #[test]
+fn room_is_made_by_what_nobody_uses() {
+    const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
+    let dir = tempfile::tempdir().unwrap();
+    let (store, in_use) = open_in_use(dir.path());
+    let layer = |n: u8| store.layer_path(&digest(n + 50)).unwrap();
+    for (name, n, hours) in [("old", 1, 3), ("older", 2, 5), ("used", 3, 9), ("new", 4, 0)] {
+        add(&store, name, n);
+        fs::write(layer(n).join("file"), vec![1; 100_000]).unwrap();
+        let config = File::open(store.blob_path(&config(n)).unwrap()).unwrap();
+        config.set_modified(std::time::SystemTime::now() - HOUR * hours).unwrap();
+    }
+    in_use.lock().unwrap().push(layer(3));
+    let held = store.hold().unwrap();
+    assert_eq!(store.free(u64::MAX, HOUR).unwrap(), None, "something is being pulled");
+    drop(held);
+    let names = || ["old", "older", "used", "new"].map(|name| store.find(name).unwrap().is_some());
+    assert!(store.free(50_000, HOUR).unwrap() >= Some(100_000));
+    assert_eq!((names(), layer(2).exists()), ([true, false, true, true], false), "the oldest is enough");
+    in_use.lock().unwrap().clear();
+    assert!(store.free(u64::MAX, HOUR).unwrap() >= Some(100_000));
+    assert_eq!(names(), [false, false, true, true], "it was used at that time");
+    assert_eq!(store.free(u64::MAX, HOUR).unwrap(), Some(0));
+}
+
+#[test]
 fn a_layer_that_comes_twice_is_mounted_once_on_top() {
     let digits = ["1", "2", "1", "3", "2"].map(str::to_owned);
     assert_eq!(topmost(digits.iter()), ["1", "3", "2"]);

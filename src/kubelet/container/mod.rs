@@ -41,6 +41,8 @@ pub struct Parts<'a> {
     pub env: Environment,
     /// Where each volume of the pod is on the host.
     pub volumes: &'a HashMap<String, PathBuf>,
+    /// The images of image volumes, unpacked, by volume.
+    pub image_volumes: &'a BTreeMap<String, Image>,
     /// Files that the kubelet itself puts into each container (`/etc/hosts`, ...): source and target.
     pub files: &'a [(PathBuf, PathBuf)],
     /// The host file for its last words.
@@ -83,7 +85,7 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
         labels: labels(pod, container, parts.attempt, parts.image, &started_as),
         layers: parts.image.layers.clone(),
         read_only_root: context.read_only_root_filesystem == Some(true),
-        mounts: mounts(spec, container, parts.volumes, parts.files, &own)?,
+        mounts: mounts(spec, container, parts.volumes, parts.image_volumes, parts.files, &own)?,
         process: Process {
             args: arguments(container, parts.image, &own)?,
             cwd: PathBuf::from(

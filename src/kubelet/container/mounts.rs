@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, VolumeMount};
 
+use crate::image::Image;
 use crate::kubelet::env::expand;
 use crate::kubelet::volumes::files::Source;
 use crate::runtime::{Mount, MountSource, Propagation};
@@ -15,6 +16,7 @@ pub fn mounts(
     spec: &PodSpec,
     container: &Container,
     volumes: &HashMap<String, PathBuf>,
+    images: &BTreeMap<String, Image>,
     files: &[(PathBuf, PathBuf)],
     own: &BTreeMap<String, String>,
 ) -> Result<Vec<Mount>, String> {
@@ -33,7 +35,7 @@ pub fn mounts(
         });
     }
     for mount in asked {
-        let mut made = volume_mount(mount, volumes, own)?;
+        let mut made = volume_mount(mount, volumes, images, own)?;
         let volume = spec.volumes.iter().flatten().find(|v| v.name == mount.name);
         // What shows objects of the API is not the container's to change.
         made.read_only |= volume.is_some_and(|v| Source::of(v).is_ok());
@@ -49,19 +51,25 @@ pub fn mounts(
 fn volume_mount(
     mount: &VolumeMount,
     volumes: &HashMap<String, PathBuf>,
+    images: &BTreeMap<String, Image>,
     own: &BTreeMap<String, String>,
 ) -> Result<Mount, String> {
-    let base = volumes.get(&mount.name).ok_or_else(|| {
-        format!("volume {:?} of mount {:?} is not part of the pod", mount.name, mount.mount_path)
-    })?;
     let sub_path = match (mount.sub_path.as_deref(), mount.sub_path_expr.as_deref()) {
         (Some(path), _) if !path.is_empty() => Some(path.to_owned()),
         (_, Some(expr)) if !expr.is_empty() => Some(expand_path(expr, own)?),
         _ => None,
     };
-    let source = match sub_path {
-        Some(path) => MountSource::SubPath { base: base.clone(), path: PathBuf::from(path) },
-        None => MountSource::Bind(base.clone()),
+    let source = match (volumes.get(&mount.name), images.get(&mount.name), sub_path) {
+        (Some(base), _, Some(path)) => MountSource::SubPath { base: base.clone(), path: PathBuf::from(path) },
+        (Some(base), _, None) => MountSource::Bind(base.clone()),
+        (None, Some(image), path) => {
+            let path = PathBuf::from(path.unwrap_or_default());
+            MountSource::Layers { layers: image.layers.clone(), path }
+        }
+        (None, None, _) => {
+            let (name, path) = (&mount.name, &mount.mount_path);
+            return Err(format!("volume {name:?} of mount {path:?} is not part of the pod"));
+        }
     };
     Ok(Mount {
         target: Path::new("/").join(&mount.mount_path),

@@ -21,6 +21,7 @@ fn made(pod_context: Value, container: Value) -> Result<ContainerConfig, String>
     }))
     .unwrap();
     let container: Container = serde_json::from_value(container).unwrap();
+    let pictures = Image { layers: vec!["/layers/1".into(), "/layers/2".into()], ..Image::default() };
     config(
         &pod,
         &container,
@@ -35,6 +36,7 @@ fn made(pod_context: Value, container: Value) -> Result<ContainerConfig, String>
             volumes: &HashMap::from(
                 ["data", "shown"].map(|name| (name.to_owned(), Path::new("/vol").join(name))),
             ),
+            image_volumes: &BTreeMap::from([("pictures".to_owned(), pictures)]),
             files: &[("/pod/hosts".into(), "/etc/hosts".into())],
             message_file: "/pod/m".into(),
             log: "/log".into(),
@@ -103,6 +105,20 @@ fn users_are_checked() {
     assert!(c(json!({"runAsUser": 4294967296i64}), json!({})).is_err());
     let groups = c(json!({"supplementalGroups": [5, 4], "fsGroup": 4}), json!({})).unwrap().process.groups;
     assert_eq!(groups, [4, 5]);
+}
+
+#[test]
+fn image_volumes_are_layers() {
+    let mounts = json!([{"name": "pictures", "mountPath": "/all"},
+                        {"name": "pictures", "mountPath": "/one", "subPath": "a/b"}]);
+    let mounts = made(json!({}), json!({"name": "c", "volumeMounts": mounts})).unwrap().mounts;
+    let shown = |path: &str| {
+        let layers = vec!["/layers/1".into(), "/layers/2".into()];
+        MountSource::Layers { layers, path: path.into() }
+    };
+    let sources: Vec<_> =
+        mounts.into_iter().filter(|m| m.target != Path::new("/etc/hosts")).map(|m| m.source).collect();
+    assert_eq!(sources, [shown(""), shown("a/b")]);
 }
 
 #[test]

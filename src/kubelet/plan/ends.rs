@@ -83,7 +83,8 @@ pub(super) fn end(
         None if !left.is_zero() && hook.is_none() && has_pre_stop(spec) => {
             plan.actions.push(Action::PreStop { id: id.clone(), container: name.clone(), reason });
         }
-        None if left.is_zero() || turn && hook.is_none_or(|hook| hook.over) => {
+        // Who no longer listens would refuse the connections that are still led there.
+        None if left.is_zero() || turn && !memory.led && hook.is_none_or(|hook| hook.over) => {
             let signal = found.stop_signal;
             plan.actions.push(Action::Signal { id: id.clone(), container: name.clone(), signal, reason });
         }

@@ -44,6 +44,10 @@ pub struct Memory {
     pub signalled: HashMap<String, (Instant, KillReason)>,
     /// The preStop hooks of containers (by id).
     pub pre_stops: HashMap<String, PreStop>,
+    /// Whether the pod is deleted and services still lead new connections to it.
+    pub led: bool,
+    /// Whether the node can never give the pod what its spec asks for.
+    pub infeasible: bool,
 }
 
 impl Memory {

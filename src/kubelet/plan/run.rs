@@ -163,7 +163,11 @@ impl Keep<'_> {
     }
 
     fn resize(&self, newest: &ObservedContainer, container: &Container) -> Resize {
-        newest.resources.as_ref().map_or(Resize::None, |has| resize(has, container))
+        match newest.resources.as_ref().map_or(Resize::None, |has| resize(has, container)) {
+            // A restart would not bring it either: the try in place tells so, and costs nothing.
+            Resize::Restart if self.memory.infeasible => Resize::InPlace,
+            resize => resize,
+        }
     }
 
     /// Such a container ends like those of a pod do, then starts anew by its history.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -44,6 +44,8 @@ struct Shared {
     state: Mutex<State>,
     /// A pod's worker has ended.
     ended: Notify,
+    /// The folder was read.
+    read: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,11 @@ impl Statics {
     pub fn ended(&self, uid: &str) {
         self.lock().active.remove(uid);
         self.0.ended.notify_one();
+    }
+
+    /// Waits until the folder was read anew.
+    pub async fn was_read(&self) {
+        self.0.read.notified().await;
     }
 
     /// Reads the folder; the answer follows it, and keeps the API's mirrors, for ever.
@@ -176,18 +183,12 @@ impl<R> Mirrors<R> {
         self.told = wrong;
         self.refusals.retain(|hash, _| wanted.values().any(|one| one.hash == *hash));
         self.statics.lock().wanted = wanted;
+        self.statics.0.read.notify_one();
     }
 
     /// A warning about the node, whose folder it is.
     fn tell(&self, message: &str) {
-        let node = &self.context.config.node;
-        let about = ObjectReference {
-            kind: Some("Node".to_owned()),
-            name: Some(node.clone()),
-            uid: Some(node.clone()),
-            ..ObjectReference::default()
-        };
-        self.context.recorder.record(&about, EventType::Warning, "FailedValidation", message);
+        self.context.node_event(EventType::Warning, "FailedValidation", message);
     }
 
     /// Brings the mirrors in line; answers when to try again what failed.

@@ -129,7 +129,8 @@ impl Sampler {
     }
 }
 
-async fn read<R: Runtime>(context: &Arc<Context<R>>) -> Result<Reading, Status> {
+/// The figures of what runs at this moment.
+pub async fn read<R: Runtime>(context: &Arc<Context<R>>) -> Result<Reading, Status> {
     let observed = context.runtime.observe().await.map_err(Status::internal)?;
     let context = context.clone();
     let reading = tokio::task::spawn_blocking(move || reading(&context.runtime, &observed));

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use self::conditions::{conditions, merged, unmet_gates};
+use super::eviction;
 use super::observed::{History, ObservedContainer, ObservedPod, UNSEEN, history, written_status};
 use super::plan::{Outcome, is_sidecar};
 use super::pod::{container, ephemeral};
@@ -124,7 +125,7 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         .map(|(type_, why)| (*type_, true, Some(why.reason.as_str()), Some(why.message.clone())));
     let unmet = unmet_gates(gates, status.conditions.as_deref().unwrap_or(&[]));
     let mut conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
-    if let Some(evicted) = failure.filter(|failure| failure.reason == "Evicted") {
+    if let Some(evicted) = failure.filter(|failure| failure.reason == eviction::REASON) {
         let message = Some(evicted.message.clone());
         conditions.push(("DisruptionTarget", true, Some("TerminationByKubelet"), message));
     }

@@ -242,13 +242,14 @@ impl Volumes {
     }
 }
 
-/// The volumes that some container of the pod mounts.
+/// The volumes that some container of the pod mounts, but for images, which need no place.
 fn mounted(pod: &Pod) -> Vec<&Volume> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let lasting = all_containers(spec).map(|c| &c.volume_mounts);
     let mounts = lasting.chain(ephemeral(pod).map(|c| &c.volume_mounts)).flatten().flatten();
     let used: BTreeSet<&str> = mounts.map(|m| m.name.as_str()).collect();
-    spec.volumes.iter().flatten().filter(|v| used.contains(v.name.as_str())).collect()
+    let made = |v: &&Volume| used.contains(v.name.as_str()) && v.image.is_none();
+    spec.volumes.iter().flatten().filter(made).collect()
 }
 
 fn fs_group(pod: &Pod) -> Option<u32> {
@@ -345,8 +346,8 @@ mod tests {
     #[test]
     fn only_mounted_volumes_are_made() {
         let pod = pod(json!({
-            "containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}]}],
-            "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}],
+            "containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "i", "mountPath": "/i"}]}],
+            "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}, {"name": "i", "image": {}}],
         }));
         assert_eq!(mounted(&pod).iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["a"]);
     }

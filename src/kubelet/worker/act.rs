@@ -138,12 +138,13 @@ impl<R: Runtime> Worker<R> {
             (Action::Start { container, .. }, Err(NotStarted::NoImage)) => self.begin_pull(pod, container),
             (Action::Start { container, .. }, Err(NotStarted::Waits(waiting))) => {
                 self.notes.waiting.insert(container.clone(), waiting.clone());
-                let pulls = waiting.reason == "ErrImagePull";
                 self.failures.insert(container.clone(), waiting);
-                match pulls {
-                    true => self.holds.failed_pull(action.clone(), image_of(pod, container), now),
-                    false => self.holds.failed(action, now),
-                }
+                self.holds.failed(action, now);
+            }
+            (Action::Start { container, .. }, Err(NotStarted::NotPulled(failure))) => {
+                self.notes.waiting.insert(container.clone(), failure.waiting());
+                self.failures.insert(container.clone(), failure.backed_off());
+                self.holds.failed_pull(action.clone(), image_of(pod, container), now);
             }
             (Action::CreateSandbox { .. }, Err(NotStarted::Waits(waiting))) => {
                 let message = format!("Failed to create pod sandbox: {}", waiting.message);

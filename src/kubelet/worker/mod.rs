@@ -1,6 +1,7 @@
 //! One pod's life: observe, plan, act, write the status; again whenever something changes.
 
 mod act;
+mod drain;
 mod holds;
 mod hooks;
 mod pulls;
@@ -18,6 +19,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
+use self::drain::Drain;
 use self::holds::Holds;
 use self::hooks::{Hooks, Moment};
 use self::pulls::Pulls;
@@ -26,11 +28,10 @@ use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
 use super::observed::{ObservedContainer, ObservedPod};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
-use super::pod::image_of;
 use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
-use super::{messages, pull, sandbox};
+use super::{messages, resize, sandbox};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
@@ -43,19 +44,22 @@ pub enum Desired {
     Pod(Arc<Pod>),
     /// Nothing: the object is gone.
     Gone(Arc<Pod>),
+    /// Nothing runs any more in so much time, as the node stops; the object stays, for when it starts again.
+    Stopped(Arc<Pod>, Duration),
 }
 
 impl Desired {
-    fn pod(&self) -> &Arc<Pod> {
+    /// The pod, also when it is gone.
+    pub fn pod(&self) -> &Arc<Pod> {
         match self {
-            Desired::Pod(pod) | Desired::Gone(pod) => pod,
+            Desired::Pod(pod) | Desired::Gone(pod) | Desired::Stopped(pod, _) => pod,
         }
     }
 
     fn stops(&self) -> bool {
         match self {
             Desired::Pod(pod) => pod.metadata.deletion_timestamp.is_some(),
-            Desired::Gone(_) => true,
+            Desired::Gone(_) | Desired::Stopped(..) => true,
         }
     }
 }
@@ -80,9 +84,10 @@ pub struct Worker<R> {
     pulls: Pulls,
     hooks: Hooks,
     probes: Probes,
+    drain: Drain,
     /// What containers (by id) were given since they were started.
     resized: HashMap<String, ResourceRequirements>,
-    /// Why containers could not be started, by name.
+    /// Why containers that are held back wait, by name.
     failures: HashMap<String, Waiting>,
     /// Attempts whose process could not be started, with the sandbox that they were for.
     unstarted: Vec<(String, ObservedContainer)>,
@@ -123,6 +128,7 @@ impl<R: Runtime> Worker<R> {
             pulls: Pulls::default(),
             hooks: Hooks::default(),
             probes: Probes::default(),
+            drain: Drain::default(),
             resized: HashMap::new(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
@@ -177,7 +183,11 @@ impl<R: Runtime> Worker<R> {
             Goal::Run => observed.pulling = self.pulls.under_way(&pod),
             Goal::Stop { .. } => self.pulls.cancel(),
         }
+        self.memory.led = goal != Goal::Run && desired.stops() && self.is_led(&observed);
         self.probes.tend(&self.context, &pod, &observed, goal != Goal::Run, &self.changed);
+        let infeasible =
+            pod.spec.as_ref().and_then(|spec| resize::infeasible(spec, &self.context.config.capacity));
+        self.memory.infeasible = infeasible.is_some();
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
         let held = self.holds.apply(&mut plan, &pod, now);
         self.take_notes(&pod, &observed, &plan, &held).await;
@@ -185,6 +195,9 @@ impl<R: Runtime> Worker<R> {
             return Next::Wait(Some(RETRY));
         }
         if plan.outcome.is_some() && plan.actions.is_empty() && held.is_empty() {
+            if let Desired::Stopped(..) = desired {
+                return Next::Finished;
+            }
             return self.end(&desired, &pod, plan.outcome == Some(Outcome::Gone)).await;
         }
         if goal == Goal::Run {
@@ -255,9 +268,13 @@ impl<R: Runtime> Worker<R> {
         }
         if observed.sandbox.is_none()
             && phase != "Running"
-            && let Some(rejection) = sandbox::rejection(pod)
+            && let Some(rejection) = sandbox::rejection(pod).or_else(|| self.context.eviction.refusal(pod))
         {
             self.fail(pod, EventType::Warning, rejection, Duration::ZERO);
+            return None;
+        }
+        if let Some(evicted) = self.context.eviction.of(&self.uid) {
+            self.fail(pod, EventType::Warning, evicted, EVICTION_GRACE);
             return None;
         }
         let left = deadline(pod, SystemTime::now())?;
@@ -286,20 +303,31 @@ impl<R: Runtime> Worker<R> {
                 let grace = pod.spec.as_ref().map(grace_of).unwrap_or_default();
                 (grace.max(GONE_GRACE_MIN), Outcome::Gone)
             }
+            (Desired::Stopped(pod, time), _) => {
+                (pod.spec.as_ref().map(grace_of).unwrap_or_default().min(*time), Outcome::Gone)
+            }
             (Desired::Pod(pod), _) if pod.metadata.deletion_timestamp.is_some() => {
                 let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
                 (Duration::from_secs(u64::try_from(seconds).unwrap_or(0)), Outcome::Gone)
             }
             (_, Some(grace)) => (grace, Outcome::Failed),
             (_, None) => {
-                // The manifest of a static pod may come back: its next end has all its grace again.
+                // The manifest of a static pod may come back: its next end is one from the beginning.
                 self.kill_at = None;
+                self.drain = Drain::default();
                 return Goal::Run;
             }
         };
         // Processes get their time in full from when this worker first knew; a second word can only shorten it.
         let until = *self.kill_at.insert(self.kill_at.map_or(now + grace, |at| at.min(now + grace)));
         Goal::Stop { grace, left: until.saturating_duration_since(now), then }
+    }
+
+    /// Whether services still lead new connections to a pod that is deleted; the end of that wakes the worker.
+    fn is_led(&mut self, observed: &ObservedPod) -> bool {
+        let address = observed.sandbox.as_ref().and_then(|sandbox| sandbox.address.as_deref()?.parse().ok());
+        // Those on the host's own network share its address with others.
+        address.is_some_and(|address| self.drain.lasts(&self.context.network, address, &self.changed))
     }
 
     /// Learns what the status is to say: addresses, last words, back-offs, the outcome.
@@ -317,7 +345,7 @@ impl<R: Runtime> Worker<R> {
         let mut waiting: HashMap<String, Waiting> = HashMap::new();
         for name in held.iter().filter_map(start) {
             if let Some(failure) = self.failures.get(&name) {
-                waiting.insert(name.clone(), pull::backed_off(failure, image_of(pod, &name)));
+                waiting.insert(name.clone(), failure.clone());
             }
         }
         for (name, delay) in &plan.backing_off {
@@ -358,6 +386,10 @@ impl<R: Runtime> Worker<R> {
 
     /// Writes the status when it changed; `false` when that failed for a passing reason.
     async fn write_status(&mut self, pod: &Pod, observed: &ObservedPod) -> bool {
+        // What a stopped node's pods last were is what they are to be again.
+        if matches!(*self.desired.borrow(), Desired::Stopped(..)) {
+            return true;
+        }
         let new = status(pod, observed, &self.notes, SystemTime::now());
         if pod.status.as_ref() == Some(&new) {
             return true;

@@ -9,13 +9,11 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::image::Image;
 use crate::kubelet::pod::image_of;
-use crate::kubelet::pull;
-use crate::kubelet::status::Waiting;
+use crate::kubelet::pull::{Failure, Images};
 
-/// How a pull ends: with the image, or why its container waits.
-pub type Pulled = Result<Image, Waiting>;
+/// How the pull of a container's images ends.
+pub type Pulled = Result<Images, Failure>;
 
 /// The pulls by container; one that is dropped goes no further.
 #[derive(Default)]
@@ -39,16 +37,19 @@ impl Pulls {
     {
         let (tell, end) = oneshot::channel();
         let wake = wake.clone();
+        let image = image_of(pod, container).to_owned();
+        let of = image.clone();
         let task = tokio::spawn(async move {
             let pulled = AssertUnwindSafe(fetch).catch_unwind().await;
-            let pulled = pulled.unwrap_or_else(|_| Err(pull::failed("the pull ended unexpectedly".into())));
+            let unexpected = |_| Err(Failure { image: of, message: "the pull ended unexpectedly".into() });
+            let pulled = pulled.unwrap_or_else(unexpected);
             // A worker that is gone does not want to know.
             if tell.send(pulled).is_ok() {
                 wake.notify_one();
             }
         });
         let state = State::UnderWay { end, _task: AbortOnDropHandle::new(task) };
-        self.0.insert(container.to_owned(), Pull { image: image_of(pod, container).to_owned(), state });
+        self.0.insert(container.to_owned(), Pull { image, state });
     }
 
     /// The containers whose image is not here yet; pulls of images that they no longer want are given up.

@@ -14,10 +14,10 @@ use crate::kubelet::observed::ObservedPod;
 use crate::kubelet::plan::{Action, sooner};
 use crate::kubelet::references::References;
 use crate::kubelet::status::Waiting;
-use crate::kubelet::storage_limits::{Limits, Usage};
-use crate::kubelet::volumes::{Maker, empty_dir};
+use crate::kubelet::storage_limits::Limits;
+use crate::kubelet::volumes::Maker;
+use crate::kubelet::{disk, eviction};
 use crate::runtime::{ContainerState, Runtime};
-use crate::sys::usage;
 
 /// How often what is limited on disk is measured (kubelet's eviction monitoring period).
 const MEASURE: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ impl<R: Runtime> Worker<R> {
         if let Some(excess) = &mut self.upkeep.excess {
             match excess.try_recv() {
                 Ok(Some(message)) => {
-                    let failure = Waiting { reason: "Evicted".into(), message };
+                    let failure = Waiting { reason: eviction::REASON.into(), message };
                     self.upkeep.excess = None;
                     self.fail(pod, EventType::Warning, failure, EVICTION_GRACE);
                     return Some(Duration::ZERO);
@@ -163,29 +163,18 @@ impl<R: Runtime> Worker<R> {
             return Some(left);
         }
         self.upkeep.measured = Some(now);
-        let (context, dirs) = (self.context.clone(), self.context.dirs(&self.uid));
+        let (context, pod) = (self.context.clone(), pod.clone());
         let (found, excess) = oneshot::channel();
         self.upkeep.excess = Some(excess);
         let changed = self.changed.clone();
-        let volumes: Vec<String> = limits.volumes(pod).map(str::to_owned).collect();
         let running =
             observed.containers.iter().filter(|c| matches!(c.state, ContainerState::Running { .. }));
-        let logs = context.log_dir(pod);
         let containers: Vec<(String, String)> = match limits.counts_all() {
             true => running.map(|c| (c.id.clone(), c.name.clone())).collect(),
             false => Vec::new(),
         };
         tokio::task::spawn_blocking(move || {
-            let mut taken = Usage::default();
-            for name in volumes {
-                taken.volumes.insert(name.clone(), empty_dir::used(&dirs, &name));
-            }
-            for (id, name) in containers {
-                // One that has just ended is none's to measure.
-                let root = context.runtime.root_usage(&id).unwrap_or(0);
-                let log = usage::of_directory(&logs.join(&name)).unwrap_or(0);
-                taken.containers.insert(name, root + log);
-            }
+            let taken = disk::measure(&context, &pod, limits.volumes(&pod), containers.into_iter());
             let excess = limits.excess(&taken);
             let evict = excess.is_some();
             if found.send(excess).is_ok() && evict {

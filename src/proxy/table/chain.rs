@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::message::{DELETE_CHAIN, IP, delete_rules, new_chain, new_rule};
-use crate::proxy::expression::{Field, Reg, Rule, Verdict};
+use super::message::{IP, delete_chain, delete_rules, new_chain, new_rule};
+use crate::network::Cidr;
+use crate::proxy::Config;
+use crate::proxy::expression::{Field, Interface, Reg, Rule, Verdict};
 use crate::proxy::state::{Backends, Endpoint, Frontend, State};
-use crate::sys::netlink::{Messages, NFTABLES};
+use crate::sys::netlink::Messages;
 
 /// A chain that translates; two chains of the same name are the same but for [`Chain::Sticky`]'s endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,15 +19,21 @@ pub(super) enum Chain {
     Sticky(Frontend, Backends, u32),
     /// For one endpoint of such a frontend.
     StickyEndpoint(Frontend, Endpoint, u32),
+    /// For one frontend that only pods and clients from some ranges may connect to; where those go then.
+    Guarded(Frontend, Vec<Cidr>, Box<Chain>),
 }
 
 impl Chain {
     /// Where connections to a frontend go; `None` when nobody is behind it.
     pub(super) fn of(frontend: &Frontend, backends: &Backends) -> Option<Chain> {
         let endpoints = u32::try_from(backends.endpoints.len()).ok().filter(|count| *count > 0)?;
-        Some(match backends.sticky {
+        let chain = match backends.sticky {
             None => Chain::Spread { endpoints, node: frontend.address.is_none() },
             Some(seconds) => Chain::Sticky(*frontend, backends.clone(), seconds),
+        };
+        Some(match &backends.sources {
+            None => chain,
+            Some(sources) => Chain::Guarded(*frontend, sources.clone(), Box::new(chain)),
         })
     }
 
@@ -41,6 +49,7 @@ impl Chain {
             Chain::StickyEndpoint(frontend, endpoint, seconds) => {
                 format!("sticky-{}-{}-{}-{seconds}", of(frontend), endpoint.address, endpoint.port)
             }
+            Chain::Guarded(frontend, ..) => format!("guard-{}", of(frontend)),
         }
     }
 }
@@ -49,7 +58,11 @@ impl Chain {
 pub(super) fn chains(state: &State) -> BTreeMap<String, Chain> {
     let mut chains = BTreeMap::new();
     for (frontend, backends) in &state.frontends {
-        let Some(chain) = Chain::of(frontend, backends) else { continue };
+        let Some(mut chain) = Chain::of(frontend, backends) else { continue };
+        if let Chain::Guarded(_, _, inner) = &chain {
+            let inner = Chain::clone(inner);
+            chains.insert(chain.name(), std::mem::replace(&mut chain, inner));
+        }
         if let Chain::Sticky(frontend, backends, seconds) = &chain {
             let endpoints = backends.endpoints.iter();
             let own = endpoints.map(|endpoint| Chain::StickyEndpoint(*frontend, *endpoint, *seconds));
@@ -63,10 +76,11 @@ pub(super) fn chains(state: &State) -> BTreeMap<String, Chain> {
 /// Makes the new chains, and the rules of those that are new or different.
 pub(super) fn change_chains(
     changes: &mut Messages,
-    table: &str,
+    config: &Config,
     old: &BTreeMap<String, Chain>,
     new: &BTreeMap<String, Chain>,
 ) {
+    let table = &config.table;
     // All chains before any rule: rules of one chain point at others.
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
         new_chain(changes, table, name, None);
@@ -75,7 +89,7 @@ pub(super) fn change_chains(
         if old.contains_key(name) {
             delete_rules(changes, table, name);
         }
-        chain_rules(changes, table, name, chain);
+        chain_rules(changes, config, name, chain);
     }
 }
 
@@ -91,13 +105,12 @@ pub(super) fn delete_chains(
         delete_rules(changes, table, name);
     }
     for name in gone() {
-        changes.push(NFTABLES, DELETE_CHAIN, 0, IP, |chain| {
-            chain.text(1, table).text(3, name);
-        });
+        delete_chain(changes, table, name);
     }
 }
 
-fn chain_rules(changes: &mut Messages, table: &str, name: &str, chain: &Chain) {
+fn chain_rules(changes: &mut Messages, config: &Config, name: &str, chain: &Chain) {
+    let table = &config.table;
     match chain {
         Chain::Spread { endpoints, node } => new_rule(changes, table, name, &|rule| {
             load_frontend(rule, *node, 0)
@@ -127,6 +140,18 @@ fn chain_rules(changes: &mut Messages, table: &str, name: &str, chain: &Chain) {
                 .load_port(endpoint.port, Reg(5))
                 .translate_destination(Reg(4), Reg(5));
         }),
+        Chain::Guarded(_, sources, inner) => {
+            let inner = inner.name();
+            new_rule(changes, table, name, &|rule| {
+                rule.interface(Interface::In, &config.link_prefix, true).verdict(Verdict::Goto(&inner));
+            });
+            for range in sources {
+                new_rule(changes, table, name, &|rule| {
+                    rule.in_range(Field::SourceAddress, *range, true).verdict(Verdict::Goto(&inner));
+                });
+            }
+            new_rule(changes, table, name, &|rule| rule.verdict(Verdict::Drop));
+        }
     }
 }
 

@@ -49,6 +49,13 @@ pub(super) fn new_rule(changes: &mut Messages, table: &str, chain: &str, build: 
     });
 }
 
+/// Removes a chain that is empty and that nothing points at.
+pub(super) fn delete_chain(changes: &mut Messages, table: &str, name: &str) {
+    changes.push(NFTABLES, DELETE_CHAIN, 0, IP, |chain| {
+        chain.text(1, table).text(3, name);
+    });
+}
+
 /// Empties a chain.
 pub(super) fn delete_rules(changes: &mut Messages, table: &str, chain: &str) {
     changes.push(NFTABLES, DELETE_RULE, 0, IP, |rule| {

@@ -10,12 +10,15 @@
 //! chain nat-prerouting, nat-output   ip daddr . proto . dport vmap @services              (a cluster address)
 //!                                    fib daddr local: 0.0.0.0 . proto . dport, the same   (a port of the node)
 //! chain spread-N                     dnat to: address . proto . dport . random N map @endpoints
+//! chain guard-…                      from a pod, saddr in one of the ranges: goto the chain above or below; else drop
 //! chain sticky-…                     goto the endpoint that @clients knows, else address . … . random N vmap @choices
 //! chain nat-postrouting              saddr . daddr @hairpin: snat to the gateway; from a pod to elsewhere,
 //!                                    and to endpoints @outside: masquerade
 //! chain forward, output              to the service range, so far untranslated: refuse
 //! chain input                        proto . dport in refused: refuse
 //! ```
+//!
+//! What network policies add to this, and only while there are any, is in [`policy`].
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -27,6 +30,7 @@ use crate::sys::netlink::{Message, Messages, NFTABLES, Socket, flag};
 
 mod chain;
 mod message;
+mod policy;
 mod set;
 mod skeleton;
 
@@ -75,7 +79,7 @@ impl Table {
             None => {
                 let mut changes = full(&self.config, &wanted);
                 let (table, clients) = (&self.config.table, self.clients());
-                change_elements(&mut changes, table, NEW_ELEMENTS, Set::Clients, clients);
+                change_elements(&mut changes, table, NEW_ELEMENTS, Set::Clients.name(), clients);
                 changes
             }
         };
@@ -141,23 +145,30 @@ pub fn full(config: &Config, wanted: &State) -> Messages {
     table(&mut changes, DELETE_TABLE, 0, name);
     table(&mut changes, NEW_TABLE, flag::CREATE, name);
     for set in Set::ALL {
-        new_set(&mut changes, name, set);
+        new_set(&mut changes, name, set.name(), set.layout(), set as u32 + 1);
     }
     skeleton(&mut changes, config);
     let chains = chains(wanted);
-    change_chains(&mut changes, name, &BTreeMap::new(), &chains);
+    change_chains(&mut changes, config, &BTreeMap::new(), &chains);
     for (set, elements) in elements(wanted).into_iter().chain(shared_elements(config, wanted)) {
-        change_elements(&mut changes, name, NEW_ELEMENTS, set, elements.into_iter().collect());
+        change_elements(&mut changes, name, NEW_ELEMENTS, set.name(), elements.into_iter().collect());
     }
+    policy::change(&mut changes, config, None, wanted.policies.as_ref());
     changes
 }
 
 /// The transaction that leads from one state to another; empty when there is no difference.
 pub fn difference(config: &Config, installed: &State, wanted: &State) -> Messages {
     let mut changes = Messages::default();
+    translations(&mut changes, config, installed, wanted);
+    policy::change(&mut changes, config, installed.policies.as_ref(), wanted.policies.as_ref());
+    changes
+}
+
+fn translations(changes: &mut Messages, config: &Config, installed: &State, wanted: &State) {
     let (installed, wanted) = concerned(installed, wanted);
     if installed == wanted {
-        return changes;
+        return;
     }
     let name = &config.table;
     let (old_chains, new_chains) = (chains(&installed), chains(&wanted));
@@ -165,7 +176,7 @@ pub fn difference(config: &Config, installed: &State, wanted: &State) -> Message
     old.extend(shared_elements(config, &installed));
     new.extend(shared_elements(config, &wanted));
 
-    change_chains(&mut changes, name, &old_chains, &new_chains);
+    change_chains(changes, config, &old_chains, &new_chains);
     for (kind, from, to) in [(DELETE_ELEMENTS, &old, &new), (NEW_ELEMENTS, &new, &old)] {
         for (set, elements) in from {
             let others = to.get(set);
@@ -176,11 +187,10 @@ pub fn difference(config: &Config, installed: &State, wanted: &State) -> Message
                     DELETE_ELEMENTS => (key.clone(), Content::None),
                     _ => (key.clone(), content.clone()),
                 });
-            change_elements(&mut changes, name, kind, *set, only_here.collect());
+            change_elements(changes, name, kind, set.name(), only_here.collect());
         }
     }
-    delete_chains(&mut changes, name, &old_chains, &new_chains);
-    changes
+    delete_chains(changes, name, &old_chains, &new_chains);
 }
 
 /// The parts of two states that their difference depends on: the frontends that differ, and for each thing that
@@ -244,7 +254,10 @@ mod tests {
         let address = Some(Ipv4Addr::new(10, 96, 0, number));
         let endpoints =
             endpoints.iter().map(|a| Endpoint { address: Ipv4Addr::from(*a), port: 80 }).collect();
-        (Frontend { address, protocol: Protocol::Tcp, port: 80 }, Backends { endpoints, sticky: None })
+        (
+            Frontend { address, protocol: Protocol::Tcp, port: 80 },
+            Backends { endpoints, ..Backends::default() },
+        )
     }
 
     const A: [u8; 4] = [10, 244, 0, 2];

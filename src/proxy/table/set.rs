@@ -29,42 +29,64 @@ pub(super) enum Set {
 }
 
 /// The types of set keys and data, numbered as the `nft` program does so that it can print them.
-const ADDRESS: u32 = 7;
-const PROTOCOL: u32 = 12;
-const PORT: u32 = 13;
+pub(super) const ADDRESS: u32 = 7;
+pub(super) const PROTOCOL: u32 = 12;
+pub(super) const PORT: u32 = 13;
 const MARK: u32 = 19;
+pub(super) const LINK: u32 = 41;
 
-struct Layout {
-    name: &'static str,
-    key: &'static [u32],
-    data: Data,
+/// How a set is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) key: &'static [u32],
+    pub(super) data: Data,
+    pub(super) kind: Kind,
 }
 
-enum Data {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
     None,
     Verdict,
     Values(&'static [u32]),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Plain,
+    /// Filled by rules, with elements that go by themselves.
+    Dynamic,
+    /// Of ranges, each from an element to the next [`Content::End`].
+    Ranges,
 }
 
 impl Set {
     pub(super) const ALL: [Set; 7] =
         [Set::Endpoints, Set::Choices, Set::Services, Set::Hairpin, Set::Outside, Set::Refused, Set::Clients];
 
-    fn layout(self) -> Layout {
-        let (name, key, data): (_, &[u32], _) = match self {
-            Set::Endpoints => ("endpoints", &[ADDRESS, PROTOCOL, PORT, MARK], Data::Values(&[ADDRESS, PORT])),
-            Set::Choices => ("choices", &[ADDRESS, PROTOCOL, PORT, MARK], Data::Verdict),
-            Set::Services => ("services", &[ADDRESS, PROTOCOL, PORT], Data::Verdict),
-            Set::Hairpin => ("hairpin", &[ADDRESS, ADDRESS], Data::None),
-            Set::Outside => ("outside", &[ADDRESS, PROTOCOL, PORT], Data::None),
-            Set::Refused => ("refused", &[PROTOCOL, PORT], Data::None),
-            Set::Clients => ("clients", &[ADDRESS, ADDRESS, PROTOCOL, PORT, ADDRESS], Data::None),
+    pub(super) fn layout(self) -> Layout {
+        let (key, data): (&[u32], _) = match self {
+            Set::Endpoints => (&[ADDRESS, PROTOCOL, PORT, MARK], Data::Values(&[ADDRESS, PORT])),
+            Set::Choices => (&[ADDRESS, PROTOCOL, PORT, MARK], Data::Verdict),
+            Set::Services => (&[ADDRESS, PROTOCOL, PORT], Data::Verdict),
+            Set::Hairpin => (&[ADDRESS, ADDRESS], Data::None),
+            Set::Outside => (&[ADDRESS, PROTOCOL, PORT], Data::None),
+            Set::Refused => (&[PROTOCOL, PORT], Data::None),
+            Set::Clients => (&[ADDRESS, ADDRESS, PROTOCOL, PORT, ADDRESS], Data::None),
         };
-        Layout { name, key, data }
+        let kind = if self == Set::Clients { Kind::Dynamic } else { Kind::Plain };
+        Layout { key, data, kind }
     }
 
-    fn name(self) -> &'static str {
-        self.layout().name
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Set::Endpoints => "endpoints",
+            Set::Choices => "choices",
+            Set::Services => "services",
+            Set::Hairpin => "hairpin",
+            Set::Outside => "outside",
+            Set::Refused => "refused",
+            Set::Clients => "clients",
+        }
     }
 }
 
@@ -77,6 +99,10 @@ pub(super) enum Content {
     None,
     Bytes(Vec<u8>),
     Chain(String),
+    /// The end of the chain that looked it up.
+    Return,
+    /// Nothing: what comes after the last address of a range.
+    End,
     /// Nothing, and it goes by itself: how long such elements stay, and how much is left of that, in milliseconds.
     Expiring {
         stay: u64,
@@ -146,7 +172,7 @@ fn client(element: &[u8]) -> Option<Element> {
     let number = |kind| Some(u64::from_be_bytes(attribute(element, kind)?.try_into().ok()?));
     let key = attribute(attribute(element, 1)?, 1)?;
     let (stay, left) = (number(4)?, number(5)?);
-    let fits = key.len() == Set::Clients.layout().key.len() * 4 && (1..=stay).contains(&left);
+    let fits = key.len() as u32 == length(Set::Clients.layout().key) && (1..=stay).contains(&left);
     fits.then(|| (key.to_vec(), Content::Expiring { stay, left }))
 }
 
@@ -160,7 +186,7 @@ fn endpoint_key(endpoint: &Endpoint) -> Vec<u8> {
 }
 
 /// Values one behind the other, each filled up to whole registers.
-fn key(values: &[&[u8]]) -> Vec<u8> {
+pub(super) fn key(values: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(values.len() * 4);
     for value in values {
         bytes.extend_from_slice(value);
@@ -169,35 +195,42 @@ fn key(values: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// Makes a set.
-pub(super) fn new_set(changes: &mut Messages, table: &str, set: Set) {
-    /// `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
+/// How many bytes a key or data of these types has.
+fn length(types: &[u32]) -> u32 {
+    types.iter().map(|kind| if *kind == LINK { libc::IFNAMSIZ as u32 } else { 4 }).sum()
+}
+
+/// Makes a set. The kernel names it by the number until the transaction is done.
+pub(super) fn new_set(changes: &mut Messages, table: &str, name: &str, layout: Layout, number: u32) {
+    /// `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
+    const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
     const TIMEOUT: u32 = 0x10;
     const EVAL: u32 = 0x20;
     /// `NFT_DATA_VERDICT`.
     const VERDICT: u32 = 0xffff_ff00;
     // Six bits for each type of a concatenation.
-    let kind = |types: &[u32]| types.iter().fold(0, |all, one| all << 6 | one);
-    let length = |types: &[u32]| types.len() as u32 * 4;
-    let Layout { name, key, data } = set.layout();
-    let dynamic = set == Set::Clients;
+    let number_of = |types: &[u32]| types.iter().fold(0, |all, one| all << 6 | one);
+    let Layout { key, data, kind } = layout;
     changes.push(NFTABLES, NEW_SET, flag::CREATE, IP, |attributes| {
-        let map = if matches!(data, Data::None) { 0 } else { MAP };
-        let flags = map | if dynamic { TIMEOUT | EVAL } else { 0 };
-        attributes.text(1, table).text(2, name).u32(3, flags).u32(4, kind(key)).u32(5, length(key));
+        let map = if data == Data::None { 0 } else { MAP };
+        let flags = match kind {
+            Kind::Plain => map,
+            Kind::Dynamic => map | TIMEOUT | EVAL,
+            Kind::Ranges => map | INTERVAL,
+        };
+        attributes.text(1, table).text(2, name).u32(3, flags).u32(4, number_of(key)).u32(5, length(key));
         match data {
             Data::None => {}
             Data::Verdict => _ = attributes.u32(6, VERDICT),
-            Data::Values(types) => _ = attributes.u32(6, kind(types)).u32(7, length(types)),
+            Data::Values(types) => _ = attributes.u32(6, number_of(types)).u32(7, length(types)),
         }
-        if dynamic {
+        if kind == Kind::Dynamic {
             attributes.nest(9, |description| {
                 description.u32(1, CLIENTS);
             });
         }
-        // The kernel names a set by this number until the transaction is done.
-        attributes.u32(10, set as u32 + 1);
+        attributes.u32(10, number);
     });
 }
 
@@ -206,13 +239,13 @@ pub(super) fn change_elements(
     changes: &mut Messages,
     table: &str,
     kind: u8,
-    set: Set,
+    set: &str,
     elements: Vec<Element>,
 ) {
     let flags = if kind == NEW_ELEMENTS { flag::CREATE } else { 0 };
     for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
         changes.push(NFTABLES, kind, flags, IP, |attributes| {
-            attributes.text(1, table).text(2, set.name()).nest(3, |list| {
+            attributes.text(1, table).text(2, set).nest(3, |list| {
                 for (key, content) in chunk {
                     list.nest(1, |element| write_element(element, key, content));
                 }
@@ -227,6 +260,8 @@ fn write_element(element: &mut Attributes<'_>, key: &[u8], content: &Content) {
     });
     match content {
         Content::None => {}
+        // `NFT_SET_ELEM_INTERVAL_END`.
+        Content::End => _ = element.u32(3, 1),
         Content::Expiring { stay, left } => _ = element.u64(4, *stay).u64(5, *left),
         Content::Bytes(bytes) => {
             element.nest(2, |data| {
@@ -235,6 +270,9 @@ fn write_element(element: &mut Attributes<'_>, key: &[u8], content: &Content) {
         }
         Content::Chain(chain) => {
             element.nest(2, |data| write_verdict(data, Verdict::Goto(chain)));
+        }
+        Content::Return => {
+            element.nest(2, |data| write_verdict(data, Verdict::Return));
         }
     }
 }

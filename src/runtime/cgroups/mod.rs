@@ -274,10 +274,7 @@ impl Group {
                 Err(error) => return Err(error),
             };
             names.extend(
-                entries
-                    .flatten()
-                    .filter(|e| e.path().is_dir())
-                    .filter_map(|e| e.file_name().into_string().ok()),
+                entries.flatten().filter(is_group).filter_map(|entry| entry.file_name().into_string().ok()),
             );
         }
         names.sort_unstable();
@@ -306,25 +303,30 @@ fn collect_processes(directory: &Path, pids: &mut Vec<i32>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
-    for entry in fs::read_dir(directory)?.flatten().filter(|entry| entry.path().is_dir()) {
+    for entry in fs::read_dir(directory)?.flatten().filter(is_group) {
         collect_processes(&entry.path(), pids)?;
     }
     Ok(())
 }
 
+/// Most of what a group's directory holds are files, about which the kernel need not be asked one by one.
+fn is_group(entry: &fs::DirEntry) -> bool {
+    entry.file_type().is_ok_and(|kind| kind.is_dir())
+}
+
 fn remove_tree(directory: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
-        remove_tree(&entry.path())?;
-    }
-    match fs::remove_dir(directory) {
+    let remove = || match fs::remove_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(about(error, directory)),
         _ => Ok(()),
+    };
+    // Most have none below.
+    if remove().is_ok() {
+        return Ok(());
     }
+    for entry in fs::read_dir(directory)?.flatten().filter(is_group) {
+        remove_tree(&entry.path())?;
+    }
+    remove()
 }
 
 #[cfg(test)]

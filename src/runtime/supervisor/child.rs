@@ -28,7 +28,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::identity::{self, Filters};
 use super::rootfs;
 use crate::runtime::cgroups::Group;
-use crate::runtime::{ContainerConfig, Process, Security};
+use crate::runtime::{ContainerConfig, Process, Security, Users};
 use crate::sys::process::SingleThreaded;
 use crate::sys::{namespace, process, pty, seccomp, socket};
 
@@ -96,6 +96,8 @@ pub struct Start<'a> {
     pub namespaces: &'a Namespaces,
     /// The sandbox's host name, for the environment.
     pub hostname: Option<&'a str>,
+    /// The sandbox's users, and a namespace of them.
+    pub users: Option<(Users, BorrowedFd<'a>)>,
     /// The container's.
     pub group: &'a Group,
     /// Where its root is put together.
@@ -115,6 +117,8 @@ pub struct Join<'a> {
     pub config: &'a ContainerConfig,
     /// The sandbox's host name, for the environment.
     pub hostname: Option<&'a str>,
+    /// The sandbox's users.
+    pub users: Option<Users>,
     /// The container's.
     pub group: &'a Group,
     /// The container's own process, whose namespaces are joined.
@@ -147,9 +151,9 @@ fn report(status: BorrowedFd<'_>, result: Step<()>) -> i32 {
 }
 
 fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<()> {
-    let Start { config, namespaces, hostname, group, places, filter, streams, proof } = start;
+    let Start { config, namespaces, hostname, users, group, places, filter, streams, proof } = start;
     prepare(group, &config.security)?;
-    let sources = rootfs::open_sources(config)?;
+    let sources = rootfs::open_sources(config, users)?;
     for (namespace, kind, name) in [
         (&namespaces.net, CloneFlags::CLONE_NEWNET, "network"),
         (&namespaces.ipc, CloneFlags::CLONE_NEWIPC, "IPC"),
@@ -162,9 +166,9 @@ fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<()> {
         }
     }
     namespace::unshare(CloneFlags::CLONE_NEWCGROUP).during("make cgroup namespace")?;
-    rootfs::assemble(config, &places, sources)?;
+    rootfs::assemble(config, &places, sources, users)?;
     let filters = Filters::new(filter, &config.security);
-    let program = Program { process: &config.process, args: &config.process.args, hostname, filters };
+    let program = Program { process: &config.process, args: &config.process.args, hostname, users, filters };
     let env = program.dress(status, &config.security, streams)?;
     match namespaces.pid {
         Some(_) => bear(status, proof, || program.run(&config.security, &env)),
@@ -174,7 +178,7 @@ fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<()> {
 }
 
 fn enter(status: BorrowedFd<'_>, join: Join<'_>) -> Step<()> {
-    let Join { config, hostname, group, leader, args, filter, streams, proof } = join;
+    let Join { config, hostname, users, group, leader, args, filter, streams, proof } = join;
     prepare(group, &config.security)?;
     let kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
@@ -184,7 +188,8 @@ fn enter(status: BorrowedFd<'_>, join: Join<'_>) -> Step<()> {
         | CloneFlags::CLONE_NEWPID;
     namespace::join(leader, kinds).during("join the container's namespaces")?;
     let filters = Filters::new(filter, &config.security);
-    let program = Program { process: &config.process, args, hostname, filters };
+    let users = users.map(|users| (users, leader));
+    let program = Program { process: &config.process, args, hostname, users, filters };
     let env = program.dress(status, &config.security, streams)?;
     bear(status, proof, || program.run(&config.security, &env))
 }
@@ -220,6 +225,8 @@ struct Program<'a> {
     process: &'a Process,
     args: &'a [String],
     hostname: Option<&'a str>,
+    /// The users that it is among, by their namespace or a process in it.
+    users: Option<(Users, BorrowedFd<'a>)>,
     filters: Filters<'a>,
 }
 
@@ -228,7 +235,12 @@ impl Program<'_> {
     fn dress(&self, status: BorrowedFd<'_>, security: &Security, streams: Streams) -> Step<Vec<String>> {
         let process = self.process;
         nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-        connect(status, streams, process)?;
+        let owner = self.users.map_or(process.uid, |(users, _)| users.outside(process.uid));
+        connect(status, streams, owner)?;
+        if let Some((_, namespace)) = self.users {
+            // Last of all namespaces: the others, and what is mounted, are the host's to make.
+            namespace::join(namespace, CloneFlags::CLONE_NEWUSER).during("join user namespace")?;
+        }
         process::close_all_but(status);
         let env = identity::environment(process, self.hostname);
         enter_directory(&process.cwd)?;
@@ -251,7 +263,8 @@ impl Program<'_> {
     }
 }
 
-fn connect(status: BorrowedFd<'_>, streams: Streams, process: &Process) -> Step<()> {
+/// Gives the process its standard streams, which `owner` of the host may open anew.
+fn connect(status: BorrowedFd<'_>, streams: Streams, owner: u32) -> Step<()> {
     let root = crate::sys::path::Root::open(Path::new("/")).during("open /")?;
     match streams {
         Streams::Files(files) => {
@@ -259,14 +272,14 @@ fn connect(status: BorrowedFd<'_>, streams: Streams, process: &Process) -> Step<
             for file in &files {
                 let stat = rustix::fs::fstat(file).during("inspect standard streams")?;
                 if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Fifo {
-                    let _ = rustix::fs::fchown(file, Some(rustix::fs::Uid::from_raw(process.uid)), None);
+                    let _ = rustix::fs::fchown(file, Some(rustix::fs::Uid::from_raw(owner)), None);
                 }
             }
             process::set_standard_streams(files.each_ref().map(AsFd::as_fd)).during("set standard streams")
         }
         Streams::Terminal { console } => {
             let (master, terminal) = pty::open(&root).during("open terminal")?;
-            let _ = rustix::fs::fchown(&terminal, Some(rustix::fs::Uid::from_raw(process.uid)), None);
+            let _ = rustix::fs::fchown(&terminal, Some(rustix::fs::Uid::from_raw(owner)), None);
             if console {
                 rootfs::show_console(&root, terminal.as_fd());
             }

@@ -19,9 +19,9 @@ use super::streams::Io;
 use super::{Child, Supervisor, check_id};
 use crate::runtime::cgroups::Group;
 use crate::runtime::protocol::{Failure, Reply};
-use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, PidMode, Seccomp};
+use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, PidMode, Seccomp, Users};
 use crate::stdio::Exit;
-use crate::sys::{process, seccomp};
+use crate::sys::{process, seccomp, users};
 
 /// A container and how far it is.
 #[derive(Debug)]
@@ -215,6 +215,8 @@ impl Supervisor {
             return Err(io::ErrorKind::NotFound.into());
         };
         let layout = self.tree.layout();
+        let mapped = |own: Users| io::Result::Ok((own, users::namespace(&self.proof, own.base, own.count)?));
+        let mapped = sandbox.config.users.map(mapped).transpose()?;
         let shares = namespaces.pid.is_some();
         let proc = shares.then_some(shared_proc.as_path());
         let places = Places { upper: &upper, work: &work, root: &root, shm: &shm, proc, layout };
@@ -223,6 +225,7 @@ impl Supervisor {
             config,
             namespaces,
             hostname: sandbox.config.hostname.as_deref(),
+            users: mapped.as_ref().map(|(own, namespace)| (*own, namespace.as_fd())),
             group,
             places,
             filter,

@@ -49,6 +49,7 @@ impl Supervisor {
         let join = child::Join {
             config: &of_container,
             hostname: sandbox.and_then(|sandbox| sandbox.config.hostname.as_deref()),
+            users: sandbox.and_then(|sandbox| sandbox.config.users),
             group: &container.group,
             leader: leader.pidfd.as_fd(),
             args: &config.process.args,

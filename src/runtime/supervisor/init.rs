@@ -165,6 +165,7 @@ mod tests {
             host_ipc: false,
             sysctls: Default::default(),
             resources: Resources::default(),
+            users: None,
         };
         assert_eq!(sysctl_file(&config, "kernel.shmmax").unwrap(), "/proc/sys/kernel/shmmax");
         assert!(sysctl_file(&config, "net.core.somaxconn").unwrap_err().contains("host"));

@@ -45,7 +45,7 @@ pub fn layers_in_use(run_dir: &Path) -> io::Result<Vec<PathBuf>> {
             continue;
         }
         match parse::<ContainerRecord>(&path) {
-            Ok(record) => layers.extend(record.config.layers),
+            Ok(record) => layers.extend(record.config.all_layers().cloned()),
             // Its container was removed just then.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(unreadable(&path, &error)),

@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Mode, OFlags};
 use super::child::{During, Failed, Step};
 use super::devices;
 use crate::runtime::cgroups::Layout;
-use crate::runtime::{ContainerConfig, Mount, MountSource, Propagation};
+use crate::runtime::{ContainerConfig, Mount, MountSource, Propagation, Users};
 use crate::sys::mount::{self, Attributes, Spread};
 use crate::sys::path::Root;
 
@@ -81,12 +81,25 @@ pub struct Source {
     directory: bool,
 }
 
+/// The group of terminals, in every distribution.
+const TERMINALS: u32 = 5;
+
+/// The users of a sandbox that has its own, and a namespace of them.
+pub type Mapped<'a> = (Users, BorrowedFd<'a>);
+
+/// The host's id of the container's root, as a file system's option.
+fn owner(users: Option<Mapped<'_>>) -> String {
+    users.map_or(0, |(users, _)| users.outside(0)).to_string()
+}
+
 /// Opens what the container mounts, while the host's tree is in sight and its propagation is not yet cut off.
-pub fn open_sources(config: &ContainerConfig) -> Step<Vec<Source>> {
+pub fn open_sources(config: &ContainerConfig, users: Option<Mapped<'_>>) -> Step<Vec<Source>> {
+    let images = |mount: &&Mount| matches!(mount.source, MountSource::Layers { .. });
     let mut sources = config
         .mounts
         .iter()
-        .map(|mount| open_source(mount, config.security.privileged))
+        .filter(|mount| !images(mount))
+        .map(|mount| open_source(mount, config.security.privileged, users))
         .collect::<Step<Vec<_>>>()?;
     if let Some((host, target)) = &config.termination_message {
         let mount = Mount {
@@ -95,14 +108,12 @@ pub fn open_sources(config: &ContainerConfig) -> Step<Vec<Source>> {
             read_only: false,
             propagation: Propagation::Private,
         };
-        sources.push(open_source(&mount, false)?);
+        sources.push(open_source(&mount, false, users)?);
     }
-    // A mount inside another one's place comes after it.
-    sources.sort_by_key(|source| source.target.components().count());
     Ok(sources)
 }
 
-fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
+fn open_source(mount: &Mount, privileged: bool, users: Option<Mapped<'_>>) -> Step<Source> {
     let target = mount.target.clone();
     let at = target.display().to_string();
     let attributes =
@@ -110,12 +121,16 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
     let tree = match &mount.source {
         MountSource::Tmpfs { size, mode } => {
             let (size, mode) = (size.map(|size| size.to_string()), format!("{mode:o}"));
-            let mut options = vec![("mode", mode.as_str())];
+            let owner = owner(users);
+            let mut options = vec![("mode", mode.as_str()), ("uid", &owner), ("gid", &owner)];
             options.extend(size.as_deref().map(|size| ("size", size)));
             let attributes = Attributes { no_suid: true, no_devices: true, ..attributes };
             let tree = mount::filesystem("tmpfs", &options, attributes)
                 .during(format_args!("mount tmpfs on {at:?}"))?;
             return Ok(Source { target, tree, directory: true });
+        }
+        MountSource::Layers { .. } => {
+            return Err(Failed(format!("mount image on {at:?}: it is opened with the container's own")));
         }
         MountSource::Bind(path) => {
             let shown = path.display().to_string();
@@ -141,9 +156,77 @@ fn open_source(mount: &Mount, privileged: bool) -> Step<Source> {
     };
     mount::restrict(tree.as_fd(), attributes, Some(spread), true)
         .during(format_args!("restrict mount {at:?}"))?;
+    if let Some((_, namespace)) = users {
+        mount::map_users(tree.as_fd(), namespace, true)
+            .during(format_args!("show the users of the pod in mount {at:?}"))?;
+    }
     let kind =
         FileType::from_raw_mode(rustix::fs::fstat(&tree).during(format_args!("inspect {at:?}"))?.st_mode);
     Ok(Source { target, tree, directory: kind == FileType::Directory })
+}
+
+/// Opens the images that the container mounts, when propagation is cut off: their parts are attached for a moment, in an
+/// empty directory.
+fn open_images(config: &ContainerConfig, aside: &Path, users: Option<Mapped<'_>>) -> Step<Vec<Source>> {
+    let no_devices = !config.security.privileged;
+    let attributes = Attributes { read_only: true, no_devices, ..Attributes::default() };
+    let mut sources = Vec::new();
+    for mount in &config.mounts {
+        let MountSource::Layers { layers, path } = &mount.source else { continue };
+        let target = mount.target.clone();
+        let at = target.display().to_string();
+        let tree = on_layers(layers, users, aside, |layers| mount::merged(layers, attributes))
+            .during(format_args!("mount image on {at:?}"))?;
+        sources.push(match path.as_os_str().is_empty() {
+            true => Source { target, tree, directory: true },
+            false => part(tree, path, target, aside)?,
+        });
+    }
+    Ok(sources)
+}
+
+/// A part of an image. Older kernels take parts of attached trees alone.
+fn part(whole: OwnedFd, path: &Path, target: PathBuf, aside: &Path) -> Step<Source> {
+    let shown = path.display().to_string();
+    let at = target.display().to_string();
+    let open = || Root::open(aside).during("open root");
+    mount::attach(whole.as_fd(), open()?.as_fd()).during(format_args!("mount image on {at:?}"))?;
+    let taken = open().and_then(|tree| {
+        let opened = tree.open_at(path, OFlags::PATH).during(format_args!("open {shown:?} of image"))?;
+        let kind = rustix::fs::fstat(&opened).during(format_args!("inspect {at:?}"))?.st_mode;
+        let tree = mount::clone_fd(opened.as_fd()).during(format_args!("mount {shown:?} on {at:?}"))?;
+        Ok((tree, FileType::from_raw_mode(kind) == FileType::Directory))
+    });
+    mount::detach(aside).during("let go of an image")?;
+    let (tree, directory) = taken?;
+    Ok(Source { target, tree, directory })
+}
+
+/// Does something with layers as a sandbox's users see them: overlayfs takes such from where they are attached.
+fn on_layers<T>(
+    layers: &[PathBuf],
+    users: Option<Mapped<'_>>,
+    aside: &Path,
+    work: impl FnOnce(&[PathBuf]) -> io::Result<T>,
+) -> io::Result<T> {
+    let Some((_, namespace)) = users else { return work(layers) };
+    let places = mount::filesystem("tmpfs", &[("mode", "700")], NO_SUID_DEVICES_EXEC)?;
+    mount::attach(places.as_fd(), Root::open(aside)?.as_fd())?;
+    let shown = || {
+        let inside = Root::open(aside)?;
+        let mut mapped = Vec::new();
+        for (number, layer) in layers.iter().enumerate() {
+            let tree = mount::clone_path(layer)?;
+            mount::map_users(tree.as_fd(), namespace, true)?;
+            let name = number.to_string();
+            mount::attach(tree.as_fd(), inside.mkdir_all(&name, 0o700)?.as_fd())?;
+            mapped.push(aside.join(name));
+        }
+        work(&mapped)
+    };
+    let done = shown();
+    mount::detach(aside)?;
+    done
 }
 
 /// Opens a path below a directory that must not be left. A missing one becomes a directory with the mode of `base`,
@@ -177,18 +260,24 @@ fn require_spread(propagation: Propagation, source: BorrowedFd<'_>, shown: &str)
 }
 
 /// Builds the root and makes it `/`.
-pub fn assemble(config: &ContainerConfig, places: &Places<'_>, sources: Vec<Source>) -> Step<()> {
+pub fn assemble(
+    config: &ContainerConfig,
+    places: &Places<'_>,
+    mut sources: Vec<Source>,
+    users: Option<Mapped<'_>>,
+) -> Step<()> {
     mount::make_all_private().during("cut off mount propagation")?;
-    let attributes = Attributes { no_devices: !config.security.privileged, ..Attributes::default() };
-    mount::overlay(&config.layers, places.upper, places.work, places.root, attributes)
-        .during("mount root overlay")?;
+    sources.extend(open_images(config, places.root, users)?);
+    // A mount inside another one's place comes after it.
+    sources.sort_by_key(|source| source.target.components().count());
+    mount_root(config, places, users)?;
     let root = Root::open(places.root).during("open root")?;
     for directory in ["proc", "sys", "dev"] {
         if root.is_symlink(directory).during(format_args!("inspect /{directory}"))? {
             return Err(Failed(format!("refusing image: /{directory} is a symbolic link")));
         }
     }
-    standard_mounts(config, places, &root)?;
+    standard_mounts(config, places, &root, users)?;
     // Before a mount of the container's can cover it: what hides a file must be the real null (CVE-2025-31133).
     let null = root.open_at("dev/null", OFlags::PATH | OFlags::NOFOLLOW).during("open /dev/null")?;
     for source in &sources {
@@ -208,7 +297,30 @@ pub fn assemble(config: &ContainerConfig, places: &Places<'_>, sources: Vec<Sour
     mount::pivot(root.as_fd()).during("pivot to root")
 }
 
-fn standard_mounts(config: &ContainerConfig, places: &Places<'_>, root: &Root) -> Step<()> {
+/// Stacks the container's layers under what it writes.
+fn mount_root(config: &ContainerConfig, places: &Places<'_>, users: Option<Mapped<'_>>) -> Step<()> {
+    let attributes = Attributes { no_devices: !config.security.privileged, ..Attributes::default() };
+    let (upper, work) = (places.upper, places.work);
+    let Some((own, _)) = users else {
+        return mount::overlay(&config.layers, upper, work, places.root, attributes)
+            .during("mount root overlay");
+    };
+    let root = Some(own.outside(0));
+    std::os::unix::fs::chown(upper, root, root).during("give the root to its users")?;
+    let tree = on_layers(&config.layers, users, places.root, |layers| {
+        mount::stacked(layers, upper, work, attributes)
+    });
+    let tree = tree.during("mount root overlay for users of its own")?;
+    let at = Root::open(places.root).during("open root")?;
+    mount::attach(tree.as_fd(), at.as_fd()).during("mount root overlay")
+}
+
+fn standard_mounts(
+    config: &ContainerConfig,
+    places: &Places<'_>,
+    root: &Root,
+    users: Option<Mapped<'_>>,
+) -> Step<()> {
     let privileged = config.security.privileged;
     let place = |path: &str, kind: &str, options: &[(&str, &str)], attributes: Attributes| -> Step<()> {
         let tree = mount::filesystem(kind, options, attributes).during(format_args!("make {kind}"))?;
@@ -223,9 +335,12 @@ fn standard_mounts(config: &ContainerConfig, places: &Places<'_>, root: &Root) -
     cgroup_mounts(places.layout, root, privileged)?;
     // Writable memory with the device nodes: the only mount of an unprivileged container that may hold any.
     let dev = Attributes { no_suid: true, no_exec: true, ..Attributes::default() };
-    place("dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], dev)?;
+    let owner = owner(users);
+    let options = [("mode", "755"), ("size", "65536k"), ("uid", owner.as_str()), ("gid", owner.as_str())];
+    place("dev", "tmpfs", &options, dev)?;
     devices::populate(&root.open_dir("dev").during("open /dev")?, privileged)?;
-    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let terminals = users.map_or(TERMINALS, |(users, _)| users.outside(TERMINALS)).to_string();
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", terminals.as_str())];
     place("dev/pts", "devpts", &pts, Attributes { no_suid: true, no_exec: true, ..Attributes::default() })?;
     place("dev/mqueue", "mqueue", &[], NO_SUID_DEVICES_EXEC)?;
     mount_from(places.shm, "dev/shm", 0o1777, root)

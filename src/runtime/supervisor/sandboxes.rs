@@ -13,9 +13,9 @@ use super::records::SandboxRecord;
 use super::starting::{Status, read_status, status_pair};
 use super::{Child, Supervisor, check_id, init};
 use crate::runtime::protocol::{Failure, Reply};
-use crate::runtime::{NetworkMode, PidMode, SandboxConfig, SandboxStatus};
+use crate::runtime::{NetworkMode, PidMode, SandboxConfig, SandboxStatus, Users};
 use crate::sys::mount::{self, Attributes};
-use crate::sys::{namespace, process};
+use crate::sys::{namespace, process, users};
 
 /// The size of a sandbox's `/dev/shm` in bytes (Docker's and containerd's default).
 const SHARED_MEMORY: &str = "67108864";
@@ -120,6 +120,13 @@ impl Supervisor {
         }
     }
 
+    /// Whether containers can have users of their own: before one is half made.
+    fn try_users(&self, own: Users) -> io::Result<()> {
+        let namespace = users::namespace(&self.proof, own.base, own.count)?;
+        let tree = mount::clone_path(&self.options.state_dir)?;
+        mount::map_users(tree.as_fd(), namespace.as_fd(), false)
+    }
+
     /// Init's process, and the watched socket over which it tells how it goes.
     fn make_sandbox(&mut self, config: &SandboxConfig) -> Result<(OwnedFd, u64, process::Child), Failure> {
         let id = &config.id;
@@ -127,6 +134,13 @@ impl Supervisor {
             let what = format!("{what} of sandbox {id}");
             move |error: io::Error| Failure::host(what, &error)
         };
+        if let Some(own) = config.users {
+            self.try_users(own).map_err(|error| {
+                Failure::Start(format!(
+                    "user namespaces: {error}: they need Linux 6.5 and file systems that can show other users"
+                ))
+            })?;
+        }
         let net = match &config.network {
             NetworkMode::Host => None,
             NetworkMode::Namespace(path) => Some(namespace::open(path).map_err(|error| {

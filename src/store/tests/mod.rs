@@ -157,6 +157,63 @@ async fn the_log_is_trimmed_and_late_watchers_are_told() {
     assert!(matches!(store.watch("", 401).next().await, Err(Error::Compacted { .. })));
 }
 
+#[tokio::test]
+async fn who_follows_quiet_keys_outlives_the_log_of_busy_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { events: 100, bytes: usize::MAX };
+    let store = Store::open_with(&dir.path().join("store"), Box::new(disk::engine), limits).unwrap();
+    let first = store.create("quiet/a", encode("1")).await.unwrap().revision;
+    let mut revision = store.create("busy/a", encode("0")).await.unwrap().revision;
+    let (mut quiet, mut busy) = (store.watch("quiet/", 0), store.watch("busy/", 0));
+    assert_eq!(quiet.next().await.unwrap().revision, first);
+    assert_eq!(busy.next().await.unwrap().revision, revision);
+    for n in 0..400 {
+        revision = store.update("busy/a", revision, encode(&n.to_string())).await.unwrap().revision;
+    }
+    // Nobody woke it, and yet it has seen all that there was to see.
+    assert_eq!((quiet.progress(), busy.progress()), (revision, 2));
+    let second = store.update("quiet/a", first, encode("2")).await.unwrap().revision;
+    assert_eq!(quiet.progress(), 2);
+    let event = quiet.next().await.unwrap();
+    assert_eq!((event.revision, event.previous.unwrap().revision), (second, first));
+    assert!(matches!(busy.next().await, Err(Error::Compacted { .. })));
+    // Who begins where the log no longer reaches is refused, however quiet it was.
+    assert!(matches!(store.watch("quiet/", first).next().await, Err(Error::Compacted { .. })));
+    // What is forgotten of the quiet keys themselves is not passed over.
+    store.update("quiet/a", second, encode("3")).await.unwrap();
+    store.compact(store.revision()).await.unwrap();
+    let mut late = store.watch("quiet/", store.revision());
+    assert!(matches!(quiet.next().await, Err(Error::Compacted { .. })));
+    let next = store.create("quiet/b", encode("4")).await.unwrap().revision;
+    assert_eq!(late.next().await.unwrap().revision, next);
+    store.close().await;
+    assert!(matches!(late.next().await, Err(Error::Closed)));
+    assert!(matches!(store.watch("quiet/", next).next().await, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn a_large_file_is_made_quick_to_open_when_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let (mut disk, state) = disk::Disk::open(&path, Box::new(disk::engine)).unwrap();
+    let mut span = state.span();
+    assert!(!disk.is_slow_to_open());
+    let bytes = Bytes::from(vec![b'1'; 1 << 20]);
+    for revision in 1..=20 {
+        let entry = Entry::new(format!("a/{revision}"), bytes.clone(), revision, revision);
+        let event = Event { revision, entry, previous: None, deleted: false };
+        let change = disk::Change { events: &[event], span, compact: None };
+        disk.commit(&change).unwrap();
+        span = change.reached();
+    }
+    assert!(disk.is_slow_to_open());
+    disk.make_quick_to_open(span).unwrap();
+    assert!(!disk.is_slow_to_open());
+    drop(disk);
+    let (_, state) = disk::Disk::open(&path, Box::new(disk::engine)).unwrap();
+    assert_eq!(state.span(), span);
+}
+
 /// How many tasks of the child write at once, so that their writes share transactions.
 const WRITERS: usize = 8;
 

@@ -11,7 +11,7 @@ use crate::api::names;
 use crate::api::quantity;
 use crate::api::status::FieldError;
 
-const PULL: [&str; 3] = ["Always", "IfNotPresent", "Never"];
+pub(super) const PULL: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 

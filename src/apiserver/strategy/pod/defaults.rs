@@ -128,6 +128,13 @@ fn volume(volume: &mut Value) {
             fill(source, "defaultMode", MODE);
         }
     }
+    if let Some(image) = volume.get_mut("image").filter(|image| image.is_object()) {
+        let policy = match text(image, "reference") {
+            "" => "IfNotPresent",
+            reference => pull_policy(reference),
+        };
+        fill_zero(image, "pullPolicy", policy);
+    }
     if let Some(path) = volume.get_mut("hostPath") {
         fill(path, "type", "");
     }

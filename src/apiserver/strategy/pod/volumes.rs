@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::value::{is_set, items, text};
+use super::containers::PULL;
 use super::fields::invalid;
 use super::references;
 use crate::api::names;
@@ -91,6 +92,15 @@ pub(in super::super) fn source(path: &str, kind: &str, source: &Value, spec: &Va
             }
         }
         "persistentVolumeClaim" => errors.extend(required("claimName")),
+        "image" => {
+            errors.extend(required("reference"));
+            let policy = format!("{path}.pullPolicy");
+            match text(source, "pullPolicy") {
+                "" => errors.push(FieldError::required(policy, "")),
+                given if PULL.contains(&given) => {}
+                _ => errors.push(FieldError::not_supported(policy, &source["pullPolicy"], &PULL)),
+            }
+        }
         "nfs" => {
             errors.extend(required("server"));
             errors.extend(required("path"));

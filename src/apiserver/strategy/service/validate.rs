@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::address;
 use super::super::value::{entries, is_set, items, text};
+use super::exposure::{self, is_balanced, is_checked, is_exposed};
 use crate::api::names;
 use crate::api::status::FieldError;
 
@@ -41,11 +42,15 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
         errors.push(FieldError::not_supported("spec.type", &spec["type"], &TYPES));
     }
     errors.extend(node_ports(all, kind));
-    let external = matches!(kind, "LoadBalancer" | "NodePort") || is_set(spec, "externalIPs");
-    if is_set(spec, "externalTrafficPolicy") && !external {
+    errors.extend(exposure::balancer(spec));
+    let external = is_exposed(spec);
+    if !external && is_set(spec, "externalTrafficPolicy") {
         let why = "may only be set for externally-accessible services";
         errors.push(FieldError::invalid("spec.externalTrafficPolicy", &spec["externalTrafficPolicy"], why));
+    } else if external && !is_set(spec, "externalTrafficPolicy") {
+        errors.push(FieldError::required("spec.externalTrafficPolicy", ""));
     }
+    errors.extend(exposure::health_port(spec));
     errors.extend(twice(all));
     for (field, allowed) in
         [("externalTrafficPolicy", ["Cluster", "Local"]), ("internalTrafficPolicy", ["Cluster", "Local"])]
@@ -219,6 +224,9 @@ pub(super) fn ratcheted(new: &Value, old: &Value) -> Vec<FieldError> {
     if changed("externalIPs") {
         errors.extend(external_addresses(new));
     }
+    if changed("loadBalancerSourceRanges") {
+        errors.extend(exposure::source_ranges(new, old));
+    }
     errors
 }
 
@@ -264,11 +272,19 @@ fn twice(ports: &[Value]) -> Vec<FieldError> {
 pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
     let (new, old) = (&new["spec"], &old["spec"]);
     let addressed = |spec: &Value| text(spec, "type") != "ExternalName" && is_set(spec, "clusterIP");
+    const FIXED: &str = "may not change once set";
+    let mut errors = Vec::new();
     if addressed(new) && addressed(old) && new["clusterIP"] != old["clusterIP"] {
-        let given = json!([new["clusterIP"]]);
-        return vec![FieldError::invalid("spec.clusterIPs[0]", &given, "may not change once set")];
+        errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!([new["clusterIP"]]), FIXED));
     }
-    Vec::new()
+    if is_balanced(new) && is_balanced(old) && new["loadBalancerClass"] != old["loadBalancerClass"] {
+        errors.push(FieldError::invalid("spec.loadBalancerClass", &new["loadBalancerClass"], FIXED));
+    }
+    let port = |spec: &Value| spec["healthCheckNodePort"].as_u64().unwrap_or(0);
+    if is_checked(new) && is_checked(old) && ![0, port(old)].contains(&port(new)) {
+        errors.push(FieldError::forbidden("spec.healthCheckNodePort", "field is immutable"));
+    }
+    errors
 }
 
 #[cfg(test)]
@@ -353,6 +369,42 @@ mod tests {
         ] {
             assert_eq!(wrong(spec.clone()), errors, "{spec}");
         }
+        let balanced = |field: &str, value: Value| {
+            let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+            spec[field] = value.clone();
+            let mut plain = json!({"ports": [{"port": 80}]});
+            plain[field] = value;
+            (wrong(spec), wrong(plain))
+        };
+        const ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
+        for (field, value, shown) in [
+            ("loadBalancerSourceRanges", json!(["10.0.0.0/8", " 192.0.2.0/24"]), "LoadBalancerSourceRanges"),
+            ("allocateLoadBalancerNodePorts", json!(false), "allocateLoadBalancerNodePorts"),
+            ("loadBalancerClass", json!("a.b/c"), "loadBalancerClass"),
+        ] {
+            let (with, without) = balanced(field, value);
+            assert!(with.is_empty(), "{field}: {with:?}");
+            assert_eq!(without, [format!("spec.{shown}: Forbidden: {ONLY}")], "{field}");
+        }
+        let (ranges, _) = balanced("loadBalancerSourceRanges", json!(["10.0.0.1/33"]));
+        assert!(
+            ranges[0].starts_with("spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.1/33\""),
+            "{ranges:?}"
+        );
+        let (port, _) = balanced("healthCheckNodePort", json!(30000));
+        assert_eq!(
+            port,
+            [
+                "spec.healthCheckNodePort: Invalid value: 30000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
+            ]
+        );
+        let (distribution, _) = balanced("trafficDistribution", json!("Near"));
+        assert_eq!(
+            distribution,
+            [
+                "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\""
+            ]
+        );
         let selector = wrong(json!({"ports": [{"port": 80}], "selector": {"a b": "c d"}}));
         assert_eq!(selector.len(), 2);
         let ports = json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]);
@@ -376,5 +428,19 @@ mod tests {
         let of = |ip: &str| json!({"spec": {"type": "ClusterIP", "clusterIP": ip}});
         assert_eq!(update(&of("10.96.0.2"), &of("10.96.0.1")).len(), 1);
         assert!(update(&of("10.96.0.1"), &of("10.96.0.1")).is_empty());
+        let balanced = |class: &str, port: u16| {
+            json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerClass": class,
+                            "healthCheckNodePort": port}})
+        };
+        assert!(update(&balanced("a/b", 30000), &balanced("a/b", 30000)).is_empty());
+        let errors = update(&balanced("a/c", 30001), &balanced("a/b", 30000));
+        let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            shown,
+            [
+                "spec.loadBalancerClass: Invalid value: \"a/c\": may not change once set",
+                "spec.healthCheckNodePort: Forbidden: field is immutable"
+            ]
+        );
     }
 }

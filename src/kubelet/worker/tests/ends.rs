@@ -102,3 +102,39 @@ async fn a_forbidden_sysctl_fails_the_pod_before_it_begins() {
         (&json!("Failed"), &json!("SysctlForbidden"))
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_is_asked_to_end_when_nobody_is_led_to_it_any_more() {
+    let runtime = SimRuntime::new();
+    runtime.program("deaf", SimProgram::IgnoreTerm);
+    let bed = Bed::start(running("deaf"), runtime);
+    pass(1).await;
+    bed.led.send_replace(true);
+    bed.delete(30);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(bed.signals(TERM), 0);
+    bed.led.send_replace(false);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(bed.signals(TERM), 1);
+    // Its grace began with the word to delete it.
+    pass(29).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (1, 0));
+    pass(1).await;
+    assert_eq!(bed.signals(KILL), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_hold_no_pod_up_for_long() {
+    for (grace, waits) in [(30, 1000), (0, 0)] {
+        let bed = Bed::start(running("web"), SimRuntime::new());
+        pass(1).await;
+        bed.led.send_replace(true);
+        let start = Instant::now();
+        bed.delete(grace);
+        while bed.signals(TERM) + bed.signals(KILL) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let took = start.elapsed().as_millis();
+        assert!((waits..waits + 50).contains(&took), "{grace} s of grace: {took} ms");
+    }
+}

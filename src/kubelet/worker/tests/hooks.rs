@@ -132,3 +132,36 @@ async fn a_sidecar_with_a_startup_probe_holds_what_comes_after_it() {
     pass(2).await;
     assert_eq!((bed.starts(), bed.condition("Initialized")), (2, json!("True")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_lets_hooks_run_and_leaves_the_object_as_it_is() {
+    let runtime = SimRuntime::new();
+    runtime.answer_exec(&["leave"], takes(3));
+    let hook = hooked("a", json!({"preStop": exec("leave")}));
+    let bed = Bed::start(pod(json!({"containers": [hook]})), runtime);
+    pass(1).await;
+    let before = bed.status();
+    let pod = bed.desired.borrow().pod().clone();
+    bed.desired.send_replace(Desired::Stopped(pod, Duration::from_secs(10)));
+    pass(2).await;
+    assert_eq!((bed.execs("leave"), bed.signals(TERM)), (1, 0));
+    pass(3).await;
+    assert_eq!(bed.signals(TERM), 1);
+    assert!(bed.worker.is_finished());
+    assert_eq!(bed.status(), before);
+    assert!(!*bed.api.deleted.lock().unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_does_not_wait_longer_than_it_may() {
+    let runtime = SimRuntime::new();
+    runtime.program("deaf", SimProgram::IgnoreTerm);
+    let bed = Bed::start(running("deaf"), runtime);
+    pass(1).await;
+    let pod = bed.desired.borrow().pod().clone();
+    bed.desired.send_replace(Desired::Stopped(pod, Duration::from_secs(4)));
+    pass(3).await;
+    assert_eq!((bed.signals(TERM), bed.signals(KILL)), (1, 0));
+    pass(1).await;
+    assert!(bed.signals(KILL) == 1 && bed.worker.is_finished());
+}

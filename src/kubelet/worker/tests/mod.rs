@@ -149,11 +149,33 @@ impl ImageSource for Images {
         }
         .boxed()
     }
+
+    fn free(&self, _: u64, _: Duration) -> BoxFuture<'_, Result<Option<u64>, String>> {
+        async { Ok(Some(0)) }.boxed()
+    }
 }
 
-struct Network;
+/// Services lead to its pods for as long as the sender of `led` says so.
+struct Network {
+    led: watch::Receiver<bool>,
+}
+
+impl Default for Network {
+    fn default() -> Network {
+        Network { led: watch::channel(false).1 }
+    }
+}
 
 impl Addresses for Network {
+    fn left(&self, _: Ipv4Addr) -> BoxFuture<'static, ()> {
+        let mut led = self.led.clone();
+        async move {
+            // A sender that is gone leads nowhere.
+            let _ = led.wait_for(|led| !led).await;
+        }
+        .boxed()
+    }
+
     fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
         let address = Ipv4Addr::new(10, 244, 0, 5);
         async move { Ok(Attachment { namespace: "/run/netns/test".into(), address }) }.boxed()
@@ -169,6 +191,8 @@ struct Bed {
     api: Arc<Api>,
     runtime: SimRuntime,
     images: Arc<Images>,
+    /// Whether services lead to the pod.
+    led: watch::Sender<bool>,
     context: Arc<Context<SimRuntime>>,
     desired: watch::Sender<Desired>,
     changed: Arc<Notify>,
@@ -202,10 +226,12 @@ fn config(dir: &Path) -> Config {
         memory: dir.join("memory"),
         logs: dir.join("logs"),
         container_logs: dir.join("links"),
+        images: dir.join("images"),
         manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
         share_processes: false,
+        eviction: Default::default(),
     }
 }
 
@@ -222,16 +248,18 @@ impl Bed {
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", "n");
         let (services, _) = Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
         let images = Arc::new(Images::default());
+        let (led, is_led) = watch::channel(false);
         let context = Arc::new(Context {
             config,
             watches: Watches::new(client.clone()),
             client,
             runtime: runtime.clone(),
             images: images.clone(),
-            network: Arc::new(Network),
+            network: Arc::new(Network { led: is_led }),
             services,
             recorder,
             statics: Default::default(),
+            eviction: Default::default(),
             http: Default::default(),
         });
         let (desired, wanted) = watch::channel(Desired::Pod(Arc::new(pod)));
@@ -248,6 +276,7 @@ impl Bed {
             api,
             runtime,
             images,
+            led,
             context,
             desired,
             changed,

@@ -56,13 +56,16 @@ async fn a_policy_may_ask_for_a_restart() {
 
 #[tokio::test(start_paused = true)]
 async fn what_the_node_does_not_have_waits() {
-    let bed = Bed::start(sized("500m", "NotRequired"), SimRuntime::new());
-    pass(1).await;
-    bed.resize("5", "NotRequired");
-    pass(3).await;
-    assert_eq!((bed.limits(), bed.given()), (vec![], json!("500m")));
-    assert_eq!(bed.condition("PodResizePending"), "True");
-    bed.resize("1", "NotRequired");
-    pass(1).await;
-    assert_eq!((bed.given(), bed.condition("PodResizePending")), (json!("1"), Value::Null));
+    for (policy, starts) in [("NotRequired", 1), ("RestartContainer", 2)] {
+        let bed = Bed::start(sized("500m", policy), SimRuntime::new());
+        pass(1).await;
+        bed.resize("5", policy);
+        pass(3).await;
+        assert_eq!((bed.limits(), bed.given(), bed.starts()), (vec![], json!("500m"), 1), "{policy}");
+        assert_eq!(bed.condition("PodResizePending"), "True");
+        bed.resize("1", policy);
+        pass(2).await;
+        assert_eq!((bed.given(), bed.condition("PodResizePending")), (json!("1"), Value::Null));
+        assert_eq!(bed.starts(), starts, "{policy}");
+    }
 }

@@ -111,7 +111,7 @@ async fn a_worker_that_panics_is_replaced() {
         server.client(),
         runtime.clone(),
         Arc::new(Images::default()),
-        Arc::new(Network),
+        Arc::new(Network::default()),
         Machine::read(dir.path()),
         "10.244.0.0/24".into(),
     );

@@ -23,7 +23,14 @@ const FINALIZER: &str = "example.com/echo";
 const AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(CustomResource, Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[kube(group = "example.com", version = "v1", kind = "Echo", namespaced, status = "EchoStatus")]
+#[kube(
+    group = "example.com",
+    version = "v1",
+    kind = "Echo",
+    plural = "echoes",
+    namespaced,
+    status = "EchoStatus"
+)]
 struct EchoSpec {
     text: String,
 }

@@ -11,12 +11,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use minik::network::{Attachment, Config, PodNetwork};
+use minik::proxy::plan::{Options, plan};
 use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State};
 use minik::proxy::table::Table;
 use minik::sys::namespace::{run_in_path, unshare};
 use nix::sched::CloneFlags;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+
+mod policies;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -176,7 +179,7 @@ fn backends<'a>(pods: impl IntoIterator<Item = &'a Attachment>) -> Backends {
     let mut endpoints: Vec<_> =
         pods.into_iter().map(|pod| Endpoint { address: pod.address, port: 80 }).collect();
     endpoints.sort();
-    Backends { endpoints, sticky: None }
+    Backends { endpoints, ..Backends::default() }
 }
 
 fn frontend(address: Option<[u8; 4]>, protocol: Protocol, port: u16) -> Frontend {
@@ -203,6 +206,8 @@ fn attaching_is_idempotent_and_recovers() {
             }
             assert!(ask(None, &format!("{}:80", from.address)).unwrap().ends_with("10.244.0.1"));
         }
+        let host_end = format!("-6 -br addr show mkt{:08x}", pods["a"].address.to_bits());
+        assert_eq!(run("ip", &host_end), "", "no other way to the host");
         serve_host("10.244.0.1:7000");
         assert_eq!(ask(Some(&pods["a"].namespace), "10.244.0.1:7000").unwrap(), "host");
 
@@ -245,7 +250,8 @@ impl Proxy {
         let (states, receiver) = watch::channel(None);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
-        let task = tokio::spawn(minik::proxy::follow(host.proxy(), receiver, shutdown));
+        let task =
+            tokio::spawn(minik::proxy::follow(host.proxy(), receiver, watch::channel(None).0, shutdown));
         Proxy { states, stop, task }
     }
 
@@ -414,11 +420,11 @@ fn services_are_reached_from_everywhere() {
             state.frontends.insert(frontend(None, protocol, 30090), backends([]));
             state.local.insert((protocol, 30090), backends([]));
             let outer = Endpoint { address: Ipv4Addr::new(192, 0, 2, 2), port: 7 };
-            let outer = Backends { endpoints: vec![outer], sticky: None };
+            let outer = Backends { endpoints: vec![outer], ..Backends::default() };
             state.frontends.insert(frontend(Some([10, 96, 0, 10]), protocol, 80), outer);
         }
         let api = Endpoint { address: Ipv4Addr::new(192, 0, 2, 1), port: 6443 };
-        let api = Backends { endpoints: vec![api], sticky: None };
+        let api = Backends { endpoints: vec![api], ..Backends::default() };
         state.frontends.insert(frontend(Some([10, 96, 0, 1]), Protocol::Tcp, 443), api);
         serve_host("192.0.2.1:6443");
         proxy.set(&state, 7).await;
@@ -644,12 +650,12 @@ fn objects_decide_where_packets_go() {
             json!({"addresses": [pods[name].address.to_string()],
                    "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
         };
-        let plan = |endpoints: Vec<Value>, with_host_ports: &[Value]| {
+        let state = |endpoints: Vec<Value>, with_host_ports: &[Value]| {
             let slice = json!({"metadata": {"name": "web-1", "namespace": "n",
                 "labels": {"kubernetes.io/service-name": "web"}},
                 "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": endpoints});
             let (services, slices) = (objects(std::slice::from_ref(&service)), objects(&[slice]));
-            minik::proxy::plan::plan(&services, &slices, &objects(with_host_ports))
+            plan(&Options::default(), &services, &slices, &objects(with_host_ports))
         };
         // While all endpoints end, those that still serve do; one that is ready takes over.
         let ending = vec![
@@ -657,12 +663,12 @@ fn objects_decide_where_packets_go() {
             endpoint("b", false, false, true),
             endpoint("c", false, true, false),
         ];
-        proxy.set(&plan(ending.clone(), &[]), 1).await;
+        proxy.set(&state(ending.clone(), &[]), 1).await;
         for _ in 0..8 {
             assert!(ask_from(None, "10.96.0.7:8090").await.unwrap().starts_with("a "));
         }
         let ready = endpoint("c", true, true, false);
-        proxy.states.send(Some(plan([ending, vec![ready.clone()]].concat(), &[]))).unwrap();
+        proxy.states.send(Some(state([ending, vec![ready.clone()]].concat(), &[]))).unwrap();
         until("the ready one", || {
             let rules = run("nft", "list map ip minik-test endpoints");
             !rules.contains(&a.address.to_string())
@@ -681,7 +687,7 @@ fn objects_decide_where_packets_go() {
                    "status": {"phase": "Running", "podIP": at.address.to_string()}})
         };
         let with_ports = [pod(a, "", 8080), pod(b, "192.0.2.1", 8081), pod(b, "127.0.0.1", 8082)];
-        proxy.set(&plan(vec![ready], &with_ports), 5).await;
+        proxy.set(&state(vec![ready], &with_ports), 5).await;
         let on_node = |name: &str| Some(format!("{name} 192.0.2.1"));
         let on_gateway = |name: &str| Some(format!("{name} 10.244.0.1"));
         for (from, to, answer) in [
@@ -811,7 +817,7 @@ fn other_firewalls_are_asked_to_let_pods_through() {
         let (a, b) = (&pods["a"], &pods["b"]);
         let mut state = State::default();
         let api = Endpoint { address: Ipv4Addr::new(192, 0, 2, 1), port: 6443 };
-        let api = Backends { endpoints: vec![api], sticky: None };
+        let api = Backends { endpoints: vec![api], ..Backends::default() };
         state.frontends.insert(frontend(Some([10, 96, 0, 1]), Protocol::Tcp, 443), api);
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             state.frontends.insert(frontend(None, protocol, 30080), backends([a]));
@@ -847,6 +853,104 @@ fn other_firewalls_are_asked_to_let_pods_through() {
 }
 
 #[test]
+fn docker_starts_beside_a_cluster() {
+    on_a_host(async |host: Host| {
+        if minik::sys::program::find("iptables").is_none() {
+            eprintln!("SKIPPED: needs iptables");
+            return;
+        }
+        add_uplink(host.directory.path());
+        run("nft", "add table ip theirs");
+        run("nft", "add chain ip theirs forwards { type filter hook forward priority 5; }");
+        run("nft", "add rule ip theirs forwards counter accept");
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let (a, b) = (&pods["a"], &pods["b"]);
+        let proxy = Proxy::start(&host);
+        let mut state = State::default();
+        state.frontends.insert(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), backends([b]));
+        proxy.set(&state, 1).await;
+        assert!(ask_from(Some(a), "10.96.0.7:80").await.is_ok());
+        // What its daemon does when it starts.
+        for rule in
+            ["-N DOCKER-USER", "-A DOCKER-USER -j RETURN", "-I FORWARD -j DOCKER-USER", "-P FORWARD DROP"]
+        {
+            run("iptables", rule);
+        }
+        let start = Instant::now();
+        let own = || run("iptables", "-S DOCKER-USER").matches("minik:minik-test").count();
+        until("the accept rules", || own() == 2).await;
+        eprintln!("pods are let through again after {:?}", start.elapsed());
+        assert!(ask_from(Some(a), "10.96.0.7:80").await.is_ok());
+        assert_eq!(ask_from(Some(a), "192.0.2.2:7").await.unwrap(), "outside 192.0.2.1");
+        let theirs = run("nft", "list table ip theirs");
+        assert!(theirs.contains("counter packets") && theirs.contains("accept"), "{theirs}");
+        proxy.stop().await;
+        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        let left = run("iptables", "-S");
+        assert!(left.contains("-A DOCKER-USER -j RETURN") && left.contains("-P FORWARD DROP"), "{left}");
+        assert!(!left.contains("minik"), "{left}");
+        assert!(run("nft", "list tables").contains("table ip theirs"));
+    });
+}
+
+#[test]
+fn balancers_take_only_whom_they_know() {
+    on_a_host(async |host: Host| {
+        let outside = add_uplink(host.directory.path());
+        run_in_path(&outside, || ip("route add 10.96.0.0/12 via 192.0.2.1")).unwrap();
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let (a, b) = (&pods["a"], &pods["b"]);
+        let proxy = Proxy::start(&host);
+        // Dropped, so nobody is told.
+        let reached = async |from: Option<&Path>| {
+            let from = from.map(Path::to_owned);
+            let connect = || {
+                let patience = Duration::from_millis(500);
+                let mut stream =
+                    TcpStream::connect_timeout(&"10.96.0.7:80".parse().unwrap(), patience).ok()?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).ok().map(|_| answer)
+            };
+            apart(move || inside(from.as_deref(), connect)).await
+        };
+        let all = |ranges: &[&str], sticky: Option<u32>| {
+            let sources = Some(ranges.iter().map(|range| range.parse().unwrap()).collect());
+            let backends = Backends { sticky, sources, ..backends([a]) };
+            let frontend = frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80);
+            State { frontends: [(frontend, backends)].into(), ..State::default() }
+        };
+        for sticky in [None, Some(60)] {
+            for (ranges, from_host, from_outside) in [
+                (&["192.0.2.0/30"][..], false, true),
+                (&["198.51.100.0/24", "10.244.0.1/32"], true, false),
+                (&["0.0.0.0/0"], true, true),
+                (&[], false, false),
+            ] {
+                proxy.states.send(Some(all(ranges, sticky))).unwrap();
+                let wanted = ranges.len() + 2;
+                let rules = || {
+                    let guard = ["list", "chain", "ip", "minik-test", "guard-10.96.0.7-6-80"];
+                    let listing = Command::new("nft").args(guard).output().unwrap().stdout;
+                    let listing = String::from_utf8(listing).unwrap();
+                    let inner = if sticky.is_some() { "sticky-" } else { "spread-" };
+                    listing.matches(&format!("goto {inner}")).count() + listing.matches("drop").count()
+                };
+                until("the guard", || rules() == wanted).await;
+                assert_eq!(reached(None).await.is_some(), from_host, "{ranges:?}");
+                let stranger = reached(Some(&outside)).await;
+                assert_eq!(stranger.is_some(), from_outside, "{ranges:?}");
+                assert!(stranger.is_none_or(|answer| answer == "a 192.0.2.2"));
+                let from_pod = format!("a {}", b.address);
+                assert_eq!(reached(Some(&b.namespace)).await, Some(from_pod), "pods always may");
+            }
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
 fn a_hundred_changes_leave_exactly_what_one_would() {
     on_a_host(async |host: Host| {
         let mut table = Table::new(host.proxy()).unwrap();
@@ -873,7 +977,7 @@ fn a_hundred_changes_leave_exactly_what_one_would() {
                 0 => _ = state.frontends.remove(&frontend),
                 _ => {
                     let endpoints = endpoints.into_iter().collect();
-                    state.frontends.insert(frontend, Backends { endpoints, sticky });
+                    state.frontends.insert(frontend, Backends { endpoints, sticky, ..Backends::default() });
                 }
             }
             table.apply(state.clone()).unwrap();

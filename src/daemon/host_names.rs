@@ -1,0 +1,52 @@
+//! The cluster's names on the host, where systemd-resolved answers for it: questions below the cluster's domain go to
+//! the cluster's own server, and no others do.
+//!
+//! systemd-resolved is told so for the link of the pod network. What it is told of a link it forgets with the link, so
+//! there is nothing to take back when a cluster stops, however it ends.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use crate::dns::resolvers;
+use crate::sys::program;
+
+/// The host's resolver configuration.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// What speaks to systemd-resolved.
+const CLIENT: &str = "resolvectl";
+
+/// Has the host ask `server` for names below `domain`; nothing where another resolver has the last word. Blocks: wrap it
+/// in `spawn_blocking` inside async code.
+pub(super) fn announce(link: &str, server: Ipv4Addr, domain: &str) -> Result<(), program::Error> {
+    // A host without such a file asks nobody.
+    let asked = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    if !resolvers::asks_stub(&asked) || program::find(CLIENT).is_none() {
+        return Ok(());
+    }
+    for command in commands(link, server, domain) {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        program::run(CLIENT, &words, &[])?;
+    }
+    Ok(())
+}
+
+/// What to tell, in an order in which the server is at no time one for all names. (pure)
+fn commands(link: &str, server: Ipv4Addr, domain: &str) -> [[String; 3]; 3] {
+    [
+        ["default-route", link, "no"].map(str::to_owned),
+        ["domain".to_owned(), link.to_owned(), format!("~{domain}")],
+        ["dns".to_owned(), link.to_owned(), server.to_string()],
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_answers_for_its_domain_alone() {
+        let said =
+            commands("mk0", Ipv4Addr::new(10, 244, 0, 1), "cluster.local").map(|words| words.join(" "));
+        assert_eq!(said, ["default-route mk0 no", "domain mk0 ~cluster.local", "dns mk0 10.244.0.1"]);
+    }
+}

@@ -1,0 +1,336 @@
+//! What a node does when it runs short of memory, disk or processes: it says so, gives up images that nobody uses, and
+//! then ends pods, one at a time (kubelet's eviction manager).
+//!
+//! Nothing is measured while no pod runs. While some do, the pause between two looks is as long as the nearest
+//! threshold needs to be reached at worst; the kernel tells of stalls for want of memory, and pulls ask for a look.
+
+pub mod measure;
+pub mod rank;
+pub mod thresholds;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::measure::measure;
+use self::rank::{Candidate, message, rank, refusal};
+use self::thresholds::{Condition, Levels, Seen, Signal, Threshold, met, pause};
+use super::context::Context;
+use super::image_gc::{Collected, Collector, Policy};
+use super::status::Waiting;
+use super::storage_limits::Usage;
+use super::volumes::empty_dir;
+use super::{disk, statistics};
+use crate::api::request::PatchKind;
+use crate::client::events::EventType;
+use crate::client::reflector::{Key, Reflector, key_of};
+use crate::runtime::Runtime;
+use crate::sys::stall::Stalls;
+
+/// The reason of pods that are evicted, and of those that are not taken.
+pub const REASON: &str = "Evicted";
+/// How long an evicted pod is waited for before the next one goes (kubelet's `podCleanupTimeout`).
+const CLEANUP: Duration = Duration::from_secs(30);
+/// How soon is looked again while a node runs short (kubelet's eviction monitoring period).
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// When a node runs short.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What must be left.
+    pub thresholds: Vec<Threshold>,
+    /// How long the node shows a condition after it was last seen (kubelet's `evictionPressureTransitionPeriod`).
+    pub stays: Duration,
+    /// When images go.
+    pub images: Policy,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            thresholds: thresholds::usual(),
+            stays: Duration::from_secs(300),
+            images: Policy::default(),
+        }
+    }
+}
+
+/// What is decided about the pods of a node; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Eviction(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// A pod is to be evicted.
+    decided: Notify,
+    /// Somebody wants a look.
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    conditions: BTreeSet<Condition>,
+    /// Why pods are evicted, by uid.
+    evicted: HashMap<String, String>,
+}
+
+impl Eviction {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The conditions that the node is in.
+    pub fn conditions(&self) -> BTreeSet<Condition> {
+        self.lock().conditions.clone()
+    }
+
+    /// Why the node does not take a pod that has not begun.
+    pub fn refusal(&self, pod: &Pod) -> Option<Waiting> {
+        let conditions: Vec<Condition> = self.lock().conditions.iter().copied().collect();
+        let message = refusal(pod, &conditions)?;
+        Some(Waiting { reason: REASON.into(), message })
+    }
+
+    /// Why the pod with this uid is to be evicted.
+    pub fn of(&self, uid: &str) -> Option<Waiting> {
+        let message = self.lock().evicted.get(uid)?.clone();
+        Some(Waiting { reason: REASON.into(), message })
+    }
+
+    /// Nothing is left of a pod.
+    pub fn forget(&self, uid: &str) {
+        self.lock().evicted.remove(uid);
+    }
+
+    /// More is used than before, or may be soon.
+    pub fn look(&self) {
+        self.0.wanted.notify_one();
+    }
+
+    /// Waits until a pod is to be evicted.
+    pub async fn decided(&self) {
+        self.0.decided.notified().await;
+    }
+
+    fn evict(&self, uid: &str, message: String) {
+        self.lock().evicted.insert(uid.to_owned(), message);
+        self.0.decided.notify_one();
+    }
+}
+
+/// Watches over a node's resources.
+pub struct Manager<R> {
+    context: Arc<Context<R>>,
+    pods: Reflector<Pod>,
+    seen: Seen,
+    collector: Collector,
+    /// What the node's object shows.
+    shown: BTreeSet<Condition>,
+    /// Whether an eviction was put off, as unused images could not go at that moment.
+    put_off: bool,
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+impl<R: Runtime> Manager<R> {
+    /// Looks for the first time, so that the node can be registered as it is.
+    pub async fn new(context: Arc<Context<R>>, pods: Reflector<Pod>) -> Manager<R> {
+        let (seen, collector) = (Seen::default(), Collector::default());
+        let mut manager = Manager { context, pods, seen, collector, shown: BTreeSet::new(), put_off: false };
+        let levels = manager.measure().await;
+        let met = met(&manager.context.config.eviction.thresholds, &levels);
+        manager.shown = manager.take(&met);
+        manager
+    }
+
+    /// Watches for ever.
+    pub async fn run(mut self) {
+        let mut stalls =
+            Stalls::listen().inspect_err(|error| tracing::debug!(%error, "no word on stalls")).ok();
+        let shared = self.context.eviction.clone();
+        loop {
+            let pause = self.look().await;
+            let timer = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let stalled = async {
+                match &stalls {
+                    Some(stalls) => stalls.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = timer => {}
+                told = stalled => if told.is_err() { stalls = None },
+                () = shared.0.wanted.notified() => {}
+            }
+        }
+    }
+
+    async fn measure(&self) -> Levels {
+        let context = self.context.clone();
+        let measured = tokio::task::spawn_blocking(move || measure(&context.config, &context.runtime)).await;
+        measured.unwrap_or_default()
+    }
+
+    fn take(&mut self, met: &[Threshold]) -> BTreeSet<Condition> {
+        let conditions = self.seen.take(met, Instant::now(), self.context.config.eviction.stays);
+        self.context.eviction.lock().conditions = conditions.clone();
+        conditions
+    }
+
+    /// Looks once, and does something about what is short; answers how long nobody need look again.
+    async fn look(&mut self) -> Option<Duration> {
+        let thresholds = self.context.config.eviction.thresholds.clone();
+        let mut levels = self.measure().await;
+        let collected = self.collector.collect(&self.context, levels.get(&Signal::ImageFs)).await;
+        if collected == Collected::Some {
+            levels = self.measure().await;
+        }
+        let met = met(&thresholds, &levels);
+        let conditions = self.take(&met);
+        let told = self.show(&conditions).await;
+        if let Some(threshold) = met.first() {
+            let message = format!("Attempting to reclaim {}", threshold.signal.resource());
+            self.context.node_event(EventType::Warning, "EvictionThresholdMet", &message);
+            if !self.reclaim(threshold.signal).await && self.evict(threshold, &levels).await {
+                return Some(Duration::ZERO);
+            }
+        } else {
+            self.put_off = false;
+        }
+        if !conditions.is_empty() || !told || collected == Collected::Later {
+            return Some(AGAIN);
+        }
+        let runs = self.pods.list().iter().any(|pod| !has_ended(pod));
+        runs.then(|| pause(&thresholds, &levels))
+    }
+
+    /// Has the node's object show the conditions; `false` when that failed.
+    async fn show(&mut self, conditions: &BTreeSet<Condition>) -> bool {
+        let changed: Vec<Condition> = self.shown.symmetric_difference(conditions).copied().collect();
+        if changed.is_empty() {
+            return true;
+        }
+        let now = Time(jiff::Timestamp::now());
+        let condition = |condition: &Condition| {
+            let holds = conditions.contains(condition);
+            let (reason, message, _) = condition.words(holds);
+            json!({
+                "type": condition.name(), "status": if holds { "True" } else { "False" }, "reason": reason,
+                "message": message, "lastHeartbeatTime": now, "lastTransitionTime": now,
+            })
+        };
+        let body = json!({"status": {"conditions": changed.iter().map(condition).collect::<Vec<_>>()}});
+        let node = &self.context.config.node;
+        let nodes = self.context.client.all::<Node>();
+        if let Err(status) = nodes.patch(node, Some("status"), PatchKind::Strategic, body).await {
+            tracing::warn!(%status, "the node's conditions are not shown");
+            return false;
+        }
+        for condition in &changed {
+            let (_, _, reason) = condition.words(conditions.contains(condition));
+            let message = format!("Node {node} status is now: {reason}");
+            self.context.node_event(EventType::Normal, reason, &message);
+        }
+        self.shown = conditions.clone();
+        true
+    }
+
+    /// Gives up what no pod needs; `true` when no pod must go for now.
+    async fn reclaim(&mut self, short: Signal) -> bool {
+        if short.condition() != Condition::DiskPressure {
+            return false;
+        }
+        let settings = &self.context.config.eviction;
+        match self.context.images.free(u64::MAX, settings.images.age).await {
+            // A pull that takes long must not keep a full disk full.
+            Ok(None) if !self.put_off => {
+                self.put_off = true;
+                return true;
+            }
+            Ok(_) => {}
+            Err(message) => tracing::warn!(message, "cannot remove unused images"),
+        }
+        met(&settings.thresholds, &self.measure().await).is_empty()
+    }
+
+    /// Ends the pod that is to go first, and waits for that; `false` when there is none.
+    async fn evict(&self, threshold: &Threshold, levels: &Levels) -> bool {
+        let Some(level) = levels.get(&threshold.signal) else { return false };
+        let candidates = self.candidates(threshold.signal).await;
+        let Some(first) = rank(candidates, threshold.signal).into_iter().next() else { return false };
+        let key: Key = key_of(&*first.pod);
+        let uid = first.pod.metadata.uid.clone().unwrap_or_default();
+        let message = message(&first, threshold, *level);
+        tracing::warn!(pod = key, message, "evicting a pod");
+        self.context.eviction.evict(&uid, message);
+        let same = |pod: &Pod| pod.metadata.uid.as_deref() == Some(&uid);
+        let gone = self.pods.until(|pods| pods.get(&key).is_none_or(|pod| !same(&pod) || has_ended(&pod)));
+        if tokio::time::timeout(CLEANUP, gone).await.is_err() {
+            tracing::warn!(pod = key, "the evicted pod has not ended in time");
+        }
+        true
+    }
+
+    /// The pods that run, with what they use.
+    async fn candidates(&self, short: Signal) -> Vec<Candidate> {
+        let reading = match statistics::read(&self.context).await {
+            Ok(reading) => reading,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see what pods use");
+                return Vec::new();
+            }
+        };
+        let pods = self.pods.list();
+        let context = self.context.clone();
+        let measured = tokio::task::spawn_blocking(move || {
+            let mut candidates = Vec::new();
+            for read in &reading.pods {
+                let alive = |pod: &&Arc<Pod>| {
+                    pod.metadata.uid.as_ref() == Some(&read.uid)
+                        && pod.metadata.deletion_timestamp.is_none()
+                        && !has_ended(pod)
+                };
+                let Some(pod) = pods.iter().find(alive) else { continue };
+                if context.eviction.of(&read.uid).is_some() {
+                    continue;
+                }
+                // Only a full disk is worth the walk over all that is on it.
+                let disk = match short.condition() {
+                    Condition::DiskPressure => {
+                        let containers = read.containers.iter().map(|c| (c.id.clone(), c.name.clone()));
+                        disk::measure(&context, pod, empty_dir::on_disk(pod), containers)
+                    }
+                    _ => Usage::default(),
+                };
+                let containers = read.containers.iter().map(|c| {
+                    let on_disk = disk.containers.get(&c.name).copied().unwrap_or(0);
+                    (c.name.clone(), c.stats.memory_working_set, on_disk)
+                });
+                candidates.push(Candidate {
+                    pod: pod.clone(),
+                    memory: read.stats.memory_working_set,
+                    pids: read.stats.pids,
+                    disk: disk.total(),
+                    containers: containers.collect(),
+                });
+            }
+            candidates
+        });
+        measured.await.unwrap_or_default()
+    }
+}
