@@ -146,7 +146,7 @@ impl Proxy {
                 let with_ports = objects.pods.iter().filter(|pod| plan::has_host_ports(pod)).cloned();
                 let with_ports: Vec<_> = with_ports.collect();
                 let mut wanted = plan::plan(&options, &objects.services, &objects.slices, &with_ports);
-                wanted.policies = policy::plan::plan(&options, &objects);
+                wanted.policies = policy::plan::plan(&objects);
                 sender.send_if_modified(|current| {
                     let differs = current.as_ref() != Some(&wanted);
                     *current = Some(wanted);

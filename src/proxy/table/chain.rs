@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::message::{IP, delete_chain, delete_rules, new_chain, new_rule};
+use super::message::{delete_chain, delete_rules, new_chain, new_rule};
 use crate::network::Cidr;
 use crate::proxy::Config;
 use crate::proxy::expression::{Field, Interface, Reg, Rule, Verdict};
