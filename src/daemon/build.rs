@@ -287,14 +287,17 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
     Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
 }
 
-/// The ingress with its class, unless the cluster is to be without.
+/// The ingress with its class; neither when the cluster is to be without.
 async fn ingress(
     cluster: &Cluster,
     client: Client,
     node: Ipv4Addr,
     gateway: Ipv4Addr,
 ) -> Result<Option<Ingress>, Error> {
-    let Some(ports) = cluster.ingress_ports() else { return Ok(None) };
+    let Some(ports) = cluster.ingress_ports() else {
+        Ingress::withdraw(&client).await.tried("cannot remove the class of ingresses")?;
+        return Ok(None);
+    };
     let tls = tls::unverified(None).tried("cannot make the TLS settings for backends")?;
     let ingress = Ingress::new(client, ingress::Config { ports, node, gateway, tls });
     ingress.announce().await.tried("cannot make the class of ingresses")?;

@@ -194,39 +194,6 @@ impl hyper::body::Body for Download {
     }
 }
 
-/// A body with which something is held until it has ended or its client is gone.
-pub struct Holding<T> {
-    body: Body,
-    _held: T,
-}
-
-impl<T> Holding<T> {
-    /// The same body.
-    pub fn new(body: Body, held: T) -> Holding<T> {
-        Holding { body, _held: held }
-    }
-}
-
-impl<T: Unpin> hyper::body::Body for Holding<T> {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

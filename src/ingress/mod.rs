@@ -23,7 +23,7 @@ use rustls::ClientConfig;
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::api::request::ListOptions;
+use crate::api::request::{DeleteOptions, ListOptions};
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
@@ -60,6 +60,9 @@ use tls::Shown;
 /// Who says what was done, in events, as with ingress-nginx.
 const NAME: &str = "nginx-ingress-controller";
 
+/// The label by which a class that was made here is known.
+const MADE_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "minik");
+
 /// What the ingress of a cluster needs.
 pub struct Config {
     /// The ports at which clients come.
@@ -87,12 +90,33 @@ impl Ingress {
     /// Makes the class that ingresses have by default, unless there is one of its name.
     pub async fn announce(&self) -> Result<(), Status> {
         let class = json!({
-            "metadata": {"name": CLASS, "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
+            "metadata": {
+                "name": CLASS,
+                "labels": {MADE_BY.0: MADE_BY.1},
+                "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"},
+            },
             "spec": {"controller": CONTROLLER},
         });
         let class: IngressClass = serde_json::from_value(class).map_err(Status::internal)?;
         match self.client.all::<IngressClass>().create(&class).await {
             Err(status) if !status.is("AlreadyExists") => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the class away that [`Ingress::announce`] made: somebody else is to have ingresses. Theirs stays.
+    pub async fn withdraw(client: &Client) -> Result<(), Status> {
+        let classes = client.all::<IngressClass>();
+        let class = match classes.get(CLASS).await {
+            Err(status) if status.is("NotFound") => return Ok(()),
+            found => found?,
+        };
+        let label = class.metadata.labels.as_ref().and_then(|labels| labels.get(MADE_BY.0));
+        if label.map(String::as_str) != Some(MADE_BY.1) {
+            return Ok(());
+        }
+        match classes.delete(CLASS, DeleteOptions::default()).await {
+            Err(status) if !status.is("NotFound") => Err(status),
             _ => Ok(()),
         }
     }

@@ -1,12 +1,16 @@
 //! Connections of clients: accepted, agreed on TLS, ended when nobody uses them.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,7 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::body::Holding;
+use super::body::{self, Body};
 use super::gateway::{Gateway, Peer};
 
 /// How long a client may take to agree on TLS.
@@ -27,6 +31,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection may be without a request, likewise.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a client may take nothing of an answer, likewise.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that is to end may take for that.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How large a request's head may be.
@@ -98,7 +104,7 @@ impl Server {
                 let (gateway, peer, held) = (gateway.clone(), peer.clone(), use_.begin());
                 async move {
                     let response = gateway.serve(peer, request).await;
-                    Ok::<_, Infallible>(response.map(|body| Holding::new(body, held).boxed()))
+                    Ok::<_, Infallible>(response.map(|body| Watched { body, held }.boxed()))
                 }
             })
         };
@@ -113,16 +119,16 @@ impl Server {
         let mut connection = std::pin::pin!(connection);
         let until_unused = async {
             tokio::select! {
-                () = use_.idle(IDLE_TIMEOUT) => true,
+                () = use_.over(IDLE_TIMEOUT, TAKE_TIMEOUT) => true,
                 () = ending.cancelled() => false,
             }
         };
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
-            was_idle = until_unused => {
+            is_over = until_unused => {
                 connection.as_mut().graceful_shutdown();
-                match was_idle {
-                    // A client that neither asks nor goes is left.
+                match is_over {
+                    // A client that neither asks nor takes its answer nor goes is left.
                     true => tokio::time::timeout(END_TIMEOUT, connection.as_mut()).await.ok(),
                     false => Some(connection.as_mut().await),
                 }
@@ -135,35 +141,52 @@ impl Server {
 }
 
 /// How much a connection is in use.
-struct Use(Mutex<(usize, Instant)>);
+struct Use(Mutex<State>);
+
+struct State {
+    /// Of the requests that are under way, those whose client is to take what was answered, and since when.
+    requests: HashMap<u64, Option<Instant>>,
+    next: u64,
+    /// Since when there has been none.
+    unused: Instant,
+}
 
 impl Default for Use {
     fn default() -> Use {
-        Use(Mutex::new((0, Instant::now())))
+        Use(Mutex::new(State { requests: HashMap::new(), next: 0, unused: Instant::now() }))
     }
 }
 
 /// A request that is under way.
-struct InUse(Arc<Use>);
+struct InUse {
+    connection: Arc<Use>,
+    id: u64,
+}
 
 impl Use {
-    fn change(&self, change: impl FnOnce(usize) -> usize) {
-        let mut now = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *now = (change(now.0), Instant::now());
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(self: &Arc<Use>) -> InUse {
-        self.change(|requests| requests + 1);
-        InUse(self.clone())
+        let mut state = self.state();
+        let id = state.next;
+        state.next += 1;
+        state.requests.insert(id, None);
+        InUse { connection: self.clone(), id }
     }
 
-    /// Waits until there has been no request for this long.
-    async fn idle(&self, patience: Duration) {
+    /// Waits until there has been no request for as long as `idle`, or a client has taken nothing for as long as `taking`.
+    async fn over(&self, idle: Duration, taking: Duration) {
         loop {
-            let (requests, since) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let until = match requests {
-                0 => since + patience,
-                _ => Instant::now() + patience,
+            let until = {
+                let state = self.state();
+                let oldest = state.requests.values().flatten().min();
+                match (state.requests.is_empty(), oldest) {
+                    (true, _) => state.unused + idle,
+                    (false, Some(since)) => *since + taking,
+                    (false, None) => Instant::now() + taking,
+                }
             };
             if until <= Instant::now() {
                 return;
@@ -173,9 +196,47 @@ impl Use {
     }
 }
 
+impl InUse {
+    /// Notes whether it is the client's turn to take something.
+    fn note(&self, client_takes: bool) {
+        let since = client_takes.then(Instant::now);
+        self.connection.state().requests.insert(self.id, since);
+    }
+}
+
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.change(|requests| requests - 1);
+        let mut state = self.connection.state();
+        state.requests.remove(&self.id);
+        state.unused = Instant::now();
+    }
+}
+
+/// The body of an answer: a part of it is asked for when the client has taken those before.
+struct Watched {
+    body: Body,
+    held: InUse,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.held.note(frame.is_ready());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -184,14 +245,29 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_idle_when_its_last_request_is_long_over() {
+    async fn a_connection_is_over_when_nobody_asks_or_nobody_takes() {
+        let (idle, taking) = (Duration::from_secs(75), Duration::from_secs(60));
         let (use_, began) = (Arc::new(Use::default()), Instant::now());
         let held = use_.begin();
         let request = async {
             tokio::time::sleep(Duration::from_secs(100)).await;
             drop(held);
         };
-        tokio::join!(request, use_.idle(Duration::from_secs(75)));
+        tokio::join!(request, use_.over(idle, taking));
         assert_eq!(began.elapsed().as_secs(), 175);
+        let (slow, fast, began) = (use_.begin(), use_.begin(), Instant::now());
+        slow.note(true);
+        let takes = async {
+            for _ in 0..10 {
+                fast.note(true);
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                fast.note(false);
+            }
+        };
+        tokio::select! {
+            () = takes => panic!("a client takes nothing"),
+            () = use_.over(idle, taking) => {}
+        }
+        assert_eq!(began.elapsed().as_secs(), 60);
     }
 }

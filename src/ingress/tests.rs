@@ -11,6 +11,7 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,8 @@ use super::gateway::{Gateway, Ports};
 use super::route::{Backend, Host, Location, Matcher, Table, Target};
 use super::server::Server;
 use super::tls;
+use super::{Config, Ingress};
+use crate::client::testing::FakeApi;
 
 /// A gateway with a port.
 struct Front {
@@ -44,15 +47,18 @@ fn table(endpoints: &[SocketAddr], settings: Settings) -> Table {
     Table { exact: [("a.example".to_owned(), host)].into(), ..Table::default() }
 }
 
+fn client_tls() -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
+
 impl Front {
     async fn new(endpoints: &[SocketAddr], settings: Settings) -> Front {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let client = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let gateway = Arc::new(Gateway::new(Ports { http: 80, https: 443 }, &client));
+        let gateway = Arc::new(Gateway::new(Ports { http: 80, https: 443 }, &client_tls()));
         gateway.set_table(table(endpoints, settings));
         let shown = Arc::new(tls::Shown::new().unwrap());
         let server = Server::new(gateway.clone(), tls::server(shown).unwrap());
@@ -279,6 +285,29 @@ async fn connections_change_their_protocol() {
         stream.read_exact(&mut back).await.unwrap();
         assert_eq!(&back, word.as_bytes());
     }
+}
+
+#[tokio::test]
+async fn the_class_comes_and_goes_with_the_ingress_and_never_takes_anothers_place() {
+    let api = FakeApi::default();
+    let tls = Arc::new(client_tls());
+    let (node, gateway) = ([192, 168, 1, 7].into(), [10, 244, 0, 1].into());
+    let config = || Config { ports: Ports { http: 80, https: 443 }, node, gateway, tls: tls.clone() };
+    for _ in 0..2 {
+        Ingress::new(api.client(), config()).announce().await.unwrap();
+    }
+    let class = api.all("ingressclasses").remove(0);
+    assert_eq!(class["spec"]["controller"], "k8s.io/ingress-nginx");
+    assert_eq!(class["metadata"]["annotations"]["ingressclass.kubernetes.io/is-default-class"], "true");
+    for _ in 0..2 {
+        Ingress::withdraw(&api.client()).await.unwrap();
+        assert!(api.all("ingressclasses").is_empty());
+    }
+    let foreign = json!({"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}});
+    api.put("ingressclasses", foreign);
+    Ingress::new(api.client(), config()).announce().await.unwrap();
+    Ingress::withdraw(&api.client()).await.unwrap();
+    assert_eq!(api.all("ingressclasses")[0]["metadata"].get("labels"), None);
 }
 
 /// Says in trailers what it was asked, as gRPC does.

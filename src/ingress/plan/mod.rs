@@ -240,7 +240,7 @@ impl Work<'_> {
 
     fn add_certificate(&mut self, of: &Of<'_>, tls: &IngressTLS, complaints: &mut Vec<String>) {
         let named: BTreeSet<String> = tls.hosts.iter().flatten().map(|host| host.to_lowercase()).collect();
-        let hosts = if named.is_empty() { of.hosts().collect() } else { named };
+        let hosts: BTreeSet<String> = if named.is_empty() { of.hosts().collect() } else { named };
         let secret = tls.secret_name.as_deref().filter(|name| !name.is_empty());
         let certificate = secret.and_then(|secret| match self.secrets.certificate(of.namespace, secret) {
             Ok(certificate) => Some(certificate),
@@ -249,10 +249,15 @@ impl Work<'_> {
                 None
             }
         });
+        // A certificate for `*.example.com` is one for the hosts below that the ingress names.
+        let covers = |host: &String| {
+            hosts.contains(host)
+                || host.split_once('.').is_some_and(|(_, rest)| hosts.contains(&format!("*.{rest}")))
+        };
+        for host in of.hosts().filter(covers) {
+            self.hosts.entry(host).or_default().tls = true;
+        }
         for host in hosts {
-            if let Some(draft) = self.hosts.get_mut(&host) {
-                draft.tls = true;
-            }
             if let Some(certificate) = &certificate {
                 self.certificates.entry(host).or_insert_with(|| certificate.clone());
             }

@@ -214,6 +214,8 @@ fn certificates_come_from_secrets() {
             None,
         ),
         (json!([{"secretName": "good"}]), vec!["x.example"], true, None),
+        (json!([{"hosts": ["*.example"], "secretName": "good"}]), vec!["*.example"], true, None),
+        (json!([{"hosts": ["*.other"], "secretName": "good"}]), vec!["*.other"], false, None),
         (json!([{"hosts": ["x.example"]}]), vec![], true, None),
         (json!([{"secretName": "half"}]), vec![], true, Some("the secret d/half has no tls.key")),
         (json!([{"secretName": "none"}]), vec![], true, Some("the secret d/none does not exist")),
