@@ -160,6 +160,7 @@ fn bind_network_namespace(name: &str) -> PathBuf {
 
 fn sandbox(id: &str, network: NetworkMode) -> SandboxConfig {
     SandboxConfig {
+        users: None,
         id: id.into(),
         labels: Default::default(),
         hostname: Some("bench".into()),
