@@ -250,13 +250,11 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let observer = client("system:minik");
     let node = cluster.node_name.clone();
     let shown = state.subscribe();
-    let gateway_link = configs::network(places, ranges.pods).gateway_link();
+    let links = configs::network(places, ranges.pods);
     components.spawn("watch on readiness", async move {
         ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
-        let announced =
-            task::spawn_blocking(move || host_names::announce(&gateway_link, gateway, DOMAIN)).await;
-        if let Ok(Err(error)) = announced {
+        if let Err(error) = host_names::announce(&links, DOMAIN).await {
             tracing::warn!(%error, "the host does not know the cluster's names");
         }
         // What may take long and nobody waits for.

@@ -7,7 +7,11 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
+use tokio::task;
+
+use super::{Error, Tried};
 use crate::dns::resolvers;
+use crate::network;
 use crate::sys::program;
 
 /// The host's resolver configuration.
@@ -15,19 +19,23 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What speaks to systemd-resolved.
 const CLIENT: &str = "resolvectl";
 
-/// Has the host ask `server` for names below `domain`; nothing where another resolver has the last word. Blocks: wrap it
-/// in `spawn_blocking` inside async code.
-pub(super) fn announce(link: &str, server: Ipv4Addr, domain: &str) -> Result<(), program::Error> {
+/// Has the host ask the server at the gateway's address for names below `domain`; nothing where another resolver has the
+/// last word.
+pub(super) async fn announce(network: &network::Config, domain: &str) -> Result<(), Error> {
     // A host without such a file asks nobody.
     let asked = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     if !resolvers::asks_stub(&asked) || program::find(CLIENT).is_none() {
         return Ok(());
     }
-    for command in commands(link, server, domain) {
-        let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        program::run(CLIENT, &words, &[])?;
-    }
-    Ok(())
+    // systemd-resolved has no use for a link without a carrier.
+    network::connect_gateway(network).await.tried("cannot give the gateway's link a carrier")?;
+    let commands = commands(&network.gateway_link(), network.gateway(), domain);
+    let told = task::spawn_blocking(move || {
+        commands
+            .iter()
+            .try_for_each(|words| program::run(CLIENT, &words.each_ref().map(String::as_str), &[]).map(drop))
+    });
+    told.await.tried("cannot wait for resolvectl")?.tried("cannot tell systemd-resolved")
 }
 
 /// What to tell, in an order in which the server is at no time one for all names. (pure)

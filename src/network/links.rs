@@ -11,7 +11,7 @@ use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::{Cidr, Error};
+use super::{Cidr, Config, Error};
 
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
@@ -86,6 +86,28 @@ impl Links {
             .execute()
             .await
             .map_err(Error::netlink(format!("making bridge {name}")))
+    }
+
+    /// Makes a veth pair of which both ends are here, and plugs one of them into a bridge, which has a carrier then.
+    /// Already there is fine.
+    pub(super) async fn plug(&self, bridge: &str, [plug, end]: [&str; 2]) -> Result<(), Error> {
+        let bridge = self.index(bridge).await?;
+        let veth = LinkMessageBuilder::<LinkVeth>::new(plug, end).build();
+        match self.handle.link().add(veth).execute().await {
+            Err(error) if !is(&error, libc::EEXIST) => {
+                return Err(Error::netlink(format!("making veth pair {plug}"))(error));
+            }
+            _ => {}
+        }
+        for (name, controller) in [(end, None), (plug, Some(bridge))] {
+            let mut link = LinkUnspec::new_with_index(self.index(name).await?).up();
+            if let Some(controller) = controller {
+                link = link.controller(controller);
+            }
+            let set = self.handle.link().set(link.build()).execute().await;
+            set.map_err(Error::netlink(format!("setting link {name} up")))?;
+        }
+        Ok(())
     }
 
     /// Makes a veth pair. The Ethernet addresses are given so that no other program assigns its own.
@@ -228,6 +250,15 @@ pub async fn route_through(link: &str, to: Cidr, source: Ipv4Addr) -> Result<(),
     let links = Links::connect()?;
     let index = links.index(link).await?;
     links.add_link_route(index, to, Some(source)).await
+}
+
+/// Gives the link of the gateway a carrier, without which other programs take it for one that leads nowhere.
+///
+/// # Errors
+/// When there is no such link, or the kernel refuses.
+pub async fn connect_gateway(config: &Config) -> Result<(), Error> {
+    let [plug, end] = config.cable();
+    Links::connect()?.plug(&config.gateway_link(), [&plug, &end]).await
 }
 
 impl From<LinkMessage> for Link {

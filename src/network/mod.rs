@@ -18,7 +18,7 @@ mod pods;
 mod probe;
 mod range;
 
-pub use links::route_through;
+pub use links::{connect_gateway, route_through};
 pub use pods::{PodNetwork, link_name};
 pub use probe::probe;
 pub use range::{POD_RANGES, SERVICE_RANGES, choose_range, occupied_ranges};
@@ -54,6 +54,11 @@ impl Config {
     /// The name of the interface that holds the gateway address.
     pub fn gateway_link(&self) -> String {
         format!("{}0", self.prefix)
+    }
+
+    /// The names of the two links that give that one a carrier, where it needs one.
+    pub(crate) fn cable(&self) -> [String; 2] {
+        [format!("{}1", self.prefix), format!("{}2", self.prefix)]
     }
 }
 

@@ -150,7 +150,8 @@ impl PodNetwork {
             present.iter().partition(|link| link.name == config.gateway_link());
         let own: Vec<Link> = others
             .iter()
-            .filter(|link| pod_link_address(config, &link.name).is_some())
+            // The other end of the gateway's cable goes with this one.
+            .filter(|link| pod_link_address(config, &link.name).is_some() || link.name == config.cable()[0])
             .map(|link| (*link).clone())
             .collect();
         let mut errors = sweep(config, &links, &own, |_| false).await;

@@ -388,6 +388,24 @@ fn the_forwarding_switch_is_put_back_by_the_last_cluster() {
 }
 
 #[test]
+fn the_gateway_has_a_carrier_where_it_needs_one() {
+    on_a_host(async |host: Host| {
+        let before = host.inventory();
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        assert!(run("ip", "-br link show mkt0").contains("NO-CARRIER"));
+        for _ in 0..2 {
+            minik::network::connect_gateway(&host.network()).await.unwrap();
+        }
+        until("a carrier", || run("ip", "-br link show mkt0").contains("LOWER_UP")).await;
+        assert!(ask(Some(&pods["a"].namespace), &format!("{}:80", pods["b"].address)).is_ok());
+        network.close().await;
+        PodNetwork::destroy(&host.network()).await.unwrap();
+        assert_eq!(host.inventory(), before);
+    });
+}
+
+#[test]
 fn ranges_in_use_are_seen() {
     on_a_host(async |host: Host| {
         add_uplink(host.directory.path());
