@@ -63,7 +63,7 @@ impl Global {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Start a cluster, making it when it is new
-    Start(start::Args),
+    Start(Box<start::Args>),
     /// Stop a cluster: all pods and the daemon end, everything is kept
     Stop,
     /// Delete a cluster and all that it made
@@ -165,7 +165,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<u8, Failure> {
     let global = &cli.global;
     match cli.verb {
-        Verb::Start(args) => start::run(args, global).await?,
+        Verb::Start(args) => start::run(*args, global).await?,
         Verb::Stop => stop::run(global).await?,
         Verb::Delete(args) => delete::run(&args, global).await?,
         Verb::Status(args) => return status::run(&args, global).await,

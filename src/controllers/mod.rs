@@ -34,7 +34,7 @@ pub mod taint_eviction;
 pub mod volume_protection;
 pub mod volumes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -179,19 +179,18 @@ async fn enqueue_selecting<O: Resource, K: Resource>(
     queue: &Queue,
 ) {
     let mut changes = selected.subscribe();
-    let mut known: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut known: BTreeMap<String, Arc<K>> = BTreeMap::new();
     while let Some(key) = changes.next().await {
-        let object = selected.get(&key);
         let there = selecting.in_namespace(split_key(&key).0);
-        let meant = there.iter().filter(|other| object.as_ref().is_some_and(|object| selects(other, object)));
-        let now: BTreeSet<String> = meant.map(|other| key_of(&**other)).collect();
-        // What went, or is not selected any more, leaves those that had it.
-        let before = match object {
-            Some(_) => known.insert(key, now.clone()),
+        let now = selected.get(&key);
+        // What went, or is not selected any more, leaves those that have had it, even if they came later than it.
+        let before = match &now {
+            Some(object) => known.insert(key, object.clone()),
             None => known.remove(&key),
         };
-        for other in now.iter().chain(before.iter().flatten()) {
-            queue.add(other);
+        let concerned = |other: &O| now.iter().chain(&before).any(|object| selects(other, object));
+        for other in there.iter().filter(|other| concerned(other)) {
+            queue.add(&key_of(&**other));
         }
     }
 }

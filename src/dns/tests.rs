@@ -289,8 +289,8 @@ async fn no_answer_is_lost_or_wrong_while_services_come_and_go() {
     }
     let server = start(&api, vec![fake_upstream().await]).await;
     let names: [(&str, &[&str]); 3] = [
-        ("web.shop.svc.cluster.local.", &["10.96.0.7"]),
-        ("none.shop.svc.cluster.local.", &[]),
+        ("web.n.svc.cluster.local.", &["10.96.0.7"]),
+        ("none.n.svc.cluster.local.", &[]),
         ("example.org.", &["192.0.2.1"]),
     ];
     let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
@@ -304,14 +304,14 @@ async fn no_answer_is_lost_or_wrong_while_services_come_and_go() {
     for round in 0..20u8 {
         let address = format!("10.98.0.{}", round + 1);
         api.put("services", service("new", json!({"clusterIP": address, "ports": [{"port": 80}]})));
-        let question = question("new.shop.svc.cluster.local.", RecordType::A, false);
+        let question = question("new.n.svc.cluster.local.", RecordType::A, false);
         let known = async {
             while texts(&over_udp(server, &question).await) != [address.as_str()] {
                 tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), known).await.expect("the new address");
-        api.remove("services", "shop", "new");
+        api.remove("services", "n", "new");
     }
     over.store(true, std::sync::atomic::Ordering::Relaxed);
     let mut asked = 0;

@@ -136,7 +136,7 @@ impl<'a, 'b> Rule<'a, 'b> {
     }
 
     /// Goes on only for TCP packets of a connection that nobody knows: they begin none, and yet belong to none.
-    pub(super) fn is_stray_tcp(self) -> Self {
+    pub(super) fn stray_tcp(self) -> Self {
         /// FIN, SYN, RST and ACK; only SYN is set in a packet that begins a connection.
         const FLAGS: u8 = 0x17;
         const SYN: u8 = 0x02;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::request::ListOptions;
+use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
 use crate::client::{Client, Resource};
 use crate::network::{self, Cidr};
@@ -35,6 +36,7 @@ pub mod table;
 
 use conntrack::{Search, Suspects};
 use plan::Options;
+use policy::notices::Notices;
 use state::State;
 use table::Table;
 
@@ -126,6 +128,9 @@ impl Proxy {
         announce(&policies, &changed, &mut tasks);
         announce(&namespaces, &changed, &mut tasks);
         let (sender, states) = watch::channel(None);
+        let (recorder, record) = Recorder::new(self.client.clone(), "kube-proxy", "");
+        tasks.spawn(record);
+        let mut notices = Notices::new(recorder);
         let options = self.options;
         tasks.spawn(async move {
             tokio::join!(
@@ -147,6 +152,7 @@ impl Proxy {
                 let with_ports: Vec<_> = with_ports.collect();
                 let mut wanted = plan::plan(&options, &objects.services, &objects.slices, &with_ports);
                 wanted.policies = policy::plan::plan(&objects);
+                notices.look(&objects.policies);
                 sender.send_if_modified(|current| {
                     let differs = current.as_ref() != Some(&wanted);
                     *current = Some(wanted);
@@ -474,6 +480,26 @@ mod tests {
         until_rules("10.96.0.7 . tcp . 80 . 0x00000000 : 10.244.0.9 . 8080", true).await;
         api.remove("endpointslices", "default", "web-1");
         until_rules("10.96.0.7", false).await;
+        api.put("namespaces", json!({"metadata": {"name": "default"}}));
+        api.put(
+            "pods",
+            json!({"metadata": {"name": "web", "namespace": "default"}, "spec": {"containers": []},
+            "status": {"phase": "Running", "podIP": "10.244.0.9"}}),
+        );
+        api.put(
+            "networkpolicies",
+            json!({"metadata": {"name": "deny", "namespace": "default"},
+            "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [{"ipBlock": {"cidr": "::/0"}}]}]}}),
+        );
+        until_rules("10.244.0.9 : goto ingress-", true).await;
+        let told = async {
+            while api.all("events").is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), told).await.unwrap();
+        api.remove("networkpolicies", "default", "deny");
+        until_rules("policy-", false).await;
         stop.send(()).unwrap();
         running.await.unwrap().unwrap();
         Proxy::destroy(&config).await.unwrap();

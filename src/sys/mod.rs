@@ -9,6 +9,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod netns;
+pub mod ownership;
 pub mod path;
 pub mod process;
 pub mod program;

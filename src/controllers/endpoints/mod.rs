@@ -296,6 +296,30 @@ mod tests {
         assert_eq!((seen.list().len(), api.all("endpoints").len()), (1, 1));
     }
 
+    #[tokio::test]
+    async fn a_pod_leaves_a_service_that_came_after_it() {
+        let api = FakeApi::default();
+        let client = api.client();
+        let mut tasks = tokio::task::JoinSet::new();
+        let (services, pods) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
+        let (seen, known): (Reflector<EndpointSlice>, Reflector<Pod>) = (slices.clone(), pods.clone());
+        tasks.spawn(run(client, services, pods, slices, addresses));
+        let mut object = serde_json::to_value(&*pod("a", "10.0.0.1", true)).unwrap();
+        api.put("pods", object.clone());
+        known.until(|pods| pods.get("d/a").is_some()).await;
+        let has = |count: usize| {
+            move |slices: &Reflector<EndpointSlice>| {
+                slices.list().first().is_some_and(|s| listed(&s.endpoints).len() == count)
+            }
+        };
+        api.put("services", serde_json::to_value(web()).unwrap());
+        seen.until(has(1)).await;
+        object["metadata"]["labels"]["app"] = "other".into();
+        api.put("pods", object);
+        tokio::time::timeout(std::time::Duration::from_secs(5), seen.until(has(0))).await.unwrap();
+    }
+
     #[test]
     fn many_endpoints_are_spread_over_slices() {
         let pods: Vec<_> = (0..250).map(|n| pod(&format!("p{n:03}"), &format!("10.0.1.{n}"), true)).collect();

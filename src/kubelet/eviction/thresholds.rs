@@ -182,7 +182,7 @@ impl Threshold {
 
 /// What is demanded of a large disk whatever its size: a node whose user has the rest of the machine would otherwise
 /// be out of service for want of what no pod needs.
-const DISK_MAX: u64 = 10 << 30;
+const DISK_MAX: u64 = 5 << 30;
 
 /// The thresholds of those who set none: Kubernetes' own.
 pub fn usual() -> Vec<Threshold> {
@@ -323,14 +323,10 @@ mod tests {
                 Levels::from([(Signal::NodeFs, level(gib - 1, 10 * gib))]),
                 vec![Signal::NodeFs],
             ),
+            ("a tenth of a large disk", Levels::from([(Signal::NodeFs, level(6 * gib, 1000 * gib))]), vec![]),
             (
-                "a tenth of a large disk",
-                Levels::from([(Signal::NodeFs, level(11 * gib, 1000 * gib))]),
-                vec![],
-            ),
-            (
-                "a hundredth of it",
-                Levels::from([(Signal::ImageFs, level(9 * gib, 1000 * gib))]),
+                "next to nothing of it",
+                Levels::from([(Signal::ImageFs, level(4 * gib, 1000 * gib))]),
                 vec![Signal::ImageFs],
             ),
             (

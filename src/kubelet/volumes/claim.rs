@@ -1,12 +1,16 @@
 //! Volumes behind claims: the directory of the host that the claim's persistent volume names.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod,
+};
 
 use super::{blocking, host_path};
 use crate::api::volumes;
 use crate::client::Client;
+use crate::sys::ownership;
 
 /// Where the volume of a claim is; what is wrong is said in the kubelet's words.
 pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
@@ -15,19 +19,52 @@ pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, St
     let found = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await;
     let claim = found.map_err(|status| about(format!("failed to fetch PVC from API server: {status}")))?;
     check_claim(&claim, pod, name).map_err(about)?;
+    let of_claim = name;
     let name = volumes::volume_of(&claim);
     let found = client.all::<PersistentVolume>().get(name).await;
     let volume = found.map_err(|status| format!("failed to fetch PV {name} from API server: {status}"))?;
     match source(&volume, &claim)? {
         Directory::Host(path, kind) => blocking(move || host_path::check(&path, &kind).map(|()| path)).await,
         Directory::Local(path) => {
-            blocking(move || match path.exists() {
-                true => Ok(path),
-                false => Err(format!("path {:?} does not exist", path.display().to_string())),
+            let group = super::fs_group(pod).filter(|_| !is_read_only(pod, of_claim));
+            let lazy = trusts_the_top(pod);
+            blocking(move || {
+                let shown = path.display().to_string();
+                match group {
+                    _ if !path.exists() => Err(format!("path {shown:?} does not exist")),
+                    Some(group) => give(&path, group, lazy)
+                        .map_err(|error| format!("cannot give path {shown:?} to group {group}: {error}"))
+                        .map(|()| path),
+                    None => Ok(path),
+                }
             })
             .await
         }
     }
+}
+
+/// Whether a pod only reads a claim's volume (pure).
+fn is_read_only(pod: &Pod, claim: &str) -> bool {
+    let mut volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let of_claim = |source: &PersistentVolumeClaimVolumeSource| source.claim_name == claim;
+    volumes.any(|volume| {
+        let source = volume.persistent_volume_claim.as_ref().filter(|source| of_claim(source));
+        source.is_some_and(|source| source.read_only == Some(true))
+    })
+}
+
+/// Whether the top of a volume tells whose all of it is (pure).
+fn trusts_the_top(pod: &Pod) -> bool {
+    let context = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    context.and_then(|context| context.fs_group_change_policy.as_deref()) == Some("OnRootMismatch")
+}
+
+/// Gives a volume to the group of a pod.
+fn give(path: &Path, group: u32, lazy: bool) -> io::Result<()> {
+    if lazy && ownership::is_of_group(path, group)? {
+        return Ok(());
+    }
+    ownership::give_to_group(path, group)
 }
 
 /// Whether a pod can use a claim (pure).
@@ -137,6 +174,42 @@ mod tests {
                 (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
                 (got, _) => panic!("{spec}: {got:?}"),
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn local_volumes_are_given_to_the_group_of_a_pod() {
+        use std::os::unix::fs::MetadataExt;
+        let api = FakeApi::default();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let group = std::fs::metadata(&file).unwrap().gid();
+        let bound = json!({"pv.kubernetes.io/bind-completed": "yes"});
+        api.put(
+            "persistentvolumeclaims",
+            json!({"spec": {"volumeName": "v"},
+            "metadata": {"name": "data", "namespace": "d", "uid": "c", "annotations": bound}}),
+        );
+        api.put("persistentvolumes", volume(json!({"local": {"path": dir.path().display().to_string()}})));
+        let close =
+            || std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        for (read_only, policy, expected) in [
+            (true, "Always", 0o600),
+            (false, "OnRootMismatch", 0o660),
+            (false, "OnRootMismatch", 0o600),
+            (false, "Always", 0o660),
+        ] {
+            close();
+            let claim = json!({"claimName": "data", "readOnly": read_only});
+            let pod: Pod =
+                serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "1"},
+                "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": claim}],
+                         "securityContext": {"fsGroup": group, "fsGroupChangePolicy": policy}}}))
+                .unwrap();
+            place(&api.client(), &pod, "data").await.unwrap();
+            let mode = std::fs::metadata(&file).unwrap().mode() & 0o777;
+            assert_eq!(mode, expected, "{read_only} {policy}");
         }
     }
 }

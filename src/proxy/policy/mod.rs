@@ -15,7 +15,7 @@
 //! timeout. A connection that was allowed and is so no longer is reset with its next packet.
 //!
 //! Policies speak of TCP, UDP and SCTP. Other protocols (`ping`) pass an isolated pod only by rules without ports.
-//! Ranges of IPv6 allow nothing here, as nothing on this network has such an address.
+//! Ranges of IPv6 allow nothing here, as nothing on this network has such an address; an event says so.
 //!
 //! # DNS and the API
 //! The cluster's DNS server is no pod: it is this process, at an address of the host. The policy that everybody
@@ -37,6 +37,7 @@ use std::net::Ipv4Addr;
 
 use super::state::{Endpoint, Protocol};
 
+pub(super) mod notices;
 mod peers;
 pub mod plan;
 

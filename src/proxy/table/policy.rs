@@ -204,9 +204,9 @@ fn skeleton(changes: &mut Messages, config: &Config) {
     });
     // The kernel takes a packet in the midst of an unknown connection for the beginning of one, from whichever end
     // it comes. A connection that was ended must not live on in that way.
-    rule("policy-output", &|rule| rule.interface(Interface::Out, prefix, true).is_stray_tcp().reset());
+    rule("policy-output", &|rule| rule.interface(Interface::Out, prefix, true).stray_tcp().reset());
     for chain in ENDS {
-        rule(chain, &|rule| rule.is_stray_tcp().reset());
+        rule(chain, &|rule| rule.stray_tcp().reset());
     }
     rule("from-pod", &|rule| {
         let rule = rule.load(Field::SourceAddress, Reg(0)).load(Field::DestinationAddress, Reg(1));

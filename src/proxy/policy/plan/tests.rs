@@ -1,3 +1,5 @@
+//! Which connections the policies allow that people write, by the plan alone.
+
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 

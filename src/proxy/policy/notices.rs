@@ -1,0 +1,76 @@
+//! Tells of policies that say what cannot be meant here, by an event beside the policy.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer};
+
+use crate::client::events::{EventType, Recorder, reference};
+use crate::network::Cidr;
+
+/// What was told already.
+pub(in crate::proxy) struct Notices {
+    recorder: Recorder,
+    /// The generation of each policy that was looked at, by uid.
+    seen: HashMap<Option<String>, Option<i64>>,
+}
+
+impl Notices {
+    pub(in crate::proxy) fn new(recorder: Recorder) -> Notices {
+        Notices { recorder, seen: HashMap::new() }
+    }
+
+    /// Looks at those that are new or have changed.
+    pub(in crate::proxy) fn look(&mut self, policies: &[Arc<NetworkPolicy>]) {
+        let mut seen = HashMap::new();
+        for policy in policies {
+            let (uid, generation) = (policy.metadata.uid.clone(), policy.metadata.generation);
+            if self.seen.get(&uid) != Some(&generation)
+                && let Some(message) = unenforceable(policy)
+            {
+                let about = reference(&**policy);
+                self.recorder.record(&about, EventType::Warning, "UnsupportedIPBlock", &message);
+            }
+            seen.insert(uid, generation);
+        }
+        self.seen = seen;
+    }
+}
+
+/// What of a policy has no effect; `None` when all of it has (pure).
+fn unenforceable(policy: &NetworkPolicy) -> Option<String> {
+    let spec = policy.spec.as_ref()?;
+    let sources = spec.ingress.iter().flatten().flat_map(|rule| rule.from.iter().flatten());
+    let destinations = spec.egress.iter().flatten().flat_map(|rule| rule.to.iter().flatten());
+    let is_of_ipv4 = |text: &str| text.parse::<Cidr>().is_ok();
+    let block = |peer: &NetworkPolicyPeer| peer.ip_block.as_ref().map(|block| block.cidr.clone());
+    let others: Vec<String> =
+        sources.chain(destinations).filter_map(block).filter(|cidr| !is_of_ipv4(cidr)).collect();
+    if others.is_empty() {
+        return None;
+    }
+    let others = others.join(", ");
+    Some(format!(
+        "nothing on this node's network has an address in {others}: only IPv4 blocks allow anything"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn blocks_of_ipv6_are_told() {
+        let policy = |blocks: Value| -> NetworkPolicy {
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"podSelector": {},
+                "ingress": [{"from": [{"podSelector": {}}]}], "egress": [{"to": blocks}]}}))
+            .unwrap()
+        };
+        let block = |cidr: &str| json!({"ipBlock": {"cidr": cidr}});
+        assert_eq!(unenforceable(&policy(json!([block("10.0.0.0/8")]))), None);
+        let message = unenforceable(&policy(json!([block("fd00::/8"), block("10.0.0.0/8"), block("::/0")])));
+        assert!(message.unwrap().contains("in fd00::/8, ::/0:"));
+    }
+}
