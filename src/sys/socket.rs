@@ -82,7 +82,7 @@ pub fn tcp_ahead(address: SocketAddrV4) -> io::Result<TcpListener> {
 /// So many bytes of datagrams wait at a socket until they are read; a small one takes about a thousand of them.
 const QUEUE: usize = 4 << 20;
 
-/// TCP listeners on a port of all addresses of the host: those of IPv4 and, where the host has them, those of IPv6.
+/// TCP listeners on a port of all addresses of the host: those of IPv4 and, where they can be had, those of IPv6.
 pub fn tcp_everywhere(port: u16) -> io::Result<Vec<TcpListener>> {
     let v4 = unbound(SockType::Stream, AddressFamily::Inet)?;
     let v4 = listening(v4, &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
@@ -91,12 +91,8 @@ pub fn tcp_everywhere(port: u16) -> io::Result<Vec<TcpListener>> {
         setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         listening(socket, &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)))
     };
-    match v6() {
-        Ok(v6) => Ok(vec![v4, v6]),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
-        // A host without IPv6.
-        Err(_) => Ok(vec![v4]),
-    }
+    // A host without IPv6, or one where another program has the port there.
+    Ok([Some(v4), v6().ok()].into_iter().flatten().collect())
 }
 
 fn listening(socket: OwnedFd, address: &dyn SockaddrLike) -> io::Result<TcpListener> {
