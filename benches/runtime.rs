@@ -169,7 +169,6 @@ fn sandbox(id: &str, network: NetworkMode) -> SandboxConfig {
         host_ipc: false,
         sysctls: Default::default(),
         resources: Resources::default(),
-        users: None,
     }
 }
 
