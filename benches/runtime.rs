@@ -160,7 +160,6 @@ fn bind_network_namespace(name: &str) -> PathBuf {
 
 fn sandbox(id: &str, network: NetworkMode) -> SandboxConfig {
     SandboxConfig {
-        users: None,
         id: id.into(),
         labels: Default::default(),
         hostname: Some("bench".into()),

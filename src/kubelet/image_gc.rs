@@ -11,7 +11,7 @@ use crate::client::events::EventType;
 /// Between two attempts after one that freed too little (kubelet's `ImageGCPeriod`).
 const PERIOD: Duration = Duration::from_secs(300);
 /// What is enough on a large disk, whatever part of it that is.
-const ENOUGH: u64 = 9 << 30;
+const ENOUGH: u64 = 3 << 30;
 
 /// When images go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,7 +122,7 @@ mod tests {
             ("never", &disabled, 0, 100, None),
             ("no disk", &exact, 0, 0, None),
             ("enough is left of a large disk", &Policy::default(), 20 * gib, 1000 * gib, None),
-            ("too little is left of it", &Policy::default(), 8 * gib, 1000 * gib, Some(4 * gib)),
+            ("too little is left of it", &Policy::default(), 2 * gib, 1000 * gib, Some(2 * gib)),
             ("a small disk", &Policy::default(), 10, 100, Some(10)),
         ] {
             assert_eq!(excess(policy, Level { available, capacity }), expected, "{case}");

@@ -182,7 +182,7 @@ impl Threshold {
 
 /// What is demanded of a large disk whatever its size: a node whose user has the rest of the machine would otherwise
 /// be out of service for want of what no pod needs.
-const DISK_MAX: u64 = 5 << 30;
+const DISK_MAX: u64 = 1 << 30;
 
 /// The thresholds of those who set none: Kubernetes' own.
 pub fn usual() -> Vec<Threshold> {
@@ -326,7 +326,7 @@ mod tests {
             ("a tenth of a large disk", Levels::from([(Signal::NodeFs, level(6 * gib, 1000 * gib))]), vec![]),
             (
                 "next to nothing of it",
-                Levels::from([(Signal::ImageFs, level(4 * gib, 1000 * gib))]),
+                Levels::from([(Signal::ImageFs, level(gib / 2, 1000 * gib))]),
                 vec![Signal::ImageFs],
             ),
             (
