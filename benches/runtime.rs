@@ -168,6 +168,7 @@ fn sandbox(id: &str, network: NetworkMode) -> SandboxConfig {
         host_ipc: false,
         sysctls: Default::default(),
         resources: Resources::default(),
+        users: None,
     }
 }
 
