@@ -203,7 +203,8 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
         (frontend, Backends { endpoints, ..Backends::default() })
     });
     let state = State { frontends: frontends.into(), ..State::default() };
-    let (_states, states) = watch::channel(Some(state));
+    let (wanted, states) = watch::channel(None);
+    wanted.send_replace(Some(state));
     let led = watch::channel(None).0;
     let mut installed = led.subscribe();
     let proxy = tokio::spawn(follow(config()?, states, led, std::future::pending()));
