@@ -26,7 +26,6 @@ use super::path;
 use super::route::{self, Asked, Guard, Location, Matcher, Table, Target};
 use super::tunnel::tunnel;
 use super::upstream::{self, Key, Pool};
-use crate::api::hops;
 use crate::client::random_u64;
 
 /// How many endpoints are tried for one request, as with ingress-nginx.
@@ -93,7 +92,7 @@ impl Gateway {
 
     /// Answers one request.
     pub async fn serve(&self, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
-        let upgrade = hops::upgrade(request.headers()).is_some().then(|| hyper::upgrade::on(&mut request));
+        let upgrade = headers::upgrade(request.headers()).is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let refuse = |code, body| {
             linger(body);
