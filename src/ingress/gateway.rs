@@ -28,8 +28,6 @@ use super::tunnel::tunnel;
 use super::upstream::{self, Key, Pool};
 use crate::client::random_u64;
 
-/// How many endpoints are tried for one request, as with ingress-nginx.
-const TRIES: usize = 3;
 /// How many requests may be on their way to backends at a time: each has a connection and buffers of its own.
 pub const REQUESTS: usize = 4096;
 /// How many passwords are checked at a time.
@@ -186,7 +184,7 @@ impl Gateway {
         let (order, session) =
             route::candidates(backend, &endpoints, location, canary, session, passage.asked.dice);
         let (upload, progress) = Upload::new(body, settings.body_limit);
-        let keys = order.into_iter().take(TRIES).map(|address| Key {
+        let keys = order.into_iter().take(settings.tries).map(|address| Key {
             address,
             protocol: settings.protocol,
             name: name.clone(),

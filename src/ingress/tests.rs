@@ -269,6 +269,15 @@ async fn too_many_requests_at_a_time_are_refused() {
 }
 
 #[tokio::test]
+async fn no_other_endpoint_is_tried_where_the_ingress_says_so() {
+    let (address, _serving) = backend(|_, _, _| ok("fine")).await;
+    let front = Front::new(&[nobody().await, address], Settings { tries: 1, ..Settings::default() }).await;
+    let mut codes = [front.status("GET", "\r\n").await, front.status("GET", "\r\n").await];
+    codes.sort();
+    assert_eq!(codes, ["200", "502"]);
+}
+
+#[tokio::test]
 async fn connections_change_their_protocol() {
     let (address, _serving) = backend(|_, _, head| {
         assert!(head.to_lowercase().contains("upgrade: websocket"), "{head}");
