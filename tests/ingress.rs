@@ -255,7 +255,11 @@ fn a_port_that_is_taken_disturbs_nobody() {
     });
     bed.ok(&[MINIK, "stop"]);
     bed.ok(&[MINIK, "start", "--ingress=false"]);
-    assert!(bed.kubectl_all("get ingressclass").contains("No resources found"));
+    bed.wait("a cluster without the class", MINUTE, || {
+        bed.kubectl_all("get ingressclass").contains("No resources found")
+    });
+    let shown = bed.kubectl("get ingress web -o jsonpath={.status.loadBalancer.ingress}");
+    assert!(matches!(shown.as_str(), "" | "[]"), "{shown}");
     assert_eq!(code(&bed, "web.example", "/", &[]), "000");
     bed.ok(&[MINIK, "delete"]);
 }

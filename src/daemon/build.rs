@@ -210,7 +210,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
-    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway).await?;
+    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway)?;
 
     let (shutdown, told_by) = watch::channel(false);
     let end = || told(told_by.clone());
@@ -237,8 +237,12 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             tracing::error!(%error, "the service proxy ended");
         }
     });
-    if let Some(ingress) = ingress {
-        components.spawn("ingress", ingress.run(end()));
+    match ingress {
+        Some(ingress) => components.spawn("ingress", ingress.run(end())),
+        None => {
+            let (client, given) = (client("system:ingress-nginx"), [node_address, gateway]);
+            components.spawn("end of the ingress", Ingress::withdraw(client, given, end()));
+        }
     }
     let (end_pods, mut ends) = watch::channel(None);
     let until = async move {
@@ -287,21 +291,16 @@ fn audit(cluster: &Cluster) -> Result<Option<Audit>, Error> {
     Audit::open(policy, log, cluster.audit_log_limits()).map(Some).tried("cannot keep an audit log")
 }
 
-/// The ingress with its class; neither when the cluster is to be without.
-async fn ingress(
+/// The ingress, unless the cluster is to be without.
+fn ingress(
     cluster: &Cluster,
     client: Client,
     node: Ipv4Addr,
     gateway: Ipv4Addr,
 ) -> Result<Option<Ingress>, Error> {
-    let Some(ports) = cluster.ingress_ports() else {
-        Ingress::withdraw(&client).await.tried("cannot remove the class of ingresses")?;
-        return Ok(None);
-    };
+    let Some(ports) = cluster.ingress_ports() else { return Ok(None) };
     let tls = tls::unverified(None).tried("cannot make the TLS settings for backends")?;
-    let ingress = Ingress::new(client, ingress::Config { ports, node, gateway, tls });
-    ingress.announce().await.tried("cannot make the class of ingresses")?;
-    Ok(Some(ingress))
+    Ok(Some(Ingress::new(client, ingress::Config { ports, node, gateway, tls })))
 }
 
 /// TLS settings with the authority beside them.

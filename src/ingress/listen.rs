@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// Where clients can come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     /// The address to show for it; none without a port for HTTP.
     pub address: Option<Ipv4Addr>,
@@ -47,7 +47,7 @@ pub async fn keep_open(
     ports: Ports,
     node: Ipv4Addr,
     gateway: Ipv4Addr,
-    report: &watch::Sender<Opened>,
+    report: &watch::Sender<Option<Opened>>,
 ) {
     let ending = CancellationToken::new();
     let _ends = ending.clone().drop_guard();
@@ -66,7 +66,7 @@ pub async fn keep_open(
     let mut https = open(&mut accepting, ports.https, true);
     let mut delay = RETRY;
     loop {
-        report.send_replace(opened(&http, &https, ports, node, gateway));
+        report.send_replace(Some(opened(&http, &https, ports, node, gateway)));
         let is_complete = !matches!((&http, &https), (Port::Taken(_), _) | (_, Port::Taken(_)));
         let wait = async {
             match is_complete {

@@ -20,11 +20,9 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress as Object, IngressClass};
 use rustls::ClientConfig;
-use serde_json::json;
 use tokio::sync::watch;
 
-use crate::api::request::{DeleteOptions, ListOptions};
-use crate::api::status::Status;
+use crate::api::request::ListOptions;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::Reflector;
@@ -32,6 +30,7 @@ use crate::client::reflector::Reflector;
 mod affinity;
 pub mod annotations;
 mod body;
+mod class;
 mod endpoints;
 pub mod gate;
 pub mod gateway;
@@ -53,16 +52,13 @@ pub mod upstream;
 
 use gateway::{Gateway, Ports};
 use listen::Opened;
-use plan::{CLASS, CONTROLLER, Observed, Plan, is_ours};
+use plan::{Observed, Plan, is_ours};
 use secrets::Memory;
 use server::Server;
 use tls::Shown;
 
 /// Who says what was done, in events, as with ingress-nginx.
 const NAME: &str = "nginx-ingress-controller";
-
-/// The label by which a class that was made here is known.
-const MADE_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "minik");
 
 /// What the ingress of a cluster needs.
 pub struct Config {
@@ -88,37 +84,15 @@ impl Ingress {
         Ingress { client, config }
     }
 
-    /// Makes the class that ingresses have by default, unless there is one of its name.
-    pub async fn announce(&self) -> Result<(), Status> {
-        let class = json!({
-            "metadata": {
-                "name": CLASS,
-                "labels": {MADE_BY.0: MADE_BY.1},
-                "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"},
-            },
-            "spec": {"controller": CONTROLLER},
-        });
-        let class: IngressClass = serde_json::from_value(class).map_err(Status::internal)?;
-        match self.client.all::<IngressClass>().create(&class).await {
-            Err(status) if !status.is("AlreadyExists") => Err(status),
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes the class away that [`Ingress::announce`] made: somebody else is to have ingresses. Theirs stays.
-    pub async fn withdraw(client: &Client) -> Result<(), Status> {
-        let classes = client.all::<IngressClass>();
-        let class = match classes.get(CLASS).await {
-            Err(status) if status.is("NotFound") => return Ok(()),
-            found => found?,
+    /// Instead of one: takes the class away that an ingress of this cluster made, and the addresses that it gave.
+    pub async fn withdraw(client: Client, given: [Ipv4Addr; 2], shutdown: impl Future<Output = ()>) {
+        let withdrawn = async {
+            class::withdraw(&client, &given).await;
+            std::future::pending().await
         };
-        let label = class.metadata.labels.as_ref().and_then(|labels| labels.get(MADE_BY.0));
-        if label.map(String::as_str) != Some(MADE_BY.1) {
-            return Ok(());
-        }
-        match classes.delete(CLASS, DeleteOptions::default()).await {
-            Err(status) if !status.is("NotFound") => Err(status),
-            _ => Ok(()),
+        tokio::select! {
+            () = shutdown => {}
+            () = withdrawn => {}
         }
     }
 
@@ -127,7 +101,7 @@ impl Ingress {
         let (ingresses, feed_ingresses) = reflect::<Object>(&self.client);
         let (classes, feed_classes) = reflect::<IngressClass>(&self.client);
         let (recorder, record) = Recorder::new(self.client.clone(), NAME, "");
-        let report = watch::Sender::new(Opened::default());
+        let report = watch::Sender::new(None);
         let serve = async {
             tokio::join!(ingresses.synced(), classes.synced());
             let mut teller = Teller { recorder, told: HashMap::new() };
@@ -137,7 +111,7 @@ impl Ingress {
                     () = until_any(&ingresses, &classes, false) => {}
                     () = self.session(&ingresses, &classes, &report, &mut teller) => {}
                 }
-                report.send_replace(Opened::default());
+                report.send_replace(None);
             }
         };
         let statuses = async {
@@ -149,7 +123,7 @@ impl Ingress {
             () = shutdown => {}
             () = serve => {}
             _ = feeds => {}
-            _ = async { tokio::join!(statuses, record) } => {}
+            _ = async { tokio::join!(statuses, record, class::announce(&self.client)) } => {}
         }
     }
 
@@ -158,7 +132,7 @@ impl Ingress {
         &self,
         ingresses: &Reflector<Object>,
         classes: &Reflector<IngressClass>,
-        report: &watch::Sender<Opened>,
+        report: &watch::Sender<Option<Opened>>,
         teller: &mut Teller,
     ) {
         let (services, feed_services) = reflect::<Service>(&self.client);
@@ -257,7 +231,7 @@ impl Objects<'_> {
         mut memory: Memory,
         gateway: &Gateway,
         shown: &Shown,
-        mut opened: watch::Receiver<Opened>,
+        mut opened: watch::Receiver<Option<Opened>>,
         teller: &mut Teller,
     ) {
         let mut ours = first;
@@ -269,7 +243,8 @@ impl Objects<'_> {
             self.secrets.subscribe(),
         );
         loop {
-            teller.tell(&ours, &opened.borrow_and_update().problems);
+            let problems = opened.borrow_and_update().as_ref().map(|opened| opened.problems.clone());
+            teller.tell(&ours, &problems.unwrap_or_default());
             let changed = tokio::select! {
                 key = changes.0.next() => key,
                 key = changes.1.next() => key,

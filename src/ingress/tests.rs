@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::annotations::{Protocol, Settings};
+use super::class;
 use super::gateway::{Gateway, Ports, REQUESTS};
 use super::route::{Backend, Host, Location, Matcher, Table, Target};
 use super::server::Server;
 use super::tls;
-use super::{Config, Ingress};
 use crate::client::testing::FakeApi;
 
 /// A gateway with a port.
@@ -308,24 +308,40 @@ async fn connections_change_their_protocol() {
 
 #[tokio::test]
 async fn the_class_comes_and_goes_with_the_ingress_and_never_takes_anothers_place() {
-    let api = FakeApi::default();
-    let tls = Arc::new(client_tls());
-    let (node, gateway) = ([192, 168, 1, 7].into(), [10, 244, 0, 1].into());
-    let config = || Config { ports: Ports { http: 80, https: 443 }, node, gateway, tls: tls.clone() };
+    let (api, node) = (FakeApi::default(), [192, 168, 1, 7].into());
+    let ingress = |name: &str, class: &str, address: &str| {
+        json!({
+            "metadata": {"namespace": "d", "name": name, "uid": name},
+            "spec": {"ingressClassName": class},
+            "status": {"loadBalancer": {"ingress": [{"ip": address}]}},
+        })
+    };
     for _ in 0..2 {
-        Ingress::new(api.client(), config()).announce().await.unwrap();
+        class::announce(&api.client()).await;
     }
-    let class = api.all("ingressclasses").remove(0);
-    assert_eq!(class["spec"]["controller"], "k8s.io/ingress-nginx");
-    assert_eq!(class["metadata"]["annotations"]["ingressclass.kubernetes.io/is-default-class"], "true");
+    let made = api.all("ingressclasses").remove(0);
+    assert_eq!(made["spec"]["controller"], "k8s.io/ingress-nginx");
+    assert_eq!(made["metadata"]["annotations"]["ingressclass.kubernetes.io/is-default-class"], "true");
+    for (name, class, address) in
+        [("a", "nginx", "192.168.1.7"), ("b", "nginx", "10.0.0.1"), ("c", "other", "192.168.1.7")]
+    {
+        api.put("ingresses", ingress(name, class, address));
+    }
     for _ in 0..2 {
-        Ingress::withdraw(&api.client()).await.unwrap();
+        class::withdraw(&api.client(), &[node]).await;
         assert!(api.all("ingressclasses").is_empty());
     }
+    let mut shown: Vec<String> = api
+        .all("ingresses")
+        .iter()
+        .map(|ingress| format!("{}", ingress["status"]["loadBalancer"]["ingress"]))
+        .collect();
+    shown.sort();
+    assert_eq!(shown, ["[]", r#"[{"ip":"10.0.0.1"}]"#, r#"[{"ip":"192.168.1.7"}]"#]);
     let foreign = json!({"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-nginx"}});
     api.put("ingressclasses", foreign);
-    Ingress::new(api.client(), config()).announce().await.unwrap();
-    Ingress::withdraw(&api.client()).await.unwrap();
+    class::announce(&api.client()).await;
+    class::withdraw(&api.client(), &[node]).await;
     assert_eq!(api.all("ingressclasses")[0]["metadata"].get("labels"), None);
 }
 
