@@ -39,6 +39,7 @@ mod htpasswd;
 pub mod listen;
 mod names;
 mod path;
+mod patterns;
 pub mod plan;
 pub mod route;
 mod secrets;
@@ -52,8 +53,7 @@ pub mod upstream;
 
 use gateway::{Gateway, Ports};
 use listen::Opened;
-use plan::{Observed, Plan, is_ours};
-use secrets::Memory;
+use plan::{Memory, Observed, Plan, is_ours};
 use server::Server;
 use tls::Shown;
 

@@ -7,6 +7,7 @@
 //! Exact and Prefix keep their meaning for ingresses that use neither annotation.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,6 +63,11 @@ impl Backend {
     /// One at this place.
     pub fn new(name: String, target: Target) -> Backend {
         Backend { name, target, turn: AtomicUsize::new(0) }
+    }
+
+    /// Begins with this turn: many that are made anew must not all begin with the same endpoint.
+    pub fn beginning_at(self, turn: u64) -> Backend {
+        Backend { turn: AtomicUsize::new(turn as usize), ..self }
     }
 
     /// The endpoints in the order in which they are to be tried: whose turn it is comes first.
@@ -220,6 +226,22 @@ impl Table {
             self.wildcard.get(rest).filter(|_| !label.is_empty())
         };
         self.exact.get(name).or_else(below).unwrap_or(&self.any)
+    }
+
+    /// The host of this very name, which may begin with `*.`.
+    pub fn named(&self, name: &str) -> Option<&Host> {
+        match name.strip_prefix("*.") {
+            Some(rest) => self.wildcard.get(rest),
+            None => self.exact.get(name),
+        }
+    }
+
+    /// Where the host of this very name belongs.
+    pub fn entry(&mut self, name: &str) -> Entry<'_, String, Host> {
+        match name.strip_prefix("*.") {
+            Some(rest) => self.wildcard.entry(rest.to_owned()),
+            None => self.exact.entry(name.to_owned()),
+        }
     }
 
     /// Every endpoint that a request may go to.

@@ -19,6 +19,11 @@ const DEFAULT_HOST: &str = "ingress.local";
 /// Certificates by host; `*.example.com` for one label, an empty name for all hosts.
 pub type Certificates = HashMap<String, Arc<CertifiedKey>>;
 
+/// The certificate for a host of this name.
+pub fn for_host<'a>(all: &'a Certificates, host: &str) -> Option<&'a Arc<CertifiedKey>> {
+    all.get(host).or_else(|| all.get(&format!("*.{}", host.split_once('.')?.1)))
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -78,8 +83,7 @@ impl Shown {
     fn choose(&self, host: Option<&str>) -> Arc<CertifiedKey> {
         let all = self.by_host.read().unwrap_or_else(PoisonError::into_inner).clone();
         let host = host.unwrap_or_default().to_lowercase();
-        let below = || all.get(&format!("*.{}", host.split_once('.')?.1));
-        all.get(&host).or_else(below).or_else(|| all.get("")).unwrap_or(&self.default).clone()
+        for_host(&all, &host).or_else(|| all.get("")).unwrap_or(&self.default).clone()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Ingresses, and the objects that they name, become one routing table with its certificates (pure).
+//! Ingresses, and the objects that they name, become one routing table with its certificates (pure, but for the turn with
+//! which backends begin).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -7,14 +8,22 @@ use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressBackend, IngressClass, IngressRule, IngressTLS};
 
-use super::annotations::{self, Canary, PREFIX, Settings, path_pattern};
+use super::annotations::{self, Canary, PREFIX, Settings};
 use super::endpoints::{Missing, Services};
-use super::route::{Backend, Guard, Host, Location, Matcher, Table, Target};
-use super::secrets::{Memory, Secrets};
+use super::patterns::{self, Patterns};
+use super::route::{Backend, Guard, Location, Matcher, Table, Target};
+use super::secrets::{self, Secrets};
 use super::tls::Certificates;
+use crate::client::random_u64;
+
+mod aliases;
+mod hosts;
 
 #[cfg(test)]
 mod tests;
+
+use aliases::Alias;
+use hosts::{Draft, HostDraft, Wrong};
 
 /// The controller by which classes mean this one.
 pub const CONTROLLER: &str = "k8s.io/ingress-nginx";
@@ -35,6 +44,13 @@ pub struct Observed<'a> {
     pub slices: &'a [Arc<EndpointSlice>],
     /// All secrets.
     pub secrets: &'a [Arc<Secret>],
+}
+
+/// What was worked out for plans before.
+#[derive(Default)]
+pub struct Memory {
+    secrets: secrets::Memory,
+    patterns: patterns::Memory,
 }
 
 /// What is to be done.
@@ -62,28 +78,6 @@ pub fn is_ours(ingress: &Ingress, classes: &[Arc<IngressClass>]) -> bool {
     }
 }
 
-/// One path before its host is complete.
-struct Draft {
-    ingress: String,
-    path: String,
-    kind: String,
-    settings: Arc<Settings>,
-    guard: Option<Guard>,
-    backend: Arc<Backend>,
-    canary: Option<(Canary, Arc<Backend>)>,
-}
-
-/// A host before it is complete.
-#[derive(Default)]
-struct HostDraft {
-    paths: Vec<Draft>,
-    default: Option<Arc<Location>>,
-    tls: bool,
-    app_root: Option<String>,
-    /// Paths are compared as expressions.
-    by_pattern: bool,
-}
-
 /// Everything while the plan is made.
 struct Work<'a> {
     services: Services<'a>,
@@ -107,7 +101,7 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
     });
     let mut work = Work {
         services: Services::new(observed.services, observed.slices),
-        secrets: Secrets::new(observed.secrets, memory),
+        secrets: Secrets::new(observed.secrets, &mut memory.secrets),
         backends: HashMap::new(),
         hosts: BTreeMap::new(),
         certificates: Certificates::new(),
@@ -117,12 +111,14 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
         .map(|ingress| annotations::parse(ingress.metadata.annotations.as_ref().unwrap_or(&BTreeMap::new())))
         .collect();
     let mut aliases = Vec::new();
-    for (ingress, parsed) in ours.iter().zip(&mut parsed).filter(|(_, parsed)| parsed.canary.is_none()) {
+    for (at, (ingress, parsed)) in ours.iter().zip(&mut parsed).enumerate() {
+        if parsed.canary.is_some() {
+            continue;
+        }
         let of = Of::new(ingress);
         let settings = std::mem::take(&mut parsed.settings);
-        aliases.extend(
-            settings.aliases.iter().flat_map(|alias| of.hosts().map(move |host| (alias.clone(), host))),
-        );
+        let alias = |name: &String| Alias { of: at, name: name.clone(), hosts: of.hosts().collect() };
+        aliases.extend(settings.aliases.iter().map(alias));
         work.add(&of, settings, &mut parsed.complaints);
     }
     for (ingress, parsed) in ours.iter().zip(&mut parsed) {
@@ -130,21 +126,27 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
             work.add_canary(&Of::new(ingress), canary, &mut parsed.complaints);
         }
     }
-    let Work { secrets, hosts, certificates, .. } = work;
+    let Work { secrets, hosts, mut certificates, .. } = work;
     secrets.finish();
-    let mut table = Table::default();
+    let (mut table, mut wrong) = (Table::default(), Wrong::new());
+    let mut patterns = Patterns::new(&mut memory.patterns);
     for (name, host) in hosts {
-        let host = host.finish();
-        match name.strip_prefix("*.") {
-            _ if name.is_empty() => table.any = host,
-            Some(rest) => drop(table.wildcard.insert(rest.to_owned(), host)),
-            None => drop(table.exact.insert(name, host)),
+        let host = host.finish(&mut patterns, &mut wrong);
+        if name.is_empty() {
+            table.any = host;
+        } else {
+            table.entry(&name).insert_entry(host);
         }
     }
-    for (alias, host) in aliases {
-        // A host of its own goes before.
-        if let Some(host) = table.exact.get(&host).cloned() {
-            table.exact.entry(alias).or_insert(host);
+    patterns.finish();
+    for (at, why) in aliases::add(aliases, &mut table, &mut certificates) {
+        parsed[at].complaints.push(why);
+    }
+    let names: HashMap<String, usize> =
+        ours.iter().enumerate().map(|(at, ingress)| (Of::new(ingress).name, at)).collect();
+    for (name, why) in wrong {
+        if let Some(at) = names.get(&name) {
+            parsed[*at].complaints.push(why);
         }
     }
     let ours = ours.into_iter().cloned().zip(parsed.into_iter().map(|parsed| parsed.complaints)).collect();
@@ -315,7 +317,8 @@ impl Work<'_> {
         let target = found.unwrap_or_else(|_| none());
         let instead = settings.default_backend.as_deref().filter(|_| target == none());
         let instead = instead.and_then(|other| self.services.target(of.namespace, other, None, false).ok());
-        let made = Arc::new(Backend::new(name, instead.unwrap_or(target)));
+        let made = Backend::new(name, instead.unwrap_or(target)).beginning_at(random_u64());
+        let made = Arc::new(made);
         self.backends.insert(key, made.clone());
         made
     }
@@ -341,59 +344,4 @@ impl Work<'_> {
             }
         }
     }
-}
-
-impl HostDraft {
-    fn finish(self) -> Host {
-        let by_pattern = self.by_pattern;
-        let mut seen = BTreeSet::new();
-        // Of two that are the same, the older one has the path.
-        let kept =
-            self.paths.into_iter().filter(|draft| seen.insert((draft.path.clone(), draft.kind.clone())));
-        let locations = kept.map(|draft| Arc::new(draft.finish(by_pattern))).collect();
-        let mut host = Host { locations, default: self.default, tls: self.tls, app_root: self.app_root };
-        host.sort();
-        host
-    }
-}
-
-impl Draft {
-    fn is_in(&self, namespace: &str) -> bool {
-        self.ingress.split_once('/').is_some_and(|(own, _)| own == namespace)
-    }
-
-    fn finish(self, by_pattern: bool) -> Location {
-        let exact = self.kind == "Exact";
-        Location {
-            ingress: self.ingress,
-            matcher: matcher(&self.path, &self.kind, by_pattern, &self.settings),
-            path: self.path,
-            exact,
-            settings: self.settings,
-            guard: self.guard,
-            backend: self.backend,
-            canary: self.canary,
-        }
-    }
-}
-
-/// How a path is compared. `by_pattern` is whether any ingress of the host wants expressions.
-fn matcher(path: &str, kind: &str, by_pattern: bool, settings: &Settings) -> Matcher {
-    let prefix = path.trim_end_matches('/');
-    let plain = || match kind {
-        "Exact" => Matcher::Exact(path.to_owned()),
-        "Prefix" => Matcher::Prefix(prefix.to_owned()),
-        _ => Matcher::Start(path.to_owned()),
-    };
-    if !by_pattern {
-        return plain();
-    }
-    let wants = settings.use_regex || settings.rewrite_target.is_some();
-    let pattern = match kind {
-        "Exact" => path_pattern(&format!("{}$", regex::escape(path))),
-        "Prefix" if !wants => path_pattern(&format!("{}(/|$)", regex::escape(prefix))),
-        // What is no expression is meant as it stands.
-        _ => path_pattern(path).or_else(|_| path_pattern(&regex::escape(path))),
-    };
-    pattern.map_or_else(|_| plain(), Matcher::Pattern)
 }

@@ -175,6 +175,11 @@ fn one_ingress_with_patterns_makes_its_host_blind_to_case() {
     ] {
         assert_eq!(served(&plan, host, path, &[]), service, "{host}{path}");
     }
+    assert_eq!(
+        plan.ours[1].1,
+        ["the path \"/(\" is compared as it stands and not as a regular expression: unclosed group"]
+    );
+    assert!(plan.ours[0].1.is_empty() && plan.ours[2].1.is_empty());
 }
 
 #[test]
@@ -261,16 +266,31 @@ fn a_password_that_cannot_be_asked_for_closes() {
 
 #[test]
 fn further_names_lead_to_the_same_place() {
+    let (certificate, key) = tls::tests::pair(&["x.example"]);
+    let mut secured = rule("x.example", &[("/", "Prefix", "a")]);
+    secured["tls"] = json!([{"hosts": ["x.example"], "secretName": "good"}]);
     let plan = Cluster::default()
-        .with(
-            "one",
-            json!({"server-alias": "www.x.example,y.example"}),
-            rule("x.example", &[("/", "Prefix", "a")]),
-        )
-        .with("two", json!({}), rule("y.example", &[("/", "Prefix", "b")]))
+        .with("one", json!({"server-alias": "www.x.example, y.example, *.z.example, x.example"}), secured)
+        .with("two", json!({"server-alias": "w.example"}), rule("y.example", &[("/", "Prefix", "b")]))
+        .with("star", json!({"server-alias": "w.example"}), rule("*.s.example", &[("/", "Prefix", "c")]))
+        .with("sky", json!({"server-alias": "v.example"}), rule("*.t.example", &[("/", "Prefix", "c")]))
+        .secret("good", &[("tls.crt", &certificate), ("tls.key", &key)])
         .plan();
-    assert_eq!(served(&plan, "www.x.example", "/", &[]), "d/a:80");
-    assert_eq!(served(&plan, "y.example", "/", &[]), "d/b:80");
+    for (host, service) in [
+        ("www.x.example", "d/a:80"),
+        ("any.z.example", "d/a:80"),
+        ("y.example", "d/b:80"),
+        ("w.example", "d/b:80"),
+        ("v.example", "d/c:80"),
+    ] {
+        assert_eq!(served(&plan, host, "/", &[]), service, "{host}");
+    }
+    let mut certified: Vec<&str> = plan.certificates.keys().map(String::as_str).collect();
+    certified.sort_unstable();
+    assert_eq!(certified, ["*.z.example", "www.x.example", "x.example"]);
+    let told = |host: &str| vec![format!("{PREFIX}server-alias: {host:?} is a host of another ingress")];
+    let complaints: Vec<_> = plan.ours.into_iter().map(|(_, complaints)| complaints).collect();
+    assert_eq!(complaints, [told("y.example"), vec![], told("w.example"), vec![]]);
 }
 
 #[test]
