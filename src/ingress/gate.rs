@@ -6,7 +6,9 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::annotations::Cors;
+use super::path;
 use super::route::{Asked, Host, Location};
+use super::variables;
 
 /// What certificates are proven with must be reachable without TLS.
 const ACME: &str = "/.well-known/acme-challenge";
@@ -25,10 +27,31 @@ pub enum Answer {
 }
 
 /// Where a client of this host is sent before its path matters.
-pub fn at_host(host: &Host, asked: &Asked<'_>, authority: &str) -> Option<Answer> {
+pub fn at_host(host: &Host, asked: &Asked<'_>) -> Option<Answer> {
     let root = host.app_root.as_ref().filter(|_| asked.path == "/")?;
-    let scheme = if asked.tls { "https" } else { "http" };
-    Some(Answer::Redirect(StatusCode::FOUND, format!("{scheme}://{authority}{root}")))
+    Some(Answer::Redirect(StatusCode::FOUND, format!("{}://{}{root}", scheme(asked), asked.authority)))
+}
+
+fn scheme(asked: &Asked<'_>) -> &'static str {
+    if asked.tls { "https" } else { "http" }
+}
+
+/// The value of a variable for this request: see [`variables::OF_REQUEST`].
+fn variable(asked: &Asked<'_>, name: &str) -> Option<String> {
+    Some(match name {
+        "request_uri" => asked.uri.to_owned(),
+        "uri" => path::encoded(asked.path),
+        "args" => asked.uri.split_once('?').map_or("", |(_, query)| query).to_owned(),
+        "host" => host_literal(asked.host),
+        "http_host" => asked.authority.to_owned(),
+        "scheme" => scheme(asked).to_owned(),
+        _ => return None,
+    })
+}
+
+/// A host as addresses name it: IPv6 in brackets.
+fn host_literal(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// What a request for this location is answered, if not by its backend. `length` is what the client says that it sends.
@@ -60,7 +83,8 @@ pub fn at_location(
     }
     if let Some(redirect) = &settings.redirect {
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
-        return Some(Answer::Redirect(code, redirect.to.clone()));
+        let to = variables::filled(&redirect.to, |name| variable(asked, name));
+        return Some(Answer::Redirect(code, to));
     }
     match (settings.body_limit, length) {
         (Some(limit), Some(length)) if length > limit => Some(Answer::Status(StatusCode::PAYLOAD_TOO_LARGE)),
@@ -69,7 +93,7 @@ pub fn at_location(
 }
 
 fn to_https(asked: &Asked<'_>, port: u16) -> String {
-    let host = if asked.host.contains(':') { format!("[{}]", asked.host) } else { asked.host.to_owned() };
+    let host = host_literal(asked.host);
     let port = if port == 443 { String::new() } else { format!(":{port}") };
     format!("https://{host}{port}{}", asked.uri)
 }
@@ -163,6 +187,22 @@ mod tests {
                 None,
                 to(302, "https://b.example"),
             ),
+            (
+                &[("permanent-redirect", "https://b.example$request_uri")],
+                false,
+                false,
+                "GET",
+                None,
+                to(301, "https://b.example/x?q=1"),
+            ),
+            (
+                &[("temporal-redirect", "$scheme://$http_host/to/${host}$uri?$args")],
+                false,
+                true,
+                "GET",
+                None,
+                to(302, "https://a.example:81/to/a.example/x?q=1"),
+            ),
             (&[("whitelist-source-range", "10.0.0.0/8")], false, false, "GET", None, status(403)),
             (&[("whitelist-source-range", "192.168.0.0/16")], false, false, "GET", None, None),
             (&[("denylist-source-range", "192.168.1.0/24")], false, false, "GET", None, status(403)),
@@ -178,6 +218,7 @@ mod tests {
             let (headers, method) = (HeaderMap::new(), method.parse().unwrap());
             let asked = Asked {
                 host: "a.example",
+                authority: "a.example:81",
                 path: "/x",
                 uri: "/x?q=1",
                 method: &method,
@@ -198,6 +239,7 @@ mod tests {
         let (headers, method) = (HeaderMap::new(), Method::GET);
         let asked = |path| Asked {
             host: "a.example",
+            authority: "a.example:81",
             path,
             uri: path,
             method: &method,
@@ -207,8 +249,8 @@ mod tests {
             dice: 0,
         };
         let there = Answer::Redirect(StatusCode::FOUND, "http://a.example:81/app".into());
-        assert_eq!(at_host(&host, &asked("/"), "a.example:81"), Some(there));
-        assert_eq!(at_host(&host, &asked("/x"), "a.example:81"), None);
+        assert_eq!(at_host(&host, &asked("/")), Some(there));
+        assert_eq!(at_host(&host, &asked("/x")), None);
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl Gateway {
         let host = table.host(&name);
         let asked = Asked {
             host: &name,
+            authority: &authority,
             path: &path,
             uri: parts.uri.path_and_query().map_or("/", |uri| uri.as_str()),
             method: &parts.method,
@@ -116,7 +117,7 @@ impl Gateway {
             client: peer.address.ip().to_canonical(),
             dice: random_u64(),
         };
-        let at_host = gate::at_host(host, &asked, &authority);
+        let at_host = gate::at_host(host, &asked);
         let Some(location) = host.find(&path).filter(|_| at_host.is_none()) else {
             linger(body);
             return at_host.map_or_else(|| page(StatusCode::NOT_FOUND), answer);
@@ -132,8 +133,7 @@ impl Gateway {
                 answer(own)
             }
             None => {
-                let passage =
-                    Passage { asked, authority: &authority, location, parts: &parts, peer: &peer, upgrade };
+                let passage = Passage { asked, location, parts: &parts, peer: &peer, upgrade };
                 self.pass(passage, body).await.unwrap_or_else(page)
             }
         };
@@ -214,7 +214,6 @@ impl Gateway {
 /// A request that goes to a backend.
 struct Passage<'a> {
     asked: Asked<'a>,
-    authority: &'a str,
     location: &'a Location,
     parts: &'a Parts,
     peer: &'a Peer,
@@ -236,16 +235,21 @@ impl Passage<'_> {
     /// The head of the request for the backend.
     fn head(&self, port: u16) -> Result<Request<()>, http::Error> {
         let settings = &self.location.settings;
+        // In a path that is an expression, the prefix may name what was found.
+        let prefix = settings.forwarded_prefix.as_ref().map(|prefix| match &self.location.matcher {
+            Matcher::Pattern(pattern) => path::captured(pattern, prefix, self.asked.path),
+            _ => prefix.clone(),
+        });
         let client = Client {
-            authority: self.authority,
+            authority: self.asked.authority,
             address: self.asked.client,
             tls: self.peer.tls,
             port,
             id: format!("{:016x}{:016x}", self.asked.dice, random_u64()),
-            prefix: settings.forwarded_prefix.as_deref(),
+            prefix: prefix.as_deref(),
             authenticated: self.location.guard.is_some(),
         };
-        let host = settings.upstream_vhost.as_deref().unwrap_or(self.authority);
+        let host = settings.upstream_vhost.as_deref().unwrap_or(self.asked.authority);
         let mut headers = headers::to_backend(&self.parts.headers, host, &client);
         let mut uri = self.uri();
         let scheme = match settings.protocol {

@@ -50,6 +50,7 @@ mod tests;
 mod tls;
 mod tunnel;
 pub mod upstream;
+mod variables;
 
 use gateway::{Gateway, Ports};
 use listen::Opened;

@@ -5,6 +5,8 @@
 
 use regex::Regex;
 
+use super::variables;
+
 /// The path as rules see it: decoded, with single slashes, without `.` and `..`. `None` when it is none: it leaves the
 /// root, or is not encoded as it should be. Bytes that are no text become U+FFFD.
 pub fn normalized(path: &str) -> Option<String> {
@@ -56,25 +58,10 @@ pub fn rewritten(pattern: &Regex, target: &str, path: &str, query: Option<&str>)
         Some((target, own)) => (target, Some(own)),
         None => (target, None),
     };
-    let groups = pattern.captures(path);
-    let fill = |text: &str| {
-        let mut filled = String::new();
-        let mut rest = text.chars().peekable();
-        while let Some(c) = rest.next() {
-            match (c, rest.peek().and_then(|next| next.to_digit(10))) {
-                ('$', Some(n)) => {
-                    rest.next();
-                    let found = groups.as_ref().and_then(|groups| groups.get(n as usize));
-                    filled.push_str(found.map_or("", |found| found.as_str()));
-                }
-                _ => filled.push(c),
-            }
-        }
-        filled
-    };
-    let mut path = encoded(&fill(target));
-    if !path.starts_with('/') {
-        path.insert(0, '/');
+    let fill = |text: &str| captured(pattern, text, path);
+    let mut rewritten = encoded(&fill(target));
+    if !rewritten.starts_with('/') {
+        rewritten.insert(0, '/');
     }
     // A target that ends with `?` is to have no query.
     let query = match own_query {
@@ -85,7 +72,17 @@ pub fn rewritten(pattern: &Regex, target: &str, path: &str, query: Option<&str>)
         }
         None => query.map(str::to_owned),
     };
-    query.map_or(path.clone(), |query| format!("{path}?{query}"))
+    query.map_or(rewritten.clone(), |query| format!("{rewritten}?{query}"))
+}
+
+/// The text with what the pattern's groups found in `path`.
+pub fn captured(pattern: &Regex, text: &str, path: &str) -> String {
+    let groups = pattern.captures(path);
+    variables::filled(text, |name| {
+        let number: usize = name.parse().ok()?;
+        let found = groups.as_ref().and_then(|groups| groups.get(number));
+        Some(found.map_or("", |found| found.as_str()).to_owned())
+    })
 }
 
 fn encode(text: &str, plain: impl Fn(u8) -> bool) -> String {
@@ -103,7 +100,8 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && !br##""#<>\^`{|}"##.contains(&byte)
 }
 
-fn encoded(path: &str) -> String {
+/// A path as it is sent.
+pub fn encoded(path: &str) -> String {
     encode(path, |byte| is_plain(byte) && byte != b'%' && byte != b'?')
 }
 

@@ -24,6 +24,8 @@ use super::htpasswd::Users;
 pub struct Asked<'a> {
     /// The host in lower case, without a port.
     pub host: &'a str,
+    /// The host as the client wrote it, with its port.
+    pub authority: &'a str,
     /// The path as [`super::path::normalized`] has it.
     pub path: &'a str,
     /// Path and query as they came.

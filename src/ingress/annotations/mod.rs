@@ -18,6 +18,8 @@ mod tests;
 
 use read::Reader;
 
+use super::variables;
+
 /// What all names of annotations begin with.
 pub const PREFIX: &str = "nginx.ingress.kubernetes.io/";
 
@@ -287,6 +289,9 @@ pub fn parse(annotations: &BTreeMap<String, String>) -> Parsed {
 
 fn paths(reader: &mut Reader<'_>, settings: &mut Settings) {
     settings.rewrite_target = reader.text("rewrite-target").map(str::to_owned);
+    let is_group = |name: &str| name.bytes().all(|b| b.is_ascii_digit());
+    reader.know_variables("rewrite-target", is_group);
+    reader.know_variables("x-forwarded-prefix", is_group);
     settings.use_regex = reader.flag("use-regex").unwrap_or(false);
     settings.forwarded_prefix = reader.header_text("x-forwarded-prefix");
     settings.aliases = reader.list("server-alias").map(str::to_lowercase).collect();
@@ -299,7 +304,7 @@ fn redirects(reader: &mut Reader<'_>, settings: &mut Settings) {
     settings.app_root =
         reader.checked("app-root", "a path such as /app", |text| rooted(text).then(|| text.to_owned()));
     let address = |text: &str| {
-        let scheme = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme));
+        let scheme = ["http://", "https://", "$scheme://"].iter().any(|scheme| text.starts_with(scheme));
         (scheme && http::HeaderValue::from_str(text).is_ok()).then(|| text.to_owned())
     };
     let wanted = "an address such as https://example.com/";
@@ -313,6 +318,9 @@ fn redirects(reader: &mut Reader<'_>, settings: &mut Settings) {
     let permanent_code = code(reader, "permanent-redirect-code", 301);
     let temporal = reader.checked("temporal-redirect", wanted, address);
     let permanent = reader.checked("permanent-redirect", wanted, address);
+    for name in ["temporal-redirect", "permanent-redirect"] {
+        reader.know_variables(name, |name| variables::OF_REQUEST.contains(&name));
+    }
     let temporal = temporal.map(|to| Redirect { code: temporal_code, to });
     settings.redirect = temporal.or(permanent.map(|to| Redirect { code: permanent_code, to }));
 }
@@ -328,6 +336,7 @@ fn backends(reader: &mut Reader<'_>, settings: &mut Settings) {
     settings.read_timeout = reader.seconds("proxy-read-timeout").unwrap_or(usual.read_timeout);
     settings.send_timeout = reader.seconds("proxy-send-timeout").unwrap_or(usual.send_timeout);
     settings.upstream_vhost = reader.header_text("upstream-vhost");
+    reader.know_variables("upstream-vhost", |_| false);
     settings.service_upstream = reader.flag("service-upstream").unwrap_or(false);
     settings.default_backend = reader.text("default-backend").map(str::to_owned);
     let protocol = reader.checked("backend-protocol", "HTTP, HTTPS, GRPC or GRPCS", |text| {

@@ -7,6 +7,7 @@ use http::HeaderValue;
 use regex::{Regex, RegexBuilder};
 
 use super::PREFIX;
+use crate::ingress::variables;
 
 /// How large a compiled expression may become.
 const PATTERN_BYTES: usize = 1 << 20;
@@ -80,6 +81,16 @@ impl<'a> Reader<'a> {
         self.checked(name, "a text of printable characters", |text| {
             HeaderValue::from_str(text).is_ok().then(|| text.to_owned())
         })
+    }
+
+    /// Complains about a variable in the value that is not among those that are `known` there.
+    pub(super) fn know_variables(&mut self, name: &str, known: impl Fn(&str) -> bool) {
+        if let Some(other) = self.text(name).and_then(|text| variables::unknown(text, known)) {
+            self.complain(
+                name,
+                &format!("minik does not know the variable ${other} here; it stands as it is written"),
+            );
+        }
     }
 
     /// The parts of a list with commas.

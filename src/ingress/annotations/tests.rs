@@ -143,6 +143,31 @@ fn nonsense_is_told_and_the_default_holds() {
 }
 
 #[test]
+fn variables_are_known_or_told() {
+    for (name, value, other) in [
+        ("permanent-redirect", "https://b.example$request_uri", None),
+        ("temporal-redirect", "$scheme://$host/$1", Some("1")),
+        ("permanent-redirect", "https://b.example/$remote_addr", Some("remote_addr")),
+        ("upstream-vhost", "$host", Some("host")),
+        ("upstream-vhost", "b.example", None),
+        ("x-forwarded-prefix", "/$1", None),
+        ("x-forwarded-prefix", "/$uri", Some("uri")),
+        ("rewrite-target", "/$2", None),
+    ] {
+        let told = other.map(|other| {
+            format!(
+                "{PREFIX}{name}: minik does not know the variable ${other} here; it stands as it is written"
+            )
+        });
+        assert_eq!(
+            parsed(&[(name, value)]).complaints,
+            told.into_iter().collect::<Vec<_>>(),
+            "{name} {value}"
+        );
+    }
+}
+
+#[test]
 fn a_canary_says_who_comes_to_it() {
     let canary = |pairs: &[(&str, &str)]| {
         let mut all = vec![("canary", "true")];

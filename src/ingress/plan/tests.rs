@@ -93,6 +93,7 @@ fn served(plan: &Plan, host: &str, path: &str, headers: &[(&'static str, &'stati
         headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
     let asked = Asked {
         host,
+        authority: host,
         path,
         uri: path,
         method: &Method::GET,
