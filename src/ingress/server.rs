@@ -35,6 +35,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection that is to end may take for that.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long requests may go on when the ports are closed, as with ingress-nginx.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(240);
 /// How large a request's head may be.
 const HEAD_BYTES: usize = 64 << 10;
 /// How many streams of HTTP/2 a connection may have at a time.
@@ -130,11 +132,9 @@ impl Server {
             ended = connection.as_mut() => Some(ended),
             is_over = until_unused => {
                 connection.as_mut().graceful_shutdown();
-                match is_over {
-                    // A client that neither asks nor takes its answer nor goes is left.
-                    true => tokio::time::timeout(END_TIMEOUT, connection.as_mut()).await.ok(),
-                    false => Some(connection.as_mut().await),
-                }
+                // A client that neither asks nor takes its answer nor goes is left.
+                let patience = if is_over { END_TIMEOUT } else { DRAIN_TIMEOUT };
+                tokio::time::timeout(patience, connection.as_mut()).await.ok()
             }
         };
         if let Some(Err(error)) = ended {
@@ -179,17 +179,15 @@ impl Use {
         InUse { connection: self.clone(), id }
     }
 
-    /// Waits until there has been no request for as long as `idle`, or a client has taken nothing for as long as `taking`.
+    /// Waits until there has been no request for as long as `idle`, or the client has taken nothing of any answer for as
+    /// long as `taking`, and nothing else is under way.
     async fn over(&self, idle: Duration, taking: Duration) {
         loop {
             let until = {
                 let state = self.state();
-                let oldest = state.requests.values().flatten().min();
-                match (state.requests.is_empty(), oldest) {
-                    (true, _) => state.unused + idle,
-                    (false, Some(since)) => *since + taking,
-                    (false, None) => Instant::now() + taking,
-                }
+                // One that waits for its backend is younger than all.
+                let youngest = state.requests.values().map(|since| since.unwrap_or_else(Instant::now)).max();
+                youngest.map_or(state.unused + idle, |since| since + taking)
             };
             if until <= Instant::now() {
                 return;
@@ -267,10 +265,13 @@ mod tests {
                 fast.note(false);
             }
         };
+        // One answer that is not taken does not end the others.
         tokio::select! {
-            () = takes => panic!("a client takes nothing"),
-            () = use_.over(idle, taking) => {}
+            () = takes => {}
+            () = use_.over(idle, taking) => panic!("a client takes an answer"),
         }
-        assert_eq!(began.elapsed().as_secs(), 60);
+        fast.note(true);
+        use_.over(idle, taking).await;
+        assert_eq!(began.elapsed().as_secs(), 260);
     }
 }
