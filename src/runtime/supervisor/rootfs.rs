@@ -175,7 +175,7 @@ fn open_images(config: &ContainerConfig, aside: &Path, users: Option<Mapped<'_>>
         let MountSource::Layers { layers, path } = &mount.source else { continue };
         let target = mount.target.clone();
         let at = target.display().to_string();
-        let tree = on_layers(layers, users, aside, |layers| mount::merged(layers, attributes))
+        let tree = on_layers(layers, users, aside, |layers| mount::merged(layers, attributes, aside))
             .during(format_args!("mount image on {at:?}"))?;
         sources.push(match path.as_os_str().is_empty() {
             true => Source { target, tree, directory: true },
