@@ -4,18 +4,19 @@
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use minik::network::{self, PodNetwork};
 use minik::proxy::Config;
 use minik::proxy::policy::plan::{Objects, plan};
 use minik::proxy::state::State;
 use minik::proxy::table::Table;
-use minik::sys::namespace::{run_in_path, unshare};
-use nix::sched::CloneFlags;
+use minik::sys::namespace::run_in_path;
 use serde_json::{Value, json};
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+mod common;
+
+use common::{Result, time};
 
 /// How many pods there are; two of them are real.
 const PODS: u32 = 200;
@@ -23,13 +24,9 @@ const CONNECTIONS: usize = 5000;
 
 fn main() -> Result<()> {
     let mut out = std::io::stdout();
-    if !nix::unistd::geteuid().is_root() {
-        writeln!(out, "SKIPPED: needs root")?;
+    if !common::alone(&mut out)? {
         return Ok(());
     }
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     let directory = std::env::temp_dir().join(format!("minik-bench-{}", std::process::id()));
     let network = network::Config {
         prefix: "mkb".into(),
@@ -123,10 +120,4 @@ fn connections(to: SocketAddr) -> std::io::Result<Vec<Duration>> {
         Ok(took)
     };
     (0..CONNECTIONS).map(connect).collect()
-}
-
-fn time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    let start = Instant::now();
-    let result = work();
-    (start.elapsed(), result)
 }

@@ -2,32 +2,26 @@
 //! `cargo bench --bench proxy`. Works in namespaces of its own, which end with it.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use minik::network::{self, PodNetwork};
-use minik::proxy::Config;
 use minik::proxy::plan::{Options, plan};
-use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State};
+use minik::proxy::state::State;
 use minik::proxy::table::{Table, difference, full};
-use minik::sys::namespace::unshare;
-use nix::sched::CloneFlags;
 use serde_json::json;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+mod common;
+
+use common::{Result, config, median, service, time};
 
 fn main() -> Result<()> {
     let mut out = std::io::stdout();
-    if !nix::unistd::geteuid().is_root() {
-        writeln!(out, "SKIPPED: needs root")?;
+    if !common::alone(&mut out)? {
         return Ok(());
     }
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     for services in [1_000, 5_000] {
         measure_services(services, &mut out)?;
     }
@@ -152,39 +146,4 @@ async fn measure_attachments(out: &mut impl Write) -> Result<()> {
     writeln!(out, "detach                 {:>10.1?}", median(&mut detached))?;
     writeln!(out, "destroy after 80 pods  {destroyed:>10.1?}")?;
     Ok(())
-}
-
-fn config() -> Result<Config> {
-    Ok(Config {
-        table: "minik-bench".into(),
-        pods: "10.244.0.0/16".parse()?,
-        services: "10.96.0.0/12".parse()?,
-        gateway: "10.244.0.1".parse()?,
-        link_prefix: "mkb".into(),
-    })
-}
-
-fn service(number: u32, endpoints: u32) -> (Frontend, Backends) {
-    let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 1).to_bits() + number);
-    let endpoint = |n| Endpoint {
-        address: Ipv4Addr::from_bits(Ipv4Addr::new(10, 244, 0, 2).to_bits() + (number * 3 + n) % 60_000),
-        port: 8080,
-    };
-    let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
-    endpoints.sort();
-    (
-        Frontend { address: Some(address), protocol: Protocol::Tcp, port: 80 },
-        Backends { endpoints, ..Backends::default() },
-    )
-}
-
-fn time<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    let start = Instant::now();
-    let result = work();
-    (start.elapsed(), result)
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
 }

@@ -17,16 +17,17 @@ use minik::dns::server::Server;
 use minik::dns::upstream::Upstream;
 use minik::dns::zone::Zone;
 use minik::network::{self, PodNetwork};
+use minik::proxy::follow;
 use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State};
 use minik::proxy::table::Table;
-use minik::proxy::{Config, follow};
-use minik::sys::namespace::{run_in_path, unshare};
+use minik::sys::namespace::run_in_path;
 use minik::sys::program;
-use nix::sched::CloneFlags;
 use serde_json::json;
 use tokio::sync::watch;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+mod common;
+
+use common::{Result, config, median, service};
 
 /// Services, and endpoints of each.
 const SIZES: [(u32, u32); 3] = [(100, 3), (1_000, 10), (5_000, 10)];
@@ -43,13 +44,9 @@ const IN_FLIGHT: u16 = 64;
 
 fn main() -> Result<()> {
     let mut out = std::io::stdout();
-    if !nix::unistd::geteuid().is_root() {
-        writeln!(out, "SKIPPED: needs root")?;
+    if !common::alone(&mut out)? {
         return Ok(());
     }
-    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
     program::run("ip", &["link", "set", "lo", "up"], &[])?;
     // A thousandth of everything shows that it works.
     let short = std::env::var_os("BENCH_SHORT").is_some();
@@ -203,7 +200,8 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
         (frontend, Backends { endpoints, ..Backends::default() })
     });
     let state = State { frontends: frontends.into(), ..State::default() };
-    let (_states, states) = watch::channel(Some(state));
+    let (wanted, states) = watch::channel(None);
+    wanted.send_replace(Some(state));
     let led = watch::channel(None).0;
     let mut installed = led.subscribe();
     let proxy = tokio::spawn(follow(config()?, states, led, std::future::pending()));
@@ -406,39 +404,10 @@ fn question(name: &str) -> Vec<u8> {
     bytes
 }
 
-fn config() -> Result<Config> {
-    Ok(Config {
-        table: "minik-bench".into(),
-        pods: "10.244.0.0/16".parse()?,
-        services: "10.96.0.0/12".parse()?,
-        gateway: "10.244.0.1".parse()?,
-        link_prefix: "mkb".into(),
-    })
-}
-
-fn service(number: u32, endpoints: u32) -> (Frontend, Backends) {
-    let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 1).to_bits() + number);
-    let endpoint = |n| Endpoint {
-        address: Ipv4Addr::from_bits(
-            Ipv4Addr::new(10, 244, 0, 2).to_bits() + (number * endpoints + n) % 60_000,
-        ),
-        port: 8080,
-    };
-    let mut endpoints: Vec<_> = (0..endpoints).map(endpoint).collect();
-    endpoints.sort();
-    let frontend = Frontend { address: Some(address), protocol: Protocol::Tcp, port: 80 };
-    (frontend, Backends { endpoints, ..Backends::default() })
-}
-
 fn timed<T, E: std::error::Error + Send + Sync + 'static>(
     work: impl FnOnce() -> std::result::Result<T, E>,
 ) -> Result<Duration> {
     let begin = Instant::now();
     work()?;
     Ok(begin.elapsed())
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort();
-    times[times.len() / 2]
 }

@@ -147,7 +147,7 @@ fn starts_at_once() {
     assert_eq!(run.stderr.matches("is ready after").count(), 3, "{run:?}");
     assert_eq!(run.stderr.matches("running already").count(), 3, "{run:?}");
     assert_eq!([&bed.name, &b, &c].map(|cluster| daemons(&bed, cluster)), [1; 3]);
-    let settings = shell(&bed, "cat /var/lib/minik/*/config.json | grep -E 'Port|Cidr'");
+    let settings = shell(&bed, "cat /var/lib/minik/*/config.json | grep -E 'apiserverPort|Cidr'");
     let distinct: BTreeSet<&str> = settings.lines().collect();
     assert_eq!(distinct.len(), 9, "{settings}");
     for cluster in [&b, &c] {

@@ -197,11 +197,12 @@ impl Allocator {
             Reservation { allocator: self.clone(), gained: Taken::default(), lost: Taken::default() };
         families::set(new, old)?;
         let old_address = old.and_then(address);
+        let old_health = old.and_then(health_port);
         let old_ports: HashSet<u16> = old.map(node_ports).unwrap_or_default().into_iter().collect();
         {
             let taken = &mut self.tables().taken;
             self.take_address(taken, &mut reservation.gained, new, old_address)?;
-            take_ports(taken, &mut reservation.gained, new, &old_ports)?;
+            take_ports(taken, &mut reservation.gained, new, (&old_ports, old_health))?;
         }
         let new_ports: HashSet<u16> = node_ports(new).into_iter().collect();
         reservation.lost.ports = old_ports.difference(&new_ports).copied().collect();
@@ -289,15 +290,16 @@ fn take_ports(
     taken: &mut Taken,
     gained: &mut Taken,
     service: &mut Value,
-    had: &HashSet<u16>,
+    (had, had_health): (&HashSet<u16>, Option<u16>),
 ) -> Result<(), Vec<FieldError>> {
-    take_health_port(taken, gained, service, had)?;
+    // A port that is asked after a service is no port of it.
+    take_health_port(taken, gained, service, had_health)?;
     if !has_node_ports(service) {
         return Ok(());
     }
     let wants = wants_node_ports(service);
     let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
-    let mut mine: HashSet<u16> = had.clone();
+    let mut mine: HashSet<u16> = had.iter().copied().filter(|port| Some(*port) != had_health).collect();
     for (i, port) in ports.iter_mut().enumerate() {
         let asked = port["nodePort"].as_u64().unwrap_or(0);
         if asked == 0 {
@@ -324,7 +326,7 @@ fn take_health_port(
     taken: &mut Taken,
     gained: &mut Taken,
     service: &mut Value,
-    had: &HashSet<u16>,
+    had: Option<u16>,
 ) -> Result<(), Vec<FieldError>> {
     const FIELD: &str = "spec.healthCheckNodePort";
     if !is_checked(service) {
@@ -339,7 +341,7 @@ fn take_health_port(
             service["spec"]["healthCheckNodePort"] = json!(number);
             Ok(())
         }
-        asked => take_port(taken, gained, &mut had.clone(), asked, FIELD),
+        asked => take_port(taken, gained, &mut had.into_iter().collect(), asked, FIELD),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Their objects stay as they are, so that the node runs the same pods when it is started again; Kubernetes, whose nodes
 //! are replaced rather than started again, has them fail.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -35,17 +35,22 @@ pub(super) async fn all(
     let of_the_system = |handle: &Handle| is_of_the_system(handle.desired.borrow().pod());
     let (second, first): (Vec<_>, Vec<_>) = workers.iter().partition(|(_, handle)| of_the_system(handle));
     let first_time = turns(time, !second.is_empty());
+    // Some of the second turn end in the first, as they were about to.
+    let mut over: HashSet<String> = HashSet::new();
     for (turn, until) in [(first, began + first_time), (second, began + time)] {
         let left = until.saturating_duration_since(Instant::now());
         let mut awaited: Vec<&String> = Vec::new();
-        for (uid, handle) in turn {
+        for (uid, handle) in turn.into_iter().filter(|(uid, _)| !over.contains(*uid)) {
             handle.desired.send_modify(|desired| end(desired, left));
             awaited.push(uid);
         }
         while !awaited.is_empty() {
             tokio::select! {
                 ended = running.join_next() => match ended {
-                    Some(Ok(uid)) => awaited.retain(|awaited| **awaited != uid),
+                    Some(Ok(uid)) => {
+                        awaited.retain(|awaited| **awaited != uid);
+                        over.insert(uid);
+                    }
                     Some(Err(error)) => tracing::error!(%error, "a pod's worker failed"),
                     None => break,
                 },

@@ -293,6 +293,10 @@ fn is(error: &rtnetlink::Error, errno: i32) -> bool {
 /// host past every rule. Fine where there is no IPv6 at all.
 pub(super) fn forbid_ipv6(link: &str) -> Result<(), Error> {
     let switch = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
+    // Where it is off already it may be out of reach.
+    if std::fs::read_to_string(&switch).is_ok_and(|off| off.trim() == "1") {
+        return Ok(());
+    }
     match std::fs::write(&switch, "1") {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(format!("writing 1 to {switch}"))(error))

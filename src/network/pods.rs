@@ -81,6 +81,12 @@ impl PodNetwork {
         present.retain(|link| pod_link_address(&config, &link.name).is_some_and(|a| !kept.contains(&a)));
         finish(sweep(&config, &links, &present, |address| kept.contains(&address)).await)?;
 
+        // Those of an earlier minik may have more than they should.
+        for address in &kept {
+            if let Err(error) = links::forbid_ipv6(&link_name(&config.prefix, *address)) {
+                tracing::warn!(%address, %error, "a pod of before may speak IPv6 to the host");
+            }
+        }
         let state = Mutex::new(State { addresses, pool: VecDeque::new() });
         let refill = Arc::new(Notify::new());
         let closing = AtomicBool::new(false);

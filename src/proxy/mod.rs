@@ -193,7 +193,6 @@ pub async fn follow(
     if let Err(error) = close(&mut table) {
         tracing::error!(%error, "closing the way of pods whose policies are not known yet");
     }
-    network::route_through(&format!("{}0", config.link_prefix), config.services, config.gateway).await?;
     let mut node = Node {
         config,
         table: Some(table),
@@ -201,6 +200,7 @@ pub async fn follow(
         search: Search::default(),
         balancers: health::Listeners::default(),
         led,
+        routed: false,
     };
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
@@ -293,6 +293,8 @@ struct Node {
     led: watch::Sender<Led>,
     /// Tracked connections that could not be looked at yet.
     search: Search,
+    /// Whether the addresses of services have a way out of the host's own programs.
+    routed: bool,
 }
 
 impl Node {
@@ -322,6 +324,9 @@ impl Node {
     /// Makes it so, as far as it goes. False when a port is taken by somebody else.
     async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
         let (local, balancers, led) = (wanted.local.clone(), wanted.health.clone(), wanted.led.clone());
+        // Without it the rest is of use too: pods are cut off until their rules are there.
+        let routed = if self.routed { Ok(()) } else { self.route().await };
+        self.routed = routed.is_ok();
         let table = match self.table.take() {
             Some(table) => table,
             None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
@@ -337,10 +342,14 @@ impl Node {
         for (port, error) in &unasked {
             tracing::warn!(port, %error, "opening the health port of a service");
         }
-        done.map(|()| {
-            self.led.send_replace(Some(led));
-            failed.is_empty() && unasked.is_empty()
-        })
+        done?;
+        self.led.send_replace(Some(led));
+        routed.map(|()| failed.is_empty() && unasked.is_empty())
+    }
+
+    async fn route(&self) -> Result<(), Error> {
+        let Config { services, gateway, link_prefix, .. } = &self.config;
+        Ok(network::route_through(&format!("{link_prefix}0"), *services, *gateway).await?)
     }
 }
 

@@ -88,6 +88,8 @@ impl Disk {
         let done = catch_unwind(AssertUnwindSafe(|| {
             marker.check(&self.path)?;
             self.database = Some(open_locked(&self.path, &self.opener)?);
+            // What an earlier process left to be looked through next time is not known.
+            self.loose = true;
             let done = work(self)?;
             marker.set(&self.path).map_err(|e| self.fail("mark the file as in use", e))?;
             Ok(done)

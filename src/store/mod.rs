@@ -239,7 +239,7 @@ impl Store {
             news: self.announcer.subscribe(prefix),
             prefix: prefix.to_owned(),
             position: from,
-            begun: false,
+            begun: self.memory.read(|state| state.check_from(from)).is_ok(),
             ready: VecDeque::new(),
         }
     }

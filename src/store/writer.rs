@@ -121,6 +121,15 @@ struct Work {
     limits: Limits,
 }
 
+/// Tells followers of the store's end, however it ends.
+struct Followers(Arc<Announcer>);
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 type Done = oneshot::Sender<Result<Arc<Entry>, Error>>;
 
 /// A group of writes, decided: what becomes of each once the transaction has ended.
@@ -135,6 +144,7 @@ struct Group {
 
 impl Work {
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
+        let followers = Followers(self.announcer.clone());
         let mut closing = None;
         // How the newest transaction ended.
         let mut last = Ok(());
@@ -146,7 +156,8 @@ impl Work {
             let first = match first {
                 Ok(first) => first,
                 Err(RecvTimeoutError::Timeout) => {
-                    last = self.disk.make_quick_to_open(self.memory.read(State::span));
+                    let made = self.disk.make_quick_to_open(self.memory.read(State::span));
+                    last = made.or_else(|_| self.settle());
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -174,7 +185,7 @@ impl Work {
                 let _ = done.send(last.as_ref().map_err(again).copied());
             }
         }
-        self.announcer.close();
+        drop(followers);
         // The file is closed before the closer hears of it.
         drop(self.disk);
         if let Some(done) = closing {

@@ -26,6 +26,7 @@ use minik::controllers::volumes::Storage;
 use minik::controllers::{Authority, Config as ControllersConfig, Controllers};
 use minik::image::{Credential, Image, ImageConfig};
 use minik::kubelet::context::{Addresses, Config, ImageSource};
+use minik::kubelet::image_gc::Policy;
 use minik::kubelet::node::Machine;
 use minik::kubelet::observed::label;
 use minik::kubelet::resources::NodeCapacity;
@@ -183,7 +184,9 @@ fn parse(path: &str) -> Name<'_> {
 impl Cluster {
     /// A cluster of one node, `minik`, that is ready for pods.
     pub async fn start() -> Cluster {
-        Cluster::start_with(eviction::Settings::default()).await
+        // Whatever is left of the disk that the tests run on.
+        let images = Policy { high: 100, ..Policy::default() };
+        Cluster::start_with(eviction::Settings { thresholds: Vec::new(), images, ..Default::default() }).await
     }
 
     /// The same, with nodes that run short when these settings say.

@@ -183,7 +183,9 @@ impl<R: Runtime> Worker<R> {
             Goal::Run => observed.pulling = self.pulls.under_way(&pod),
             Goal::Stop { .. } => self.pulls.cancel(),
         }
-        self.memory.led = goal != Goal::Run && desired.stops() && self.is_led(&observed);
+        // Services hear nothing of pods that end with their node.
+        let told = desired.stops() && !matches!(desired, Desired::Stopped(..));
+        self.memory.led = goal != Goal::Run && told && self.is_led(&observed);
         self.probes.tend(&self.context, &pod, &observed, goal != Goal::Run, &self.changed);
         let infeasible =
             pod.spec.as_ref().and_then(|spec| resize::infeasible(spec, &self.context.config.capacity));

@@ -10,7 +10,7 @@
 //!                                      iifname "mk…*": jump from-pod
 //! chain policy-forward                 daddr of a pod: jump to-pod
 //! chain policy-output                  to a pod, TCP in the midst of a connection that is not known: reset
-//! chain from-pod                       the same; saddr . daddr @hairpin: accept
+//! chain from-pod                       the same; iifname . saddr . daddr @own: accept, to itself by a service
 //!                                      iifname . saddr vmap @egress, which returns or goes to egress-…; drop
 //! chain to-pod                         the same with daddr vmap @ingress
 //! chain egress-…                       for each rule: daddr @pods-… or @blocks-…, dport: return; at last drop
@@ -36,6 +36,8 @@ use crate::sys::netlink::{Messages, NFTABLES};
 const EGRESS: &str = "egress";
 const INGRESS: &str = "ingress";
 const DNS: &str = "dns";
+/// Pods, by their link and twice their address: what one sends to itself.
+const OWN: &str = "own";
 /// The chains whose rules are always the same: those that packets enter by themselves with their hook, those that
 /// they point at.
 const HOOKED: [(&str, u32); 3] = [("policy-input", 1), ("policy-forward", 2), ("policy-output", 3)];
@@ -115,6 +117,7 @@ fn rule_sets(policies: Option<&Policies>) -> BTreeMap<&str, &RuleSet> {
 #[derive(Debug, PartialEq)]
 enum Contents<'a> {
     Senders(&'a BTreeMap<Ipv4Addr, Isolation>),
+    Own(&'a BTreeMap<Ipv4Addr, Isolation>),
     Receivers(&'a BTreeMap<Ipv4Addr, Isolation>),
     Addresses(&'a BTreeSet<Ipv4Addr>),
     Ranges(&'a [Range]),
@@ -129,6 +132,7 @@ fn sets(policies: Option<&Policies>) -> BTreeMap<&str, Contents<'_>> {
     let named = policies.named_ports.iter().map(|(name, at)| (name.as_str(), Contents::Served(at)));
     let fixed = [
         (EGRESS, Contents::Senders(&policies.pods)),
+        (OWN, Contents::Own(&policies.pods)),
         (INGRESS, Contents::Receivers(&policies.pods)),
         (DNS, Contents::Served(&policies.dns)),
     ];
@@ -139,6 +143,7 @@ impl Contents<'_> {
     fn layout(&self) -> Layout {
         let (key, data, kind): (&[u32], _, _) = match self {
             Contents::Senders(_) => (&[LINK, ADDRESS], Data::Verdict, Kind::Plain),
+            Contents::Own(_) => (&[LINK, ADDRESS, ADDRESS], Data::None, Kind::Plain),
             Contents::Receivers(_) => (&[ADDRESS], Data::Verdict, Kind::Plain),
             Contents::Addresses(_) => (&[ADDRESS], Data::None, Kind::Plain),
             Contents::Ranges(_) => (&[ADDRESS], Data::None, Kind::Ranges),
@@ -149,15 +154,22 @@ impl Contents<'_> {
 
     fn elements(&self, config: &Config) -> BTreeMap<Vec<u8>, Content> {
         let verdict = |name: &Option<String>| name.clone().map_or(Content::Return, Content::Chain);
+        let link = |address: Ipv4Addr| {
+            let mut link = [0; libc::IFNAMSIZ];
+            let name = link_name(&config.link_prefix, address);
+            link[..name.len()].copy_from_slice(name.as_bytes());
+            link
+        };
         match self {
             Contents::Senders(pods) => {
                 let elements = pods.iter().map(|(address, isolation)| {
-                    let mut link = [0; libc::IFNAMSIZ];
-                    let name = link_name(&config.link_prefix, *address);
-                    link[..name.len()].copy_from_slice(name.as_bytes());
-                    (key(&[&link, &address.octets()]), verdict(&isolation.egress))
+                    (key(&[&link(*address), &address.octets()]), verdict(&isolation.egress))
                 });
                 elements.collect()
+            }
+            Contents::Own(pods) => {
+                let own = |a: &Ipv4Addr| (key(&[&link(*a), &a.octets(), &a.octets()]), Content::None);
+                pods.keys().map(own).collect()
             }
             Contents::Receivers(pods) => {
                 let elements =
@@ -208,11 +220,11 @@ fn skeleton(changes: &mut Messages, config: &Config) {
     for chain in ENDS {
         rule(chain, &|rule| rule.stray_tcp().reset());
     }
-    rule("from-pod", &|rule| {
-        let rule = rule.load(Field::SourceAddress, Reg(0)).load(Field::DestinationAddress, Reg(1));
-        rule.in_set(Set::Hairpin.name(), Reg(0)).verdict(Verdict::Accept);
-    });
     // By the link too: nobody gets another pod's rights by its address.
+    rule("from-pod", &|rule| {
+        let rule = rule.load_link(Reg(0)).load(Field::SourceAddress, Reg(4));
+        rule.load(Field::DestinationAddress, Reg(5)).in_set(OWN, Reg(0)).verdict(Verdict::Accept);
+    });
     rule("from-pod", &|rule| {
         rule.load_link(Reg(0)).load(Field::SourceAddress, Reg(4)).look_up_verdict(EGRESS, Reg(0));
     });

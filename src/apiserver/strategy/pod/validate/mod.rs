@@ -69,6 +69,15 @@ fn security(spec: &Value) -> Vec<FieldError> {
         let path = "spec.securityContext.shareProcessNamespace";
         errors.push(FieldError::invalid(path, &json!(true), why));
     }
+    if spec["hostUsers"] == false {
+        // The names are those that Kubernetes says.
+        for (field, said) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
+        {
+            if spec[field] == true {
+                errors.push(FieldError::forbidden(format!("spec.{said}"), "when `hostUsers` is false"));
+            }
+        }
+    }
     for field in ["fsGroup", "runAsUser", "runAsGroup"] {
         errors.extend(id(&format!("spec.securityContext.{field}"), &context[field]));
     }
