@@ -285,7 +285,8 @@ spec:
       cat /secret/user; echo; dd if=/dev/zero of=/dev/null count=1 2>/dev/null && echo null
       chown 1000 /work/file && stat -c %u /work/file
       mount -t tmpfs x /mnt 2>/dev/null || echo no mounts
-      pwd; touch file && stat -c '%u %g' . /var/run/. /var/run/secrets; ls /var/run/secrets/kubernetes.io/serviceaccount/token
+      pwd; touch file && stat -c '%u %g' . /var/run/. /var/run/secrets
+      ls /var/run/secrets/kubernetes.io/serviceaccount/token
     workingDir: /new/place
     volumeMounts:
     - {name: work, mountPath: /work}

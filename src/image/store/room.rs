@@ -40,8 +40,8 @@ impl Store {
         Ok(modified.unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
-    /// Removes images of registries that no container has used for so long until so many bytes are free; answers how many
-    /// that are.
+    /// Removes images of registries that no container has used for so long until so many bytes are free; answers how
+    /// many that are.
     /// `None` while somebody holds the content: a pull that goes on needs what it has brought.
     pub fn free(&self, bytes: u64, age: Duration) -> Result<Option<u64>, Error> {
         let path = self.content_lock();

@@ -1,8 +1,9 @@
 //! What a node does when it runs short of memory, disk or processes: it says so, gives up images that nobody uses, and
 //! then ends pods, one at a time (kubelet's eviction manager).
 //!
-//! Nothing is measured while no pod runs and enough is left. While some do, the pause between two looks is as long as the
-//! nearest threshold needs to be reached at worst; the kernel tells of stalls for want of memory, and pulls ask for a look.
+//! Nothing is measured while no pod runs and enough is left. While some do, the pause between two looks is as long as
+//! the nearest threshold needs to be reached at worst; the kernel tells of stalls for want of memory, and pulls ask for
+//! a look.
 
 pub mod measure;
 pub mod rank;

@@ -292,8 +292,8 @@ pub fn assemble(
     mount::pivot(root.as_fd()).during("pivot to root")
 }
 
-/// Attaches what the container mounts and makes its working directory. What is missing for that becomes the pod's own
-/// root's: volumes take nothing from those outside its users, and it may do with it as with the rest.
+/// Attaches what the container mounts and makes its working directory. What is made for that belongs to the pod's own
+/// root: volumes take nothing from anybody who is not among its users.
 fn make_places(
     config: &ContainerConfig,
     root: &Root,
