@@ -220,7 +220,7 @@ fn configuration_probes_and_quotas() {
         "sed 's/redis-config: \"\"/redis-config: \"{text}\"/' tests/tutorials/redis-config.yaml > {configured}"
     ));
     let applied = tutorial.kubectl(&format!("apply -f {configured}"));
-    assert_eq!(applied, "configmap/example-redis-config configured\npod/redis unchanged");
+    assert!(applied.starts_with("configmap/example-redis-config configured\n"), "{applied}");
     // The file follows; the program reads it when it starts.
     tutorial.seen("exec redis -- head -n1 /redis-master/redis.conf", "maxmemory 2mb");
     assert_eq!(setting("maxmemory"), "maxmemory\n0");
