@@ -23,15 +23,19 @@ pub struct Session {
     pub canary: bool,
 }
 
-/// The session that the client has.
+/// How many hexadecimal digits a key has.
+const DIGITS: usize = 16;
+
+/// The session that the client has. Keys are short: each request computes with its own.
 pub fn session(affinity: &Affinity, headers: &HeaderMap) -> Option<Session> {
     let (key, side) = cookie(headers, &affinity.cookie)?.rsplit_once('.')?;
+    let is_key = key.len() == DIGITS && key.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     let canary = match side {
         "m" => false,
         "c" => true,
         _ => return None,
     };
-    Some(Session { key: key.to_owned(), canary })
+    is_key.then(|| Session { key: key.to_owned(), canary })
 }
 
 fn rank(key: &str, endpoint: SocketAddr) -> u64 {
@@ -67,7 +71,7 @@ pub fn order(
     let is_new = kept.is_none();
     let session = kept.unwrap_or_else(|| Session { key: format!("{dice:016x}"), canary });
     let mut all = in_turn;
-    all.sort_by_key(|endpoint| Reverse(rank(&session.key, *endpoint)));
+    all.sort_by_cached_key(|endpoint| Reverse(rank(&session.key, *endpoint)));
     (all, is_new.then_some(session))
 }
 
@@ -173,12 +177,14 @@ mod tests {
             let headers = [(http::header::COOKIE, text.parse().unwrap())].into_iter().collect();
             session(&affinity(false), &headers)
         };
-        let given = Session { key: "00ff".into(), canary: true };
+        let given = Session { key: "00112233445566ff".into(), canary: true };
         let now = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let plain = set_cookie(&affinity(false), &given, "/app", false, now).unwrap();
-        assert_eq!(plain, "route=00ff.c; Path=/app; HttpOnly");
-        assert_eq!(session_of("a=b; route=00ff.c"), Some(given.clone()));
-        assert_eq!((session_of("route=00ff.x"), session_of("route=1")), (None, None));
+        assert_eq!(plain, "route=00112233445566ff.c; Path=/app; HttpOnly");
+        assert_eq!(session_of("a=b; route=00112233445566ff.c"), Some(given.clone()));
+        for other in ["00112233445566ff.x", "1", "00ff.c", "00112233445566FF.c", "0000112233445566ff.c"] {
+            assert_eq!(session_of(&format!("route={other}")), None, "{other}");
+        }
         let full = Affinity {
             path: Some("/".into()),
             domain: Some("a.example".into()),
@@ -189,7 +195,7 @@ mod tests {
         };
         assert_eq!(
             set_cookie(&full, &given, "/app", true, now).unwrap(),
-            "route=00ff.c; Expires=Tue, 14 Nov 2023 22:14:20 GMT; Max-Age=60; Domain=a.example; Path=/; Secure; \
+            "route=00112233445566ff.c; Expires=Tue, 14 Nov 2023 22:14:20 GMT; Max-Age=60; Domain=a.example; Path=/; Secure; \
              HttpOnly; SameSite=Lax"
         );
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// Why a body ended before its end.
@@ -158,12 +158,14 @@ pub struct Download {
     body: Incoming,
     patience: Duration,
     silent: Option<Pin<Box<Sleep>>>,
+    /// Its request is under way until its end.
+    _turn: OwnedSemaphorePermit,
 }
 
 impl Download {
-    /// The body of an answer.
-    pub fn new(body: Incoming, patience: Duration) -> Download {
-        Download { body, patience, silent: None }
+    /// The body of an answer; `turn` is that of its request among all requests.
+    pub fn new(body: Incoming, patience: Duration, turn: OwnedSemaphorePermit) -> Download {
+        Download { body, patience, silent: None, _turn: turn }
     }
 }
 

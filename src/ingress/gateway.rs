@@ -19,18 +19,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::affinity::{self, Session};
 use super::annotations::{Protocol, Settings};
 use super::body::{Body, Download, Phase, Progress, Upload, empty, full};
-use super::endpoints::may_be_asked;
 use super::gate::{self, Answer};
 use super::headers::{self, Client};
+use super::names::Names;
 use super::path;
 use super::route::{self, Asked, Guard, Location, Matcher, Table, Target};
 use super::tunnel::tunnel;
 use super::upstream::{self, Key, Pool};
-use crate::api::hops;
 use crate::client::random_u64;
 
-/// How many endpoints are tried for one request, as with ingress-nginx.
-const TRIES: usize = 3;
+/// How many requests may be on their way to backends at a time: each has a connection and buffers of its own.
+pub const REQUESTS: usize = 4096;
 /// How many passwords are checked at a time.
 const CHECKS: usize = 2;
 /// How much of a body that nobody wants is read, so that the client gets to read its answer.
@@ -64,12 +63,22 @@ pub struct Gateway {
     pool: Pool,
     ports: Ports,
     checks: Semaphore,
+    names: Names,
+    /// A permit for each request that may be on its way to a backend.
+    pub(super) requests: Arc<Semaphore>,
 }
 
 impl Gateway {
     /// One that knows no host yet; `tls` is how backends are spoken to.
     pub fn new(ports: Ports, tls: &ClientConfig) -> Gateway {
-        Gateway { table: RwLock::default(), pool: Pool::new(tls), ports, checks: Semaphore::new(CHECKS) }
+        Gateway {
+            table: RwLock::default(),
+            pool: Pool::new(tls),
+            ports,
+            checks: Semaphore::new(CHECKS),
+            names: Names::default(),
+            requests: Arc::new(Semaphore::new(REQUESTS)),
+        }
     }
 
     /// From now on requests go where this table says. Those under way end as they began.
@@ -81,7 +90,7 @@ impl Gateway {
 
     /// Answers one request.
     pub async fn serve(&self, peer: Peer, mut request: Request<Incoming>) -> Response<Body> {
-        let upgrade = hops::upgrade(request.headers()).is_some().then(|| hyper::upgrade::on(&mut request));
+        let upgrade = headers::upgrade(request.headers()).is_some().then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let refuse = |code, body| {
             linger(body);
@@ -156,11 +165,17 @@ impl Gateway {
     async fn pass(&self, mut passage: Passage<'_>, body: Incoming) -> Result<Response<Body>, StatusCode> {
         let location = passage.location;
         let settings = &*location.settings;
+        let Ok(turn) = self.requests.clone().try_acquire_owned() else {
+            linger(body);
+            return Err(StatusCode::SERVICE_UNAVAILABLE);
+        };
         let session = settings.affinity.as_ref().and_then(|a| affinity::session(a, passage.asked.headers));
         let (backend, canary) = location.choose(&passage.asked, session.as_ref());
         let (endpoints, name) = match &backend.target {
             Target::Endpoints(endpoints) => (endpoints.clone(), None),
-            Target::Name(host, port) => (look_up(host, *port).await, Some(host.clone())),
+            Target::Name(host, port) => {
+                (self.names.addresses(host, *port, settings.connect_timeout).await, Some(host.clone()))
+            }
         };
         if endpoints.is_empty() {
             linger(body);
@@ -169,7 +184,7 @@ impl Gateway {
         let (order, session) =
             route::candidates(backend, &endpoints, location, canary, session, passage.asked.dice);
         let (upload, progress) = Upload::new(body, settings.body_limit);
-        let keys = order.into_iter().take(TRIES).map(|address| Key {
+        let keys = order.into_iter().take(settings.tries).map(|address| Key {
             address,
             protocol: settings.protocol,
             name: name.clone(),
@@ -179,11 +194,12 @@ impl Gateway {
         let response = exchange.run(keys, upload, port).await?;
         let mut response = match passage.upgrade.take() {
             Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                switched(response, client, passage.peer.place.clone(), settings.read_timeout)
+                switched(response, client, (passage.peer.place.clone(), turn), settings.read_timeout)
             }
             _ if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(StatusCode::BAD_GATEWAY),
             _ => {
-                let mut response = response.map(|body| Download::new(body, settings.read_timeout).boxed());
+                let mut response =
+                    response.map(|body| Download::new(body, settings.read_timeout, turn).boxed());
                 headers::to_client(response.headers_mut(), false);
                 response
             }
@@ -338,11 +354,12 @@ fn new_cookie(passage: &Passage<'_>, session: &Session) -> Option<HeaderValue> {
     affinity::set_cookie(affinity, session, path, passage.peer.tls, SystemTime::now())
 }
 
-/// Joins client and backend, which both have changed to another protocol, and answers so.
+/// Joins client and backend, which both have changed to another protocol, and answers so. The places of connection and
+/// request are `held` until both end.
 fn switched(
     mut response: Response<Incoming>,
     client: OnUpgrade,
-    place: Arc<OwnedSemaphorePermit>,
+    held: (Arc<OwnedSemaphorePermit>, OwnedSemaphorePermit),
     patience: Duration,
 ) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut response);
@@ -350,22 +367,11 @@ fn switched(
         if let Err(error) = tunnel(client, backend, patience).await {
             tracing::debug!(%error, "a connection that changed its protocol broke off");
         }
-        drop(place);
+        drop(held);
     });
     let mut response = response.map(|_| empty());
     headers::to_client(response.headers_mut(), true);
     response
-}
-
-/// The addresses of a name that requests may be led to.
-async fn look_up(host: &str, port: u16) -> Vec<SocketAddr> {
-    match tokio::net::lookup_host((host, port)).await {
-        Ok(found) => found.filter(|address| may_be_asked(address.ip())).collect(),
-        Err(error) => {
-            tracing::debug!(host, %error, "a name of a service of type ExternalName is not known");
-            Vec::new()
-        }
-    }
 }
 
 /// Whom the client asked: in its first line, or in its one header. Before HTTP/1.1 it need not say.

@@ -26,11 +26,15 @@ pub struct Client<'a> {
 
 /// What the client says about itself is replaced by what is known: backends take these for true.
 const TOLD: &[&str] = &[
+    "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
     "x-forwarded-port",
+    "x-forwarded-prefix",
     "x-forwarded-proto",
     "x-forwarded-scheme",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
     "x-original-forwarded-for",
     "x-real-ip",
     "x-scheme",
@@ -38,14 +42,37 @@ const TOLD: &[&str] = &[
     "proxy",
     // What is expected is expected of the ingress.
     "expect",
+    // Of a protocol that is not changed to.
+    "http2-settings",
 ];
+
+/// Protocols in which further requests would follow, which no rule would see.
+const OTHER_REQUESTS: &[&str] = &["h2", "http", "tls"];
+
+/// The protocol that client and backend may change to, such as WebSocket.
+pub fn upgrade(asked: &HeaderMap) -> Option<HeaderValue> {
+    let protocols = hops::upgrade(asked)?;
+    let text = protocols.to_str().ok()?.to_ascii_lowercase();
+    let refused = |name: &str| OTHER_REQUESTS.iter().any(|begin| name.trim().starts_with(begin));
+    (!text.split(',').any(refused)).then_some(protocols)
+}
+
+/// Takes names with underscores away, as nginx does: CGI and its kin cannot tell `X_Real_IP` from `X-Real-IP`.
+fn drop_underscored(headers: &mut HeaderMap) {
+    let named = |name: &&HeaderName| name.as_str().contains('_');
+    let underscored: Vec<HeaderName> = headers.keys().filter(named).cloned().collect();
+    for name in underscored {
+        headers.remove(name);
+    }
+}
 
 /// The headers that a backend gets; `host` is the one that it is asked for.
 pub fn to_backend(asked: &HeaderMap, host: &str, client: &Client<'_>) -> HeaderMap {
     let mut headers = asked.clone();
-    let (upgrade, trailers) = (hops::upgrade(asked), hops::takes_trailers(asked));
+    let (upgrade, trailers) = (upgrade(asked), hops::takes_trailers(asked));
     let before = asked.get("x-forwarded-for").cloned();
     hops::remove(&mut headers);
+    drop_underscored(&mut headers);
     TOLD.iter().for_each(|name| drop(headers.remove(*name)));
     // The length is that of the body as it is read, whatever the client says.
     headers.remove(header::CONTENT_LENGTH);
@@ -164,6 +191,38 @@ mod tests {
                 &["connection: Upgrade", "upgrade: websocket", "x-request-id: id"],
             ),
             (&[("upgrade", "h2c")], false, &["x-request-id: id"]),
+            (
+                &[
+                    ("connection", "Upgrade, HTTP2-Settings"),
+                    ("upgrade", "h2c"),
+                    ("http2-settings", "AAMAAAB"),
+                ],
+                false,
+                &["x-request-id: id"],
+            ),
+            (
+                &[("connection", "Upgrade"), ("upgrade", "websocket, H2C"), ("http2-settings", "AAMAAAB")],
+                false,
+                &["x-request-id: id"],
+            ),
+            (&[("connection", "Upgrade"), ("upgrade", "HTTP/2.0")], false, &["x-request-id: id"]),
+            (
+                &[("connection", "Upgrade"), ("upgrade", "SPDY/3.1")],
+                false,
+                &["connection: Upgrade", "upgrade: SPDY/3.1", "x-request-id: id"],
+            ),
+            (
+                &[
+                    ("x_real_ip", "1.2.3.4"),
+                    ("x-forwarded_for", "1.2.3.4"),
+                    ("forwarded", "for=1.2.3.4"),
+                    ("x-forwarded-prefix", "/admin"),
+                    ("x-forwarded-ssl", "on"),
+                    ("x-forwarded-server", "a"),
+                ],
+                false,
+                &["x-request-id: id"],
+            ),
             (&[("cookie", "a=1"), ("cookie", "b=2")], false, &["cookie: a=1; b=2", "x-request-id: id"]),
             (&[("authorization", "Basic x")], false, &["authorization: Basic x", "x-request-id: id"]),
             (&[("authorization", "Basic x")], true, &["x-request-id: id"]),

@@ -38,6 +38,7 @@ pub mod gateway;
 mod headers;
 mod htpasswd;
 pub mod listen;
+mod names;
 mod path;
 pub mod plan;
 pub mod route;

@@ -38,7 +38,9 @@ const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How large a request's head may be.
 const HEAD_BYTES: usize = 64 << 10;
 /// How many streams of HTTP/2 a connection may have at a time.
-const STREAMS: u32 = 128;
+const STREAMS: u32 = 64;
+/// How much of an answer one of them may hold back until its client takes it.
+const STREAM_BYTES: usize = 32 << 10;
 /// How many connections there may be at a time; further ones wait. The daemon has other work for its descriptors.
 const CONNECTIONS: usize = 8192;
 /// How long to wait when the system has no more file descriptors.
@@ -114,6 +116,7 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
+            .max_send_buf_size(STREAM_BYTES)
             .max_header_list_size(HEAD_BYTES as u32);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
         let mut connection = std::pin::pin!(connection);

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::annotations::{Protocol, Settings};
-use super::gateway::{Gateway, Ports};
+use super::gateway::{Gateway, Ports, REQUESTS};
 use super::route::{Backend, Host, Location, Matcher, Table, Target};
 use super::server::Server;
 use super::tls;
@@ -256,6 +256,25 @@ async fn bodies_have_a_limit_and_backends_a_time() {
     ] {
         assert_eq!(front.status(method, rest).await, code, "{rest}");
     }
+}
+
+#[tokio::test]
+async fn too_many_requests_at_a_time_are_refused() {
+    let (address, _serving) = backend(|_, _, _| ok("fine")).await;
+    let front = Front::new(&[address], Settings::default()).await;
+    let all = front.gateway.requests.clone().acquire_many_owned(REQUESTS as u32).await.unwrap();
+    assert_eq!(front.status("GET", "\r\n").await, "503");
+    drop(all);
+    assert_eq!(front.status("GET", "\r\n").await, "200");
+}
+
+#[tokio::test]
+async fn no_other_endpoint_is_tried_where_the_ingress_says_so() {
+    let (address, _serving) = backend(|_, _, _| ok("fine")).await;
+    let front = Front::new(&[nobody().await, address], Settings { tries: 1, ..Settings::default() }).await;
+    let mut codes = [front.status("GET", "\r\n").await, front.status("GET", "\r\n").await];
+    codes.sort();
+    assert_eq!(codes, ["200", "502"]);
 }
 
 #[tokio::test]

@@ -173,6 +173,8 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// How long a backend may take nothing of what it is sent.
     pub send_timeout: Duration,
+    /// How many endpoints are tried for one request.
+    pub tries: usize,
     /// Who else may ask.
     pub cors: Option<Cors>,
     /// Who knows a password.
@@ -212,6 +214,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
+            tries: 3,
             cors: None,
             auth: None,
             allowed: None,
@@ -250,9 +253,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "proxy-buffers-number",
     "proxy-busy-buffers-size",
     "proxy-max-temp-file-size",
-    "proxy-next-upstream",
     "proxy-next-upstream-timeout",
-    "proxy-next-upstream-tries",
     "proxy-request-buffering",
     "ssl-prefer-server-ciphers",
     "session-cookie-change-on-failure",
@@ -261,6 +262,8 @@ const WITHOUT_EFFECT: &[&str] = &[
 
 /// Who asks for these wants something closed; it must not be open because nobody here can close it.
 const CLOSING: &[&str] = &["auth-url", "auth-tls-secret"];
+/// What is said about those.
+const CANNOT_CHECK: &str = "minik cannot check this, so requests are answered by 503";
 
 /// Reads the annotations of an ingress.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Parsed {
@@ -275,8 +278,7 @@ pub fn parse(annotations: &BTreeMap<String, String>) -> Parsed {
     let canary = canary(&mut reader);
     for name in CLOSING {
         if reader.text(name).is_some() {
-            reader.complain(name, "minik cannot check this, so requests are answered by 503");
-            settings.denied = Some(format!("{PREFIX}{name} is not supported"));
+            close(&mut reader, &mut settings, name, CANNOT_CHECK);
         }
     }
     WITHOUT_EFFECT.iter().for_each(|name| reader.know(name));
@@ -338,8 +340,42 @@ fn backends(reader: &mut Reader<'_>, settings: &mut Settings) {
         })
     });
     settings.protocol = protocol.unwrap_or_default();
+    let verify = reader.checked("proxy-ssl-verify", "on or off", |text| match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    });
+    // Without TLS there is nothing to verify.
+    if verify == Some(true) && matches!(settings.protocol, Protocol::Https | Protocol::Grpcs) {
+        close(reader, settings, "proxy-ssl-verify", CANNOT_CHECK);
+    }
+    settings.tries = tries(reader).unwrap_or(usual.tries);
     reader.checked("proxy-http-version", "1.1", |text| (text == "1.1").then_some(()));
     reader.checked("load-balance", "round_robin", |text| (text == "round_robin").then_some(()));
+}
+
+/// How many endpoints are tried, where the ingress says so.
+fn tries(reader: &mut Reader<'_>) -> Option<usize> {
+    let name = "proxy-next-upstream";
+    let when: Vec<&str> = reader.text(name).unwrap_or_default().split_whitespace().collect();
+    if when.iter().any(|when| !matches!(*when, "error" | "timeout" | "invalid_header" | "off")) {
+        reader.complain(
+            name,
+            "minik tries another endpoint when one cannot be reached or breaks off, and then alone",
+        );
+    }
+    let tries = reader.checked("proxy-next-upstream-tries", "a whole number", |text| text.parse().ok());
+    match tries {
+        _ if when.contains(&"off") => Some(1),
+        Some(0) => Some(usize::MAX),
+        tries => tries,
+    }
+}
+
+/// Says why nobody gets in.
+fn close(reader: &mut Reader<'_>, settings: &mut Settings, name: &str, why: &str) {
+    reader.complain(name, why);
+    settings.denied = Some(format!("{PREFIX}{name}: {why}"));
 }
 
 fn cors(reader: &mut Reader<'_>) -> Option<Cors> {
@@ -422,15 +458,16 @@ fn access(reader: &mut Reader<'_>, settings: &mut Settings) {
         let wanted = "a list of ranges such as 10.0.0.0/8,192.168.1.7 (requests are answered by 503)";
         let given = reader.text(name).is_some();
         let ranges = reader.checked(name, wanted, |text| {
-            text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(Range::parse).collect()
+            let parts = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+            parts.map(Range::parse).collect::<Option<Vec<Range>>>().filter(|ranges| !ranges.is_empty())
         });
         if given && ranges.is_none() {
             settings.denied = Some(format!("{PREFIX}{name} is no list of ranges"));
         }
         ranges
     };
-    let allowed: Option<Vec<Range>> = ranges("whitelist-source-range");
-    settings.allowed = ranges("allowlist-source-range").or(allowed).filter(|ranges| !ranges.is_empty());
+    let allowed = ranges("whitelist-source-range");
+    settings.allowed = ranges("allowlist-source-range").or(allowed);
     settings.refused = ranges("denylist-source-range").unwrap_or_default();
     let (of, secret) = (reader.text("auth-type"), reader.text("auth-secret").map(str::to_owned));
     let by_key = reader.checked("auth-secret-type", "auth-file or auth-map", |text| match text {
@@ -439,24 +476,17 @@ fn access(reader: &mut Reader<'_>, settings: &mut Settings) {
         _ => None,
     });
     let realm = reader.header_text("auth-realm").map(|realm| realm.replace(['"', '\\'], ""));
-    let mut close = |reader: &mut Reader<'_>, name: &str, why: &str| {
-        reader.complain(name, why);
-        settings.denied = Some(format!("{PREFIX}{name}: {why}"));
-    };
     match (of, secret) {
         (None, _) => {}
         (Some("basic"), None) => {
-            close(
-                reader,
-                "auth-secret",
-                "must name the secret with the passwords; requests are answered by 503",
-            );
+            let why = "must name the secret with the passwords; requests are answered by 503";
+            close(reader, settings, "auth-secret", why);
         }
         (Some("basic"), Some(secret)) => {
             settings.auth =
                 Some(Auth { secret, by_key: by_key.unwrap_or(false), realm: realm.unwrap_or_default() });
         }
-        (Some(_), _) => close(reader, "auth-type", "must be basic; requests are answered by 503"),
+        (Some(_), _) => close(reader, settings, "auth-type", "must be basic; requests are answered by 503"),
     }
 }
 

@@ -49,6 +49,13 @@ fn values_are_understood() {
                 ..usual()
             },
         ),
+        (&[("proxy-next-upstream-tries", "1")], Settings { tries: 1, ..usual() }),
+        (&[("proxy-next-upstream-tries", "0")], Settings { tries: usize::MAX, ..usual() }),
+        (&[("proxy-next-upstream", "error timeout"), ("proxy-ssl-verify", "on")], usual()),
+        (
+            &[("proxy-next-upstream", "off"), ("proxy-next-upstream-tries", "5")],
+            Settings { tries: 1, ..usual() },
+        ),
         (&[("proxy-buffering", "on"), ("server-alias", "A.example, b.example")], {
             Settings { aliases: vec!["a.example".into(), "b.example".into()], ..usual() }
         }),
@@ -95,6 +102,17 @@ fn nonsense_is_told_and_the_default_holds() {
             true,
         ),
         (
+            &[("whitelist-source-range", " , ")],
+            "whitelist-source-range: \",\" must be a list of ranges such as 10.0.0.0/8,192.168.1.7 (requests are \
+             answered by 503)",
+            true,
+        ),
+        (
+            &[("proxy-next-upstream", "error http_503")],
+            "proxy-next-upstream: minik tries another endpoint when one cannot be reached or breaks off, and then alone",
+            false,
+        ),
+        (
             &[("auth-type", "digest"), ("auth-secret", "users")],
             "auth-type: must be basic; requests are answered by 503",
             true,
@@ -114,6 +132,13 @@ fn nonsense_is_told_and_the_default_holds() {
         assert_eq!(parsed.complaints, [format!("{PREFIX}{complaint}")], "{pairs:?}");
         assert_eq!(parsed.settings.denied.is_some(), denies, "{pairs:?}");
         assert_eq!(Settings { denied: None, ..parsed.settings }, Settings::default(), "{pairs:?}");
+    }
+    for (protocol, denies) in [("HTTP", false), ("HTTPS", true), ("GRPCS", true)] {
+        let parsed = parsed(&[("backend-protocol", protocol), ("proxy-ssl-verify", "on")]);
+        assert_eq!(
+            (parsed.settings.denied.is_some(), parsed.complaints.len()),
+            (denies, usize::from(denies))
+        );
     }
 }
 

@@ -265,13 +265,17 @@ impl Work<'_> {
     }
 
     fn add_canary(&mut self, of: &Of<'_>, canary: &Canary, complaints: &mut Vec<String>) {
-        for (host, path, _, backend) in of.paths() {
-            let main =
-                self.hosts.get(&host).and_then(|draft| draft.paths.iter().position(|own| own.path == path));
+        for (host, path, kind, backend) in of.paths() {
+            let is_same = |own: &Draft| own.path == path && own.kind == kind;
+            let drafts = self.hosts.get(&host).map(|draft| draft.paths.as_slice()).unwrap_or_default();
+            // Nobody takes requests away from the ingress of another namespace.
+            let main = drafts.iter().position(is_same).filter(|at| drafts[*at].is_in(of.namespace));
             let Some(main) = main else {
-                let why = "there is no other ingress for host";
-                complaints
-                    .push(format!("{PREFIX}canary: {why} {host:?} and path {path:?} to be the canary of"));
+                complaints.push(format!(
+                    "{PREFIX}canary: there is no other ingress in namespace {} for host {host:?} and path {path:?} of \
+                     type {kind} to be the canary of",
+                    of.namespace
+                ));
                 continue;
             };
             let settings = self.hosts[&host].paths[main].settings.clone();
@@ -354,6 +358,10 @@ impl HostDraft {
 }
 
 impl Draft {
+    fn is_in(&self, namespace: &str) -> bool {
+        self.ingress.split_once('/').is_some_and(|(own, _)| own == namespace)
+    }
+
     fn finish(self, by_pattern: bool) -> Location {
         let exact = self.kind == "Exact";
         Location {

@@ -20,7 +20,12 @@ fn read<T: serde::de::DeserializeOwned>(object: Value) -> Arc<T> {
 
 impl Cluster {
     /// One more ingress, younger than those before.
-    fn with(mut self, name: &str, annotations: Value, spec: Value) -> Cluster {
+    fn with(self, name: &str, annotations: Value, spec: Value) -> Cluster {
+        self.with_in("d", name, annotations, spec)
+    }
+
+    /// The same in any namespace.
+    fn with_in(mut self, namespace: &str, name: &str, annotations: Value, spec: Value) -> Cluster {
         let mut spec = spec;
         if spec["ingressClassName"].is_null() {
             spec["ingressClassName"] = json!("nginx");
@@ -31,7 +36,7 @@ impl Cluster {
             prefixed.insert(format!("{PREFIX}{name}"), value.clone());
         }
         self.ingresses.push(read(json!({
-            "metadata": {"namespace": "d", "name": name, "annotations": prefixed, "creationTimestamp": at},
+            "metadata": {"namespace": namespace, "name": name, "annotations": prefixed, "creationTimestamp": at},
             "spec": spec,
         })));
         self
@@ -179,18 +184,26 @@ fn a_canary_belongs_to_the_ingress_of_its_path() {
         // It may be older than what it is the canary of.
         .with("canary", canary.clone(), rule("x.example", &[("/", "Prefix", "b")]))
         .with("main", json!({}), rule("x.example", &[("/", "Prefix", "a")]))
-        .with("lost", canary, rule("y.example", &[("/", "Prefix", "b")]))
+        .with("lost", canary.clone(), rule("y.example", &[("/", "Prefix", "b")]))
+        .with("exact", canary.clone(), rule("x.example", &[("/", "Exact", "c")]))
+        .with_in("e", "foreign", canary.clone(), rule("x.example", &[("/", "Prefix", "c")]))
         .plan();
     assert_eq!(served(&plan, "x.example", "/", &[]), "d/a:80");
     assert_eq!(served(&plan, "x.example", "/", &[("x-new", "always")]), "d/b:80");
     assert_eq!(served(&plan, "y.example", "/", &[("x-new", "always")]), "");
     let complaints: Vec<&String> = plan.ours.iter().flat_map(|(_, complaints)| complaints).collect();
-    assert_eq!(
-        complaints,
-        [&format!(
-            "{PREFIX}canary: there is no other ingress for host \"y.example\" and path \"/\" to be the canary of"
-        )]
-    );
+    let told = [("d", "y", "Prefix"), ("d", "x", "Exact"), ("e", "x", "Prefix")].map(|(namespace, host, kind)| {
+        format!(
+            "{PREFIX}canary: there is no other ingress in namespace {namespace} for host \"{host}.example\" and path \
+             \"/\" of type {kind} to be the canary of"
+        )
+    });
+    assert_eq!(complaints, told.iter().collect::<Vec<_>>());
+    let foreign = Cluster::default()
+        .with("main", json!({}), rule("x.example", &[("/", "Prefix", "a")]))
+        .with_in("e", "foreign", canary, rule("x.example", &[("/", "Prefix", "c")]))
+        .plan();
+    assert_eq!(served(&foreign, "x.example", "/", &[("x-new", "always")]), "d/a:80");
 }
 
 #[test]
