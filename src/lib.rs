@@ -47,8 +47,8 @@
 //!    with a `sizeLimit` and containers with a limit of `ephemeral-storage` are measured every 10 seconds while their
 //!    pod runs; other API servers that serve a part of the API (APIServices) are asked every 30 seconds whether they
 //!    are there; autoscalers look at what pods use every 15 seconds; a port of the ingress that another program has is
-//!    asked for again, less and less often; and while pods run, what is left of the node's memory, disks and processes is
-//!    measured every 10 seconds to 5 minutes, the more seldom the more is left.
+//!    asked for again, less and less often; and while pods run or the node runs short, what is left of its memory, disks
+//!    and processes is measured every 10 seconds to 5 minutes, the more seldom the more is left.
 
 pub mod sys;
 

@@ -285,11 +285,16 @@ spec:
       cat /secret/user; echo; dd if=/dev/zero of=/dev/null count=1 2>/dev/null && echo null
       chown 1000 /work/file && stat -c %u /work/file
       mount -t tmpfs x /mnt 2>/dev/null || echo no mounts
+      pwd; touch file && stat -c '%u %g' . /var/run/. /var/run/secrets
+      ls /var/run/secrets/kubernetes.io/serviceaccount/token
+    workingDir: /new/place
     volumeMounts:
     - {name: work, mountPath: /work}
+    - {name: run, mountPath: /var/run}
     - {name: secret, mountPath: /secret}
   volumes:
   - {name: work, emptyDir: {}}
+  - {name: run, emptyDir: {}}
   - {name: secret, secret: {secretName: password}}
 "#,
         says: &[
@@ -304,6 +309,11 @@ spec:
             "null",
             "1000",
             "no mounts",
+            "/new/place",
+            "0 0",
+            "0 2000",
+            "0 2000",
+            "/var/run/secrets/kubernetes.io/serviceaccount/token",
         ],
     },
     Case {

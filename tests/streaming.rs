@@ -141,7 +141,7 @@ print(stream(api.connect_get_namespaced_pod_exec, "debug", "default", command=["
              stdin=False, stdout=True, stderr=True, tty=False).strip())
 print([pod.metadata.name for pod in api.list_namespaced_pod("default").items])
 stream(api.connect_get_namespaced_pod_exec, "debug", "default", stdin=False, stdout=True, stderr=True, tty=False,
-       command=["sh", "-c", "(while :; do echo served | nc -l -p 8080; done) >/dev/null 2>&1 & "
+       command=["sh", "-c", "(while :; do nc -l -p 8080 -e sh -c 'read line; echo served'; done) >/dev/null 2>&1 & "
                 "until grep -q :1F90 /proc/net/tcp /proc/net/tcp6; do :; done"])
 forward = portforward(api.connect_get_namespaced_pod_portforward, "debug", "default", ports="8080,9")
 connection = forward.socket(8080)

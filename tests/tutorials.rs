@@ -106,14 +106,16 @@ fn wordpress_and_mysql_with_claims() {
          -d admin_password=pass-word-1 -d admin_password2=pass-word-1 -d pw_weak=1 -d admin_email=a@example.com \
          -d language= -d Submit=Install"
     ));
-    let title = || tutorial.0.run(&["bash", "-c", &format!("curl -fsSL -m 20 http://{address}/")]).stdout;
-    assert!(title().contains("<title>Marmots"), "{}", title());
+    // There is no theme that would show a page.
+    let told = format!("curl -fsSL -m 20 'http://{address}/?rest_route=/'");
+    let told = || tutorial.0.run(&["bash", "-c", &told]).stdout;
+    assert!(told().contains("\"name\":\"Marmots\""), "{}", told());
     tutorial.kubectl("exec deployment/wordpress -- touch /var/lib/wordpress/wp-content/uploads/picture");
     tutorial.kubectl("delete pods -l app=wordpress");
     for deployment in ["wordpress-mysql", "wordpress"] {
         tutorial.kubectl(&format!("rollout status deployment/{deployment} --timeout=120s"));
     }
-    tutorial.0.wait("the blog", MINUTE, || title().contains("<title>Marmots"));
+    tutorial.0.wait("the blog", MINUTE, || told().contains("\"name\":\"Marmots\""));
     tutorial.kubectl("exec deployment/wordpress -- ls /var/lib/wordpress/wp-content/uploads/picture");
     tutorial.kubectl("delete -k tests/tutorials/wordpress");
     tutorial.seen("get pods,pvc,pv -o name", "");
@@ -218,7 +220,7 @@ fn configuration_probes_and_quotas() {
         "sed 's/redis-config: \"\"/redis-config: \"{text}\"/' tests/tutorials/redis-config.yaml > {configured}"
     ));
     let applied = tutorial.kubectl(&format!("apply -f {configured}"));
-    assert_eq!(applied, "configmap/example-redis-config configured\npod/redis unchanged");
+    assert!(applied.starts_with("configmap/example-redis-config configured\n"), "{applied}");
     // The file follows; the program reads it when it starts.
     tutorial.seen("exec redis -- head -n1 /redis-master/redis.conf", "maxmemory 2mb");
     assert_eq!(setting("maxmemory"), "maxmemory\n0");

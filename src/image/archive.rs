@@ -226,6 +226,7 @@ impl Images {
             digests: vec![digest.clone()],
             attributes: None,
             by_tag: false,
+            loaded: true,
         };
         let mut names = found.names.into_iter();
         let mut image = self.finish(names.next(), digest.clone(), record.clone(), held).await?;

@@ -84,7 +84,7 @@ pub fn overlay(
             attach(tree.as_fd(), at.as_fd())
         }
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            overlay_by_option_string(layers, upper, work, target, attributes)
+            overlay_by_option_string(layers, Some((upper, work)), target, attributes)
         }
         Err(error) => Err(error),
     }
@@ -95,8 +95,9 @@ pub fn stacked(layers: &[PathBuf], upper: &Path, work: &Path, attributes: Attrib
     overlay_by_layer(layers, Some((upper, work)), attributes)
 }
 
-/// Layers (lowest first) merged, to be read only, not attached anywhere.
-pub fn merged(layers: &[PathBuf], attributes: Attributes) -> io::Result<OwnedFd> {
+/// Layers (lowest first) merged, to be read only, not attached anywhere. Kernels before 6.5 have it at the directory
+/// `aside` for a moment.
+pub fn merged(layers: &[PathBuf], attributes: Attributes, aside: &Path) -> io::Result<OwnedFd> {
     let attributes = Attributes { read_only: true, ..attributes };
     match layers {
         [] => filesystem("tmpfs", &[("mode", "755")], attributes),
@@ -107,8 +108,20 @@ pub fn merged(layers: &[PathBuf], attributes: Attributes) -> io::Result<OwnedFd>
             restrict(tree.as_fd(), attributes, Some(Spread::Private), false)?;
             Ok(tree)
         }
-        layers => overlay_by_layer(layers, None, attributes),
+        layers => match overlay_by_layer(layers, None, attributes) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                merged_by_option_string(layers, attributes, aside)
+            }
+            result => result,
+        },
     }
+}
+
+fn merged_by_option_string(layers: &[PathBuf], attributes: Attributes, aside: &Path) -> io::Result<OwnedFd> {
+    overlay_by_option_string(layers, None, aside, attributes)?;
+    let tree = clone_path(aside);
+    detach(aside)?;
+    tree
 }
 
 fn overlay_by_layer(
@@ -132,8 +145,7 @@ fn overlay_by_layer(
 
 fn overlay_by_option_string(
     layers: &[PathBuf],
-    upper: &Path,
-    work: &Path,
+    above: Option<(&Path, &Path)>,
     target: &Path,
     attributes: Attributes,
 ) -> io::Result<()> {
@@ -143,14 +155,13 @@ fn overlay_by_option_string(
     };
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lowers = layers.iter().rev().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
-    let (upper, work) = (open(upper)?, open(work)?);
-    let options = format!(
-        "volatile,lowerdir={},upperdir={},workdir={}",
-        lowers.iter().map(name).collect::<Vec<_>>().join(":"),
-        name(&upper),
-        name(&work)
-    );
+    let above = above.map(|(upper, work)| Ok::<_, io::Error>((open(upper)?, open(work)?))).transpose()?;
+    let mut options = format!("lowerdir={}", lowers.iter().map(name).collect::<Vec<_>>().join(":"));
+    if let Some((upper, work)) = &above {
+        options += &format!(",upperdir={},workdir={},volatile", name(upper), name(work));
+    }
     let mut flags = MountFlags::empty();
+    flags.set(MountFlags::RDONLY, attributes.read_only);
     flags.set(MountFlags::NODEV, attributes.no_devices);
     flags.set(MountFlags::NOSUID, attributes.no_suid);
     let options = std::ffi::CString::new(options)?;
@@ -317,6 +328,9 @@ fn unescape(text: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{Mode, OFlags};
+
+    const OPEN: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
     #[test]
     fn spread_is_read_from_the_optional_fields() {
@@ -331,6 +345,37 @@ mod tests {
         ] {
             assert_eq!(spread_in(text, id), expected.map(|(point, spread)| (point.into(), spread)), "{id}");
         }
+    }
+
+    #[test]
+    fn older_kernels_merge_layers_too() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        // A thread with mounts of its own; those of the others, and of the host, stay as they are.
+        let merge = || {
+            crate::sys::namespace::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            make_all_private().unwrap();
+            let memory = filesystem("tmpfs", &[], Attributes::default()).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let at = |path: &str| dir.path().join(path);
+            attach(memory.as_fd(), rustix::fs::open(dir.path(), OPEN, Mode::empty()).unwrap().as_fd())
+                .unwrap();
+            for path in ["lower/a", "upper/b", "aside/c"] {
+                std::fs::create_dir_all(at(path)).unwrap();
+            }
+            let attributes = Attributes { read_only: true, ..Attributes::default() };
+            let tree =
+                merged_by_option_string(&[at("lower"), at("upper")], attributes, &at("aside")).unwrap();
+            assert!(at("aside/c").is_dir());
+            attach(tree.as_fd(), rustix::fs::open(at("aside"), OPEN, Mode::empty()).unwrap().as_fd())
+                .unwrap();
+            assert!(at("aside/a").is_dir() && at("aside/b").is_dir() && !at("aside/c").exists());
+            assert!(std::fs::create_dir(at("aside/new")).is_err());
+            detach(&at("aside")).unwrap();
+            detach(dir.path()).unwrap();
+        };
+        std::thread::spawn(merge).join().unwrap();
     }
 
     #[test]

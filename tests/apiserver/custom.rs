@@ -208,7 +208,7 @@ async fn a_definition_that_is_deleted_takes_its_objects_along() {
     // Another one of the same kind has to wait for its name.
     let mut other = widgets();
     other["metadata"]["name"] = json!("gadgets.example.com");
-    other["spec"]["names"] = json!({"plural": "gadgets", "kind": "Widget"});
+    other["spec"]["names"] = json!({"plural": "gadgets", "kind": "Widget", "listKind": "GadgetList"});
     let other = f.post(DEFINITIONS, other).await.expect(201);
     assert_eq!(other["status"]["conditions"][0]["message"], "\"Widget\" is already in use");
     let mut watch = f.watch(&format!("{WIDGETS}?watch=1")).await;

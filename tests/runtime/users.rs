@@ -23,20 +23,26 @@ async fn root_inside_is_nobody_outside() {
         (config.users, config.pid) = (Some(OWN), pid);
         host.runtime.ensure_sandbox(&config).await.unwrap();
         let volume = host.dir.path().join(id);
-        fs::create_dir(&volume).unwrap();
+        let inner = host.dir.path().join(format!("{id}-inner"));
+        for directory in [&volume, &inner] {
+            fs::create_dir(directory).unwrap();
+        }
         let script = "echo $(cat /proc/self/uid_map); stat -c '%u %g' / /data /bin/busybox /dev; id -u; \
             touch /data/new && echo made; grep CapEff /proc/self/status; \
             mount -t tmpfs x /tmp 2>/dev/null || echo no mounts; mknod /tmp/x c 1 3 2>/dev/null || echo no devices; \
-            echo again > /dev/stdout";
+            echo again > /dev/stdout; stat -c '%u %g' /not /not/there /data/not; touch here && echo mine";
         let mut config = host.shell(id, &format!("{id}-c"), script);
-        config.mounts = vec![bind(&volume, "/data", false)];
+        config.mounts = vec![bind(&volume, "/data", false), bind(&inner, "/data/not/yet", false)];
+        config.process.cwd = "/not/there".into();
         config.security.capabilities = ["CAP_CHOWN", "CAP_MKNOD"].map(str::to_owned).into();
         let seen = host.output(&config).await;
         let expected = "0 1895825408 65536\n0 0\n0 0\n0 0\n0 0\n0\nmade\nCapEff:\t0000000008000001\nno mounts\n\
-                        no devices\nagain\n";
+                        no devices\nagain\n0 0\n0 0\n0 0\nmine\n";
         assert_eq!(seen, expected, "{id}");
         let owner = |path: &std::path::Path| fs::metadata(path).unwrap().uid();
-        assert_eq!(owner(&volume.join("new")), 0, "volumes are as they would be for anybody");
+        for path in ["new", "not/yet"] {
+            assert_eq!(owner(&volume.join(path)), 0, "volumes are as they would be for anybody: {path}");
+        }
 
         let running = host.container(id, &format!("{id}-r"), &["sleep", "1000"]);
         host.runtime.start(&running).await.unwrap();

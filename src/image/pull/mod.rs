@@ -119,6 +119,7 @@ impl Images {
         if let Some(mut record) = self.record_of(&plan.manifest_digest).await? {
             // Same manifest as before: at most the name is new.
             record.digests = plan.digests.clone();
+            record.loaded = false;
             return self.finish(Some(reference.clone()), plan.manifest_digest, record, held).await;
         }
         futures::stream::iter(plan.layers.clone())
@@ -134,6 +135,7 @@ impl Images {
             digests: plan.digests,
             attributes: None,
             by_tag: false,
+            loaded: false,
         };
         self.finish(Some(reference.clone()), plan.manifest_digest, record, held).await
     }
@@ -163,6 +165,8 @@ impl Images {
         let store = self.store.clone();
         self.blocking(move || {
             record.attributes = store.attributes_layer(&record.layers)?;
+            // Whoever makes room while nobody holds it, below, is to see that it is new.
+            store.touch(&record.config);
             let mut held = held;
             if store.add(reference.as_ref(), &manifest, record)? {
                 // A tag has moved on: what it left may go, if nobody else holds anything.

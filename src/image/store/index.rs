@@ -26,6 +26,9 @@ pub struct Record {
     /// Nobody asked for it but by a tag: it may go when its last tag has moved on.
     #[serde(default)]
     pub by_tag: bool,
+    /// It came from an archive: no registry can be asked for it again.
+    #[serde(default)]
+    pub loaded: bool,
 }
 
 impl Record {

@@ -1,4 +1,5 @@
-//! Making room: images that nobody has used for a while go, those first whose last use is longest ago.
+//! Making room: images that nobody has used for a while go, those first whose last use is longest ago. Those that came
+//! from archives stay: nobody could bring them back.
 //!
 //! The file of an image's configuration bears the time of its last use, so that all processes of the machine know it.
 
@@ -39,7 +40,8 @@ impl Store {
         Ok(modified.unwrap_or(SystemTime::UNIX_EPOCH))
     }
 
-    /// Removes images that no container has used for so long until so many bytes are free; answers how many that are.
+    /// Removes images of registries that no container has used for so long until so many bytes are free; answers how
+    /// many that are.
     /// `None` while somebody holds the content: a pull that goes on needs what it has brought.
     pub fn free(&self, bytes: u64, age: Duration) -> Result<Option<u64>, Error> {
         let path = self.content_lock();
@@ -51,7 +53,7 @@ impl Store {
             if is_used(record, &in_use)? {
                 // Its disuse begins when nobody is seen to use it any more.
                 self.touch(&record.config);
-            } else {
+            } else if !record.loaded {
                 unused.push((self.last_used(record)?, manifest.clone()));
             }
         }

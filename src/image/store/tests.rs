@@ -26,6 +26,7 @@ fn record(store: &Store, n: u8) -> Record {
         digests: vec![digest(n)],
         attributes: None,
         by_tag: false,
+        loaded: false,
     }
 }
 
@@ -167,6 +168,20 @@ fn room_is_made_by_what_nobody_uses() {
     assert!(store.free(u64::MAX, HOUR).unwrap() >= Some(100_000));
     assert_eq!(names(), [false, false, true, true], "it was used at that time");
     assert_eq!(store.free(u64::MAX, HOUR).unwrap(), Some(0));
+}
+
+#[test]
+fn what_came_from_an_archive_is_the_users_to_remove() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for (name, n, loaded) in [("loaded", 1, true), ("pulled", 2, false)] {
+        let record = Record { loaded, ..record(&store, n) };
+        store.add(Some(&Reference::parse(name).unwrap()), &digest(n), record).unwrap();
+    }
+    store.free(u64::MAX, std::time::Duration::ZERO).unwrap();
+    assert!(store.find("loaded").unwrap().is_some() && store.find("pulled").unwrap().is_none());
+    store.remove("loaded").unwrap();
+    assert!(store.find("loaded").unwrap().is_none());
 }
 
 #[test]

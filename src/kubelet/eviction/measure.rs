@@ -5,15 +5,13 @@ use std::path::Path;
 
 use super::thresholds::{Level, Levels, Signal};
 use crate::kubelet::context::Config;
-use crate::runtime::{Consumer, Runtime};
+use crate::runtime::{Consumer, Runtime, Stats};
 
 /// Reads the kernel's figures; what cannot be read is left out.
 pub fn measure<R: Runtime>(config: &Config, runtime: &R) -> Levels {
     let mut levels = Levels::new();
     if let Ok(machine) = runtime.stats(&Consumer::Machine) {
-        let capacity = config.capacity.memory;
-        let available = capacity.saturating_sub(machine.memory_working_set);
-        levels.insert(Signal::Memory, Level { available, capacity });
+        levels.insert(Signal::Memory, memory(config.capacity.memory, &machine));
     }
     for (directory, bytes, inodes) in [
         (&config.pods, Signal::NodeFs, Signal::NodeFsInodes),
@@ -31,6 +29,13 @@ pub fn measure<R: Runtime>(config: &Config, runtime: &R) -> Levels {
         levels.insert(Signal::Pid, level);
     }
     levels
+}
+
+/// Kubelet takes pages of files that were read more than once for used, most of which the kernel gives back when asked:
+/// where that expects to have more, its word counts.
+fn memory(capacity: u64, machine: &Stats) -> Level {
+    let unused = capacity.saturating_sub(machine.memory_working_set);
+    Level { available: unused.max(machine.memory_available).min(capacity), capacity }
 }
 
 struct Disk {
@@ -57,6 +62,17 @@ fn pids(limit: &str, load: &str) -> Option<Level> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_the_kernel_would_give_back_is_left() {
+        for (working_set, given_back, expected) in
+            [(900, 0, 100), (900, 50, 100), (900, 700, 700), (2000, 0, 0), (0, 2000, 1000)]
+        {
+            let machine =
+                Stats { memory_working_set: working_set, memory_available: given_back, ..Stats::default() };
+            assert_eq!(memory(1000, &machine).available, expected, "{working_set} {given_back}");
+        }
+    }
 
     #[test]
     fn proc_and_disks_are_read() {

@@ -1,8 +1,9 @@
 //! What a node does when it runs short of memory, disk or processes: it says so, gives up images that nobody uses, and
 //! then ends pods, one at a time (kubelet's eviction manager).
 //!
-//! Nothing is measured while no pod runs. While some do, the pause between two looks is as long as the nearest
-//! threshold needs to be reached at worst; the kernel tells of stalls for want of memory, and pulls ask for a look.
+//! Nothing is measured while no pod runs and enough is left. While some do, the pause between two looks is as long as
+//! the nearest threshold needs to be reached at worst; the kernel tells of stalls for want of memory, and pulls ask for
+//! a look.
 
 pub mod measure;
 pub mod rank;
@@ -19,8 +20,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::measure::measure;
-use self::rank::{Candidate, message, rank, refusal};
-use self::thresholds::{Condition, Levels, Seen, Signal, Threshold, met, pause};
+use self::rank::{Candidate, is_critical, message, rank, refusal};
+use self::thresholds::{Condition, Level, Levels, Seen, Signal, Threshold, met, pause};
 use super::context::Context;
 use super::image_gc::{Collected, Collector, Policy};
 use super::status::Waiting;
@@ -39,6 +40,10 @@ pub const REASON: &str = "Evicted";
 const CLEANUP: Duration = Duration::from_secs(30);
 /// How soon is looked again while a node runs short (kubelet's eviction monitoring period).
 const AGAIN: Duration = Duration::from_secs(10);
+/// How soon when nothing is left that could go.
+const HOPELESS: Duration = Duration::from_secs(60);
+/// How long pods stay while unused images cannot go, as others are being fetched or taken.
+const PULLS: Duration = Duration::from_secs(300);
 
 /// When a node runs short.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,13 +77,23 @@ struct Shared {
     decided: Notify,
     /// Somebody wants a look.
     wanted: Notify,
+    /// What an evicted pod had is free.
+    carried_out: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     conditions: BTreeSet<Condition>,
-    /// Why pods are evicted, by uid.
-    evicted: HashMap<String, String>,
+    /// By uid.
+    evicted: HashMap<String, Verdict>,
+}
+
+/// A pod is to go.
+#[derive(Debug)]
+struct Verdict {
+    why: String,
+    /// Whether what it had is free.
+    carried_out: bool,
 }
 
 impl Eviction {
@@ -100,13 +115,25 @@ impl Eviction {
 
     /// Why the pod with this uid is to be evicted.
     pub fn of(&self, uid: &str) -> Option<Waiting> {
-        let message = self.lock().evicted.get(uid)?.clone();
+        let message = self.lock().evicted.get(uid)?.why.clone();
         Some(Waiting { reason: REASON.into(), message })
+    }
+
+    /// A pod that has ended takes no room any more.
+    pub fn cleaned(&self, uid: &str) {
+        match self.lock().evicted.get_mut(uid) {
+            Some(verdict) => verdict.carried_out = true,
+            None => return,
+        }
+        self.0.carried_out.notify_one();
+        self.look();
     }
 
     /// Nothing is left of a pod.
     pub fn forget(&self, uid: &str) {
-        self.lock().evicted.remove(uid);
+        if self.lock().evicted.remove(uid).is_some() {
+            self.0.carried_out.notify_one();
+        }
     }
 
     /// More is used than before, or may be soon.
@@ -119,9 +146,16 @@ impl Eviction {
         self.0.decided.notified().await;
     }
 
-    fn evict(&self, uid: &str, message: String) {
-        self.lock().evicted.insert(uid.to_owned(), message);
+    pub(super) fn evict(&self, uid: &str, why: String) {
+        self.lock().evicted.insert(uid.to_owned(), Verdict { why, carried_out: false });
         self.0.decided.notify_one();
+    }
+
+    /// Waits until an evicted pod takes no room any more.
+    pub(super) async fn carried_out(&self, uid: &str) {
+        while self.lock().evicted.get(uid).is_some_and(|verdict| !verdict.carried_out) {
+            self.0.carried_out.notified().await;
+        }
     }
 }
 
@@ -133,8 +167,21 @@ pub struct Manager<R> {
     collector: Collector,
     /// What the node's object shows.
     shown: BTreeSet<Condition>,
-    /// Whether an eviction was put off, as unused images could not go at that moment.
-    put_off: bool,
+    /// The thresholds that were met at the last look.
+    told: BTreeSet<Signal>,
+    /// Since when evictions are put off, as unused images cannot go.
+    put_off: Option<Instant>,
+}
+
+/// What has come of an attempt to have more of what is short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relief {
+    /// A pod has gone: the next look tells whether that is enough.
+    Pod,
+    /// It is there or will be, without a further pod for now.
+    Coming,
+    /// Nothing could go.
+    None,
 }
 
 fn has_ended(pod: &Pod) -> bool {
@@ -146,7 +193,8 @@ impl<R: Runtime> Manager<R> {
     /// Looks for the first time, so that the node can be registered as it is.
     pub async fn new(context: Arc<Context<R>>, pods: Reflector<Pod>) -> Manager<R> {
         let (seen, collector) = (Seen::default(), Collector::default());
-        let mut manager = Manager { context, pods, seen, collector, shown: BTreeSet::new(), put_off: false };
+        let (shown, told) = (BTreeSet::new(), BTreeSet::new());
+        let mut manager = Manager { context, pods, seen, collector, shown, told, put_off: None };
         let levels = manager.measure().await;
         let met = met(&manager.context.config.eviction.thresholds, &levels);
         manager.shown = manager.take(&met);
@@ -202,18 +250,23 @@ impl<R: Runtime> Manager<R> {
         }
         let met = met(&thresholds, &levels);
         let conditions = self.take(&met);
-        let told = self.show(&conditions).await;
-        if let Some(threshold) = met.first() {
-            let message = format!("Attempting to reclaim {}", threshold.signal.resource());
-            self.context.node_event(EventType::Warning, "EvictionThresholdMet", &message);
-            if !self.reclaim(threshold.signal).await && self.evict(threshold, &levels).await {
-                return Some(Duration::ZERO);
+        let shown = self.show(&conditions).await;
+        self.tell(&met, &levels);
+        let relief = match met.first() {
+            Some(threshold) => self.relieve(threshold, &levels).await,
+            None => {
+                self.put_off = None;
+                Relief::Coming
             }
-        } else {
-            self.put_off = false;
+        };
+        if relief == Relief::Pod {
+            return Some(Duration::ZERO);
         }
-        if !conditions.is_empty() || !told || collected == Collected::Later {
+        if !shown || collected == Collected::Later {
             return Some(AGAIN);
+        }
+        if !conditions.is_empty() {
+            return Some(if relief == Relief::None { HOPELESS } else { AGAIN });
         }
         let runs = self.pods.list().iter().any(|pod| !has_ended(pod));
         runs.then(|| pause(&thresholds, &levels))
@@ -250,44 +303,85 @@ impl<R: Runtime> Manager<R> {
         true
     }
 
-    /// Gives up what no pod needs; `true` when no pod must go for now.
-    async fn reclaim(&mut self, short: Signal) -> bool {
-        if short.condition() != Condition::DiskPressure {
-            return false;
+    /// Tells of thresholds when others are met than before.
+    fn tell(&mut self, met: &[Threshold], levels: &Levels) {
+        let signals = met.iter().map(|threshold| threshold.signal).collect();
+        let before = std::mem::replace(&mut self.told, signals);
+        if let Some(first) = met.first().filter(|_| before != self.told) {
+            let message = format!("Attempting to reclaim {}", first.signal.resource());
+            self.context.node_event(EventType::Warning, "EvictionThresholdMet", &message);
         }
+        for threshold in met.iter().filter(|threshold| !before.contains(&threshold.signal)) {
+            let Some(level) = levels.get(&threshold.signal) else { continue };
+            let signal = threshold.signal;
+            let (left, least) = (signal.amount(level.available), threshold.amount(level.capacity));
+            let directory = match signal {
+                Signal::NodeFs | Signal::NodeFsInodes => Some(&self.context.config.pods),
+                Signal::ImageFs | Signal::ImageFsInodes => Some(&self.context.config.images),
+                Signal::Memory | Signal::Pid => None,
+            };
+            tracing::warn!(
+                signal = signal.name(), %left, %least, directory = directory.map(tracing::field::debug),
+                "the node runs short and refuses pods: free some, or set another threshold in evictionHard"
+            );
+        }
+    }
+
+    /// Has more of what is short.
+    async fn relieve(&mut self, threshold: &Threshold, levels: &Levels) -> Relief {
+        let Some(level) = levels.get(&threshold.signal) else { return Relief::None };
+        let disk = threshold.signal.condition() == Condition::DiskPressure;
+        if disk && self.reclaim(threshold, *level).await {
+            return Relief::Coming;
+        }
+        self.evict(threshold, *level).await
+    }
+
+    /// Gives up what no pod needs; `true` when no pod must go for now.
+    async fn reclaim(&mut self, threshold: &Threshold, level: Level) -> bool {
         let settings = &self.context.config.eviction;
         match self.context.images.free(u64::MAX, settings.images.age).await {
             // A pull that takes long must not keep a full disk full.
-            Ok(None) if !self.put_off => {
-                self.put_off = true;
-                return true;
+            Ok(None) => {
+                let since = *self.put_off.get_or_insert_with(Instant::now);
+                if since.elapsed() < PULLS && !threshold.is_grave(level) {
+                    return true;
+                }
             }
-            Ok(_) => {}
+            Ok(Some(_)) => self.put_off = None,
             Err(message) => tracing::warn!(message, "cannot remove unused images"),
         }
         met(&settings.thresholds, &self.measure().await).is_empty()
     }
 
-    /// Ends the pod that is to go first, and waits for that; `false` when there is none.
-    async fn evict(&self, threshold: &Threshold, levels: &Levels) -> bool {
-        let Some(level) = levels.get(&threshold.signal) else { return false };
+    /// Ends the pod that is to go first, and waits until what it had is free.
+    async fn evict(&self, threshold: &Threshold, level: Level) -> Relief {
         let candidates = self.candidates(threshold.signal).await;
-        let Some(first) = rank(candidates, threshold.signal).into_iter().next() else { return false };
+        let Some(first) = rank(candidates, threshold.signal).into_iter().next() else { return Relief::None };
         let key: Key = key_of(&*first.pod);
         let uid = first.pod.metadata.uid.clone().unwrap_or_default();
-        let message = message(&first, threshold, *level);
+        let message = message(&first, threshold, level);
         tracing::warn!(pod = key, message, "evicting a pod");
-        self.context.eviction.evict(&uid, message);
-        let same = |pod: &Pod| pod.metadata.uid.as_deref() == Some(&uid);
-        let gone = self.pods.until(|pods| pods.get(&key).is_none_or(|pod| !same(&pod) || has_ended(&pod)));
-        if tokio::time::timeout(CLEANUP, gone).await.is_err() {
+        let eviction = &self.context.eviction;
+        eviction.evict(&uid, message);
+        if tokio::time::timeout(CLEANUP, eviction.carried_out(&uid)).await.is_err() {
             tracing::warn!(pod = key, "the evicted pod has not ended in time");
+            return Relief::Coming;
         }
-        true
+        Relief::Pod
     }
 
     /// The pods that run, with what they use.
     async fn candidates(&self, short: Signal) -> Vec<Candidate> {
+        let may_go = |pod: &Arc<Pod>| {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let ends = pod.metadata.deletion_timestamp.is_some() || has_ended(pod);
+            !ends && !is_critical(pod) && self.context.eviction.of(uid).is_none()
+        };
+        let pods: Vec<Arc<Pod>> = self.pods.list().into_iter().filter(may_go).collect();
+        if pods.is_empty() {
+            return Vec::new();
+        }
         let reading = match statistics::read(&self.context).await {
             Ok(reading) => reading,
             Err(error) => {
@@ -295,20 +389,12 @@ impl<R: Runtime> Manager<R> {
                 return Vec::new();
             }
         };
-        let pods = self.pods.list();
         let context = self.context.clone();
         let measured = tokio::task::spawn_blocking(move || {
             let mut candidates = Vec::new();
             for read in &reading.pods {
-                let alive = |pod: &&Arc<Pod>| {
-                    pod.metadata.uid.as_ref() == Some(&read.uid)
-                        && pod.metadata.deletion_timestamp.is_none()
-                        && !has_ended(pod)
-                };
-                let Some(pod) = pods.iter().find(alive) else { continue };
-                if context.eviction.of(&read.uid).is_some() {
-                    continue;
-                }
+                let read_of = |pod: &&Arc<Pod>| pod.metadata.uid.as_ref() == Some(&read.uid);
+                let Some(pod) = pods.iter().find(read_of) else { continue };
                 // Only a full disk is worth the walk over all that is on it.
                 let disk = match short.condition() {
                     Condition::DiskPressure => {

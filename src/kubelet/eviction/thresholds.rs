@@ -35,6 +35,11 @@ const SIGNALS: [(&str, Signal); 6] = [
 ];
 
 impl Signal {
+    /// As thresholds name it.
+    pub fn name(self) -> &'static str {
+        SIGNALS.iter().find(|(_, signal)| *signal == self).map_or("", |(name, _)| name)
+    }
+
     /// What of the node's object tells of it.
     pub fn condition(self) -> Condition {
         match self {
@@ -173,10 +178,18 @@ impl Threshold {
         }
     }
 
+    fn least(&self, level: Level) -> u64 {
+        u64::try_from(self.amount(level.capacity).value()).unwrap_or(0)
+    }
+
     /// What is left beyond it; nothing when too little is left.
     fn beyond(&self, level: Level) -> Option<u64> {
-        let least = u64::try_from(self.amount(level.capacity).value()).unwrap_or(0);
-        level.available.checked_sub(least)
+        level.available.checked_sub(self.least(level))
+    }
+
+    /// Whether less than half of what must be left is.
+    pub fn is_grave(&self, level: Level) -> bool {
+        level.available < self.least(level) / 2
     }
 }
 
@@ -337,6 +350,15 @@ mod tests {
         ] {
             let met: Vec<Signal> = met(&usual(), &levels).iter().map(|t| t.signal).collect();
             assert_eq!(met, expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn less_than_half_of_what_must_be_left_is_grave() {
+        let threshold = parsed("nodefs.available<10%").unwrap()[0];
+        assert_eq!(threshold.signal.name(), "nodefs.available");
+        for (available, expected) in [(0, true), (49, true), (50, false), (99, false), (1000, false)] {
+            assert_eq!(threshold.is_grave(Level { available, capacity: 1000 }), expected, "{available}");
         }
     }
 

@@ -442,6 +442,7 @@ impl<R: Runtime> Worker<R> {
             return Next::Wait(Some(RETRY));
         }
         self.volumes = Arc::default();
+        self.context.eviction.cleaned(&self.uid);
         if !gone {
             return Next::Wait(None);
         }

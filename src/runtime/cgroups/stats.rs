@@ -15,6 +15,8 @@ pub struct Stats {
     pub memory_usage: u64,
     /// Memory that cannot be taken back easily: usage without inactive file pages, in bytes.
     pub memory_working_set: u64,
+    /// Memory that the kernel expects to have for more programs, in bytes; told of the whole machine alone.
+    pub memory_available: u64,
     /// Anonymous memory, in bytes.
     pub memory_rss: u64,
     /// Pages of files, in bytes.
@@ -54,6 +56,7 @@ pub fn read(layout: &Layout, group: &Path) -> io::Result<Stats> {
         cpu_nanos,
         memory_usage,
         memory_working_set: memory_usage.saturating_sub(of(inactive)),
+        memory_available: 0,
         memory_rss: of(rss),
         memory_cache: of(cache),
         page_faults: (of(faults), of(major)),
@@ -88,6 +91,7 @@ fn machine(stat: &str, meminfo: &str) -> Stats {
         cpu_nanos: busy * TICK_NANOS,
         memory_usage,
         memory_working_set: memory_usage.saturating_sub(kib("Inactive(file)")),
+        memory_available: kib("MemAvailable"),
         memory_rss: kib("AnonPages"),
         memory_cache: kib("Cached"),
         ..Stats::default()
@@ -126,6 +130,7 @@ mod tests {
             cpu_nanos: 1_500_000,
             memory_usage: 4_096_000,
             memory_working_set: 4_000_000,
+            memory_available: 0,
             memory_rss: 100,
             memory_cache: 97_000,
             page_faults: (9, 1),
@@ -138,11 +143,12 @@ mod tests {
     #[test]
     fn the_machine_as_a_whole() {
         let stat = "cpu  10 1 5 1000 7 2 3 4 0 0\ncpu0 1 1 1 1\n";
-        let meminfo =
-            "MemTotal: 1000 kB\nMemFree: 400 kB\nCached: 300 kB\nInactive(file): 200 kB\nAnonPages: 50 kB\n";
+        let meminfo = "MemTotal: 1000 kB\nMemFree: 400 kB\nMemAvailable: 650 kB\nCached: 300 kB\n\
+            Inactive(file): 200 kB\nAnonPages: 50 kB\n";
         let stats = machine(stat, meminfo);
         assert_eq!(stats.cpu_nanos, 210_000_000);
         assert_eq!((stats.memory_usage, stats.memory_working_set), (600 << 10, 400 << 10));
+        assert_eq!(stats.memory_available, 650 << 10);
         assert_eq!((stats.memory_rss, stats.memory_cache), (50 << 10, 300 << 10));
     }
 

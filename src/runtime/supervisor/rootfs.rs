@@ -16,6 +16,7 @@ use crate::runtime::cgroups::Layout;
 use crate::runtime::{ContainerConfig, Mount, MountSource, Propagation, Users};
 use crate::sys::mount::{self, Attributes, Spread};
 use crate::sys::path::Root;
+use crate::sys::users::Maker;
 
 /// Host information in `/proc` and `/sys` that is hidden (as by Docker and containerd).
 const MASKED: [&str; 13] = [
@@ -175,7 +176,7 @@ fn open_images(config: &ContainerConfig, aside: &Path, users: Option<Mapped<'_>>
         let MountSource::Layers { layers, path } = &mount.source else { continue };
         let target = mount.target.clone();
         let at = target.display().to_string();
-        let tree = on_layers(layers, users, aside, |layers| mount::merged(layers, attributes))
+        let tree = on_layers(layers, users, aside, |layers| mount::merged(layers, attributes, aside))
             .during(format_args!("mount image on {at:?}"))?;
         sources.push(match path.as_os_str().is_empty() {
             true => Source { target, tree, directory: true },
@@ -280,13 +281,7 @@ pub fn assemble(
     standard_mounts(config, places, &root, users)?;
     // Before a mount of the container's can cover it: what hides a file must be the real null (CVE-2025-31133).
     let null = root.open_at("dev/null", OFlags::PATH | OFlags::NOFOLLOW).during("open /dev/null")?;
-    for source in &sources {
-        attach(&root, source)?;
-    }
-    if !config.process.cwd.as_os_str().is_empty() {
-        // What cannot be made (a file is there, a read-only volume) is told better by chdir.
-        let _ = root.resolve(&config.process.cwd).and_then(|path| root.mkdir_all(path, 0o755));
-    }
+    make_places(config, &root, &sources, users)?;
     if !config.security.privileged && !config.security.unmasked_proc {
         hide(&root, null.as_fd())?;
     }
@@ -295,6 +290,27 @@ pub fn assemble(
         mount::restrict(root.as_fd(), read_only, None, false).during("make root read-only")?;
     }
     mount::pivot(root.as_fd()).during("pivot to root")
+}
+
+/// Attaches what the container mounts and makes its working directory. What is made for that belongs to the pod's own
+/// root: volumes take nothing from anybody who is not among its users.
+fn make_places(
+    config: &ContainerConfig,
+    root: &Root,
+    sources: &[Source],
+    users: Option<Mapped<'_>>,
+) -> Step<()> {
+    let owner = users.map(|(users, _)| users.outside(0));
+    let _maker = owner.map(|id| Maker::of(id, id)).transpose().during("become the pod's root")?;
+    for source in sources {
+        attach(root, source)?;
+    }
+    let cwd = &config.process.cwd;
+    if !cwd.as_os_str().is_empty() {
+        // What cannot be made (a file is there, a read-only volume) is told better by chdir.
+        let _ = root.resolve(cwd).and_then(|path| root.mkdir_all(path, 0o755));
+    }
+    Ok(())
 }
 
 /// Stacks the container's layers under what it writes.

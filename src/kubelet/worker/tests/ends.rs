@@ -90,6 +90,26 @@ async fn a_pod_past_its_deadline_is_stopped_and_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_evicted_pod_takes_room_until_nothing_of_it_is_there() {
+    let runtime = SimRuntime::new();
+    runtime.fail_removal("busy");
+    let bed = Bed::start(running("web"), runtime);
+    pass(1).await;
+    let volume = bed.context.dirs("u").disk.join("volumes");
+    std::fs::create_dir_all(&volume).unwrap();
+    let eviction = bed.context.eviction.clone();
+    eviction.evict("u", "too much".into());
+    bed.changed.notify_one();
+    tokio::time::timeout(Duration::from_secs(60), eviction.carried_out("u")).await.unwrap();
+    assert_eq!((&bed.status()["phase"], &bed.status()["reason"]), (&json!("Failed"), &json!("Evicted")));
+    assert_eq!(bed.count(|call| matches!(call, SimCall::RemoveSandbox(_))), 2);
+    assert!(!volume.exists());
+    eviction.evict("u", "once more".into());
+    eviction.forget("u");
+    eviction.carried_out("u").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_forbidden_sysctl_fails_the_pod_before_it_begins() {
     let mut spec = running("web");
     let sysctls = json!({"sysctls": [{"name": "vm.overcommit_memory", "value": "1"}]});
