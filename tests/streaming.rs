@@ -127,6 +127,7 @@ fn the_python_client() {
     bed.kubectl("create -f tests/manifests/pod-debug.yaml");
     bed.wait_ready("debug");
     let script = r#"
+import time
 from kubernetes import client, config
 from kubernetes.stream import portforward, stream
 config.load_kube_config()
@@ -150,6 +151,8 @@ connection.sendall(b"hello\n")
 answer = b""
 while b"served" not in answer:
     answer += connection.recv(4096)
+while forward.error(9) is None:
+    time.sleep(0.01)
 print(answer.decode().strip(), forward.error(8080), "refused" in forward.error(9))
 "#;
     let seen = bed.ok(&["python3", "-c", script]);
