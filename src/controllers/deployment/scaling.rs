@@ -52,7 +52,8 @@ pub fn shrink_old(sets: &mut Sets, wanted: &Wanted) -> bool {
             taken += unhealthy;
         }
     }
-    let mut spare = sets.all().map(available).sum::<i32>() - least;
+    // A set that was told to shrink still shows pods that it is about to take: they are spoken for.
+    let mut spare = sets.all().map(|set| available(set).min(replicas(set))).sum::<i32>() - least;
     for old in sets.old_mut() {
         let less = replicas(&old.next).min(spare).max(0);
         let count = replicas(&old.next) - less;
