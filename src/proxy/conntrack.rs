@@ -2,12 +2,16 @@
 //!
 //! A UDP "connection" lives in the kernel's table for as long as datagrams flow, whatever the rules say by now.
 //! So a client that goes on talking would never notice that its endpoint is gone, or that there is one at last.
+//! An attempt to connect that nobody answered is the same: what the client sends again goes where the first went.
 //! And a connection of any protocol that policies allowed once passes for as long as it is tracked; without that its
 //! next packet is judged anew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::Config;
 use super::policy::Policies;
@@ -20,6 +24,11 @@ const DELETE: u8 = 2;
 /// `CTA_TUPLE_ORIG` and `CTA_TUPLE_REPLY`, and what is in them.
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+/// `CTA_STATUS` and, for a search, `CTA_STATUS_MASK`; and the bit `IPS_SEEN_REPLY` of
+/// linux/netfilter/nf_conntrack_common.h.
+const STATUS: u16 = 3;
+const STATUS_MASK: u16 = 26;
+const SEEN_REPLY: u32 = 1 << 1;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 const IP_SOURCE: u16 = 1;
@@ -41,6 +50,8 @@ struct Flow {
 struct Tracked {
     original: Flow,
     reply: Flow,
+    /// Whether anything ever came back.
+    answered: bool,
     /// The original tuple as the kernel wrote it, by which it is deleted.
     tuple: Vec<u8>,
 }
@@ -72,8 +83,48 @@ impl Suspects {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether nothing is suspected.
+    pub fn is_empty(&self) -> bool {
         matches!(self, Suspects::To(frontends) if frontends.is_empty())
+    }
+
+    /// Whether some may be stale although they were answered: only those of UDP.
+    fn may_be_answered(&self) -> bool {
+        match self {
+            Suspects::To(frontends) => frontends.iter().any(|one| one.protocol == Protocol::Udp),
+            Suspects::All => true,
+        }
+    }
+}
+
+/// Suspects of which there may be more than the first look found: a packet that was on its way while the rules changed
+/// was led by the old ones, and is tracked when it leaves.
+#[derive(Debug, Default)]
+pub struct SecondLook(VecDeque<(Instant, Suspects)>);
+
+impl SecondLook {
+    /// After this time even a process that a busy machine stopped in the middle of its packet went on. A client sends
+    /// again after a second, and then after two more.
+    const AFTER: Duration = Duration::from_secs(1);
+    /// Looks that are due this close to each other are one.
+    const TOGETHER: Duration = Duration::from_millis(500);
+
+    /// Suspects of a change that was made at this time.
+    pub fn add(&mut self, suspects: Suspects, changed: Instant) {
+        if !suspects.is_empty() {
+            self.0.push_back((changed + Self::AFTER, suspects));
+        }
+    }
+
+    /// When to look.
+    pub fn due(&self) -> Option<Instant> {
+        self.0.back().map(|(last, _)| self.0[0].0.max((*last).min(self.0[0].0 + Self::TOGETHER)))
+    }
+
+    /// Those that are to be looked for at this time.
+    pub fn take(&mut self, now: Instant) -> Suspects {
+        let due = self.0.partition_point(|(time, _)| *time <= now);
+        self.0.drain(..due).fold(Suspects::default(), |all, (_, suspects)| all.and(suspects))
     }
 }
 
@@ -110,7 +161,12 @@ pub fn delete_stale(search: &Search, config: &Config, state: &State) -> io::Resu
     };
     let socket = Socket::open()?;
     let mut dump = Messages::default();
-    dump.push(CONNTRACK, GET, flag::DUMP, libc::AF_INET as u8, |_| {});
+    dump.push(CONNTRACK, GET, flag::DUMP, libc::AF_INET as u8, |attributes| {
+        // Kernels before 5.16 give all, which are looked at below.
+        if policies.is_none() && !search.suspects.may_be_answered() {
+            attributes.u32(STATUS, 0).u32(STATUS_MASK, SEEN_REPLY);
+        }
+    });
     let mut stale = Vec::new();
     socket.request(&dump, |message| {
         let attributes: Vec<_> = message.attributes().collect();
@@ -145,11 +201,12 @@ fn own_addresses() -> io::Result<BTreeSet<Ipv4Addr>> {
 
 /// Whether a connection is one of the suspects and ends elsewhere than the state says.
 fn is_stale(tracked: &Tracked, suspects: &Suspects, config: &Config, state: &State) -> bool {
-    if tracked.original.protocol != Protocol::Udp as u8 {
+    let Some(protocol) = Protocol::of(tracked.original.protocol) else { return false };
+    if protocol != Protocol::Udp && tracked.answered {
         return false;
     }
     let Endpoint { address, port } = tracked.original.destination;
-    let at = |address| Frontend { address, protocol: Protocol::Udp, port };
+    let at = |address| Frontend { address, protocol, port };
     let is_known = |frontend: &Frontend| {
         let changed = matches!(suspects, Suspects::To(frontends) if frontends.contains(frontend));
         changed || state.frontends.contains_key(frontend)
@@ -176,9 +233,11 @@ fn is_stale(tracked: &Tracked, suspects: &Suspects, config: &Config, state: &Sta
 fn parse(attributes: &[(u16, &[u8])]) -> Option<Tracked> {
     let find = |kind| attributes.iter().find(|(other, _)| *other == kind).map(|(_, value)| *value);
     let tuple = find(TUPLE_ORIGINAL)?;
+    let status = u32::from_be_bytes(find(STATUS)?.try_into().ok()?);
     Some(Tracked {
         original: parse_flow(tuple)?,
         reply: parse_flow(find(TUPLE_REPLY)?)?,
+        answered: status & SEEN_REPLY != 0,
         tuple: tuple.to_vec(),
     })
 }
@@ -214,8 +273,13 @@ mod tests {
         Tracked {
             original: Flow { protocol, source: client, destination: at(to) },
             reply: Flow { protocol, source: at(answered_by), destination: client },
+            answered: true,
             tuple: Vec::new(),
         }
+    }
+
+    fn unanswered(tracked: Tracked) -> Tracked {
+        Tracked { answered: false, ..tracked }
     }
 
     fn masqueraded(mut tracked: Tracked) -> Tracked {
@@ -240,6 +304,46 @@ mod tests {
             let tracked = tracked(Protocol::Udp, to, answered_by);
             assert_eq!(is_stale(&tracked, &Suspects::All, &config(), &state), stale, "{what}");
         }
+    }
+
+    #[test]
+    fn an_attempt_that_nobody_answered_is_stale_when_its_endpoint_went() {
+        let web = Frontend { address: Some(Ipv4Addr::new(10, 96, 0, 7)), protocol: Protocol::Tcp, port: 80 };
+        let backends = Backends { endpoints: vec![at("10.244.0.2:80")], ..Backends::default() };
+        let state = State { frontends: [(web, backends)].into(), ..State::default() };
+        let suspects = Suspects::To([web].into());
+        assert!(!suspects.may_be_answered() && Suspects::All.may_be_answered());
+        for (protocol, to, led_to, stale) in [
+            (Protocol::Tcp, "10.96.0.7:80", "10.244.0.3:80", true),
+            (Protocol::Tcp, "10.96.0.7:80", "10.244.0.2:80", false),
+            (Protocol::Tcp, "10.96.0.8:80", "10.244.0.3:80", false),
+            (Protocol::Sctp, "10.96.0.7:80", "10.244.0.3:80", false),
+        ] {
+            let tracked = tracked(protocol, to, led_to);
+            assert!(!is_stale(&tracked, &suspects, &config(), &state), "answered, {to} {led_to}");
+            let unanswered = unanswered(tracked);
+            assert_eq!(is_stale(&unanswered, &suspects, &config(), &state), stale, "{to} {led_to}");
+        }
+    }
+
+    #[test]
+    fn a_second_look_is_for_changes_that_are_old_enough() {
+        let (start, millis) = (Instant::now(), Duration::from_millis);
+        let to = |port| Suspects::To([Frontend { address: None, protocol: Protocol::Tcp, port }].into());
+        let mut second = SecondLook::default();
+        second.add(Suspects::default(), start);
+        assert_eq!(second.due(), None);
+        second.add(to(1), start);
+        assert_eq!(second.due(), Some(start + millis(1000)));
+        second.add(to(2), start + millis(300));
+        assert_eq!(second.due(), Some(start + millis(1300)), "both at once");
+        second.add(to(3), start + millis(900));
+        assert_eq!(second.due(), Some(start + millis(1500)), "the first does not wait for ever");
+        assert_eq!(second.take(start + millis(1500)), to(1).and(to(2)));
+        assert_eq!(second.due(), Some(start + millis(1900)));
+        assert_eq!(second.take(start + millis(1500)), Suspects::default());
+        assert_eq!(second.take(start + millis(1900)), to(3));
+        assert_eq!(second.due(), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub mod policy;
 pub mod state;
 pub mod table;
 
-use conntrack::{Search, Suspects};
+use conntrack::{Search, SecondLook, Suspects};
 use plan::Options;
 use policy::notices::Notices;
 use state::State;
@@ -198,6 +198,7 @@ pub async fn follow(
         table: Some(table),
         listeners: localhost::Listeners::default(),
         search: Search::default(),
+        second: SecondLook::default(),
         balancers: health::Listeners::default(),
         led,
         routed: false,
@@ -233,6 +234,7 @@ pub async fn follow(
                 Err(source) => return Err(Error::Io { tried: "listening to rule changes", source }),
             },
             () = sleep_until(retry) => {}
+            () = sleep_until(node.second.due()) => node.look_again(),
             () = sleep_until(firewalls), if opening.0.is_none() => {
                 firewalls = None;
                 let config = node.config.clone();
@@ -293,6 +295,8 @@ struct Node {
     led: watch::Sender<Led>,
     /// Tracked connections that could not be looked at yet.
     search: Search,
+    /// Those to be looked for once more.
+    second: SecondLook,
     /// Whether the addresses of services have a way out of the host's own programs.
     routed: bool,
 }
@@ -321,6 +325,12 @@ impl Node {
         }
     }
 
+    /// Has the next [`Node::apply`] look for suspects of a while ago.
+    fn look_again(&mut self) {
+        let suspects = self.second.take(tokio::time::Instant::now());
+        self.search = std::mem::take(&mut self.search).and(Search { suspects, denied: false });
+    }
+
     /// Makes it so, as far as it goes. False when a port is taken by somebody else.
     async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
         let (local, balancers, led) = (wanted.local.clone(), wanted.health.clone(), wanted.led.clone());
@@ -331,9 +341,12 @@ impl Node {
             Some(table) => table,
             None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
         };
-        let (config, search) = (self.config.clone(), std::mem::take(&mut self.search));
+        let changed = stale_after(table.installed(), &wanted);
+        let suspects = changed.suspects.clone();
+        let (config, search) = (self.config.clone(), std::mem::take(&mut self.search).and(changed));
         let (table, search, done) = blocking(move || apply_table(&config, table, search, wanted)).await?;
         (self.table, self.search) = (Some(table), search);
+        self.second.add(suspects, tokio::time::Instant::now());
         let failed = self.listeners.set(&local).await;
         for (protocol, port, error) in &failed {
             tracing::warn!(?protocol, port, %error, "opening a node port on loopback");
@@ -360,7 +373,6 @@ fn apply_table(
     search: Search,
     wanted: State,
 ) -> (Table, Search, Result<(), Error>) {
-    let search = search.and(stale_after(table.installed(), &wanted));
     if let Err(error) = table.apply(wanted) {
         return (table, search, Err(Error::io("changing the service table")(error)));
     }
@@ -376,7 +388,7 @@ fn stale_after(installed: Option<&State>, wanted: &State) -> Search {
     let before = installed.and_then(|installed| installed.policies.as_ref());
     Search {
         suspects: match installed {
-            Some(installed) => Suspects::To(wanted.changed_udp(installed)),
+            Some(installed) => Suspects::To(wanted.misled(installed)),
             None => Suspects::All,
         },
         denied: wanted.policies.as_ref().is_some_and(|policies| policies.may_deny_more_than(before)),

@@ -19,6 +19,13 @@ pub enum Protocol {
     Sctp = 132,
 }
 
+impl Protocol {
+    /// The one with this number; `None` for those that services do not have.
+    pub fn of(number: u8) -> Option<Protocol> {
+        [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().find(|one| *one as u8 == number)
+    }
+}
+
 /// Where connections are made to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Frontend {
@@ -109,18 +116,20 @@ impl State {
         idle.map(|(frontend, _)| (frontend.protocol, frontend.port)).collect()
     }
 
-    /// UDP frontends whose tracked connections may lead to the wrong place after a change from `old`: an
-    /// endpoint went, or the first one came.
-    pub fn changed_udp(&self, old: &State) -> BTreeSet<Frontend> {
-        let endpoints = |state: &State, frontend: &Frontend| -> Vec<Endpoint> {
-            state.frontends.get(frontend).map(|backends| backends.endpoints.clone()).unwrap_or_default()
-        };
+    /// Frontends whose tracked connections may lead to the wrong place after a change from `old`: an endpoint went,
+    /// or the first one came. That one is nothing to protocols whose clients were refused before.
+    pub fn misled(&self, old: &State) -> BTreeSet<Frontend> {
+        fn endpoints<'a>(state: &'a State, frontend: &Frontend) -> &'a [Endpoint] {
+            state.frontends.get(frontend).map_or(&[], |backends| &backends.endpoints)
+        }
         let gone_or_first = |frontend: &Frontend| {
             let (before, now) = (endpoints(old, frontend), endpoints(self, frontend));
-            (before.is_empty() && !now.is_empty()) || before.iter().any(|endpoint| !now.contains(endpoint))
+            let is_first = || frontend.protocol == Protocol::Udp && before.is_empty() && !now.is_empty();
+            before != now
+                && (is_first() || before.iter().any(|endpoint| now.binary_search(endpoint).is_err()))
         };
         let all = old.frontends.keys().chain(self.frontends.keys());
-        all.filter(|f| f.protocol == Protocol::Udp && gone_or_first(f)).copied().collect()
+        all.filter(|frontend| gone_or_first(frontend)).copied().collect()
     }
 }
 
@@ -129,7 +138,11 @@ mod tests {
     use super::*;
 
     fn udp(endpoints: &[u8]) -> State {
-        let frontend = Frontend { address: None, protocol: Protocol::Udp, port: 53 };
+        with_endpoints(Protocol::Udp, endpoints)
+    }
+
+    fn with_endpoints(protocol: Protocol, endpoints: &[u8]) -> State {
+        let frontend = Frontend { address: None, protocol, port: 53 };
         let endpoints =
             endpoints.iter().map(|n| Endpoint { address: Ipv4Addr::new(10, 0, 0, *n), port: 53 }).collect();
         State {
@@ -139,19 +152,22 @@ mod tests {
     }
 
     #[test]
-    fn tracked_datagrams_are_stale_after_a_loss_or_a_first() {
-        for (before, now, stale) in [
-            (&[][..], &[][..], false),
-            (&[], &[1], true),
-            (&[1], &[1, 2], false),
-            (&[1, 2], &[1], true),
-            (&[1], &[2], true),
-            (&[1], &[], true),
+    fn connections_are_misled_after_a_loss_and_datagrams_after_a_first_too() {
+        for (before, now, datagrams, connections) in [
+            (&[][..], &[][..], false, false),
+            (&[], &[1], true, false),
+            (&[1], &[1, 2], false, false),
+            (&[1, 2], &[1], true, true),
+            (&[1], &[2], true, true),
+            (&[1], &[], true, true),
         ] {
-            assert_eq!(!udp(now).changed_udp(&udp(before)).is_empty(), stale, "{before:?} -> {now:?}");
+            for (protocol, misled) in [(Protocol::Udp, datagrams), (Protocol::Tcp, connections)] {
+                let (old, new) = (with_endpoints(protocol, before), with_endpoints(protocol, now));
+                assert_eq!(!new.misled(&old).is_empty(), misled, "{protocol:?} {before:?} -> {now:?}");
+            }
         }
-        assert_eq!(State::default().changed_udp(&udp(&[1])).len(), 1, "the whole frontend went");
-        assert!(State::default().changed_udp(&udp(&[])).is_empty());
+        assert_eq!(State::default().misled(&udp(&[1])).len(), 1, "the whole frontend went");
+        assert!(State::default().misled(&udp(&[])).is_empty());
     }
 
     #[test]

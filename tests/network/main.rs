@@ -339,6 +339,45 @@ fn tempt(outside: &Path, service: &str) {
 }
 
 #[test]
+fn an_attempt_to_connect_to_a_pod_that_went_is_led_elsewhere() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        // It takes what is sent to it and says nothing.
+        run_in_path(&pods["a"].namespace, || {
+            run("nft", "add table ip silent");
+            run("nft", "add chain ip silent input { type filter hook input priority 0; policy drop; }");
+        })
+        .unwrap();
+        let frontends =
+            [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)];
+        let led_to = |pod: &Attachment| State {
+            frontends: frontends.map(|frontend| (frontend, backends([pod]))).into(),
+            ..State::default()
+        };
+        proxy.set(&led_to(&pods["a"]), 2).await;
+        let asks = [(Some("c"), "10.96.0.7:80"), (None, "10.96.0.7:80"), (None, "10.244.0.1:30080")].map(
+            |(from, address)| {
+                let from = from.map(|name| pods[name].namespace.clone());
+                tokio::task::spawn_blocking(move || ask(from.as_deref(), address))
+            },
+        );
+        let waiting = || {
+            let tracked = std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+            tracked.lines().filter(|line| line.contains("SYN_SENT") && line.contains("[UNREPLIED]")).count()
+        };
+        until("three attempts", || waiting() == asks.len()).await;
+        proxy.set(&led_to(&pods["b"]), 2).await;
+        for asked in asks {
+            let answer = asked.await.unwrap().unwrap();
+            assert!(answer.starts_with("b "), "{answer}");
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
 fn a_crash_leaves_nothing_that_the_next_start_does_not_mend() {
     on_a_host(async |host: Host| {
         let before = host.inventory();
