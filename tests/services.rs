@@ -177,6 +177,14 @@ apiVersion: v1
 kind: Service
 metadata: {name: balanced}
 spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: web}
+spec:
+  rules:
+  - host: web
+    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: inside, port: {number: 8080}}}}]}
 "#;
 
 #[test]
@@ -194,21 +202,16 @@ fn no_request_is_lost_while_pods_come_and_go() {
         format!("{}:80", bed.kubectl(balancer)),
         format!("{node}:30080"),
         "127.0.0.1:30080".to_owned(),
+        // The ingress.
+        "127.0.0.1:80".to_owned(),
     ]
     .iter()
     .map(|text| text.parse().unwrap())
     .collect();
     for address in &addresses {
-        bed.ok(&[
-            "curl",
-            "-sS",
-            "-m",
-            "20",
-            "--retry",
-            "20",
-            "--retry-connrefused",
-            &format!("http://{address}/"),
-        ]);
+        let url = format!("http://{address}/");
+        let curl = ["curl", "-sS", "-m", "20", "-H", "Host: web", &url];
+        bed.wait("the page", MINUTE, || bed.run(&curl).stdout.contains("Welcome to nginx!"));
     }
 
     let load = Load::begin(&bed, &addresses);

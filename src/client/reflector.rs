@@ -238,9 +238,9 @@ impl<K: Resource> Feeder<K> {
     }
 }
 
-/// An object as its type; one that cannot be read must not keep the others away.
+/// An object as its type, which all components share; one that cannot be read must not keep the others away.
 fn read<K: Resource>(entry: &Entry) -> Option<Arc<K>> {
-    decode(entry).map(Arc::new).inspect_err(|status| tracing::warn!(%status, "object left out")).ok()
+    entry.typed(|_| decode(entry).inspect_err(|status| tracing::warn!(%status, "object left out")).ok())
 }
 
 /// The key of an object in its stored form, of which nothing else is parsed.

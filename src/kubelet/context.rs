@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
 
 use super::eviction::{self, Eviction};
 use super::handlers::get::Getter;
+use super::observed::{ObservedPod, label};
 use super::pod::ephemeral;
 use super::references::Watches;
 use super::resources::NodeCapacity;
@@ -20,6 +21,7 @@ use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::Reflector;
 use crate::image::{Credential, Image};
 use crate::network::Attachment;
+use crate::runtime::Runtime;
 
 /// The node's settings.
 #[derive(Debug, Clone)]
@@ -110,6 +112,16 @@ pub struct Context<R> {
     pub eviction: Eviction,
     /// For probes and hooks.
     pub http: Getter,
+}
+
+impl<R: Runtime> Context<R> {
+    /// What the runtime holds of a pod.
+    ///
+    /// # Errors
+    /// When the runtime does not say.
+    pub async fn observe(&self, uid: &str) -> Result<ObservedPod, crate::runtime::Error> {
+        Ok(ObservedPod::of(uid, &self.runtime.observe_labelled(label::UID, uid).await?))
+    }
 }
 
 impl<R> Context<R> {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::context::Context;
 use super::logs;
-use super::observed::{ObservedPod, label, written_status};
+use super::observed::{label, written_status};
 use super::pod::ephemeral;
 use super::statistics::Sampler;
 use crate::api::node::{ContainerRef, ExecOptions, LogOptions, Node, NodeUsage, Page};
@@ -46,8 +46,8 @@ impl<R: Runtime> Server<R> {
 
     /// The runtime's id of a container that runs.
     async fn running(&self, pod: &Pod, name: &str) -> Result<String, Status> {
-        let observed = self.context.runtime.observe().await.map_err(Status::internal)?;
-        let observed = ObservedPod::of(pod.metadata.uid.as_deref().unwrap_or(""), &observed);
+        let uid = pod.metadata.uid.as_deref().unwrap_or("");
+        let observed = self.context.observe(uid).await.map_err(Status::internal)?;
         match observed.newest(name) {
             Some(c) if matches!(c.state, ContainerState::Running { .. }) => Ok(c.id.clone()),
             Some(_) => Err(Status::internal(format!("cannot use container {name:?}: it has ended"))),
@@ -81,8 +81,7 @@ impl<R: Runtime> Server<R> {
         async move {
             let mut changes = context.runtime.changes();
             loop {
-                if let Ok(observed) = context.runtime.observe().await {
-                    let observed = ObservedPod::of(&uid, &observed);
+                if let Ok(observed) = context.observe(&uid).await {
                     let runs = observed.containers.iter().any(|c| {
                         c.name == name
                             && c.attempt == attempt
@@ -127,14 +126,11 @@ impl<R: Runtime> Server<R> {
     async fn connect(&self, namespace: String, name: String, port: u16) -> Result<Box<dyn Duplex>, Status> {
         let pod = self.pod(&namespace, &name)?;
         let uid = pod.metadata.uid.as_deref().unwrap_or("");
-        let observed = self.context.runtime.observe().await.map_err(Status::internal)?;
-        let sandbox = observed
-            .sandboxes
-            .iter()
-            .rfind(|s| s.alive && s.labels.get(label::UID).is_some_and(|u| u == uid))
-            .ok_or_else(|| {
-                Status::bad_request(format!("unable to forward port because pod {name:?} is not running"))
-            })?;
+        let observed =
+            self.context.runtime.observe_labelled(label::UID, uid).await.map_err(Status::internal)?;
+        let sandbox = observed.sandboxes.iter().rfind(|sandbox| sandbox.alive).ok_or_else(|| {
+            Status::bad_request(format!("unable to forward port because pod {name:?} is not running"))
+        })?;
         let dialed = match sandbox.network {
             NetworkMode::Host => tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
                 .await

@@ -322,6 +322,16 @@ pub struct Observed {
     pub containers: Vec<ContainerStatus>,
 }
 
+impl Observed {
+    /// What is left when only sandboxes with this label are looked at.
+    pub fn labelled(mut self, label: &str, value: &str) -> Observed {
+        self.sandboxes.retain(|sandbox| sandbox.labels.get(label).is_some_and(|found| found == value));
+        let here = |container: &ContainerStatus| self.sandboxes.iter().any(|s| s.id == container.sandbox);
+        self.containers.retain(here);
+        self
+    }
+}
+
 /// Whose use of the machine is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Consumer {
@@ -423,6 +433,13 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Everything there is.
     fn observe(&self) -> impl Future<Output = Result<Observed, Error>> + Send;
+
+    /// The sandboxes with this label and their containers: of many pods only one.
+    fn observe_labelled(
+        &self,
+        label: &str,
+        value: &str,
+    ) -> impl Future<Output = Result<Observed, Error>> + Send;
 
     /// What is used at this moment; the kernel's files are read by the calling thread.
     fn stats(&self, of: &Consumer) -> Result<Stats, Error>;

@@ -28,7 +28,9 @@ use super::{Changed, ContainerConfig, Error, ExecConfig, Observed, SandboxConfig
 use crate::stdio::{Exit, WindowSize};
 
 /// The newest version that this program speaks.
-pub const NEWEST: u32 = 1;
+pub const NEWEST: u32 = 2;
+/// The version that brought [`Call::ObserveLabelled`].
+pub const LABELLED: u32 = 2;
 /// The oldest version that this program speaks.
 pub const OLDEST: u32 = 1;
 /// The longest message, in bytes: an environment may be long, but not endless.
@@ -69,6 +71,13 @@ pub enum Call {
     RemoveSandbox(String),
     /// Answered with [`Reply::Observed`].
     Observe,
+    /// As in the trait; answered with [`Reply::Observed`].
+    ObserveLabelled {
+        /// The label's key.
+        label: String,
+        /// Its value.
+        value: String,
+    },
     /// Answered with [`Reply::Observed`], then changes.
     Events,
     /// With it come the process's ends of standard input, output and error, as far as asked for and without a
@@ -339,6 +348,7 @@ mod tests {
             r#"{"Remove":"c"}"#.to_owned(),
             r#"{"RemoveSandbox":"s"}"#.to_owned(),
             r#""Observe""#.to_owned(),
+            r#"{"ObserveLabelled":{"label":"l","value":"v","later":1}}"#.to_owned(),
             r#""Events""#.to_owned(),
             r#"{"Exec":{"container":"c","process":{"args":["a"],"tty":true},"stdin":true,"stdout":true,"stderr":false}}"#
                 .to_owned(),

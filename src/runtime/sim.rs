@@ -375,6 +375,10 @@ impl Runtime for SimRuntime {
         Ok(Observed { sandboxes: sandboxes.collect(), containers: containers.collect() })
     }
 
+    async fn observe_labelled(&self, label: &str, value: &str) -> Result<Observed, Error> {
+        Ok(self.observe().await?.labelled(label, value))
+    }
+
     fn stats(&self, of: &Consumer) -> Result<Stats, Error> {
         let mut state = self.lock();
         match of {

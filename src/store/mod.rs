@@ -3,6 +3,7 @@
 //! Reads come from memory; a write is acknowledged when it is on disk. The store knows no kinds: a key is a
 //! path such as `pods/default/www`, a value is an encoded JSON document that it never looks into.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -36,12 +37,14 @@ pub struct Entry {
     /// The revision of the write that made these bytes.
     pub revision: Revision,
     parsed: OnceLock<Value>,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Entry {
     /// A document as the store (or a test or a view of another version) holds it.
     pub fn new(key: String, bytes: Bytes, created: Revision, revision: Revision) -> Arc<Entry> {
-        Arc::new(Entry { key, bytes, created, revision, parsed: OnceLock::new() })
+        let (parsed, typed) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Entry { key, bytes, created, revision, parsed, typed })
     }
 
     /// The same document of the same revision in another form, such as another version of its kind.
@@ -57,6 +60,17 @@ impl Entry {
     /// The document parsed, at most once for all readers.
     pub fn json(&self) -> &Value {
         self.parsed.get_or_init(|| self.parse())
+    }
+
+    /// The document as a type of its readers, made at most once for those of the first such type; `None` when it cannot be
+    /// made.
+    pub fn typed<T: Any + Send + Sync>(&self, make: impl FnOnce(&[u8]) -> Option<T>) -> Option<Arc<T>> {
+        if let Some(known) = self.typed.get().and_then(|known| known.clone().downcast().ok()) {
+            return Some(known);
+        }
+        let made = Arc::new(make(&self.bytes)?);
+        let _ = self.typed.set(made.clone());
+        Some(made)
     }
 
     /// The document parsed for a reader who keeps what it needs: nothing of it stays here.

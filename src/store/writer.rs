@@ -247,6 +247,10 @@ impl Work {
                 }
             }
         }
+        // Who waits for a write hears of it before those who follow.
+        if result.is_ok() {
+            self.announcer.announce(&events);
+        }
         (!idle).then_some(result)
     }
 
@@ -258,7 +262,6 @@ impl Work {
         match self.disk.commit(&change) {
             Ok(()) => {
                 self.show(events.to_vec(), reached);
-                self.announcer.announce(events);
                 Ok(())
             }
             Err(error) => {

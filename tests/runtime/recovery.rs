@@ -92,6 +92,9 @@ async fn what_a_damaged_record_was_about_is_ended() {
     host.sandbox("lost").await;
     host.runtime.start(&host.container("whole", "one", &["sleep", "1000"])).await.unwrap();
     host.runtime.start(&host.container("lost", "two", &["sleep", "1000"])).await.unwrap();
+    let labelled = host.runtime.observe_labelled("pod", "lost").await.unwrap();
+    assert_eq!(labelled, host.runtime.observe().await.unwrap().labelled("pod", "lost"));
+    assert_eq!((labelled.sandboxes.len(), labelled.containers[0].id.as_str()), (1, "two"));
     let record = |name: &str| host.config.run_dir.join(name);
     std::fs::write(record("containers/one.json"), "{}").unwrap();
     std::fs::write(record("sandboxes/lost.json"), "").unwrap();
@@ -108,6 +111,7 @@ async fn what_a_damaged_record_was_about_is_ended() {
         observed.containers.iter().map(|container| container.id.as_str()).collect::<Vec<_>>(),
         ["two"]
     );
+    assert_eq!(host.runtime.observe_labelled("pod", "lost").await.unwrap(), Default::default());
     let pods = host.runtime.cgroups().root().child("pods");
     assert_eq!(pods.children().unwrap(), ["whole"]);
     assert_eq!(pods.child("whole").children().unwrap(), ["init"]);
@@ -150,6 +154,7 @@ async fn a_supervisor_understands_daemons_of_other_versions() {
         (99, r#""Hello""#, "\"Hello\""),
         (99, r#""Hello""#, "\"oldest\":1"),
         (1, r#""Observe""#, "\"Observed\""),
+        (2, r#"{"ObserveLabelled":{"label":"a","value":"b"}}"#, "\"Observed\""),
         (0, r#""Observe""#, "protocol version 0 is not"),
         (99, r#""Observe""#, "protocol version 99 is not"),
         (1, &format!(r#"{{"EnsureSandbox":{sandbox}}}"#), "\"Done\""),
@@ -166,7 +171,7 @@ async fn a_daemon_agrees_with_supervisors_of_other_versions() {
     use std::io::Write;
     for (hello, spoken) in [
         (r#"{"Hello":{"version":1,"pid":1}}"#, Some(1)),
-        (r#"{"Hello":{"version":7,"oldest":1,"pid":1,"later":1}}"#, Some(1)),
+        (r#"{"Hello":{"version":7,"oldest":1,"pid":1,"later":1}}"#, Some(2)),
         (r#"{"Hello":{"version":7,"oldest":7,"pid":1}}"#, None),
         (r#"{"Hello":{"version":0,"pid":1}}"#, None),
     ] {
@@ -197,6 +202,8 @@ async fn a_daemon_agrees_with_supervisors_of_other_versions() {
         match (connected, spoken) {
             (Ok(runtime), Some(version)) => {
                 runtime.observe().await.unwrap();
+                // What an old one does not know is not asked of it.
+                runtime.observe_labelled("a", "b").await.unwrap();
                 let version = format!(r#""version":{version},"#);
                 assert!(asked.try_iter().skip(1).all(|request| request.contains(&version)), "{hello}");
             }

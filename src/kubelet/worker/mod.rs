@@ -226,7 +226,7 @@ impl<R: Runtime> Worker<R> {
     }
 
     async fn observe(&self, pod: &Pod) -> Result<ObservedPod, crate::runtime::Error> {
-        let mut observed = ObservedPod::of(&self.uid, &self.context.runtime.observe().await?);
+        let mut observed = self.context.observe(&self.uid).await?;
         if let Some(id) = observed.sandbox.as_ref().map(|s| s.id.clone()) {
             let here = self.unstarted.iter().filter(|(sandbox, _)| *sandbox == id);
             observed.add(here.map(|(_, container)| container.clone()));

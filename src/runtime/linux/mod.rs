@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::supervisor::{Answer, Supervisor};
 use super::cgroups::{Group, Tree, stats};
-use super::protocol::{Call, Reply};
+use super::protocol::{Call, LABELLED, Reply};
 use super::supervisor::{Options, remove_leftovers};
 use super::{
     Changed, Consumer, ContainerConfig, Error, ExecConfig, Observed, Resources, Runtime, SandboxConfig, Stats,
@@ -144,6 +144,17 @@ impl Runtime for LinuxRuntime {
 
     async fn observe(&self) -> Result<Observed, Error> {
         match self.supervisor.call(Call::Observe, vec![]).await?.reply {
+            Reply::Observed(observed) => Ok(observed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn observe_labelled(&self, label: &str, value: &str) -> Result<Observed, Error> {
+        if !self.supervisor.speaks(LABELLED) {
+            return Ok(self.observe().await?.labelled(label, value));
+        }
+        let call = Call::ObserveLabelled { label: label.into(), value: value.into() };
+        match self.supervisor.call(call, vec![]).await?.reply {
             Reply::Observed(observed) => Ok(observed),
             other => Err(unexpected(&other)),
         }

@@ -66,6 +66,11 @@ impl Supervisor {
         }
     }
 
+    /// Whether it and this program speak this version of the protocol.
+    pub fn speaks(&self, version: u32) -> bool {
+        self.version.load(Ordering::SeqCst) >= version
+    }
+
     /// As it was given.
     pub fn config(&self) -> &Config {
         &self.config
@@ -248,6 +253,7 @@ fn patience(call: &Call) -> Option<Duration> {
         Call::Hello
         | Call::Signal { .. }
         | Call::Observe
+        | Call::ObserveLabelled { .. }
         | Call::Events
         | Call::Attach { .. }
         | Call::Network(_) => Some(PATIENCE),

@@ -47,7 +47,7 @@ use self::removal::Removal;
 use self::sandboxes::Sandbox;
 use super::cgroups::Tree;
 use super::protocol::{self, Call, Failure, Reply, Request};
-use super::{Changed, Observed};
+use super::{Changed, Labels, Observed};
 use crate::stdio::Exit;
 use crate::sys::process::{self, SingleThreaded};
 use crate::sys::reaper::Reaper;
@@ -352,8 +352,13 @@ impl Supervisor {
             Call::Remove(id) => self.remove_container(client, &id),
             Call::RemoveSandbox(id) => self.remove_sandbox(client, &id),
             Call::Observe => {
-                let observed = Reply::Observed(self.observe());
+                let observed = Reply::Observed(self.observe(|_| true));
                 self.reply(client, &observed, vec![]);
+                Ok(())
+            }
+            Call::ObserveLabelled { label, value } => {
+                let observed = self.observe(|labels| labels.is_some_and(|l| l.get(&label) == Some(&value)));
+                self.reply(client, &Reply::Observed(observed), vec![]);
                 Ok(())
             }
             Call::Events => self.watch(client),
@@ -368,15 +373,19 @@ impl Supervisor {
         }
     }
 
-    fn observe(&self) -> Observed {
+    /// Sandboxes with such labels, and containers whose sandbox has such labels, or none when it is lost.
+    fn observe(&self, wanted: impl Fn(Option<&Labels>) -> bool) -> Observed {
+        let labels = |sandbox: &String| self.sandboxes.get(sandbox).map(|sandbox| &sandbox.config.labels);
+        let sandboxes = self.sandboxes.iter().filter(|(id, _)| wanted(labels(id)));
+        let containers = self.containers.iter().filter(|(_, c)| wanted(labels(&c.config.sandbox)));
         Observed {
-            sandboxes: self.sandboxes.iter().filter_map(|(id, sandbox)| sandbox.status(id)).collect(),
-            containers: self.containers.iter().filter_map(|(id, container)| container.status(id)).collect(),
+            sandboxes: sandboxes.filter_map(|(id, sandbox)| sandbox.status(id)).collect(),
+            containers: containers.filter_map(|(id, container)| container.status(id)).collect(),
         }
     }
 
     fn watch(&mut self, client: u64) -> Result<(), Failure> {
-        let observed = Reply::Observed(self.observe());
+        let observed = Reply::Observed(self.observe(|_| true));
         if let Some(connection) = self.clients.get_mut(&client) {
             connection.role = Role::Events;
         }
