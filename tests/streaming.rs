@@ -83,8 +83,7 @@ fn processes(bed: &Testbed, client: &str) {
 fn terminal(bed: &Testbed, client: &str) {
     let mut shell = bed.terminal(&[client, "exec", "-it", "debug", "--", "/bin/sh"], 24, 80);
     shell.wait_for("#");
-    shell.type_line("stty size; echo $((6*7))");
-    shell.wait_for("24 80");
+    shell.type_line("until [ \"$(stty size)\" = '24 80' ]; do :; done; echo $((6*7))");
     shell.wait_for("42");
     shell.resize(50, 132);
     shell.type_line("until [ \"$(stty size)\" = '50 132' ]; do :; done; echo resized-$((1+1))");
@@ -205,8 +204,8 @@ fn proxies_and_figures() {
     let node = node.trim().trim_start_matches("node/");
     let title = "<title>Welcome to nginx!</title>";
     for path in ["pods/web/proxy/", "pods/http:web:80/proxy/", "services/web:80/proxy/"] {
-        let page = bed.kubectl(&format!("get --raw /api/v1/namespaces/default/{path}"));
-        assert!(page.contains(title), "{path}: {page}");
+        let get = ["kubectl", "get", "--raw", &format!("/api/v1/namespaces/default/{path}")];
+        bed.wait(path, MINUTE, || bed.run(&get).stdout.contains(title));
     }
     let script = "exec 3< <(exec kubectl proxy --port=8001); pid=$!; read -r line <&3; \
          curl -sSL http://127.0.0.1:8001/api/v1/namespaces/default/services/web:80/proxy; kill $pid";

@@ -133,7 +133,7 @@ fn stateful_set_basics() {
     let fetch = "curl -fsS -m 5 http://web-1.nginx/";
     tutorial.kubectl("run client --image=alpine --restart=Never -- sleep 1000");
     tutorial.0.wait_ready("client");
-    assert_eq!(tutorial.kubectl(&format!("exec client -- {fetch}")), "web-1");
+    tutorial.seen(&format!("exec client -- {fetch}"), "web-1");
     // The same names and the same data after they are gone; the address may be another.
     tutorial.kubectl("delete pod -l app=nginx");
     tutorial.kubectl("rollout status statefulset/web --timeout=60s");

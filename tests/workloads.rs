@@ -118,9 +118,9 @@ fn a_database_keeps_its_names_and_its_budget() {
     bed.apply(DATABASE);
     bed.kubectl("rollout status statefulset/db --timeout=120s");
     bed.kubectl("wait --for=condition=ready pod/db-1 --timeout=60s");
-    let other = bed.kubectl("exec db-0 -- nslookup db-1.db.default.svc.cluster.local");
     let address = bed.kubectl("get pod db-1 -o jsonpath={.status.podIP}");
-    assert!(other.contains(&address), "{other}");
+    let other = ["kubectl", "exec", "db-0", "--", "nslookup", "db-1.db.default.svc.cluster.local"];
+    bed.wait("the other's name", MINUTE, || bed.run(&other).stdout.contains(&address));
     bed.kubectl("scale statefulset db --replicas=3");
     bed.kubectl("rollout status statefulset/db --timeout=120s");
     bed.kubectl("set env statefulset/db VERSION=2");

@@ -26,6 +26,10 @@ use crate::sys::program;
 
 /// Lines of the log shown when a start fails.
 const LOG_TAIL: usize = 5;
+/// How long a daemon that has begun may take until it can be asked.
+const REACHABLE: Duration = Duration::from_secs(10);
+/// Between two looks for it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Flags of `minik start`.
 #[derive(Debug, clap::Args)]
@@ -95,7 +99,7 @@ pub async fn run(args: Args, global: &Global) -> Result<(), Failure> {
     let asked = asked(&args)?;
     let machine = Settings::of_machine().map_err(usage)?;
     let _lock = target::lock(&places, "start", stop::LOCK_LIMIT.max(args.timeout)).await?;
-    match control::status(&places.control()).await {
+    match reach(&places).await {
         Ok(None) => {}
         Ok(Some(state)) => return be_content(&args, &asked, &places, &person, &state).await,
         Err(error) => {
@@ -274,6 +278,18 @@ async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> 
 }
 
 /// Starts the daemon and waits for its word.
+/// The state of the daemon that runs, which may have begun a moment ago; `None` when none can be reached.
+async fn reach(places: &Places) -> io::Result<Option<State>> {
+    let until = Instant::now() + REACHABLE;
+    loop {
+        let state = control::status(&places.control()).await?;
+        if state.is_some() || Instant::now() > until || cleanup::daemons(places).is_empty() {
+            return Ok(state);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 async fn launch(args: &Args, places: &Places) -> Result<(), Failure> {
     let socket = places.run().join("start.sock");
     let _ = fs::remove_file(&socket);
@@ -291,9 +307,15 @@ async fn launch_and_wait(
     listener: &UnixListener,
 ) -> Result<(), Failure> {
     let ended = launch_daemon(places, socket)?;
+    let (told, mut reachable) = tokio::sync::watch::channel(false);
     let answer = async {
         let (stream, _) = listener.accept().await?;
-        follow(stream, args.wait).await
+        follow(stream, args.wait, &told).await
+    };
+    let late = async {
+        tokio::time::sleep(args.timeout).await;
+        // The next command is to meet a daemon that answers, or none.
+        let _ = tokio::time::timeout(REACHABLE, reachable.wait_for(|reachable| *reachable)).await;
     };
     tokio::select! {
         answer = answer => match answer.map_err(Failure::general)? {
@@ -308,7 +330,7 @@ async fn launch_and_wait(
             Word::None => Err(died(places)),
         },
         () = ended => Err(died(places)),
-        () = tokio::time::sleep(args.timeout) => Err(not_ready(args, places)),
+        () = late => Err(not_ready(args, places)),
     }
 }
 
@@ -348,9 +370,17 @@ enum Word {
 }
 
 /// Listens until the cluster is ready or, when that is not waited for, can be reached.
-async fn follow(stream: UnixStream, wait: bool) -> io::Result<Word> {
+/// Tells at once when it can be reached.
+async fn follow(
+    stream: UnixStream,
+    wait: bool,
+    reachable: &tokio::sync::watch::Sender<bool>,
+) -> io::Result<Word> {
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await? {
+        if line == "credentials" {
+            reachable.send_replace(true);
+        }
         match line.split_once(' ') {
             None if line == "ready" || (line == "credentials" && !wait) => return Ok(Word::Well),
             Some(("failed", why)) => return Ok(Word::Failed(why.to_owned())),
@@ -411,12 +441,14 @@ mod tests {
             let (mut daemon, own) = UnixStream::pair().unwrap();
             daemon.write_all(said.as_bytes()).await.unwrap();
             drop(daemon);
-            let word = match follow(own, wait).await.unwrap() {
+            let (reachable, told) = tokio::sync::watch::channel(false);
+            let word = match follow(own, wait, &reachable).await.unwrap() {
                 Word::Well => Some(None),
                 Word::Failed(why) => Some(Some(why)),
                 Word::None => None,
             };
             assert_eq!(word, is.map(|why| why.map(str::to_owned)), "{said:?}");
+            assert_eq!(*told.borrow(), said.starts_with("credentials"), "{said:?}");
         }
     }
 }

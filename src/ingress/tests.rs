@@ -246,7 +246,7 @@ async fn bodies_have_a_limit_and_backends_a_time() {
         })
         .await;
     let settings =
-        Settings { body_limit: Some(4), read_timeout: Duration::from_millis(200), ..Settings::default() };
+        Settings { body_limit: Some(4), read_timeout: Duration::from_secs(2), ..Settings::default() };
     let front = Front::new(&[address], settings).await;
     for (method, rest, code) in [
         ("POST", "Content-Length: 4\r\n\r\nabcd", "200"),

@@ -22,22 +22,42 @@ pub fn is_of_group(directory: &Path, group: u32) -> io::Result<bool> {
     Ok(is_given(&rustix::fs::stat(directory)?, group))
 }
 
+/// A directory on the way from the top to where the walk stands.
+struct Level {
+    id: (u64, u64),
+    /// Names in it that are still to be given.
+    names: Vec<CString>,
+}
+
 /// Gives all that is in a directory, and itself, to a group, which may read and write it. No step follows a symlink or
 /// enters another file system; what vanishes meanwhile is done.
+///
+/// However deep it is, a single directory is open at a time. The way back is `..`, which must be where the walk came
+/// from: where it is not, directories are being moved, which is an error.
 pub fn give_to_group(directory: &Path, group: u32) -> io::Result<()> {
     let top = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let device = rustix::fs::fstat(&top)?.st_dev;
-    let mut ways: Vec<(OwnedFd, Vec<CString>)> = give(&top, device, group)?.into_iter().collect();
-    while let Some((here, names)) = ways.last_mut() {
-        let Some(name) = names.pop() else {
-            ways.pop();
+    let Some((mut here, level)) = give(&top, device, group)? else { return Ok(()) };
+    let mut way = vec![level];
+    while let Some(last) = way.last_mut() {
+        let Some(name) = last.names.pop() else {
+            way.pop();
+            if let Some(parent) = way.last() {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                here = rustix::fs::openat(&here, c"..", flags, Mode::empty())?;
+                if id(&rustix::fs::fstat(&here)?) != parent.id {
+                    return Err(io::Error::other("directories in it are being moved"));
+                }
+            }
             continue;
         };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(&*here, name, flags, Mode::empty()) {
+        match rustix::fs::openat(&here, &name, flags, Mode::empty()) {
             Ok(found) => {
-                let inside = give(&found, device, group)?;
-                ways.extend(inside);
+                if let Some((inside, level)) = give(&found, device, group)? {
+                    here = inside;
+                    way.push(level);
+                }
             }
             Err(rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
@@ -46,8 +66,12 @@ pub fn give_to_group(directory: &Path, group: u32) -> io::Result<()> {
     Ok(())
 }
 
+fn id(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
 /// Gives one file; answers what is in it when it is a directory.
-fn give(file: &OwnedFd, device: u64, group: u32) -> io::Result<Option<(OwnedFd, Vec<CString>)>> {
+fn give(file: &OwnedFd, device: u64, group: u32) -> io::Result<Option<(OwnedFd, Level)>> {
     let stat = rustix::fs::fstat(file)?;
     if stat.st_dev != device {
         return Ok(None);
@@ -74,7 +98,7 @@ fn give(file: &OwnedFd, device: u64, group: u32) -> io::Result<Option<(OwnedFd, 
             names.push(name);
         }
     }
-    Ok(Some((open, names)))
+    Ok(Some((open, Level { id: id(&stat), names })))
 }
 
 #[cfg(test)]
@@ -88,7 +112,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
         fs::create_dir_all(at("volume/deep/deeper")).unwrap();
-        for file in ["outside", "volume/deep/deeper/file"] {
+        fs::create_dir_all(at("volume/beside/it")).unwrap();
+        for file in ["outside", "volume/deep/deeper/file", "volume/deep/file", "volume/beside/file"] {
             fs::write(at(file), "").unwrap();
             fs::set_permissions(at(file), fs::Permissions::from_mode(0o600)).unwrap();
         }
@@ -98,8 +123,10 @@ mod tests {
         assert!(!is_of_group(&at("volume"), group).unwrap());
         give_to_group(&at("volume"), group).unwrap();
         let mode = |path: &str| fs::metadata(at(path)).unwrap().mode() & 0o7777;
-        assert_eq!(mode("volume/deep/deeper/file"), 0o660);
-        for directory in ["volume", "volume/deep", "volume/deep/deeper"] {
+        for file in ["volume/deep/deeper/file", "volume/deep/file", "volume/beside/file"] {
+            assert_eq!(mode(file), 0o660, "{file}");
+        }
+        for directory in ["volume", "volume/deep", "volume/deep/deeper", "volume/beside/it"] {
             assert_eq!(mode(directory) & 0o2770, 0o2770, "{directory}");
         }
         assert_eq!(mode("outside"), 0o600);

@@ -91,10 +91,16 @@ async fn pods_wait_for_room_and_say_so() {
     );
     grow(&f, "4", "10").await;
     until(&f, "large", is_bound).await;
-    let events = f.get("/api/v1/namespaces/default/events").await.expect(200);
-    let reasons: Vec<&str> =
-        events["items"].as_array().unwrap().iter().filter_map(|event| event["reason"].as_str()).collect();
-    assert!(reasons.contains(&"FailedScheduling"), "{reasons:?}");
+    let told = async {
+        loop {
+            let events = f.get("/api/v1/namespaces/default/events").await.expect(200);
+            if events["items"].as_array().unwrap().iter().any(|event| event["reason"] == "FailedScheduling") {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), told).await.unwrap();
 }
 
 #[tokio::test]

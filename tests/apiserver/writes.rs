@@ -72,7 +72,7 @@ async fn names_are_generated_and_clashes_told() {
 
 #[tokio::test]
 async fn who_sends_or_answers_slowly_is_not_waited_for() {
-    let f = Fixture::start_impatient(Duration::from_millis(300)).await;
+    let f = Fixture::start_impatient(Duration::from_secs(2)).await;
     let never = reqwest::Body::wrap_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
     let slow = f.request("POST", MAPS).header("content-type", "application/json").body(never);
     let late = sent(slow).await.expect(504);
@@ -82,7 +82,7 @@ async fn who_sends_or_answers_slowly_is_not_waited_for() {
     );
     // A watch has all the time.
     let mut watch = f.watch(&format!("{MAPS}?watch=1&fieldSelector=metadata.name%3Dlater")).await;
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     f.config("later").await;
     assert_eq!(watch.next().await["type"], "ADDED");
 }

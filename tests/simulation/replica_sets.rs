@@ -178,10 +178,13 @@ spec:
 #[tokio::test]
 async fn pods_count_as_available_after_a_while() {
     let cluster = Cluster::start().await;
-    let patient =
-        replica_set("web", 2, "web").replace("  replicas: 2", "  replicas: 2\n  minReadySeconds: 2");
-    cluster.apply(&patient).await;
+    let patient = |seconds: u32| {
+        let seconds = format!("  replicas: 2\n  minReadySeconds: {seconds}");
+        replica_set("web", 2, "web").replace("  replicas: 2", &seconds)
+    };
+    cluster.apply(&patient(3600)).await;
     let set = cluster.until("replicasets/web", |set| set["status"]["readyReplicas"] == 2).await;
     assert!(set["status"]["availableReplicas"].is_null(), "{}", set["status"]);
+    cluster.apply(&patient(2)).await;
     cluster.until("replicasets/web", |set| set["status"]["availableReplicas"] == 2).await;
 }

@@ -47,6 +47,8 @@ async fn places_are_filled_in_order_and_left_in_reverse() {
     assert_eq!(labels["apps.kubernetes.io/pod-index"], "1");
     assert_eq!(labels["controller-revision-hash"], set["status"]["currentRevision"]);
     assert_eq!((&pods[1]["spec"]["hostname"], &pods[1]["spec"]["subdomain"]), (&json!("db-1"), &json!("db")));
+    let last = "SuccessfulCreate: create Pod db-2 in StatefulSet db successful";
+    cluster.until_event("StatefulSet/db", last).await;
     let made: Vec<String> = cluster.events("StatefulSet/db").await;
     let expected: Vec<String> =
         (0..3).map(|n| format!("SuccessfulCreate: create Pod db-{n} in StatefulSet db successful")).collect();

@@ -167,6 +167,7 @@ impl Testbed {
     pub fn leftovers(&self) -> Vec<String> {
         let output =
             Command::new(script()).args(["leftovers", &self.host]).output().expect("scripts/testbed runs");
+        assert!(output.status.success(), "{output:?}");
         text(output).stdout.lines().map(str::to_owned).collect()
     }
 

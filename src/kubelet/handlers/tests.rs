@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_millis(500);
 
 /// A server that answers what its function says, and the heads of the requests that it got.
 struct Server {

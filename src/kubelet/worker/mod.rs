@@ -193,7 +193,9 @@ impl<R: Runtime> Worker<R> {
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
         let held = self.holds.apply(&mut plan, &pod, now);
         self.take_notes(&pod, &observed, &plan, &held).await;
-        if matches!(desired, Desired::Pod(_)) && !self.write_status(&pod, &observed).await {
+        // A sandbox is made in less time than it takes to tell that it will be.
+        let begins = matches!(plan.actions[..], [Action::CreateSandbox { .. }]);
+        if matches!(desired, Desired::Pod(_)) && !begins && !self.write_status(&pod, &observed).await {
             return Next::Wait(Some(RETRY));
         }
         if plan.outcome.is_some() && plan.actions.is_empty() && held.is_empty() {
