@@ -21,7 +21,7 @@ use crate::controllers::Authority;
 use crate::controllers::volumes::Storage;
 use crate::image::{Credential, Image, Images, Silent};
 use crate::kubelet::context::{Addresses, ImageSource};
-use crate::network::{Attachment, PodNetwork};
+use crate::network::{self, Attachment, PodNetwork};
 use crate::proxy::Led;
 use crate::sys::path::Root;
 use crate::sys::removal;
@@ -140,6 +140,19 @@ impl Addresses for Network {
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
         async move { self.pods.detach(id).await.map_err(|error| error.to_string()) }.boxed()
+    }
+
+    fn is_waited_for<'a>(&'a self, id: &'a str) -> BoxFuture<'a, bool> {
+        async move {
+            let Some(pod) = self.pods.attachments().remove(id) else { return false };
+            let look = move || network::is_waited_for(&pod.namespace);
+            let waits = tokio::task::spawn_blocking(look).await.map_err(std::io::Error::from).flatten();
+            // It ends in any case; nobody is helped by waiting for what cannot be seen.
+            waits
+                .inspect_err(|error| tracing::debug!(id, %error, "looking for waiting connections"))
+                .unwrap_or(false)
+        }
+        .boxed()
     }
 
     fn left(&self, address: Ipv4Addr) -> BoxFuture<'static, ()> {

@@ -86,6 +86,12 @@ pub trait Addresses: Send + Sync + 'static {
     fn left(&self, _address: Ipv4Addr) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
+
+    /// Whether something waits in the sockets of this pod for its processes: a connection that none has accepted, or
+    /// bytes that none has read.
+    fn is_waited_for<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, bool> {
+        Box::pin(std::future::ready(false))
+    }
 }
 
 /// Shared by all workers.

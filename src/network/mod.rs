@@ -17,11 +17,13 @@ mod links;
 mod pods;
 mod probe;
 mod range;
+mod sockets;
 
 pub use links::{connect_gateway, route_through};
 pub use pods::{PodNetwork, link_name};
 pub use probe::probe;
 pub use range::{POD_RANGES, SERVICE_RANGES, choose_range, occupied_ranges};
+pub use sockets::is_waited_for;
 
 /// An IPv4 range such as `10.244.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

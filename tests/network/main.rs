@@ -341,6 +341,36 @@ fn tempt(outside: &Path, service: &str) {
 }
 
 #[test]
+fn what_is_for_a_pod_that_is_gone_leaves_by_no_other_way() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        // Whoever gets there is answered.
+        tempt(&add_uplink(host.directory.path()), "10.244.9.9");
+        let proxy = Proxy::start(&host);
+        let gone = Endpoint { address: Ipv4Addr::new(10, 244, 9, 9), port: 80 };
+        let gone = Backends { endpoints: vec![gone], ..Backends::default() };
+        let frontends =
+            [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)];
+        let frontends = frontends.map(|frontend| (frontend, gone.clone()));
+        proxy.set(&State { frontends: frontends.into(), ..State::default() }, 2).await;
+        for from in [None, Some(&pods["a"])] {
+            let refused = ask_from(from, "10.244.9.9:80").await.unwrap_err();
+            assert_eq!(refused, ErrorKind::ConnectionRefused, "{from:?}");
+            for address in ["10.96.0.7:80", "192.0.2.1:30080"] {
+                let namespace = from.map(|pod| pod.namespace.clone());
+                let connect = move || {
+                    TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_millis(1200))
+                };
+                let connected = apart(move || inside(namespace.as_deref(), connect)).await;
+                assert_eq!(connected.unwrap_err().kind(), ErrorKind::TimedOut, "{from:?} {address}");
+            }
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
 fn an_attempt_to_connect_to_a_pod_that_went_is_led_elsewhere() {
     on_a_host(async |host: Host| {
         let network = PodNetwork::open(host.network()).await.unwrap();

@@ -15,7 +15,8 @@ use crate::kubelet::context::Addresses;
 
 /// The longest that a pod waits: services are a courtesy to it, its end is not.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// What was led to a pod last waits in its sockets' queues: how long a busy process gets to accept it.
+/// What was led to a pod last waits in its sockets' queues, and is then worked on: how long that may take its processes
+/// after nothing waits any more, and how often that is looked at.
 const ACCEPT: Duration = Duration::from_millis(20);
 
 /// How far a pod's connections have drained.
@@ -36,12 +37,18 @@ pub enum Drain {
 }
 
 impl Drain {
-    /// Whether new connections are led to the pod with this address, which ends. It lasts for a second at most, and when
+    /// Whether new connections are led to this pod with this address, which ends. It lasts for a second at most, and when
     /// it is over `wake` is told.
-    pub fn lasts(&mut self, network: &Arc<dyn Addresses>, address: Ipv4Addr, wake: &Arc<Notify>) -> bool {
+    pub fn lasts(
+        &mut self,
+        network: &Arc<dyn Addresses>,
+        uid: &str,
+        address: Ipv4Addr,
+        wake: &Arc<Notify>,
+    ) -> bool {
         match self {
             Drain::Open if network.left(address).now_or_never().is_some() => *self = Drain::Closed,
-            Drain::Open => *self = Drain::begin(network, address, wake),
+            Drain::Open => *self = Drain::begin(network, uid, address, wake),
             Drain::Closing { over, .. } => {
                 if !matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
                     *self = Drain::Closed;
@@ -52,14 +59,21 @@ impl Drain {
         !matches!(self, Drain::Closed)
     }
 
-    fn begin(network: &Arc<dyn Addresses>, address: Ipv4Addr, wake: &Arc<Notify>) -> Drain {
+    fn begin(network: &Arc<dyn Addresses>, uid: &str, address: Ipv4Addr, wake: &Arc<Notify>) -> Drain {
         let (tell, over) = oneshot::channel();
-        let (left, wake) = (network.left(address), wake.clone());
+        let (network, uid, wake) = (network.clone(), uid.to_owned(), wake.clone());
         let task = tokio::spawn(async move {
-            if timeout(PATIENCE, left).await.is_ok() {
-                tokio::time::sleep(ACCEPT).await;
-            } else {
-                tracing::debug!(%address, "services still lead to a pod that ends");
+            let drained = async {
+                network.left(address).await;
+                loop {
+                    tokio::time::sleep(ACCEPT).await;
+                    if !network.is_waited_for(&uid).await {
+                        return;
+                    }
+                }
+            };
+            if timeout(PATIENCE, drained).await.is_err() {
+                tracing::debug!(%address, "a pod ends that somebody still connects to");
             }
             // A worker that is gone does not want to know.
             if tell.send(()).is_ok() {

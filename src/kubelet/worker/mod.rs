@@ -331,7 +331,8 @@ impl<R: Runtime> Worker<R> {
     fn is_led(&mut self, observed: &ObservedPod) -> bool {
         let address = observed.sandbox.as_ref().and_then(|sandbox| sandbox.address.as_deref()?.parse().ok());
         // Those on the host's own network share its address with others.
-        address.is_some_and(|address| self.drain.lasts(&self.context.network, address, &self.changed))
+        address
+            .is_some_and(|address| self.drain.lasts(&self.context.network, &self.uid, address, &self.changed))
     }
 
     /// Learns what the status is to say: addresses, last words, back-offs, the outcome.

@@ -26,6 +26,7 @@ pub(super) fn skeleton(changes: &mut Messages, config: &Config) {
     new_chain(changes, name, "input", Some(("filter", 1, refusal)));
     new_chain(changes, name, "forward", Some(("filter", 2, refusal)));
     new_chain(changes, name, "output", Some(("filter", 3, refusal)));
+    new_chain(changes, name, "postrouting", Some(("filter", 4, refusal)));
 
     let mut rule = |chain: &str, build: &dyn Fn(Rule<'_, '_>)| new_rule(changes, name, chain, build);
     for chain in ["nat-prerouting", "nat-output"] {
@@ -69,6 +70,21 @@ pub(super) fn skeleton(changes: &mut Messages, config: &Config) {
             .in_set("refused", Reg(0))
             .verdict(Verdict::Goto("refuse"));
     });
+    // What is for a pod that is gone must not leave by the host's other routes. Who asked for its address is told; who was
+    // led there is not: sent again, it is led elsewhere as soon as it is no longer tracked. (Where it leaves, not all that
+    // the host itself sent has been routed anew in its output chain.)
+    for chain in ["forward", "output", "postrouting"] {
+        let strays = |rule: Rule<'_, '_>, then: &dyn Fn(Rule<'_, '_>)| {
+            let rule = rule.in_range(Field::DestinationAddress, pods, true);
+            then(rule.interface(Interface::Out, prefix, false).interface(Interface::Out, "lo\0", false));
+        };
+        if chain == "postrouting" {
+            rule(chain, &|rule| strays(rule, &|rule| rule.verdict(Verdict::Drop)));
+        } else {
+            rule(chain, &|rule| strays(rule, &|rule| rule.translated().verdict(Verdict::Return)));
+            rule(chain, &|rule| strays(rule, &|rule| rule.verdict(Verdict::Jump("refuse"))));
+        }
+    }
     rule("refuse", &|rule| rule.protocol_is(Protocol::Tcp as u8).reset());
     rule("refuse", &|rule| rule.unreachable());
 }
