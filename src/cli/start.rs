@@ -277,7 +277,6 @@ async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> 
     })
 }
 
-/// Starts the daemon and waits for its word.
 /// The state of the daemon that runs, which may have begun a moment ago; `None` when none can be reached.
 async fn reach(places: &Places) -> io::Result<Option<State>> {
     let until = Instant::now() + REACHABLE;
@@ -290,6 +289,7 @@ async fn reach(places: &Places) -> io::Result<Option<State>> {
     }
 }
 
+/// Starts the daemon and waits for its word.
 async fn launch(args: &Args, places: &Places) -> Result<(), Failure> {
     let socket = places.run().join("start.sock");
     let _ = fs::remove_file(&socket);

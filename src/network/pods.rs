@@ -67,8 +67,10 @@ impl PodNetwork {
             std::fs::create_dir_all(directory).map_err(Error::io(tried))?;
         }
         let links = Links::connect()?;
+        // Whoever turns it on has left a note before: who reads that it is on finds the note among the links.
+        let forwards = forwarding::read()?;
         let mut present = links.list().await?;
-        ensure_gateway(&config, &links, &present).await?;
+        ensure_gateway(&config, &links, &present, &forwards).await?;
         let mtu = links.uplink_mtu().await?.unwrap_or(DEFAULT_MTU);
 
         let mut addresses = Addresses::open(&config.state, config.pods)?;
@@ -170,6 +172,9 @@ impl PodNetwork {
         }
         for link in gateway {
             errors.extend(links.delete(link).await.err());
+        }
+        if let Some(before) = remembered {
+            errors.extend(put_back_at_last(config, &links, before).await.err());
         }
         let files = addresses::remove(&config.state);
         errors.extend(files.map_err(Error::io(format!("removing {}", config.state.display()))).err());
@@ -304,7 +309,13 @@ pub(super) async fn create_namespace(path: PathBuf) -> Result<(OwnedFd, Links), 
     }
 }
 
-async fn ensure_gateway(config: &Config, links: &Links, present: &[Link]) -> Result<(), Error> {
+/// `forwards` is what the host's forwarding switch was before `present` was looked at.
+async fn ensure_gateway(
+    config: &Config,
+    links: &Links,
+    present: &[Link],
+    forwards: &str,
+) -> Result<(), Error> {
     let name = config.gateway_link();
     let own = present.iter().find(|link| link.name == name);
     let alias =
@@ -312,7 +323,7 @@ async fn ensure_gateway(config: &Config, links: &Links, present: &[Link]) -> Res
             Some(alias) => alias.to_owned(),
             None => {
                 let aliases = present.iter().filter_map(|link| link.alias.as_deref());
-                forwarding::alias(forwarding::before(aliases, &forwarding::read()?))
+                forwarding::alias(forwarding::before(aliases, forwards))
             }
         };
     if own.is_none() {
@@ -323,6 +334,15 @@ async fn ensure_gateway(config: &Config, links: &Links, present: &[Link]) -> Res
     links.set_up(index, Some(&alias)).await?;
     links.add_address(index, config.gateway()).await?;
     forwarding::set("1")
+}
+
+/// Puts the forwarding switch to what it is to be once this cluster's gateway is gone: others may have come or gone at the
+/// same time, and each have seen the other.
+async fn put_back_at_last(config: &Config, links: &Links, before: &str) -> Result<(), Error> {
+    let present = links.list().await?;
+    let others = present.iter().filter(|link| link.name != config.gateway_link());
+    let aliases = others.filter_map(|link| link.alias.as_deref());
+    forwarding::set(forwarding::put_back(Some(before), aliases).unwrap_or("1"))
 }
 
 /// Lets go of all bound namespaces but those to keep, and removes the given links.
