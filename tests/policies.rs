@@ -97,7 +97,10 @@ impl Stage {
 
     fn learn_places(&mut self) {
         let one = |words: &str| self.bed.kubectl(words).trim().to_owned();
-        let pod = one("get pods -l app=web -o jsonpath={.items[0].status.podIP}");
+        // One that was replaced may still be about to go.
+        let pods = || one("get pods -l app=web -o jsonpath={.items[*].status.podIP}");
+        self.bed.wait("one pod", SOON, || pods().split(' ').count() == 1 && !pods().is_empty());
+        let pod = pods();
         let service = one("get service web -o jsonpath={.spec.clusterIP}");
         let host = one("get nodes -o jsonpath={.items[0].status.addresses[0].address}");
         let internet = host.rsplit_once('.').map(|(network, _)| format!("{network}.1")).unwrap();
