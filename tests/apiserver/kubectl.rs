@@ -13,13 +13,17 @@ use super::server::Fixture;
 
 /// kubectl with the administrator's certificate.
 pub struct Kubectl {
-    fixture: Fixture,
+    pub fixture: Fixture,
     home: tempfile::TempDir,
 }
 
 impl Kubectl {
     pub async fn start() -> Kubectl {
-        let fixture = Fixture::start().await;
+        Kubectl::of(Fixture::start().await)
+    }
+
+    /// For this server.
+    pub fn of(fixture: Fixture) -> Kubectl {
         let home = tempfile::tempdir().unwrap();
         let leaf = fixture.pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
         for (name, text) in

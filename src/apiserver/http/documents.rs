@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
+use super::open_api::Subjects;
 use super::query::Query;
 use super::{Server, form_of, health, metrics, respond};
 use crate::api::kinds::Kind;
@@ -42,9 +43,10 @@ impl Server {
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
             let (documents, kinds) = (self.documents.clone(), self.api.served().kinds());
+            let others = self.aggregator.as_ref().map(Aggregator::descriptions).unwrap_or_default();
             let (path, hash) = (trimmed.to_owned(), query.text("hash").to_owned());
             let headers = request.headers().clone();
-            let answer = move || documents.answer(&kinds, &path, &hash, &headers);
+            let answer = move || documents.answer(&Subjects { kinds, others }, &path, &hash, &headers);
             return tokio::task::spawn_blocking(answer).await.map_err(Status::internal)?;
         }
         if let Some((media, value)) = self.issuer(trimmed) {

@@ -26,7 +26,7 @@ use super::fairness::{self, Class, Fairness};
 use super::proxy::exchange::Dial;
 use super::proxy::{Origin, Proxy};
 use super::table::IncludeObject;
-use super::{ApiServer, admission, aggregation, resource_metrics, reviews, streaming};
+use super::{ApiServer, admission, resource_metrics, reviews, streaming};
 use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::node::Node;
@@ -211,7 +211,7 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
         if let Some(aggregator) = &self.aggregator
-            && let Some(service) = aggregation::remote(self.api.registry().store(), request.uri().path())
+            && let Some(service) = aggregator.behind(&self.api, request.uri().path())
         {
             let answer =
                 aggregator.serve(self.api.registry(), &self.proxy, service.json(), &user, request).await;

@@ -6,6 +6,7 @@
 mod custom;
 mod form;
 mod operation;
+pub mod others;
 mod parameter;
 mod paths;
 pub mod protobuf;
