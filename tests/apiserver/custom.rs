@@ -251,7 +251,7 @@ async fn custom_objects_go_with_their_owners() {
 }
 
 /// A webhook on loopback that converts widgets: what one version calls `size`, the other calls `length`.
-mod converter {
+pub mod converter {
     use std::sync::Arc;
 
     use base64::Engine;
@@ -265,6 +265,7 @@ mod converter {
     use tokio_rustls::TlsAcceptor;
     use tokio_util::task::AbortOnDropHandle;
 
+    /// A webhook that converts widgets until it is dropped.
     pub struct Converter {
         pub port: u16,
         /// Its certificate, as a `caBundle`.
@@ -331,8 +332,8 @@ mod converter {
     }
 }
 
-#[tokio::test]
-async fn versions_are_converted_by_a_webhook() {
+/// A server with widgets whose `spec.size` is the `spec.length` of their older version, as a webhook has it.
+pub async fn converting() -> (Fixture, converter::Converter) {
     let f = Fixture::start().await;
     let hook = converter::start().await;
     let mut definition = widgets();
@@ -347,6 +348,12 @@ async fn versions_are_converted_by_a_webhook() {
         "conversionReviewVersions": ["v1"],
         "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", hook.port), "caBundle": hook.ca}}});
     f.post(DEFINITIONS, definition).await.expect(201);
+    (f, hook)
+}
+
+#[tokio::test]
+async fn versions_are_converted_by_a_webhook() {
+    let (f, _hook) = converting().await;
     let old = |name: &str| json!({"apiVersion": "example.com/v1beta1", "kind": "Widget", "metadata": {"name": name}, "spec": {"length": 3}});
     let made = f.post(OLD_WIDGETS, old("a")).await.expect(201);
     assert_eq!((&made["apiVersion"], &made["spec"]["length"]), (&json!("example.com/v1beta1"), &json!(3)));

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use serde_json::{Value, json};
 
 use super::authorizer::{self, Authorizer};
-use super::matching::Match;
+use super::matching::Seen;
 use super::review;
 use crate::api::cel::{CONDITIONS_LIMIT, Env, Fault, Meter, Program, Type, Val};
 use crate::api::meta;
@@ -115,15 +115,15 @@ pub struct Input {
 
 impl Input {
     /// Those of a request that is seen like this.
-    pub fn of(registry: &Registry, attributes: &Attributes<'_>, object: &Value, found: &Match) -> Input {
-        let shown = |object: &Value| Val::of_json(&found.object(object), &Type::Dyn);
-        let request = review::about(attributes, object, found, auth::user_info(attributes.user));
+    pub fn of(registry: &Registry, attributes: &Attributes<'_>, object: &Value, seen: &Seen) -> Input {
+        let shown = |object: &Value| Val::of_json(object, &Type::Dyn);
+        let request = review::about(attributes, object, &seen.found, auth::user_info(attributes.user));
         let namespace = attributes.namespace.map(|name| format!("namespaces/{name}"));
         let namespace = namespace.and_then(|key| registry.store().get(&key));
         let namespace = namespace.map_or(Value::Null, |entry| namespace_object(entry.json()));
         Input {
-            object: shown(object),
-            old: attributes.old.map_or(Val::Null, shown),
+            object: shown(&seen.object),
+            old: shown(&seen.old),
             request: Val::of_json(&request, &REQUEST),
             namespace: Val::of_json(&namespace, &NAMESPACE),
             authorizer: Val::Foreign(Arc::new(Authorizer::of(registry, attributes, object))),

@@ -66,7 +66,11 @@ fn read(policy: &Value) -> Policy<Rules> {
 }
 
 /// Decides about what is to be written.
-pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &Value) -> Result<(), Status> {
+pub async fn validate(
+    registry: &Registry,
+    attributes: &mut Attributes<'_>,
+    object: &Value,
+) -> Result<(), Status> {
     let kept = &registry.admission().policies;
     let names = ("validatingadmissionpolicies", "validatingadmissionpolicybindings");
     let kept = (&kept.validating, &kept.validating_bindings);
@@ -74,12 +78,21 @@ pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &V
     let mut denied = None;
     for policy in policies.iter() {
         let Some(found) = policy.constraints.matches(registry, attributes, object)? else { continue };
-        for (binding, params) in cases(registry, attributes, object, policy, &bindings)? {
-            let violations = match params {
-                Ok(params) => params
+        let cases = cases(registry, attributes, object, policy, &bindings)?;
+        if cases.is_empty() {
+            continue;
+        }
+        let seen = found.see(registry, attributes, object).await;
+        for (binding, params) in cases {
+            let both = params.and_then(|params| match &seen {
+                Ok(seen) => Ok((params, seen)),
+                Err(status) => Err(format!("failed to convert object version: {}", status.message)),
+            });
+            let violations = match both {
+                Ok((params, seen)) => params
                     .iter()
                     .flat_map(|params| {
-                        let input = policy.input(registry, attributes, object, &found, params);
+                        let input = policy.input(registry, attributes, object, seen, params);
                         violations(policy, &input)
                     })
                     .collect(),
