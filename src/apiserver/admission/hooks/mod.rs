@@ -135,7 +135,7 @@ async fn concerned(
         return Ok(Some(seen));
     }
     let input = Input::of(registry, attributes, object, &seen);
-    match expressions::all_hold(&hook.conditions, |name| input.value(name), hook.ignores_failures) {
+    match expressions::all_hold(&hook.conditions, &input, hook.ignores_failures) {
         Ok(holds) => Ok(holds.then_some(seen)),
         Err(why) => Err(attributes.forbidden(object, &why)),
     }

@@ -82,7 +82,7 @@ impl<R> Policy<R> {
 
     /// Whether its match conditions hold; an error when that cannot be said and is not to be passed over.
     fn is_meant(&self, input: &Arc<Variables>) -> Result<bool, String> {
-        all_hold(&self.conditions, |name| input.value(name), self.ignores_failures)
+        all_hold(&self.conditions, &**input, self.ignores_failures)
     }
 }
 

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::binding::Binding;
 use super::{Policy, all, cases};
-use crate::api::cel::{Env, Meter, OBJECT_LIMIT, Val};
+use crate::api::cel::{Env, OBJECT_LIMIT, Val};
 use crate::api::fields;
 use crate::api::kinds::Kind;
 use crate::api::status::{Cause, Status};
 use crate::apiserver::admission::Attributes;
-use crate::apiserver::admission::hooks::expressions::{Expression, environment};
+use crate::apiserver::admission::hooks::expressions::{Budget, Expression, Names, environment};
 use crate::apiserver::admission::hooks::matching::Match;
 use crate::apiserver::registry::Registry;
 use crate::apiserver::structure;
@@ -206,7 +206,7 @@ async fn change(
         let mutated = {
             // Each sees what those before it made.
             let input = policy.input(registry, attributes, &changed, &seen, params);
-            mutation.apply(|name| input.value(name), found.kind(), &seen.object)?
+            mutation.apply(&*input, found.kind(), &seen.object)?
         };
         let mutated = match attributes.subresource.is_empty() {
             true => structure::read_merged(found.kind(), mutated)?,
@@ -222,16 +222,14 @@ async fn change(
 
 impl Mutation {
     /// The object with the change (pure).
-    fn apply(
-        &self,
-        variables: impl Fn(&str) -> Option<Val>,
-        kind: &Kind,
-        object: &Value,
-    ) -> Result<Value, String> {
-        let mut meter = Meter::new(OBJECT_LIMIT);
+    fn apply(&self, names: &dyn Names, kind: &Kind, object: &Value) -> Result<Value, String> {
+        let evaluate = |expression: &Expression| {
+            let value = Budget::new(OBJECT_LIMIT).evaluate(expression, names);
+            value.unwrap_or_else(|spent| Err(spent.to_string()))
+        };
         match self {
             Mutation::Configuration(expression) => {
-                let value = expression.evaluate(variables, &mut meter)?;
+                let value = evaluate(expression)?;
                 let Val::Struct(_) = value else {
                     let of = value.type_name();
                     return Err(format!("unsupported return type from ApplyConfiguration expression: {of}"));
@@ -254,7 +252,7 @@ impl Mutation {
                     .map_err(|error| format!("error applying patch: failed to merge patch: {error}"))
             }
             Mutation::Patch(expression) => {
-                let value = expression.evaluate(variables, &mut meter)?;
+                let value = evaluate(expression)?;
                 let operations = operations(&value)?;
                 let patch: Patch =
                     serde_json::from_value(operations).map_err(|error| format!("JSON Patch: {error}"))?;
@@ -316,7 +314,7 @@ mod tests {
         let policy = read(&json!({"spec": {"mutations": [mutation]}}));
         let input = testing::input(object.clone(), Value::Null);
         let pods = kinds::by_resource("", "v1", "pods").unwrap();
-        policy.rules.mutations[0].apply(|name| input.value(name), pods, object)
+        policy.rules.mutations[0].apply(&input, pods, object)
     }
 
     #[test]
