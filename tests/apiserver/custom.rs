@@ -397,3 +397,42 @@ async fn what_is_defined_is_served_whoever_wrote_it() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("it is served");
 }
+
+#[tokio::test]
+async fn objects_within_objects_are_objects() {
+    let f = Fixture::start().await;
+    let template = json!({"type": "object", "x-kubernetes-embedded-resource": true,
+        "x-kubernetes-preserve-unknown-fields": true});
+    let mut definition = widgets();
+    for version in definition["spec"]["versions"].as_array_mut().unwrap() {
+        version["schema"]["openAPIV3Schema"]["properties"]["template"] = template.clone();
+    }
+    f.post(DEFINITIONS, definition).await.expect(201);
+    let with = |name: &str, template: Value| {
+        let mut object = widget(name, json!({"size": 1}));
+        object["template"] = template;
+        object
+    };
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"any": "thing"},
+        "metadata": {"name": "p", "odd": 1, "creationTimestamp": null, "labels": {"a": "b"}}});
+    let made = f.post(&format!("{WIDGETS}?fieldValidation=Warn"), with("a", pod.clone())).await;
+    assert_eq!(made.warnings(), ["unknown field \"template.metadata.odd\""]);
+    let made = made.expect(201);
+    assert_eq!(made["template"]["metadata"], json!({"name": "p", "labels": {"a": "b"}}));
+    assert_eq!(made["template"]["spec"], json!({"any": "thing"}));
+    let strict = f.post(&format!("{WIDGETS}?fieldValidation=Strict"), with("b", pod)).await.expect(400);
+    let message = strict["message"].as_str().unwrap();
+    assert!(message.contains("unknown field \"template.metadata.odd\""), "{message}");
+    let wrong = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": "x"}});
+    let refused = f.post(WIDGETS, with("c", wrong)).await.expect(400);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("Go struct field ObjectMeta.labels of type map[string]string"), "{message}");
+    let refused =
+        f.post(WIDGETS, with("d", json!({"kind": "a.b", "metadata": {"name": ".."}}))).await.expect(422);
+    let causes = refused["details"]["causes"].as_array().unwrap();
+    let fields: Vec<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    assert!(
+        fields.starts_with(&["template.apiVersion", "template.kind", "template.metadata.name"]),
+        "{fields:?}"
+    );
+}
