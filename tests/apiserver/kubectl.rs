@@ -161,6 +161,7 @@ async fn every_field_is_explained() {
         ("hpa.spec.metrics --recursive", "averageUtilization\t<integer>"),
         ("storageclass", "volumeBindingMode\t<string>"),
         ("apiservice.spec.service", "port\t<integer>"),
+        ("pods.containers --api-version=metrics.k8s.io/v1beta1", "usage\t<map[string]Quantity> -required-"),
     ] {
         let text = k.ok(&format!("explain {what}"), "").await;
         assert!(text.contains("DESCRIPTION:") && text.contains(told), "{what}: {text}");

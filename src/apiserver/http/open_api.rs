@@ -20,6 +20,7 @@ use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::openapi::others::{self, Description};
 use crate::apiserver::openapi::{self, Source};
+use crate::apiserver::resource_metrics;
 use crate::sys::memory;
 
 /// How long a client may keep a document that it named by its hash.
@@ -35,8 +36,10 @@ const PROTOBUF: [&str; 2] = [
 /// What the documents are about, by which it is known whether something has changed.
 #[derive(Debug, Clone)]
 pub(super) struct Subjects {
-    /// The kinds that are served.
+    /// The kinds that are stored and served.
     pub kinds: Arc<Vec<Arc<Kind>>>,
+    /// Whether what nodes and pods use is served, too.
+    pub usage: bool,
     /// What other servers say of what they serve.
     pub others: Arc<Vec<Description>>,
 }
@@ -44,7 +47,15 @@ pub(super) struct Subjects {
 impl Subjects {
     fn is(&self, other: &Subjects) -> bool {
         let none = self.others.is_empty() && other.others.is_empty();
-        Arc::ptr_eq(&self.kinds, &other.kinds) && (none || Arc::ptr_eq(&self.others, &other.others))
+        Arc::ptr_eq(&self.kinds, &other.kinds)
+            && self.usage == other.usage
+            && (none || Arc::ptr_eq(&self.others, &other.others))
+    }
+
+    /// All kinds that this server serves.
+    fn own(&self) -> Vec<Arc<Kind>> {
+        let usage = resource_metrics::KINDS.iter().filter(|_| self.usage);
+        self.kinds.iter().chain(usage).cloned().collect()
     }
 
     /// The documents of version 3 that this server makes from what others say.
@@ -54,7 +65,7 @@ impl Subjects {
 
     /// `/openapi/v2`.
     fn older(&self) -> Value {
-        let mut all = Source::new(&self.kinds).v2();
+        let mut all = Source::new(&self.own()).v2();
         for other in self.others.iter().filter_map(Description::older) {
             others::merge(&mut all, other);
         }
@@ -85,8 +96,9 @@ fn bytes(value: &Value) -> Vec<u8> {
 fn hashes(subjects: &Subjects) -> Hashes {
     let mut all = BTreeMap::new();
     {
-        let source = Source::new(&subjects.kinds);
-        for name in openapi::names(&subjects.kinds) {
+        let own = subjects.own();
+        let source = Source::new(&own);
+        for name in openapi::names(&own) {
             all.insert(format!("{INDEX}/{name}"), hash(&bytes(&source.v3(&name))));
         }
     }
@@ -121,7 +133,7 @@ fn document(subjects: &Subjects, hashes: &BTreeMap<String, String>, path: &str) 
             Some((_, document)) => bytes(&document),
             None => {
                 let name = path.trim_start_matches(INDEX).trim_start_matches('/');
-                bytes(&Source::new(&subjects.kinds).v3(name))
+                bytes(&Source::new(&subjects.own()).v3(name))
             }
         },
     }
@@ -235,7 +247,7 @@ mod tests {
     use crate::api::kinds::KINDS;
 
     fn about(kinds: &[Arc<Kind>]) -> Subjects {
-        Subjects { kinds: Arc::new(kinds.to_vec()), others: Arc::default() }
+        Subjects { kinds: Arc::new(kinds.to_vec()), usage: true, others: Arc::default() }
     }
 
     #[test]
