@@ -228,6 +228,11 @@ pub fn write_json<T: Serialize>(path: PathBuf, value: &T) -> Result<(), Error> {
 
 /// Writes a file that only root may read, whole or not at all; its directory is made.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_file(path, bytes, 0o600)
+}
+
+/// Writes a file of this mode, whole or not at all; its directory is made.
+pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let fail = |source| Error::File { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
@@ -235,7 +240,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let next = path.with_extension(format!("next-{}", std::process::id()));
     // Left by a process that had this number before.
     let _ = fs::remove_file(&next);
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&next).map_err(fail)?;
+    let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(&next).map_err(fail)?;
     io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     fs::rename(&next, path).map_err(fail)

@@ -86,15 +86,6 @@ fn os_name(os_release: &str) -> String {
     line.unwrap_or("Linux").trim_matches('"').to_owned()
 }
 
-/// The kernel's name of this architecture in Go's words, as labels have it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
-}
-
 /// The node object as this machine says it (pure), in these conditions, which keep their times through `old`.
 pub fn node(
     config: &Config,
@@ -107,9 +98,9 @@ pub fn node(
     let labels = [
         ("kubernetes.io/hostname", config.node.as_str()),
         ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture()),
+        ("kubernetes.io/arch", version::ARCHITECTURE),
         ("beta.kubernetes.io/os", "linux"),
-        ("beta.kubernetes.io/arch", architecture()),
+        ("beta.kubernetes.io/arch", version::ARCHITECTURE),
         ("node-role.kubernetes.io/control-plane", ""),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -167,7 +158,7 @@ pub fn node(
                 kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
             }),
             node_info: Some(NodeSystemInfo {
-                architecture: architecture().to_owned(),
+                architecture: version::ARCHITECTURE.to_owned(),
                 boot_id: info.boot_id.clone(),
                 container_runtime_version: format!("minik://{}", env!("CARGO_PKG_VERSION")),
                 kernel_version: info.kernel.clone(),

@@ -15,7 +15,7 @@ use super::query::Query;
 use super::{Server, form_of, health, metrics, respond};
 use crate::api::kinds::Kind;
 use crate::api::status::Status;
-use crate::api::version::{self, MAJOR, MINOR};
+use crate::api::version::{self, ARCHITECTURE, MAJOR, MINOR};
 use crate::api::{exposition, meta};
 use crate::apiserver::aggregation::Aggregator;
 use crate::apiserver::answer::{self, Body};
@@ -168,16 +168,7 @@ fn version() -> Value {
         "gitVersion": format!("{}+minik.{}", version::KUBERNETES, env!("CARGO_PKG_VERSION")),
         "gitCommit": commit, "gitTreeState": if commit.is_empty() { "" } else { "clean" },
         "buildDate": meta::timestamp(built), "goVersion": "",
-        "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, platform())})
-}
-
-/// The processor as Go names it.
-fn platform() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
+        "compiler": "rustc", "platform": format!("{}/{ARCHITECTURE}", std::env::consts::OS)})
 }
 
 fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {
