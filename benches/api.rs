@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::StreamExt;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use minik::api::node::NoNode;
 use minik::apiserver::allocate::ServiceRange;
 use minik::apiserver::http::{self, Server};
@@ -180,8 +180,8 @@ where
     Fut: Future<Output = Result<()>> + Send,
 {
     let (turn, next) = (Arc::new(turn), Arc::new(AtomicU64::new(0)));
-    // Whatever is answered: the connection is there.
-    try_join_all(clients.iter().map(|client| client.http.get(&client.base).send())).await?;
+    // Whatever comes of it (an etcd refuses a GET): the connection is there.
+    join_all(clients.iter().map(|client| client.http.get(&client.base).send())).await;
     let began = Instant::now();
     let each = clients.into_iter().map(|client| {
         let (turn, next) = (turn.clone(), next.clone());
