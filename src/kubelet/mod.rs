@@ -237,7 +237,9 @@ impl<R: Runtime> Kubelet<R> {
 
     /// Tells the workers of a key what is wanted now; a new pod gets a worker.
     fn direct(&self, key: &Key, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
-        let present = self.pods.get(key).and_then(|pod| self.context.statics.as_run(pod));
+        let statics = &self.context.statics;
+        let shown = self.pods.get(key).and_then(|pod| statics.as_run(pod));
+        let present = shown.or_else(|| statics.unshown(key));
         let present_uid = present.as_ref().and_then(|pod| pod.metadata.uid.clone());
         for (uid, handle) in workers.iter().filter(|(_, handle)| &handle.key == key) {
             // A static pod is there as long as its manifest is.
@@ -268,11 +270,13 @@ impl<R: Runtime> Kubelet<R> {
         workers.insert(uid, Handle { key: key.clone(), desired, changed, task });
     }
 
-    /// The folder of static pods was read: what has gone from it ends, whether the API shows it or not.
+    /// The folder of static pods was read: what has gone from it ends, and what is in it runs, whether the API shows it
+    /// or not.
     async fn follow_folder(&mut self, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
         let of_static = |handle: &&Handle| mirrored(handle.desired.borrow().pod()).is_some();
-        let keys: BTreeSet<Key> =
+        let mut keys: BTreeSet<Key> =
             workers.values().filter(of_static).map(|handle| handle.key.clone()).collect();
+        keys.extend(self.context.statics.unshown_keys());
         for key in keys {
             self.direct(&key, workers, running);
         }
