@@ -91,7 +91,8 @@ fn data_stays_with_its_claim_and_goes_with_it() {
     // Users of one group share what nobody else may see.
     let one = pod("one", "data", "", "umask 007; echo mine > /data/shared; stat -c %a:%g /data/shared");
     assert_eq!(says(&bed, "one", &one), "660:2000");
-    let other = pod("other", "data", "", "cat /data/shared; echo ours >> /data/shared && tail -1 /data/shared");
+    let other =
+        pod("other", "data", "", "cat /data/shared; echo ours >> /data/shared && tail -1 /data/shared");
     let other = other.replace("runAsUser: 1000, runAsGroup: 1000", "runAsUser: 1001, runAsGroup: 1001");
     assert_eq!(says(&bed, "other", &other), "mine\nours");
 
