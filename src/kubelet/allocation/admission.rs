@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodSpec};
 use crate::api::resources::{self, Resources, is_extended};
 use crate::api::room::{HostPort, Short, host_ports};
 use crate::api::{node_selector, taints};
+use crate::kubelet::eviction::rank::is_critical;
 use crate::kubelet::pod::mirrored;
 use crate::kubelet::status::Waiting;
 
@@ -58,7 +59,9 @@ pub fn fits<'a>(
     mut taken: impl Iterator<Item = &'a HostPort>,
 ) -> Result<(), Waiting> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    if let Some(short) = short.first() {
+    // The node does without others before it does without a pod that it needs to work.
+    let never = |short: &&Short| !is_critical(pod) || short.requested > short.capacity;
+    if let Some(short) = short.iter().find(never) {
         return refused(&format!("OutOf{}", short.name), short.words());
     }
     let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -166,7 +169,10 @@ mod tests {
         }
         let mut mirror = pod(json!({"tolerations": []}));
         mirror.metadata.annotations = Some([(crate::api::meta::MIRROR.to_owned(), "h".to_owned())].into());
-        assert_eq!(told(fits(&mirror, &node(json!({})), &[], [].into_iter())), None, "a static pod");
+        let mirror_fits = |short: &[Short]| told(fits(&mirror, &node(json!({})), short, [].into_iter()));
+        assert_eq!(mirror_fits(&short("cpu")), None, "a static pod bears taints, and need not wait for room");
+        let more = Short { requested: units(3), ..short("cpu").remove(0) };
+        assert_eq!(mirror_fits(&[more]).unwrap().0, "OutOfcpu", "which the node must have all the same");
     }
 
     #[test]
