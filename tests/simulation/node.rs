@@ -77,30 +77,20 @@ async fn a_pod_that_names_its_node_must_fit_all_the_same() {
     };
     cluster.apply(&pod("first", "1", here(json!({"containers": port})))).await;
     cluster.until("pods/first", runs).await;
-    let taint = json!([{"key": "a", "effect": "NoExecute"}]);
-    cluster.patch(":nodes/minik", json!({"spec": {"taints": taint}})).await;
-    let tolerant = json!([{"operator": "Exists"}]);
     for (name, cpu, more, reason, message) in [
         (
             "greedy",
             "100",
-            json!({"tolerations": tolerant}),
+            json!({}),
             "OutOfcpu",
             "Node didn't have enough resource: cpu, requested: 100000, used: 0, capacity: 8000",
         ),
         (
             "picky",
             "1",
-            json!({"tolerations": tolerant, "nodeSelector": {"disk": "ssd"}}),
+            json!({"nodeSelector": {"disk": "ssd"}}),
             "NodeAffinity",
             "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
-        ),
-        (
-            "timid",
-            "1",
-            json!({}),
-            "TaintToleration",
-            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
         ),
     ] {
         cluster.apply(&pod(name, cpu, here(more))).await;
@@ -110,9 +100,7 @@ async fn a_pod_that_names_its_node_must_fit_all_the_same() {
         cluster.until_event(&format!("Pod/{name}"), &format!("{reason}: {message}")).await;
     }
     // The kubelet knows of a label at once.
-    cluster
-        .patch(":nodes/minik", json!({"metadata": {"labels": {"disk": "ssd"}}, "spec": {"taints": null}}))
-        .await;
+    cluster.patch(":nodes/minik", json!({"metadata": {"labels": {"disk": "ssd"}}})).await;
     cluster.apply(&pod("pleased", "1", here(json!({"nodeSelector": {"disk": "ssd"}})))).await;
     cluster.until("pods/pleased", runs).await;
 }
