@@ -77,9 +77,9 @@ fn settings_come_from_a_file_and_flags_win() {
     let (registry, url) = bed.mirror().split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     write(&format!(
         "{{apiserverPort: 9443, podCidr: 10.77.128.0/20, serviceCidr: 172.31.0.0/24, nodeName: from-file, \
-         shareProcessNamespace: false, registryMirrors: {{{registry}: [\"{url}\"]}}}}"
+         shareProcessNamespace: false, registryMirrors: {{{registry}: [\"{url}\"]}}, kubelet: {{maxPods: 30}}}}"
     ));
-    let started = start(&["--node-name", "from-flag"]);
+    let started = start(&["--node-name", "from-flag", "--max-pods", "2"]);
     assert!(started.status.success(), "{started:?}");
     assert!(bed.kubectl("config view --minify").contains("https://127.0.0.1:9443"));
     assert_eq!(bed.kubectl("get nodes -o name").trim(), "node/from-flag");
@@ -87,6 +87,16 @@ fn settings_come_from_a_file_and_flags_win() {
     bed.kubectl("run alone --image=busybox -- sleep 1000");
     bed.wait_ready("alone");
     assert!(bed.kubectl("get pod alone -o jsonpath={.status.podIP}").starts_with("10.77.1"));
+    // A third pod is one too many, also where nobody asks the scheduler.
+    assert_eq!(bed.kubectl("get node from-flag -o jsonpath={.status.allocatable.pods}"), "2");
+    for name in ["second", "third"] {
+        let here = r#"--overrides={"spec":{"nodeName":"from-flag"}}"#;
+        bed.ok(&["kubectl", "run", name, "--image=busybox", here, "--", "sleep", "1000"]);
+        let phase = if name == "second" { "Running" } else { "Failed" };
+        bed.kubectl(&format!("wait pod/{name} --for=jsonpath={{.status.phase}}={phase} --timeout=60s"));
+    }
+    assert_eq!(bed.kubectl("get pod third -o jsonpath={.status.reason}"), "OutOfpods");
+    bed.kubectl("delete pod second third --now");
     assert_eq!(bed.kubectl("exec alone -- readlink /proc/1/exe").trim(), "/bin/busybox");
 
     // Process 1 of its own namespace, it ignores being asked to end.

@@ -70,6 +70,9 @@ pub struct Args {
     /// Evict pods when less is left than this, as SIGNAL<AMOUNT,... (memory.available<100Mi,nodefs.available<10%); "" is never
     #[arg(long, value_name = "THRESHOLDS")]
     eviction_hard: Option<String>,
+    /// Take so many pods at once; 110 by default
+    #[arg(long, value_name = "NUMBER")]
+    max_pods: Option<u32>,
     /// Carry out ingresses of the class nginx, which is the default class then; false leaves that to others
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     ingress: Option<bool>,
@@ -216,7 +219,7 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
         external_ips: None,
-        kubelet: NodeSettings::of_flags(args.eviction_hard.as_deref()).map_err(usage)?,
+        kubelet: NodeSettings::of_flags(args.eviction_hard.as_deref(), args.max_pods).map_err(usage)?,
         audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
         audit_log_file: absolute(args.audit_log_file.as_deref())?,
         audit_log_maxsize: args.audit_log_maxsize,

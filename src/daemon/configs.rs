@@ -124,6 +124,7 @@ pub fn kubelet(
         seccomp: places.data().join("seccomp"),
         capacity: machine.capacity,
         share_processes: cluster.share_process_namespace,
+        max_pods: cluster.kubelet.max_pods(),
         eviction: cluster.kubelet.eviction().tried("the kubelet's settings")?,
     })
 }

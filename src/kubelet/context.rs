@@ -6,16 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 
+use super::allocation::Allocations;
 use super::eviction::{self, Eviction};
 use super::handlers::get::Getter;
+use super::node;
 use super::observed::{ObservedPod, label};
 use super::pod::ephemeral;
 use super::references::Watches;
 use super::resources::NodeCapacity;
 use super::statics::Statics;
 use super::volumes::PodDirs;
+use crate::api::resources::{Resources, amounts};
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::Reflector;
@@ -52,6 +55,8 @@ pub struct Config {
     pub capacity: NodeCapacity,
     /// Whether the containers of a pod share processes when the pod does not say.
     pub share_processes: bool,
+    /// How many pods the node takes.
+    pub max_pods: u32,
     /// When the node runs short.
     pub eviction: eviction::Settings,
 }
@@ -116,6 +121,10 @@ pub struct Context<R> {
     pub statics: Statics,
     /// Pods that go when the node runs short.
     pub eviction: Eviction,
+    /// What pods have of the node.
+    pub allocations: Allocations,
+    /// The node's own object.
+    pub nodes: Reflector<Node>,
     /// For probes and hooks.
     pub http: Getter,
 }
@@ -131,6 +140,17 @@ impl<R: Runtime> Context<R> {
 }
 
 impl<R> Context<R> {
+    /// The node as the API shows it, or as it would be made anew.
+    pub fn node(&self) -> Arc<Node> {
+        let shown = self.nodes.get(&self.config.node);
+        shown.unwrap_or_else(|| Arc::new(node::bare(&self.config)))
+    }
+
+    /// What the node offers to its pods.
+    pub fn allocatable(&self) -> Resources {
+        amounts(self.node().status.as_ref().and_then(|status| status.allocatable.as_ref()))
+    }
+
     /// Where a pod's files lie.
     pub fn dirs(&self, uid: &str) -> PodDirs {
         PodDirs::new(&self.config.pods, &self.config.memory, uid)

@@ -8,7 +8,6 @@ mod checks;
 mod column;
 mod error;
 mod selector;
-pub(super) mod value;
 
 mod admissionregistration;
 mod apiextensions;
@@ -50,6 +49,7 @@ use serde_json::{Value, json};
 use crate::api::kinds::Kind;
 use crate::api::names;
 use crate::api::status::FieldError;
+pub(super) use crate::api::value;
 
 /// A column of a server-printed table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use self::conditions::{conditions, merged, unmet_gates};
+use self::conditions::{Condition, conditions, merged, unmet_gates};
 use super::eviction;
 use super::observed::{History, ObservedContainer, ObservedPod, UNSEEN, history, written_status};
 use super::plan::{Outcome, is_sidecar};
@@ -23,12 +23,32 @@ use crate::runtime::ContainerState;
 use crate::stdio::Exit;
 
 /// Why a container does not run yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// `ContainerCreating`, `ErrImagePull`, ...
     pub reason: String,
     /// For people.
     pub message: String,
+}
+
+/// How a change of a pod's resources goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resizing {
+    /// Why the node does not grant it.
+    pub pending: Option<Waiting>,
+    /// It is being carried out, or why that has failed.
+    pub under_way: Option<Waiting>,
+}
+
+impl Resizing {
+    fn conditions(&self) -> impl Iterator<Item = Condition<'_>> {
+        let both = [("PodResizePending", &self.pending), ("PodResizeInProgress", &self.under_way)];
+        both.into_iter().filter_map(|(type_, why)| {
+            let Waiting { reason, message } = why.as_ref()?;
+            let reason = Some(reason.as_str()).filter(|reason| !reason.is_empty());
+            Some((type_, true, reason, Some(message.clone()).filter(|message| !message.is_empty())))
+        })
+    }
 }
 
 /// What the worker knows beside the runtime.
@@ -44,8 +64,8 @@ pub struct Notes {
     pub address: Option<String>,
     /// Why the pod as a whole failed, as reason and message.
     pub failure: Option<Waiting>,
-    /// Which condition tells of a resize that is not carried out, and why it is not.
-    pub resize: Option<(&'static str, Waiting)>,
+    /// How a change of resources goes on.
+    pub resize: Resizing,
     /// The node's address.
     pub host_address: String,
 }
@@ -119,17 +139,13 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
     let sidecars: Vec<&str> =
         spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
     let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.as_str());
-    let resize = notes
-        .resize
-        .as_ref()
-        .map(|(type_, why)| (*type_, true, Some(why.reason.as_str()), Some(why.message.clone())));
     let unmet = unmet_gates(gates, status.conditions.as_deref().unwrap_or(&[]));
     let mut conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
     if let Some(evicted) = failure.filter(|failure| failure.reason == eviction::REASON) {
         let message = Some(evicted.message.clone());
         conditions.push(("DisruptionTarget", true, Some("TerminationByKubelet"), message));
     }
-    conditions.extend(resize);
+    conditions.extend(notes.resize.conditions());
     status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));
     status
 }
@@ -266,6 +282,8 @@ fn container_status(
         status.image = old.image.clone();
         status.image_id = old.image_id.clone();
         status.restart_count = old.restart_count;
+        status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+        status.resources = old.resources.clone();
         let ended =
             terminated(&old.state).map_or_else(|| lost(old), |_| old.state.clone().unwrap_or_default());
         if waiting.is_none() && notes.outcome.is_some()
@@ -286,14 +304,17 @@ fn container_status(
 
 /// What a container was given when it was made.
 fn given(status: &mut ContainerStatus, container: &Container, made: &ObservedContainer) {
-    let resources = made.resources.clone().or(container.resources.clone()).unwrap_or_default();
-    status.allocated_resources = resources.requests.clone();
-    status.resources = Some(resources);
+    status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+    let resources = made.resources.clone().or(container.resources.clone());
+    status.resources = Some(resources.unwrap_or_default());
     let mount = |mount: &VolumeMount| VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
-        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        recursive_read_only: (mount.read_only == Some(true)).then(|| {
+            let asked = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+            if asked { "Enabled" } else { "Disabled" }.to_owned()
+        }),
         ..VolumeMountStatus::default()
     };
     status.volume_mounts = container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect());

@@ -255,7 +255,8 @@ fn a_status_says_what_a_container_was_given() {
     let mut pod = pod(json!({"phase": "Running"}));
     let spec: Container = serde_json::from_value(json!({"name": "a", "image": "nginx",
         "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}},
-        "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w", "readOnly": true}]}))
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w", "readOnly": true},
+            {"name": "x", "mountPath": "/x", "readOnly": true, "recursiveReadOnly": "IfPossible"}]}))
     .unwrap();
     pod.spec.as_mut().unwrap().containers = vec![spec];
     let user = Some(StartedAs { uid: 1000, gid: 0, groups: vec![5] });
@@ -266,7 +267,8 @@ fn a_status_says_what_a_container_was_given() {
     assert_eq!(
         c["volumeMounts"],
         json!([{"name": "v", "mountPath": "/v"},
-            {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"}])
+            {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"},
+            {"name": "x", "mountPath": "/x", "readOnly": true, "recursiveReadOnly": "Enabled"}])
     );
     assert_eq!(c["user"]["linux"], json!({"uid": 1000, "gid": 0, "supplementalGroups": [5]}));
 }

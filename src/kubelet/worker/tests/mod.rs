@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Container, Service};
+use k8s_openapi::api::core::v1::{Container, Node, Service};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -231,6 +231,7 @@ fn config(dir: &Path) -> Config {
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
         share_processes: false,
+        max_pods: 110,
         eviction: Default::default(),
     }
 }
@@ -247,6 +248,7 @@ impl Bed {
         *api.pod.lock().unwrap() = json!(pod);
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", "n");
         let (services, _) = Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
+        let (nodes, _) = Reflector::<Node>::new(client.all::<Node>(), ListOptions::default());
         let images = Arc::new(Images::default());
         let (led, is_led) = watch::channel(false);
         let context = Arc::new(Context {
@@ -260,6 +262,8 @@ impl Bed {
             recorder,
             statics: Default::default(),
             eviction: Default::default(),
+            allocations: Default::default(),
+            nodes,
             http: Default::default(),
         });
         let (desired, wanted) = watch::channel(Desired::Pod(Arc::new(pod)));
