@@ -80,7 +80,7 @@ fn rules(services: u32, endpoints: u32, out: &mut impl Write) -> Result<()> {
         let wanted = more(n);
         changes.push(timed(|| table.apply(wanted))?);
     }
-    Table::remove(&config.table)?;
+    Table::<Ipv4Addr>::remove(&config.table)?;
     report(out, "minik", &mut loads, &mut changes)?;
 
     let text = nft_rules(0..services, endpoints, true);
@@ -188,6 +188,7 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     let settings = network::Config {
         prefix: "mkb".into(),
         pods: "10.244.0.0/16".parse()?,
+        pods6: None,
         namespaces: directory.path().join("namespaces"),
         state: directory.path().join("state"),
     };
@@ -201,7 +202,7 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     });
     let state = State { frontends: frontends.into(), ..State::default() };
     let (wanted, states) = watch::channel(None);
-    wanted.send_replace(Some(state));
+    wanted.send_replace(Some(state.into()));
     let led = watch::channel(None).0;
     let mut installed = led.subscribe();
     let proxy = tokio::spawn(follow(config()?, states, led, std::future::pending()));
@@ -250,7 +251,7 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     }
     proxy.abort();
     network.close().await;
-    minik::proxy::Proxy::destroy(&config()?).await?;
+    minik::proxy::Proxy::destroy(config()?).await?;
     PodNetwork::destroy(&settings).await?;
     Ok(())
 }

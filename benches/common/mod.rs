@@ -35,6 +35,7 @@ pub fn config() -> Result<Config> {
         services: "10.96.0.0/12".parse()?,
         gateway: "10.244.0.1".parse()?,
         link_prefix: "mkb".into(),
+        links: "10.244.0.0/16".parse()?,
     })
 }
 

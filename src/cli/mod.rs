@@ -13,6 +13,7 @@ pub mod failure;
 pub mod host;
 pub mod kubeconfig;
 pub mod output;
+mod ranges;
 mod settle;
 mod target;
 

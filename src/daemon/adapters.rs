@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -155,11 +155,14 @@ impl Addresses for Network {
         .boxed()
     }
 
-    fn left(&self, address: Ipv4Addr) -> BoxFuture<'static, ()> {
+    fn left(&self, addresses: Vec<IpAddr>) -> BoxFuture<'static, ()> {
         let mut led = self.led.clone();
         async move {
             // A proxy that has ended leads nobody anywhere else, however long one waits.
-            let _ = led.wait_for(|led| led.as_ref().is_some_and(|led| !led.contains(&address))).await;
+            let is_left = |led: &Led| {
+                led.as_ref().is_some_and(|led| !addresses.iter().any(|address| led.contains(address)))
+            };
+            let _ = led.wait_for(is_left).await;
         }
         .boxed()
     }

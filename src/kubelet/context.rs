@@ -1,6 +1,6 @@
 //! What all pod workers of a node share: configuration, clients, and the layers below as traits.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub struct Config {
     pub node: String,
     /// The address by which the node is known.
     pub address: Ipv4Addr,
+    /// The same of IPv6, in a cluster that has both families.
+    pub address6: Option<Ipv6Addr>,
     /// The cluster's DNS server, for pods.
     pub dns: Ipv4Addr,
     /// `cluster.local`.
@@ -78,6 +80,13 @@ pub trait ImageSource: Send + Sync + 'static {
     fn free(&self, bytes: u64, age: Duration) -> BoxFuture<'_, Result<Option<u64>, String>>;
 }
 
+impl Config {
+    /// The node's addresses, the one that is meant by "its address" first.
+    pub fn addresses(&self) -> Vec<String> {
+        std::iter::once(self.address.to_string()).chain(self.address6.map(|a| a.to_string())).collect()
+    }
+}
+
 /// Where pods get their addresses, and what becomes of connections to those.
 pub trait Addresses: Send + Sync + 'static {
     /// The pod's network, made when missing.
@@ -86,9 +95,9 @@ pub trait Addresses: Send + Sync + 'static {
     /// Gives it back; none there is success.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
 
-    /// Resolves when services lead no new connections to this address of a pod that ends, unless they have no other;
+    /// Resolves when services lead no new connections to these addresses of a pod that ends, unless they have no other;
     /// at once where nobody leads any.
-    fn left(&self, _address: Ipv4Addr) -> BoxFuture<'static, ()> {
+    fn left(&self, _addresses: Vec<IpAddr>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 

@@ -78,7 +78,7 @@ pub struct Kubelet<R> {
     pods: Reflector<Pod>,
     tasks: JoinSet<()>,
     machine: node::Machine,
-    pod_cidr: String,
+    pod_cidrs: Vec<String>,
     /// Static pods, by uid, that run from before and have had no worker yet, as the API did not show them.
     unclaimed: BTreeSet<String>,
 }
@@ -116,7 +116,7 @@ impl<R: Runtime> Kubelet<R> {
         images: Arc<dyn ImageSource>,
         network: Arc<dyn Addresses>,
         machine: node::Machine,
-        pod_cidr: String,
+        pod_cidrs: Vec<String>,
     ) -> Kubelet<R> {
         let mut tasks = JoinSet::new();
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", &config.node);
@@ -154,7 +154,7 @@ impl<R: Runtime> Kubelet<R> {
             nodes,
             http,
         });
-        Kubelet { context, pods, tasks, machine, pod_cidr, unclaimed: BTreeSet::new() }
+        Kubelet { context, pods, tasks, machine, pod_cidrs, unclaimed: BTreeSet::new() }
     }
 
     /// What answers the API server's streaming requests.
@@ -168,7 +168,7 @@ impl<R: Runtime> Kubelet<R> {
         let (client, config) = (&self.context.client, &self.context.config);
         let manager = eviction::Manager::new(self.context.clone(), self.pods.clone()).await;
         let pressure = self.context.eviction.conditions();
-        node::register(client, config, &self.machine, &self.pod_cidr, &pressure)
+        node::register(client, config, &self.machine, &self.pod_cidrs, &pressure)
             .await
             .map_err(|status| Error::Register { node: config.node.clone(), status })?;
         let mut runtime_changes = self.context.runtime.changes();
@@ -427,6 +427,7 @@ mod tests {
         let config = Config {
             node: "n".into(),
             address: [127, 0, 0, 1].into(),
+            address6: None,
             dns: [127, 0, 0, 1].into(),
             domain: "d".into(),
             pods: at("pods"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -154,7 +155,7 @@ pub fn bare(config: &Config) -> Node {
 pub fn node(
     config: &Config,
     machine: &Machine,
-    pod_cidr: &str,
+    pod_cidrs: &[String],
     pressure: &BTreeSet<Condition>,
     old: Option<&Node>,
     now: jiff::Timestamp,
@@ -184,16 +185,13 @@ pub fn node(
     Node {
         metadata: bare.metadata,
         spec: Some(NodeSpec {
-            pod_cidr: Some(pod_cidr.to_owned()),
-            pod_cidrs: Some(vec![pod_cidr.to_owned()]),
+            pod_cidr: pod_cidrs.first().cloned(),
+            pod_cidrs: Some(pod_cidrs.to_vec()),
             provider_id: Some(format!("minik://{}", config.node)),
             ..NodeSpec::default()
         }),
         status: Some(NodeStatus {
-            addresses: Some(vec![
-                NodeAddress { type_: "InternalIP".into(), address: config.address.to_string() },
-                NodeAddress { type_: "Hostname".into(), address: config.node.clone() },
-            ]),
+            addresses: Some(addresses(config)),
             conditions: Some(conditions.collect()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
@@ -226,12 +224,22 @@ fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
     [""].into_iter().chain(HANDLERS).map(handler).collect()
 }
 
+/// By what the node is reached: its addresses, that of IPv4 first, and its name.
+fn addresses(config: &Config) -> Vec<NodeAddress> {
+    let of = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let internal = std::iter::once(IpAddr::V4(config.address)).chain(config.address6.map(IpAddr::V6));
+    internal
+        .map(|address| of("InternalIP", address.to_string()))
+        .chain([of("Hostname", config.node.clone())])
+        .collect()
+}
+
 /// Makes the node object, or brings an old one up to date; labels, taints and cordons of the user stay.
 pub async fn register(
     client: &Client,
     config: &Config,
     machine: &Machine,
-    pod_cidr: &str,
+    pod_cidrs: &[String],
     pressure: &BTreeSet<Condition>,
 ) -> Result<(), Status> {
     let nodes = client.all::<Node>();
@@ -240,7 +248,7 @@ pub async fn register(
         Err(status) if status.is("NotFound") => None,
         Err(status) => return Err(status),
     };
-    let fresh = node(config, machine, pod_cidr, pressure, old.as_ref(), jiff::Timestamp::now());
+    let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), jiff::Timestamp::now());
     if old.is_none() {
         nodes.create(&fresh).await?;
     } else {

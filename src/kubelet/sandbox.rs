@@ -37,6 +37,9 @@ pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -
         config.hostname = Some(hosts::kernel_name(pod, &context.config.domain).map_err(fail)?);
         let attachment = context.network.attach(&uid).await.map_err(fail)?;
         config.labels.insert(label::ADDRESS.to_owned(), attachment.address.to_string());
+        if let Some(address) = attachment.address6 {
+            config.labels.insert(label::ADDRESS6.to_owned(), address.to_string());
+        }
         config.users = (spec.host_users == Some(false)).then(|| users(attachment.address));
         config.network = NetworkMode::Namespace(attachment.namespace);
     }

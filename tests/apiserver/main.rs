@@ -16,6 +16,7 @@ mod discovery;
 mod documents;
 mod events;
 mod fairness;
+mod families;
 mod figures;
 mod identity;
 mod kubectl;

@@ -20,7 +20,7 @@ use minik::api::node::{
 use minik::api::request::{Action, Change, DeleteOptions, PatchKind, Response, Target, User, WriteOptions};
 use minik::api::status::Status;
 use minik::api::{meta, yaml};
-use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::allocate::ServiceRanges;
 use minik::apiserver::{ApiServer, Config as ServerConfig};
 use minik::client::Client;
 use minik::client::follow::{Entry, Follower, Revision};
@@ -142,7 +142,7 @@ impl Addresses for Network {
     fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
         let host = 2 + self.0.fetch_add(1, Ordering::Relaxed);
         let address = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(192, 0, 2, 0)) + host);
-        async move { Ok(Attachment { namespace: "/nowhere".into(), address }) }.boxed()
+        async move { Ok(Attachment { namespace: "/nowhere".into(), address, address6: None }) }.boxed()
     }
 
     fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
@@ -241,10 +241,10 @@ impl Cluster {
     pub async fn start_with(eviction: eviction::Settings) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let service_ranges = ServiceRanges::parse("10.96.0.0/16").unwrap();
         let token_key = minik::apiserver::pki::Pki::open(&directory.path().join("pki")).unwrap();
         let token_key = token_key.token_key().to_vec();
-        let api = ApiServer::new(ServerConfig { store, service_range, token_key }).unwrap();
+        let api = ApiServer::new(ServerConfig { store, service_ranges, token_key }).unwrap();
         api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
         let client = |name: &str| Client::new(api.clone(), User::component(name));
         let mut cluster = Cluster {
@@ -292,7 +292,7 @@ impl Cluster {
             self.images.clone(),
             Arc::new(Network::default()),
             Machine::read(self.directory.path()),
-            "192.0.2.0/24".into(),
+            vec!["192.0.2.0/24".into()],
         );
         self.tasks.spawn(async move { kubelet.run(std::future::pending()).await.unwrap() });
         let ready = |node: &Value| node["status"]["conditions"].as_array().is_some();
@@ -589,6 +589,7 @@ fn config(node: &str, dir: &Path, eviction: eviction::Settings) -> Config {
     Config {
         node: node.to_owned(),
         address: Ipv4Addr::LOCALHOST,
+        address6: None,
         dns: Ipv4Addr::LOCALHOST,
         domain: "cluster.local".into(),
         pods: dir.join("pods"),

@@ -46,11 +46,21 @@ fn text(output: Output) -> Run {
 impl Testbed {
     /// Makes a host; needs root.
     pub fn up(name: &str) -> Testbed {
+        Self::up_with(name, &[])
+    }
+
+    /// Makes a host that has addresses of both families.
+    pub fn up_dual(name: &str) -> Testbed {
+        Self::up_with(name, &[("TESTBED_IPV6", "1")])
+    }
+
+    fn up_with(name: &str, settings: &[(&str, &str)]) -> Testbed {
         let owner = std::process::id().to_string();
         let host = format!("{name}-{owner}");
         let bed = Testbed { name: format!("mtb-{host}"), host };
         let mut up = Command::new(script());
-        let made = up.args(["up", &bed.host]).env("TESTBED_OWNER", owner).output();
+        let made =
+            up.args(["up", &bed.host]).env("TESTBED_OWNER", owner).envs(settings.iter().copied()).output();
         let made = text(made.expect("scripts/testbed runs"));
         assert!(made.status.success(), "test host: {}{}", made.stdout, made.stderr);
         bed

@@ -60,14 +60,14 @@ pub struct Notes {
     pub messages: HashMap<String, String>,
     /// The end that the plan has seen.
     pub outcome: Option<Outcome>,
-    /// The pod's address.
-    pub address: Option<String>,
+    /// The pod's addresses, the one that is meant by "its address" first.
+    pub addresses: Vec<String>,
     /// Why the pod as a whole failed, as reason and message.
     pub failure: Option<Waiting>,
     /// How a change of resources goes on.
     pub resize: Resizing,
-    /// The node's address.
-    pub host_address: String,
+    /// The node's addresses, likewise.
+    pub host_addresses: Vec<String>,
 }
 
 /// A moment as the API writes it.
@@ -116,7 +116,12 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         .collect();
     let phase = phase(pod, notes, &containers, initialized);
     let finished = phase == "Succeeded" || phase == "Failed";
-    let address = notes.address.clone().or_else(|| old.pod_ip.clone());
+    let pod_ips: Vec<PodIP> = match notes.addresses.as_slice() {
+        [] => old.pod_ips.clone().unwrap_or_default(),
+        known => known.iter().cloned().map(|ip| PodIP { ip }).collect(),
+    };
+    let pod_ip = pod_ips.first().map(|one| one.ip.clone()).or_else(|| old.pod_ip.clone());
+    let host_ips = notes.host_addresses.iter().cloned();
     // A pod shows why it failed when it has: until then its containers run out their time.
     let failure = notes.failure.as_ref().filter(|_| phase == "Failed");
     let mut status = PodStatus {
@@ -124,10 +129,10 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         container_statuses: Some(containers),
         init_container_statuses: (!init.is_empty()).then_some(init),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
-        host_ip: Some(notes.host_address.clone()),
-        host_ips: Some(vec![HostIP { ip: notes.host_address.clone() }]),
-        pod_ips: address.clone().map(|ip| vec![PodIP { ip }]),
-        pod_ip: address,
+        host_ip: notes.host_addresses.first().cloned(),
+        host_ips: Some(host_ips.map(|ip| HostIP { ip }).collect()),
+        pod_ips: Some(pod_ips).filter(|ips| !ips.is_empty()),
+        pod_ip,
         start_time: old.start_time.clone().or_else(|| Some(time(now))),
         observed_generation: pod.metadata.generation,
         reason: failure.map(|f| f.reason.clone()).or(old.reason.clone()),

@@ -45,7 +45,13 @@ fn exited(exit: Option<Exit>, oom_killed: bool) -> ContainerState {
 
 fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
     ObservedPod {
-        sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
+        sandbox: Some(ObservedSandbox {
+            id: "s".into(),
+            attempt: 0,
+            alive: true,
+            address: None,
+            address6: None,
+        }),
         containers,
         stale_sandboxes: vec![],
         pulling: Default::default(),
@@ -74,12 +80,13 @@ fn a_running_pod_is_ready_and_keeps_foreign_conditions() {
     let old = json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
         {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
-    let notes = Notes { address: Some("10.244.0.5".into()), ..Notes::default() };
+    let notes = Notes { addresses: vec!["10.244.0.5".into(), "fd00::5".into()], ..Notes::default() };
     let s = shown(&pod(old), &observed(vec![container(0, running())]), &notes);
     assert_eq!(
         (&s["phase"], &s["podIP"], &s["qosClass"]),
         (&json!("Running"), &json!("10.244.0.5"), &json!("BestEffort"))
     );
+    assert_eq!(s["podIPs"], json!([{"ip": "10.244.0.5"}, {"ip": "fd00::5"}]));
     assert_eq!(s["containerStatuses"][0]["ready"], true);
     assert_eq!(condition(&s, "PodScheduled")["status"], "True");
     assert_eq!(condition(&s, "Initialized")["lastTransitionTime"], "2026-01-01T00:00:00Z");

@@ -221,9 +221,9 @@ async fn perform<R: Runtime>(
         Action::CreateSandbox { attempt } => return Ok(sandbox::create(context, pod, *attempt).await?),
         Action::Start { container, attempt } => {
             let sandbox = observed.sandbox.as_ref().map_or("", |s| s.id.as_str());
-            let address = observed.sandbox.as_ref().and_then(|s| s.address.as_deref());
+            let addresses = observed.sandbox.as_ref().map(|s| s.addresses()).unwrap_or_default();
             resize::around(context, pod, observed, container)?;
-            let start = Start { name: container, attempt: *attempt, pulled, sandbox, address };
+            let start = Start { name: container, attempt: *attempt, pulled, sandbox, addresses: &addresses };
             return start::container(context, pod, start, volumes).await;
         }
         Action::RemoveSandbox { id } => runtime.remove_sandbox(id).await,

@@ -12,6 +12,7 @@ mod upkeep;
 mod words;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -28,7 +29,7 @@ use self::sizes::Sizes;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
-use super::observed::{ObservedContainer, ObservedPod};
+use super::observed::{ObservedContainer, ObservedPod, ObservedSandbox};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
 use super::pod::is_taken;
 use super::probes::Probes;
@@ -122,7 +123,7 @@ impl<R: Runtime> Worker<R> {
         desired: watch::Receiver<Desired>,
         changed: Arc<Notify>,
     ) -> Worker<R> {
-        let notes = Notes { host_address: context.config.address.to_string(), ..Notes::default() };
+        let notes = Notes { host_addresses: context.config.addresses(), ..Notes::default() };
         Worker {
             context,
             uid,
@@ -356,17 +357,19 @@ impl<R: Runtime> Worker<R> {
 
     /// Whether services still lead new connections to a pod that is deleted; the end of that wakes the worker.
     fn is_led(&mut self, observed: &ObservedPod) -> bool {
-        let address = observed.sandbox.as_ref().and_then(|sandbox| sandbox.address.as_deref()?.parse().ok());
-        // Those on the host's own network share its address with others.
-        address
-            .is_some_and(|address| self.drain.lasts(&self.context.network, &self.uid, address, &self.changed))
+        let addresses = observed.sandbox.as_ref().map(ObservedSandbox::addresses).unwrap_or_default();
+        let addresses: Vec<IpAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        // Those on the host's own network share its addresses with others.
+        !addresses.is_empty() && self.drain.lasts(&self.context.network, &self.uid, addresses, &self.changed)
     }
 
     /// Learns what the status is to say: addresses, last words, back-offs, the outcome.
     async fn take_notes(&mut self, pod: &Pod, observed: &ObservedPod, plan: &Plan, held: &[Action]) {
         if let Some(sandbox) = &observed.sandbox {
-            let host = self.context.config.address.to_string();
-            self.notes.address = Some(sandbox.address.clone().unwrap_or(host));
+            self.notes.addresses = match sandbox.addresses() {
+                own if own.is_empty() => self.context.config.addresses(),
+                own => own,
+            };
         }
         self.notes.outcome = plan.outcome;
         let start = |action: &Action| match action {

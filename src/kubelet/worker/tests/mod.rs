@@ -8,7 +8,7 @@ mod resizes;
 mod starts;
 mod upkeep;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -167,7 +167,7 @@ impl Default for Network {
 }
 
 impl Addresses for Network {
-    fn left(&self, _: Ipv4Addr) -> BoxFuture<'static, ()> {
+    fn left(&self, _: Vec<IpAddr>) -> BoxFuture<'static, ()> {
         let mut led = self.led.clone();
         async move {
             // A sender that is gone leads nowhere.
@@ -178,7 +178,7 @@ impl Addresses for Network {
 
     fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
         let address = Ipv4Addr::new(10, 244, 0, 5);
-        async move { Ok(Attachment { namespace: "/run/netns/test".into(), address }) }.boxed()
+        async move { Ok(Attachment { namespace: "/run/netns/test".into(), address, address6: None }) }.boxed()
     }
 
     fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
@@ -220,6 +220,7 @@ fn config(dir: &Path) -> Config {
     Config {
         node: "n".into(),
         address: Ipv4Addr::LOCALHOST,
+        address6: None,
         dns: Ipv4Addr::LOCALHOST,
         domain: "cluster.local".into(),
         pods: dir.join("pods"),

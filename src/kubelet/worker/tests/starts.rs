@@ -114,7 +114,7 @@ async fn a_worker_that_panics_is_replaced() {
         Arc::new(Images::default()),
         Arc::new(Network::default()),
         Machine::read(dir.path()),
-        "10.244.0.0/24".into(),
+        vec!["10.244.0.0/24".into()],
     );
     let _kubelet = AbortOnDropHandle::new(tokio::spawn(kubelet.run(std::future::pending())));
     let running = async || !runtime.observe().await.unwrap().containers.is_empty();
