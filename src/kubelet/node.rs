@@ -301,6 +301,7 @@ mod tests {
         Config {
             node: "n".into(),
             address: [127, 0, 0, 1].into(),
+            address6: None,
             dns: [127, 0, 0, 1].into(),
             domain: "d".into(),
             pods: "/pods".into(),
