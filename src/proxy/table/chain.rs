@@ -134,12 +134,17 @@ fn chain_rules(changes: &mut Messages, config: &Config, name: &str, chain: &Chai
                     .look_up_verdict("choices", Reg(0));
             });
         }
-        Chain::StickyEndpoint(frontend, endpoint, seconds) => new_rule(changes, table, name, &|rule| {
-            load_client(rule, frontend.address.is_none(), endpoint)
-                .remember("clients", Reg(0), *seconds)
-                .load_port(endpoint.port, Reg(5))
-                .translate_destination(Reg(4), Reg(5));
-        }),
+        Chain::StickyEndpoint(frontend, endpoint, seconds) => {
+            new_rule(changes, table, name, &|rule| {
+                load_client(rule, frontend.address.is_none(), endpoint).remember("clients", Reg(0), *seconds);
+            });
+            // A rule of its own: who cannot be remembered because too many are is led there all the same.
+            new_rule(changes, table, name, &|rule| {
+                rule.load_address(endpoint.address, Reg(0))
+                    .load_port(endpoint.port, Reg(1))
+                    .translate_destination(Reg(0), Reg(1));
+            });
+        }
         Chain::Guarded(_, sources, inner) => {
             let inner = inner.name();
             new_rule(changes, table, name, &|rule| {
