@@ -208,19 +208,20 @@ fn refusals(bed: &Testbed) {
 
 /// Names of the cluster that the host does not know, clients that come back, and two ingresses of the same path.
 fn elsewhere(bed: &Testbed) {
-    bed.kubectl("create namespace far");
-    bed.kubectl("create service externalname near -n far --external-name web.default.svc.cluster.local");
-    let far = ingress("near", "k.example", "/", "Prefix", "near", "")
-        .replace("name: near\n", "name: near\n  namespace: far\n");
-    bed.apply(&far);
+    bed.kubectl("create namespace aside");
+    bed.kubectl("create service externalname near -n aside --external-name web.default.svc.cluster.local");
+    let aside = ingress("near", "k.example", "/", "Prefix", "near", "")
+        .replace("name: near\n", "name: near\n  namespace: aside\n");
+    bed.apply(&aside);
     bed.wait("the page of another namespace", MINUTE, || {
         curl(bed, "k.example", "/", &[]).contains("Welcome to nginx!")
     });
     bed.apply(&ingress("taken", "k.example", "/", "Prefix", "web", ""));
     bed.wait("a conflict", MINUTE, || {
         let told = bed.kubectl("describe ingress taken");
-        told.contains("are already defined in ingress far/near") && told.contains("Warning")
+        told.contains("are already defined in ingress aside/near") && told.contains("Warning")
     });
+    bed.kubectl("delete ingress near -n aside");
     bed.kubectl("scale deployment one --replicas=3");
     bed.kubectl("rollout status deployment/one --timeout=90s");
     bed.apply(&ingress(
