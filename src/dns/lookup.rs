@@ -43,5 +43,7 @@ async fn records(server: SocketAddr, name: &Name, kind: RecordType) -> io::Resul
         RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
         _ => None,
     };
-    Ok(answer.answers.iter().filter_map(|record| address(&record.data)).collect())
+    // Aliases come along, and from some servers what nobody asked for.
+    let asked = answer.answers.iter().filter(|record| record.record_type() == kind);
+    Ok(asked.filter_map(|record| address(&record.data)).collect())
 }
