@@ -15,6 +15,7 @@ mod deletion;
 mod discovery;
 mod documents;
 mod events;
+mod fairness;
 mod figures;
 mod identity;
 mod kubectl;

@@ -40,6 +40,7 @@ impl Server {
         let graceful = Arc::new(GracefulShutdown::new());
         let mut shutdown = std::pin::pin!(shutdown);
         let _keeper = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_api_services()));
+        let _sorter = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_fair()));
         let api = self.api.clone();
         let definitions = async move { api.registry().follow_definitions().await };
         let _follower = AbortOnDropHandle::new(tokio::spawn(definitions));

@@ -20,6 +20,7 @@ pub mod certificates;
 mod componentstatus;
 mod configmap;
 mod custom;
+mod embedded;
 mod endpoints;
 mod event;
 mod flowcontrol;
