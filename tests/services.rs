@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query};
@@ -290,6 +290,9 @@ spec:
     http: *paths
 "#;
 
+/// The load of one test would leave another one none of the machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// How many pods end in the course of the test: those of a rollout, of a scale down, of a drain, and one by one.
 const ENDED: u64 = 6 + 4 + 4 + 6;
 
@@ -324,6 +327,7 @@ impl<'a> Wrk<'a> {
 
 #[test]
 fn no_request_is_lost_while_pods_come_and_go() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bed = Testbed::up("drain");
     bed.start();
     bed.apply(WEB);
@@ -409,6 +413,7 @@ fn no_request_is_lost_while_pods_come_and_go() {
 
 #[test]
 fn balancers_and_policies_keep_their_word() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bed = Testbed::up("balance");
     bed.ok(&["bash", "-c", "echo 'externalIPs: true' > /root/.kube/settings.yaml"]);
     let mirror = bed.mirror();
