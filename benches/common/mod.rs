@@ -13,6 +13,8 @@ use minik::sys::namespace::unshare;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
+pub mod others;
+
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Puts this process into network and mount namespaces of its own; false where it may not, which it says.

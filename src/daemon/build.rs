@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::{Keys, Network, Volumes};
+use super::adapters::{Keys, Names, Network, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
@@ -216,6 +216,8 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
 
     let client = |name: &str| Client::new(api.clone(), User::component(name));
     let node_user = format!("system:node:{}", cluster.node_name);
+    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway)?;
+    let asked = ingress.as_ref().map_or_else(|| watch::channel(ingress::Asked::default()).1, Ingress::asked);
     let options = configs::proxy_options(cluster);
     let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
@@ -223,7 +225,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(Network { pods: network.clone(), led: proxy.led() }),
+        Arc::new(Network { pods: network.clone(), led: proxy.led(), asked }),
         machine,
         // All that the node was given, also what it cannot use for a while.
         Ranges::of(cluster)?.pod_cidrs(),
@@ -256,7 +258,6 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
-    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway)?;
 
     let (shutdown, told_by) = watch::channel(false);
     let end = || told(told_by.clone());
@@ -346,7 +347,8 @@ fn ingress(
 ) -> Result<Option<Ingress>, Error> {
     let Some(ports) = cluster.ingress_ports() else { return Ok(None) };
     let tls = tls::unverified(None).tried("cannot make the TLS settings for backends")?;
-    Ok(Some(Ingress::new(client, ingress::Config { ports, node, gateway, tls })))
+    let names = Arc::new(Names { server: SocketAddr::new(gateway.into(), DNS_PORT), domain: DOMAIN });
+    Ok(Some(Ingress::new(client, ingress::Config { ports, node, gateway, tls, names })))
 }
 
 /// TLS settings with the authority beside them.

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -60,7 +60,7 @@ impl<A: Address> Listeners<A> {
                 choice.send_if_modified(|choice| {
                     let differs = choice.backends != *backends;
                     if differs {
-                        *choice = Choice::new(backends.clone());
+                        choice.backends = backends.clone();
                     }
                     differs
                 });
@@ -76,26 +76,38 @@ impl<A: Address> Listeners<A> {
     }
 }
 
+/// An endpoint with which clients stay, and until when.
+type Kept<A> = (Endpoint<A>, Instant);
+
 /// Draws endpoints one after the other, or always the same one where clients stay: they all have one address.
 #[derive(Debug, Clone)]
 struct Choice<A: Address> {
     backends: Backends<A>,
     drawn: Arc<AtomicUsize>,
+    /// With whom clients stay, and until when.
+    kept: Arc<Mutex<Option<Kept<A>>>>,
 }
 
 impl<A: Address> Choice<A> {
     fn new(backends: Backends<A>) -> Choice<A> {
-        Choice { backends, drawn: Arc::default() }
+        Choice { backends, drawn: Arc::default(), kept: Arc::default() }
     }
 
     /// An endpoint, after so many that did not answer.
     fn draw(&self, refused: usize) -> Option<Endpoint<A>> {
         let endpoints = &self.backends.endpoints;
-        let number = match self.backends.sticky {
-            Some(_) => refused,
-            None => self.drawn.fetch_add(1, Ordering::Relaxed),
+        let at = |number: usize| endpoints.get(number % endpoints.len().max(1)).copied();
+        let Some(seconds) = self.backends.sticky else {
+            return at(self.drawn.fetch_add(1, Ordering::Relaxed));
         };
-        endpoints.get(number % endpoints.len().max(1)).copied()
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let lasting = kept.filter(|(_, until)| now < *until);
+        let known = lasting.and_then(|(known, _)| endpoints.iter().position(|endpoint| *endpoint == known));
+        // Whoever did not answer was the last one that was drawn.
+        let drawn = at(known.map_or(0, |known| known + usize::from(refused > 0)));
+        *kept = drawn.map(|endpoint| (endpoint, now + Duration::from_secs(seconds.into())));
+        drawn
     }
 }
 
@@ -380,8 +392,18 @@ mod tests {
         let choice = Choice::new(Backends { endpoints: endpoints.clone(), ..Backends::default() });
         let drawn: Vec<u16> = (0..6).filter_map(|_| choice.draw(0)).map(|e| e.port).collect();
         assert_eq!(drawn, [1, 2, 3, 1, 2, 3]);
-        let choice = Choice::new(Backends { endpoints, sticky: Some(10), ..Backends::default() });
-        assert!((0..6).filter_map(|_| choice.draw(0)).all(|e| e.port == 1));
+        let sticky = |endpoints: &[Endpoint<Ipv4Addr>]| Backends {
+            endpoints: endpoints.to_vec(),
+            sticky: Some(10),
+            ..Backends::default()
+        };
+        let mut choice = Choice::new(sticky(&endpoints[1..]));
+        assert!((0..6).filter_map(|_| choice.draw(0)).all(|e| e.port == 2));
+        choice.backends = sticky(&endpoints);
+        assert_eq!(choice.draw(0).unwrap().port, 2, "another endpoint takes no clients away");
+        let others: Vec<u16> = (1..3).filter_map(|refused| choice.draw(refused)).map(|e| e.port).collect();
+        assert_eq!(others, [3, 1], "each that does not answer is followed by another one");
+        assert_eq!(choice.draw(0).unwrap().port, 1, "and clients stay with that");
         assert_eq!(Choice::<Ipv4Addr>::new(Backends::default()).draw(0), None);
     }
 }

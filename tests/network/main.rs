@@ -677,6 +677,37 @@ fn clients_stay_with_their_endpoint_while_it_lasts() {
 }
 
 #[test]
+fn a_client_too_many_to_be_remembered_is_served_all_the_same() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let client = network.attach("client").await.unwrap();
+        let proxy = Proxy::start(&host);
+        let all = Backends { sticky: Some(600), ..backends(pods.values()) };
+        let state = State {
+            frontends: [(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), all)].into(),
+            ..State::default()
+        };
+        proxy.set(&state, 1).await;
+        apart(|| {
+            let others = (0..65_536u32).map(|n| {
+                let address = std::net::Ipv4Addr::from_bits(0x6440_0000 + n);
+                format!("{address} . 10.96.0.7 . tcp . 80 . 10.244.0.9 timeout 600s")
+            });
+            let others = others.collect::<Vec<_>>().join(", ");
+            let text = format!("add element ip minik-test clients {{ {others} }}");
+            minik::sys::program::run("nft", &["-f", "-"], text.as_bytes()).unwrap();
+        })
+        .await;
+        for _ in 0..20 {
+            ask_from(Some(&client), "10.96.0.7:80").await.unwrap();
+        }
+        assert_eq!(clients(), 65_536);
+        proxy.stop().await;
+    });
+}
+
+#[test]
 fn clients_are_forgotten_after_a_while() {
     on_a_host(async |host: Host| {
         let network = PodNetwork::open(host.network()).await.unwrap();

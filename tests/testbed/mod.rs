@@ -67,11 +67,15 @@ impl Testbed {
     }
 
     fn command(&self, args: &[&str]) -> Command {
+        self.command_within(COMMAND, args)
+    }
+
+    fn command_within(&self, seconds: &str, args: &[&str]) -> Command {
         let tools = std::env::var("MINIK_TOOLS").unwrap_or_else(|_| "/opt/minik-tools".into());
         let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
         let mut command = Command::new(script());
         command
-            .args(["exec", &self.host, "--", "timeout", COMMAND])
+            .args(["exec", &self.host, "--", "timeout", seconds])
             .args(args)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("PATH", path)
@@ -83,6 +87,12 @@ impl Testbed {
     /// Runs a command on the host.
     pub fn run(&self, args: &[&str]) -> Run {
         text(self.command(args).output().expect("a command on the test host"))
+    }
+
+    /// Begins a command on the host, whose output is to be read when it has ended.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let mut command = self.command_within("900", args);
+        command.stdout(Stdio::piped()).spawn().expect("a command on the test host")
     }
 
     /// Runs a command that must succeed; answers what it printed.

@@ -13,6 +13,7 @@ use self::legacy::Run;
 use super::failure::{Failure, Kind};
 use super::kubeconfig::Person;
 use super::{Global, output};
+use crate::sys::program;
 
 /// The name of the program that is looked for.
 const PROGRAM: &str = "kubectl";
@@ -47,8 +48,8 @@ pub async fn run(args: &Args, global: &Global) -> Result<u8, Failure> {
 }
 
 /// The program with the cluster's context, and with the kubeconfig of the person that minik wrote it to.
-fn led(program: &Path, profile: &str) -> Command {
-    let mut command = Command::new(program);
+fn led(kubectl: &Path, profile: &str) -> Command {
+    let mut command = program::on_behalf(kubectl);
     command.arg(format!("--context={profile}"));
     if std::env::var_os("KUBECONFIG").is_none() {
         command.env("KUBECONFIG", Person::invoking().kubeconfig());

@@ -137,12 +137,17 @@ fn chain_rules<A: Address>(changes: &mut Messages, config: &Config<A>, name: &st
                     .look_up_verdict("choices", Reg(0));
             });
         }
-        Chain::StickyEndpoint(frontend, endpoint, seconds) => new_rule(changes, table, name, &|rule| {
-            load_client(rule, frontend.address.is_none(), endpoint)
-                .remember("clients", Reg(0), *seconds)
-                .load_port(endpoint.port, Reg(2 * width + behind))
-                .translate_destination(Reg(width + behind), Reg(2 * width + behind));
-        }),
+        Chain::StickyEndpoint(frontend, endpoint, seconds) => {
+            new_rule(changes, table, name, &|rule| {
+                load_client(rule, frontend.address.is_none(), endpoint).remember("clients", Reg(0), *seconds);
+            });
+            // A rule of its own: who cannot be remembered because too many are is led there all the same.
+            new_rule(changes, table, name, &|rule| {
+                rule.load_address(endpoint.address, Reg(0))
+                    .load_port(endpoint.port, Reg(width))
+                    .translate_destination(Reg(0), Reg(width));
+            });
+        }
         Chain::Guarded(_, sources, inner) => {
             let inner = inner.name();
             new_rule(changes, table, name, &|rule| {

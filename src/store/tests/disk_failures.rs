@@ -187,9 +187,9 @@ async fn files_of_older_formats_are_brought_to_the_present_one() {
             meta.insert("format", format).unwrap();
             if format == 1 {
                 let mut documents = t.open_table(DOCUMENTS).unwrap();
-                let rows: Vec<_> = documents.iter().unwrap().flatten().collect();
+                let read = documents.iter().unwrap().flatten();
                 let rows: Vec<_> =
-                    rows.iter().map(|(k, v)| (k.value().to_owned(), v.value()[4..].to_vec())).collect();
+                    read.map(|(k, v)| (k.value().to_owned(), v.value()[4..].to_vec())).collect();
                 for (key, body) in &rows {
                     documents.insert(key.as_str(), sealed(&[], &[body]).as_slice()).unwrap();
                 }
