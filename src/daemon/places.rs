@@ -69,6 +69,11 @@ impl Places {
         self.data_dir.join("images")
     }
 
+    /// Programs that were fetched, for all clusters, none of which can have this name.
+    pub fn programs(&self) -> PathBuf {
+        self.data_dir.join(".programs")
+    }
+
     /// The data of the volumes that the cluster makes for claims: a directory for each, named like the volume.
     pub fn volumes(&self) -> PathBuf {
         self.data().join("volumes")

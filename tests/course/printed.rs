@@ -174,6 +174,7 @@ fn a_node_is_chosen_by_labels_and_affinity() {
 #[test]
 fn kubectl_is_fetched() {
     let bed = Testbed::up("printed-fetch");
+    let before = bed.leftovers();
     bed.start();
     let fetch = format!(
         "set -e
@@ -194,4 +195,5 @@ fn kubectl_is_fetched() {
     let told = bed.ok(&["bash", "-c", &fetch]);
     assert!(told.contains("node/") && told.contains("Client Version: v1.37"), "{told}");
     bed.ok(&[MINIK, "delete"]);
+    assert_eq!(bed.leftovers(), before);
 }

@@ -16,13 +16,19 @@ use crate::daemon::places::Places;
 pub const OFFICIAL: &str = "https://dl.k8s.io/release";
 
 /// Where fetched programs are kept: of root beside the clusters, of anybody else in their own cache.
-pub fn cache(places: &Places) -> PathBuf {
+///
+/// # Errors
+/// When they have no home: what lies where everybody may write is not to be run.
+pub fn cache(places: &Places) -> Result<PathBuf, Failure> {
     if nix::unistd::geteuid().is_root() {
-        return places.data_dir.join("bin");
+        return Ok(places.programs());
     }
-    let named = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = || std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from).join(".cache");
-    named.unwrap_or_else(home).join("minik")
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let caches = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
+    caches.map(|caches| caches.join("minik")).ok_or_else(|| {
+        Failure::new(Kind::Host, "there is no kubectl on PATH, and no place to keep one that is fetched")
+            .hint("install kubectl, or set HOME")
+    })
 }
 
 /// The program in the cache, which is fetched from `mirror` when it is not there yet.

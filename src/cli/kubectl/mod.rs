@@ -35,7 +35,7 @@ pub async fn run(args: &Args, global: &Global) -> Result<u8, Failure> {
     let places = global.places()?;
     let program = match on_path() {
         Some(program) => program,
-        None => fetch::fetched(&args.binary_mirror, &fetch::cache(&places)).await?,
+        None => fetch::fetched(&args.binary_mirror, &fetch::cache(&places)?).await?,
     };
     let mut command = led(&program, &places.profile);
     let legacy = legacy::read(&args.arguments).map_err(|wrong| Failure::new(Kind::Usage, wrong))?;
