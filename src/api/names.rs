@@ -45,6 +45,22 @@ fn no_subdomain(value: &str) -> Vec<String> {
     wrong
 }
 
+/// The same where underscores are taken, too: domains that resolvers search.
+pub fn dns_subdomain_with_underscores(value: &str) -> Vec<String> {
+    const LABEL: &str = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+    let mut wrong = at_most(253, value);
+    let good = |label: &str| {
+        let rest = label.strip_prefix('_').unwrap_or(label);
+        is_label(&rest.replace('_', "-"))
+    };
+    if !value.split('.').all(good) {
+        let what = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or \
+                    '.', and must start and end with an alphanumeric character";
+        wrong.push(pattern(what, &format!("{LABEL}(\\.{LABEL})*"), &["example.com"]));
+    }
+    wrong
+}
+
 /// A DNS subdomain below which every name is meant: `*.example.com`.
 pub fn wildcard_subdomain(value: &str) -> Vec<String> {
     let mut wrong = at_most(253, value);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::checks;
 use super::column::{self, AGE, NAME};
 use super::persistentvolumeclaim::{access_modes, amounts, class, class_name, modes, positive, volume_mode};
-use super::pod::{affinity, volumes};
+use super::pod::{affinity, sources};
 use super::value::{carry_over, fill, fill_zero, items, object, text};
 use super::{Column, Strategy};
 use crate::api::meta;
@@ -185,7 +185,7 @@ fn sources(spec: &Value) -> Vec<FieldError> {
     let mut errors = match *kind {
         "local" => required("path").into_iter().collect(),
         "csi" => ["driver", "volumeHandle"].iter().filter_map(|field| required(field)).collect(),
-        kind => volumes::source(&path, kind, source, &Value::Null),
+        kind => sources::source(&path, kind, source),
     };
     if *kind == "local" && spec["nodeAffinity"]["required"].is_null() {
         let why = "Local volume requires node affinity";

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::checks;
 use super::column::{self, AGE, NAME};
-use super::value::{carry_over, fill, fill_zero, items, object, text};
+use super::value::{carry_over, fill, fill_zero, is_zero, items, object, text};
 use super::{Column, Strategy};
 use crate::api::meta;
 use crate::api::names;
@@ -144,6 +144,21 @@ fn data_sources(spec: &mut Value) {
         carry_over(&mut same, &Value::Null, "namespace");
         spec["dataSource"] = same;
     }
+}
+
+/// What is wrong with the template of a claim at `path` (`ValidatePersistentVolumeClaimTemplate`): of metadata it has
+/// labels and annotations alone.
+pub(super) fn template(path: &str, template: &Value) -> Vec<FieldError> {
+    let metadata = &template["metadata"];
+    let at = |field: &str| format!("{path}.metadata.{field}");
+    let mut errors = checks::annotations(&at("annotations"), &metadata["annotations"]);
+    errors.extend(checks::labels(&at("labels"), &metadata["labels"]));
+    let others = metadata.as_object().into_iter().flatten();
+    let others = others
+        .filter(|(field, value)| !matches!(field.as_str(), "annotations" | "labels") && !is_zero(value));
+    errors.extend(others.map(|(field, _)| FieldError::forbidden(at(field), "cannot be set")));
+    errors.extend(spec(&format!("{path}.spec"), &template["spec"]));
+    errors
 }
 
 /// What is wrong with a claim's specification.

@@ -4,7 +4,7 @@
 mod bundle;
 mod pem;
 mod request;
-mod signer;
+pub(super) mod signer;
 
 use super::Strategy;
 

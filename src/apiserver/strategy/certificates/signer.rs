@@ -10,7 +10,7 @@ const DOMAIN_BYTES: usize = 253;
 const BYTES: usize = DOMAIN_BYTES + 1 + 63 + 1 + 253;
 
 /// What is wrong with a signer's name.
-pub(super) fn errors(path: &str, given: &Value) -> Vec<FieldError> {
+pub(in super::super) fn errors(path: &str, given: &Value) -> Vec<FieldError> {
     let name = given.as_str().unwrap_or_default();
     if name.is_empty() {
         return vec![FieldError::required(path, "")];

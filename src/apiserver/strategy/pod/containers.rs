@@ -1,112 +1,155 @@
-//! What is wrong with a pod's containers (`validateContainers`, `validateInitContainers`).
+//! What is wrong with a pod's containers (`validateContainers`, `validateInitContainers`,
+//! `validateEphemeralContainers`).
 
 use serde_json::{Value, json};
 
-use super::super::value::{entries, is_set, items, text};
-use super::fields::{id, invalid, one_of, seccomp};
-use super::handlers::{handler, probe};
-use super::references::{field_ref, resource_ref};
-use super::volumes;
+use super::super::value::{is_set, items, text};
+use super::environment;
+use super::fields::{invalid, one_of};
+use super::handlers::{lifecycle, probe};
+use super::mounts::{devices, mounts};
+use super::resources::{of_container, resize_policy};
+use super::restart;
+use super::security;
+use super::volumes::Volumes;
 use crate::api::names;
-use crate::api::quantity;
 use crate::api::status::FieldError;
 
 pub(super) const PULL: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
-pub(super) fn validate(spec: &Value) -> Vec<FieldError> {
+/// What is wrong with the containers of a specification whose volumes are known.
+pub(super) fn validate(spec: &Value, volumes: &Volumes<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    if items(spec, "containers").is_empty() {
+    let containers = items(spec, "containers");
+    if containers.is_empty() {
         errors.push(FieldError::required("spec.containers", ""));
     }
-    for list in ["containers", "initContainers", "ephemeralContainers"] {
-        for (i, container) in items(spec, list).iter().enumerate() {
-            let path = format!("spec.{list}[{i}]");
-            let name = text(container, "name");
-            let lists = if list == "containers" {
-                &["containers"][..]
-            } else {
-                &["containers", "initContainers", "ephemeralContainers"]
-            };
-            let earlier = lists.iter().take_while(|l| **l != list).flat_map(|l| items(spec, l));
-            if !name.is_empty() && earlier.chain(&items(spec, list)[..i]).any(|c| text(c, "name") == name) {
-                errors.push(FieldError::duplicate(format!("{path}.name"), &container["name"]));
-            }
-            errors.extend(self::container(&path, container, spec));
-            if list == "initContainers" && container["restartPolicy"] != "Always" {
-                let fields = PROBES.iter().chain(&["lifecycle"]).filter(|f| !container[**f].is_null());
-                let why = "may not be set for init containers without restartPolicy=Always";
-                errors.extend(fields.map(|f| FieldError::forbidden(format!("{path}.{f}"), why)));
-            }
-            if list == "ephemeralContainers" {
-                errors.extend(ephemeral(&path, container, spec));
-            }
+    for (i, container) in containers.iter().enumerate() {
+        let path = format!("spec.containers[{i}]");
+        errors.extend(common(&path, container, spec, volumes));
+        errors.extend(duplicate(&path, container, containers[..i].iter()));
+        errors.extend(running(&path, container, spec));
+        errors.extend(restart::container(&path, container));
+    }
+    errors.extend(host_ports(containers.iter().enumerate(), "containers"));
+    for (i, container) in items(spec, "initContainers").iter().enumerate() {
+        let path = format!("spec.initContainers[{i}]");
+        let others = containers.iter().chain(&items(spec, "initContainers")[..i]);
+        errors.extend(common(&path, container, spec, volumes));
+        errors.extend(restart::init_container(&path, container));
+        errors.extend(duplicate(&path, container, others));
+        // They run one after another, so that only each alone can be at odds with itself.
+        errors.extend(host_ports([(0, container)].into_iter(), "initContainers"));
+        if container["restartPolicy"] == "Always" {
+            errors.extend(running(&path, container, spec));
+        } else {
+            let fields = ["lifecycle"].iter().chain(&PROBES).filter(|f| !container[**f].is_null());
+            let why = "may not be set for init containers without restartPolicy=Always";
+            errors.extend(fields.map(|f| FieldError::forbidden(format!("{path}.{f}"), why)));
         }
     }
-    errors.extend(host_ports(spec));
+    let ephemeral = items(spec, "ephemeralContainers");
+    for (i, container) in ephemeral.iter().enumerate() {
+        let path = format!("spec.ephemeralContainers[{i}]");
+        let others = containers.iter().chain(items(spec, "initContainers")).chain(&ephemeral[..i]);
+        errors.extend(common(&path, container, spec, volumes));
+        errors.extend(padded_image(&path, container));
+        errors.extend(duplicate(&path, container, others));
+        errors.extend(self::ephemeral(&path, container, spec));
+    }
     errors
 }
 
-/// What is wrong with an ephemeral container beyond what any container must heed (`validateEphemeralContainers`).
+/// What is wrong with containers of pods, which templates of pods may have.
+pub(super) fn of_pods_only(spec: &Value) -> Vec<FieldError> {
+    let lists = ["containers", "initContainers"].into_iter();
+    let all = lists.flat_map(|list| items(spec, list).iter().enumerate().map(move |(i, c)| (list, i, c)));
+    all.filter_map(|(list, i, container)| padded_image(&format!("spec.{list}[{i}]"), container)).collect()
+}
+
+/// The image's name begins and ends with itself.
+pub(super) fn padded_image(path: &str, container: &Value) -> Option<FieldError> {
+    let image = text(container, "image");
+    let why = "must not have leading or trailing whitespace";
+    (image.trim() != image).then(|| FieldError::invalid(format!("{path}.image"), &container["image"], why))
+}
+
+fn duplicate<'a>(
+    path: &str,
+    container: &Value,
+    mut others: impl Iterator<Item = &'a Value>,
+) -> Option<FieldError> {
+    let name = text(container, "name");
+    let twice = !name.is_empty() && others.any(|other| text(other, "name") == name);
+    twice.then(|| FieldError::duplicate(format!("{path}.name"), &container["name"]))
+}
+
+/// What is wrong with an ephemeral container beyond what any container must heed.
 fn ephemeral(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
-    let why = "cannot be set for an Ephemeral Container";
-    let fields = PROBES.iter().chain(&["lifecycle", "ports", "resources", "resizePolicy", "restartPolicy"]);
-    let set = fields.filter(|field| is_set(container, field));
-    let mut errors: Vec<_> = set.map(|f| FieldError::forbidden(format!("{path}.{f}"), why)).collect();
+    const WHY: &str = "cannot be set for an Ephemeral Container";
+    // In the order in which containers have them.
+    const FIELDS: [&str; 9] = [
+        "ports",
+        "resources",
+        "resizePolicy",
+        "restartPolicy",
+        "restartPolicyRules",
+        "livenessProbe",
+        "readinessProbe",
+        "startupProbe",
+        "lifecycle",
+    ];
+    let mut errors = Vec::new();
     let target = text(container, "targetContainerName");
     let mut others = ["containers", "initContainers"].iter().flat_map(|list| items(spec, list));
     if !target.is_empty() && !others.any(|other| text(other, "name") == target) {
         let at = format!("{path}.targetContainerName");
         errors.push(FieldError::not_found(at, &container["targetContainerName"]));
     }
+    let set = FIELDS.iter().filter(|field| is_set(container, field));
+    errors.extend(set.map(|field| FieldError::forbidden(format!("{path}.{field}"), WHY)));
     for (i, mount) in items(container, "volumeMounts").iter().enumerate() {
         for field in ["subPath", "subPathExpr"].iter().filter(|field| is_set(mount, field)) {
-            errors.push(FieldError::forbidden(format!("{path}.volumeMounts[{i}].{field}"), why));
+            errors.push(FieldError::forbidden(format!("{path}.volumeMounts[{i}].{field}"), WHY));
         }
     }
     errors
 }
 
-fn container(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
+/// What containers of every sort must heed (`validateContainerCommon`).
+fn common(path: &str, container: &Value, spec: &Value, volumes: &Volumes<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let at = |field: &str| format!("{path}.{field}");
     match text(container, "name") {
         "" => errors.push(FieldError::required(at("name"), "")),
         name => errors.extend(invalid(&at("name"), &container["name"], names::dns_label(name))),
     }
-    let image = text(container, "image");
-    if image.is_empty() {
+    if text(container, "image").is_empty() {
         errors.push(FieldError::required(at("image"), ""));
-    } else if image.trim() != image {
-        let why = "must not have leading or trailing whitespace";
-        errors.push(FieldError::invalid(at("image"), &container["image"], why));
     }
-    match text(container, "terminationMessagePolicy") {
-        "" => errors.push(FieldError::required(at("terminationMessagePolicy"), "")),
-        "File" | "FallbackToLogsOnError" => {}
-        _ => errors.push(FieldError::not_supported(
-            at("terminationMessagePolicy"),
-            &container["terminationMessagePolicy"],
-            &["File", "FallbackToLogsOnError"],
-        )),
-    }
+    let policies = ["File", "FallbackToLogsOnError"];
+    let field = "terminationMessagePolicy";
+    errors.extend(one_of(&at(field), &container[field], &policies));
     errors.extend(ports(&at("ports"), container));
-    errors.extend(environment(path, container));
-    errors.extend(volumes::mounts(&at("volumeMounts"), container, spec));
+    errors.extend(environment::variables(path, container));
+    errors.extend(environment::sources(&at("envFrom"), container));
+    errors.extend(mounts(&at("volumeMounts"), container, volumes));
+    errors.extend(devices(&at("volumeDevices"), container, volumes));
     errors.extend(one_of(&at("imagePullPolicy"), &container["imagePullPolicy"], &PULL));
-    errors.extend(resources(&at("resources"), &container["resources"]));
+    errors.extend(of_container(&at("resources"), &container["resources"], spec));
+    errors.extend(resize_policy(&at("resizePolicy"), container, spec));
+    errors.extend(security::container(&at("securityContext"), &container["securityContext"], spec));
+    errors
+}
+
+/// What only containers have that run on.
+fn running(path: &str, container: &Value, spec: &Value) -> Vec<FieldError> {
+    let mut errors = lifecycle(&format!("{path}.lifecycle"), &container["lifecycle"], spec);
     for name in PROBES {
-        errors.extend(probe(&at(name), name, &container[name]));
+        errors.extend(probe(&format!("{path}.{name}"), name, &container[name]));
     }
-    for hook in ["postStart", "preStop"] {
-        let action = &container["lifecycle"][hook];
-        if !action.is_null() {
-            let grace = spec["terminationGracePeriodSeconds"].as_i64();
-            errors.extend(handler(&format!("{path}.lifecycle.{hook}"), action, grace));
-        }
-    }
-    errors.extend(security(&at("securityContext"), &container["securityContext"]));
     errors
 }
 
@@ -140,31 +183,18 @@ fn ports(path: &str, container: &Value) -> Vec<FieldError> {
     errors
 }
 
-/// Two containers of a pod cannot have the same port of the host; with the host's network every port is one.
-fn host_ports(spec: &Value) -> Vec<FieldError> {
+/// Containers that run at one time cannot have the same port of the host.
+fn host_ports<'a>(containers: impl Iterator<Item = (usize, &'a Value)>, list: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let mut seen: Vec<(&Value, &str, &str)> = Vec::new();
-    for (i, container) in items(spec, "containers").iter().enumerate() {
-        for (j, port) in items(container, "ports").iter().enumerate() {
-            let path = format!("spec.containers[{i}].ports[{j}]");
-            if spec["hostNetwork"] == true
-                && is_set(port, "hostPort")
-                && port["hostPort"] != port["containerPort"]
-            {
-                let why = "must match `hostPort` when `hostNetwork` is true";
-                errors.push(FieldError::invalid(
-                    format!("{path}.containerPort"),
-                    &port["containerPort"],
-                    why,
-                ));
-            }
-            if !is_set(port, "hostPort") {
-                continue;
-            }
-            let key = (&port["hostPort"], text(port, "protocol"), text(port, "hostIP"));
+    let mut seen: Vec<String> = Vec::new();
+    for (i, container) in containers {
+        for (j, port) in
+            items(container, "ports").iter().enumerate().filter(|(_, port)| is_set(port, "hostPort"))
+        {
+            let key = format!("{}/{}/{}", text(port, "protocol"), text(port, "hostIP"), port["hostPort"]);
             if seen.contains(&key) {
-                let shown = format!("{}/{}/{}", key.1, key.2, key.0);
-                errors.push(FieldError::duplicate(format!("{path}.hostPort"), &json!(shown)));
+                let path = format!("spec.{list}[{i}].ports[{j}].hostPort");
+                errors.push(FieldError::duplicate(path, &json!(key)));
             }
             seen.push(key);
         }
@@ -172,149 +202,21 @@ fn host_ports(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
-fn environment(path: &str, container: &Value) -> Vec<FieldError> {
+/// With the node's network every port is one of the node; the field may be left to the defaults of pods in a template.
+pub(super) fn node_ports(spec: &Value, is_pod: bool) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    for (i, variable) in items(container, "env").iter().enumerate() {
-        let at = |field: &str| format!("{path}.env[{i}].{field}");
-        match text(variable, "name") {
-            "" => errors.push(FieldError::required(at("name"), "")),
-            name => errors.extend(invalid(&at("name"), &variable["name"], names::env_name(name))),
-        }
-        let from = &variable["valueFrom"];
-        if from.is_null() {
-            continue;
-        }
-        const SOURCES: [&str; 5] =
-            ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
-        let count = SOURCES.iter().filter(|s| !from[**s].is_null()).count();
-        if count == 0 {
-            let why = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`";
-            errors.push(FieldError::invalid(at("valueFrom"), &json!(""), why));
-        } else if is_set(variable, "value") {
-            let why = "may not be specified when `value` is not empty";
-            errors.push(FieldError::invalid(at("valueFrom"), &json!(""), why));
-        } else if count > 1 {
-            let why = "may not have more than one field specified at a time";
-            errors.push(FieldError::invalid(at("valueFrom"), &json!(""), why));
-        }
-        errors.extend(key_of(&at("valueFrom"), from, "configMapKeyRef"));
-        errors.extend(key_of(&at("valueFrom"), from, "secretKeyRef"));
-        if !from["fieldRef"].is_null() {
-            errors.extend(field_ref(&at("valueFrom.fieldRef"), &from["fieldRef"], &ENV_FIELDS));
-        }
-        if from["resourceFieldRef"].is_object() {
-            errors.extend(resource_ref(&at("valueFrom.resourceFieldRef"), &from["resourceFieldRef"]));
-        }
+    if spec["hostNetwork"] != true {
+        return errors;
     }
-    for (i, from) in items(container, "envFrom").iter().enumerate() {
-        let at = format!("{path}.envFrom[{i}]");
-        if is_set(from, "prefix") {
-            errors.extend(invalid(
-                &format!("{at}.prefix"),
-                &from["prefix"],
-                names::env_name(text(from, "prefix")),
-            ));
-        }
-        let sources: Vec<&str> =
-            ["configMapRef", "secretRef"].into_iter().filter(|s| !from[*s].is_null()).collect();
-        match sources.as_slice() {
-            [] => {
-                let why = "must specify one of: `configMapRef` or `secretRef`";
-                errors.push(FieldError::invalid(&at, &json!(""), why));
+    for (i, container) in items(spec, "containers").iter().enumerate() {
+        for (j, port) in items(container, "ports").iter().enumerate() {
+            let number = |field: &str| port[field].as_i64().unwrap_or(0);
+            let host = number("hostPort");
+            if (is_pod || host != 0) && host != number("containerPort") {
+                let path = format!("spec.containers[{i}].ports[{j}].hostPort");
+                let why = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(path, &json!(host), why));
             }
-            [one] if text(&from[*one], "name").is_empty() => {
-                errors.push(FieldError::required(format!("{at}.{one}.name"), ""));
-            }
-            [_] => {}
-            _ => errors.push(FieldError::invalid(
-                &at,
-                &json!(""),
-                "may not have more than one field specified at a time",
-            )),
-        }
-    }
-    errors
-}
-
-fn key_of(path: &str, from: &Value, source: &str) -> Vec<FieldError> {
-    let reference = &from[source];
-    if reference.is_null() {
-        return Vec::new();
-    }
-    match (text(reference, "name"), text(reference, "key")) {
-        ("", _) => vec![FieldError::required(format!("{path}.{source}.name"), "")],
-        (_, "") => vec![FieldError::required(format!("{path}.{source}.key"), "")],
-        (_, key) => invalid(&format!("{path}.{source}.key"), &reference["key"], names::config_key(key)),
-    }
-}
-
-/// The fields that a variable can have, in Kubernetes' (sorted) order.
-const ENV_FIELDS: [&str; 9] = [
-    "metadata.name",
-    "metadata.namespace",
-    "metadata.uid",
-    "spec.nodeName",
-    "spec.serviceAccountName",
-    "status.hostIP",
-    "status.hostIPs",
-    "status.podIP",
-    "status.podIPs",
-];
-
-fn resources(path: &str, resources: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    let amount = |value: &Value| value.as_str().and_then(|t| quantity::parse(t).ok());
-    for list in ["limits", "requests"] {
-        for (name, value) in entries(resources, list) {
-            let at = format!("{path}.{list}[{name}]");
-            errors.extend(resource_name(&format!("{path}.{list}"), name));
-            let Some(amount) = amount(value) else { continue };
-            if amount.is_negative() {
-                errors.push(FieldError::invalid(&at, value, "must be greater than or equal to 0"));
-            }
-            if name.contains('/') && !amount.is_integer() {
-                errors.push(FieldError::invalid(&at, value, "must be an integer"));
-            }
-        }
-    }
-    for (name, value) in entries(resources, "requests") {
-        let limit = &resources["limits"][name];
-        let (Some(request), Some(limited)) = (amount(value), amount(limit)) else { continue };
-        if request > limited {
-            let why = format!("must be less than or equal to {name} limit of {limited}");
-            errors.push(FieldError::invalid(format!("{path}.requests"), value, &why));
-        }
-    }
-    errors
-}
-
-fn resource_name(path: &str, name: &str) -> Vec<FieldError> {
-    let at = format!("{path}[{name}]");
-    let wrong = names::qualified_name(name);
-    if !wrong.is_empty() {
-        return invalid(&at, &json!(name), wrong);
-    }
-    let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-    if name.contains('/') || standard {
-        return Vec::new();
-    }
-    vec![FieldError::invalid(&at, &json!(name), "must be a standard resource for containers")]
-}
-
-fn security(path: &str, context: &Value) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for field in ["runAsUser", "runAsGroup"] {
-        errors.extend(id(&format!("{path}.{field}"), &context[field]));
-    }
-    errors.extend(seccomp(&format!("{path}.seccompProfile"), &context["seccompProfile"]));
-    if context["allowPrivilegeEscalation"] == false {
-        if context["privileged"] == true {
-            let why = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-            errors.push(FieldError::invalid(path, context, why));
-        }
-        if items(&context["capabilities"], "add").iter().any(|c| c == "CAP_SYS_ADMIN") {
-            let why = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
-            errors.push(FieldError::invalid(path, context, why));
         }
     }
     errors

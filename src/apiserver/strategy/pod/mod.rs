@@ -1,18 +1,28 @@
 //! Pods: the kind with most rules, in a file for each sort of them.
 
 pub(super) mod affinity;
+mod annotations;
 mod columns;
 mod containers;
+mod environment;
 mod fields;
 mod handlers;
+mod mounts;
+mod narrowing;
+mod projected;
 mod references;
 mod resize;
+mod resources;
+mod restart;
+mod security;
+pub(super) mod sources;
 mod status;
 pub(super) mod template;
 mod update;
 mod validate;
-pub(super) mod volumes;
+mod volumes;
 mod warnings;
+mod windows;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};

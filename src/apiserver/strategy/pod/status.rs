@@ -2,20 +2,22 @@
 //!
 //! Source: Kubernetes `pkg/apis/core/validation`, `ValidatePodStatusUpdate`.
 
-use std::net::IpAddr;
+use serde_json::{Value, json};
 
-use serde_json::Value;
-
-use super::super::address::BAD_IP;
+use super::super::address;
 use super::super::value::{items, text};
-use crate::api::meta;
+use super::annotations;
+use super::fields::invalid;
 use crate::api::names;
 use crate::api::status::FieldError;
 
+const NEGATIVE: &str = "must be a non-negative integer";
+
 /// What is wrong with the change of the status from `old` to `new`.
 pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors: Vec<FieldError> = mirror(new, old).into_iter().collect();
+    let mut errors = annotations::update(new, old);
     let (status, before) = (&new["status"], &old["status"]);
+    errors.extend(conditions(items(status, "conditions")));
     let nominated = text(status, "nominatedNodeName");
     if !nominated.is_empty() && nominated != text(before, "nominatedNodeName") {
         let wrong = names::dns_subdomain(nominated);
@@ -25,19 +27,30 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
                 .map(|w| FieldError::invalid("status.nominatedNodeName", &status["nominatedNodeName"], w)),
         );
     }
+    let bound = !text(&old["spec"], "nodeName").is_empty();
+    if bound && !nominated.is_empty() && nominated != text(before, "nominatedNodeName") {
+        let why = "may not be set on pods that are already bound to a node";
+        errors.push(FieldError::forbidden("status.nominatedNodeName", why));
+    }
+    if status["observedGeneration"].as_i64().is_some_and(|generation| generation < 0) {
+        let given = &status["observedGeneration"];
+        errors.push(FieldError::invalid("status.observedGeneration", given, NEGATIVE));
+    }
     let class = text(before, "qosClass");
     if !class.is_empty() && text(status, "qosClass") != class {
         errors.push(FieldError::invalid("status.qosClass", &status["qosClass"], "field is immutable"));
     }
     let policy = text(&old["spec"], "restartPolicy");
-    for (list, policy) in [("containerStatuses", policy), ("ephemeralContainerStatuses", "Never")] {
+    for (list, of, policy) in [
+        ("containerStatuses", "containers", policy),
+        ("initContainerStatuses", "initContainers", policy),
+        ("ephemeralContainerStatuses", "", "Never"),
+    ] {
         errors.extend(
             resurrections(status, before, list, policy)
                 .filter(|(name, _)| {
-                    let containers =
-                        if list == "containerStatuses" { items(&old["spec"], "containers") } else { &[] };
                     // Some come back whatever the pod's policy is.
-                    !containers.iter().any(|container| {
+                    !items(&old["spec"], of).iter().any(|container| {
                         text(container, "name") == *name
                             && (text(container, "restartPolicy") == "Always"
                                 || !items(container, "restartPolicyRules").is_empty())
@@ -46,22 +59,48 @@ pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
                 .map(|(_, error)| error),
         );
     }
+    let hosts = items(status, "hostIPs");
+    if let Some(first) = hosts.first().filter(|first| text(first, "ip") != text(status, "hostIP")) {
+        let why = "must be equal to `hostIP`";
+        errors.push(FieldError::invalid("status.hostIPs[0].ip", &first["ip"], why));
+    }
     for list in ["podIPs", "hostIPs"] {
-        for (i, address) in items(status, list).iter().enumerate() {
-            if text(address, "ip").parse::<IpAddr>().is_err() {
-                errors.push(FieldError::invalid(format!("status.{list}[{i}]"), &address["ip"], BAD_IP));
-            }
-        }
+        errors.extend(addresses(&format!("status.{list}"), &status[list], items(before, list)));
     }
     errors
 }
 
-/// What says that a pod is the image of a static one: a pod is that or is not, for its whole life.
-pub(super) fn mirror(new: &Value, old: &Value) -> Option<FieldError> {
-    let of = |pod| meta::annotation(pod, meta::MIRROR);
-    let why = "may not add, remove or update mirror pod annotation";
-    (of(new) != of(old))
-        .then(|| FieldError::forbidden("metadata.annotations[kubernetes.io/config.mirror]", why))
+/// Addresses are in order, unless they were there before; and there is one of each family at most.
+fn addresses(path: &str, given: &Value, before: &[Value]) -> Vec<FieldError> {
+    let all = given.as_array().map_or(&[][..], Vec::as_slice);
+    let mut errors = Vec::new();
+    for (i, one) in all.iter().enumerate().filter(|(_, one)| !before.contains(one)) {
+        errors.extend(address::ip(&format!("{path}[{i}]"), &json!(text(one, "ip"))));
+    }
+    let four = all.iter().filter(|one| !text(one, "ip").contains(':')).count();
+    if all.len() > 1 && (all.len() > 2 || four != 1) {
+        let why = "may specify no more than one IP for each IP family";
+        errors.push(FieldError::invalid(path, given, why));
+    }
+    errors
+}
+
+/// Conditions have names, and were looked at for some generation of the pod.
+fn conditions(conditions: &[Value]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, condition) in conditions.iter().enumerate() {
+        let path = format!("status.conditions[{i}]");
+        if condition["observedGeneration"].as_i64().is_some_and(|generation| generation < 0) {
+            let given = &condition["observedGeneration"];
+            errors.push(FieldError::invalid(format!("{path}.observedGeneration"), given, NEGATIVE));
+        }
+        let kind = text(condition, "type");
+        if !matches!(kind, "PodScheduled" | "Ready" | "Initialized") {
+            let wrong = names::qualified_name(kind);
+            errors.extend(invalid(&format!("{path}.Type"), &json!(kind), wrong));
+        }
+    }
+    errors
 }
 
 /// Containers that have ended for good and would not have, by their names.
@@ -93,7 +132,6 @@ fn resurrections<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn what_has_ended_stays_so_and_the_class_is_settled() {
@@ -117,10 +155,17 @@ mod tests {
         for (status, wrong) in [
             (json!({"qosClass": "Guaranteed"}), "status.qosClass"),
             (
-                json!({"qosClass": "BestEffort", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "x"}]}),
+                json!({"qosClass": "BestEffort", "podIPs": [{"ip": "2001:db8::1"}, {"ip": "x"}]}),
                 "status.podIPs[1]",
             ),
             (json!({"qosClass": "BestEffort", "nominatedNodeName": "A b"}), "status.nominatedNodeName"),
+            (
+                json!({"qosClass": "BestEffort", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]}),
+                "status.podIPs",
+            ),
+            (json!({"qosClass": "BestEffort", "hostIPs": [{"ip": "10.0.0.1"}]}), "status.hostIPs[0].ip"),
+            (json!({"qosClass": "BestEffort", "conditions": [{"type": "a b"}]}), "status.conditions[0].Type"),
+            (json!({"qosClass": "BestEffort", "observedGeneration": -1}), "status.observedGeneration"),
         ] {
             let errors = update(&pod("Never", status), &old);
             assert_eq!(errors.iter().map(|e| e.field.as_str()).collect::<Vec<_>>(), [wrong]);

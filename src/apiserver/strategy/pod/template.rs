@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::checks;
 use super::super::value::{items, object, text};
-use super::{defaults, validate, warnings};
+use super::{annotations, defaults, validate, warnings};
 use crate::api::status::FieldError;
 
 /// Fills in what a template has of what a pod has.
@@ -19,7 +19,8 @@ pub fn validate(path: &str, template: &Value) -> Vec<FieldError> {
     let metadata = &template["metadata"];
     let mut errors = checks::labels(&format!("{path}.labels"), &metadata["labels"]);
     errors.extend(checks::annotations(&format!("{path}.annotations"), &metadata["annotations"]));
-    let within = validate::pod(&as_pod(template));
+    errors.extend(annotations::validate(&format!("{path}.annotations"), template));
+    let within = validate::spec(&as_pod(template), false);
     errors.extend(within.into_iter().map(|e| FieldError { field: format!("{path}.{}", e.field), ..e }));
     if !items(&template["spec"], "ephemeralContainers").is_empty() {
         let why = "ephemeral containers not allowed in pod template";

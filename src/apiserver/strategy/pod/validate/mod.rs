@@ -1,101 +1,113 @@
 //! What is wrong with a pod beyond its containers and volumes (`ValidatePodSpec`).
 
-use std::net::IpAddr;
-
 use serde_json::{Value, json};
 
-use super::super::address::BAD_IP;
-use super::super::value::{entries, is_set, items, text};
-use super::fields::{id, invalid, one_of, seccomp};
-use super::{affinity, containers, volumes};
+use super::super::address;
+use super::super::checks;
+use super::super::value::{is_set, items, text};
+use super::fields::{invalid, one_of};
+use super::{affinity, annotations, containers, environment, resources, security, volumes, windows};
 use crate::api::names;
 use crate::api::status::FieldError;
 
+/// The longest name of a host that the kernel takes.
+const LONGEST_HOSTNAME: usize = 64;
+const LONGEST_SEARCHES: usize = 2048;
 // In the order of Kubernetes' messages.
 const RESTART: [&str; 3] = ["Always", "OnFailure", "Never"];
 const DNS: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 
+/// What is wrong with a pod.
 pub(super) fn pod(pod: &Value) -> Vec<FieldError> {
+    let mut errors = annotations::validate("metadata.annotations", pod);
+    errors.extend(spec(pod, true));
+    errors.extend(tokens(&pod["spec"]));
+    errors.extend(containers::of_pods_only(&pod["spec"]));
+    errors
+}
+
+/// What is wrong with the specification of a pod, or of a template of pods.
+pub(super) fn spec(pod: &Value, is_pod: bool) -> Vec<FieldError> {
     let spec = &pod["spec"];
-    let mut errors = volumes::validate(spec);
-    errors.extend(containers::validate(spec));
+    let (volumes, mut errors) = volumes::validate(pod, is_pod);
+    errors.extend(resources::pod_claims(spec));
+    errors.extend(containers::validate(spec, &volumes));
+    errors.extend(resources::of_pod(spec));
+    errors.extend(containers::node_ports(spec, is_pod));
     errors.extend(one_of("spec.restartPolicy", &spec["restartPolicy"], &RESTART));
     errors.extend(one_of("spec.dnsPolicy", &spec["dnsPolicy"], &DNS));
-    for (key, value) in entries(spec, "nodeSelector") {
-        errors.extend(invalid("spec.nodeSelector", &json!(key), names::qualified_name(key)));
-        errors.extend(invalid(
-            "spec.nodeSelector",
-            value,
-            names::label_value(value.as_str().unwrap_or_default()),
-        ));
-    }
-    errors.extend(affinity::validate(spec));
-    errors.extend(security(spec));
+    errors.extend(checks::labels("spec.nodeSelector", &spec["nodeSelector"]));
+    errors.extend(security::pod(spec));
+    errors.extend(affinity::validate(spec, is_pod));
     errors.extend(dns_config(spec));
     errors.extend(gates(spec));
-    for field in ["hostname", "subdomain"] {
-        if is_set(spec, field) {
-            errors.extend(invalid(
-                &format!("spec.{field}"),
-                &spec[field],
-                names::dns_label(text(spec, field)),
-            ));
-        }
-    }
-    for field in ["serviceAccountName", "nodeName"] {
-        if is_set(spec, field) {
-            errors.extend(invalid(
-                &format!("spec.{field}"),
-                &spec[field],
-                names::dns_subdomain(text(spec, field)),
-            ));
-        }
-    }
+    errors.extend(affinity::spread(spec, is_pod));
+    errors.extend(windows::host_processes(spec));
+    errors.extend(security::host_users(spec));
+    errors.extend(hostname_override(spec));
+    errors.extend(named(spec, &["serviceAccountName", "nodeName"], names::dns_subdomain));
     if spec["activeDeadlineSeconds"].as_i64().is_some_and(|s| !(1..=i64::from(i32::MAX)).contains(&s)) {
         let why = "must be between 1 and 2147483647, inclusive";
         errors.push(FieldError::invalid("spec.activeDeadlineSeconds", &spec["activeDeadlineSeconds"], why));
     }
     // A negative terminationGracePeriodSeconds is taken, warned about and treated as 1 (`Pod::grace_period`).
+    errors.extend(named(spec, &["hostname", "subdomain"], names::dns_label));
     errors.extend(tolerations(spec));
     errors.extend(host_aliases(spec));
+    errors.extend(named(spec, &["priorityClassName"], names::dns_subdomain));
+    if let Some(class) = spec["runtimeClassName"].as_str() {
+        let path = "spec.runtimeClassName";
+        errors.extend(invalid(path, &spec["runtimeClassName"], names::dns_subdomain(class)));
+    }
+    if !spec["preemptionPolicy"].is_null() {
+        let policies = ["PreemptLowerPriority", "Never"];
+        errors.extend(one_of("spec.preemptionPolicy", &spec["preemptionPolicy"], &policies));
+    }
+    errors.extend(resources::overhead(spec));
+    errors.extend(windows::system(spec));
+    errors.extend(environment::volumes_of_files(spec));
     errors
 }
 
-fn security(spec: &Value) -> Vec<FieldError> {
-    let context = &spec["securityContext"];
+/// Names of other objects, and those that the pod has itself, where they are given.
+fn named(spec: &Value, fields: &[&str], rule: fn(&str) -> Vec<String>) -> Vec<FieldError> {
+    let given = fields.iter().filter(|field| is_set(spec, field));
+    given
+        .flat_map(|field| invalid(&format!("spec.{field}"), &spec[*field], rule(text(spec, field))))
+        .collect()
+}
+
+/// A name for the pod's host of the author's own (`validatePodHostName`).
+fn hostname_override(spec: &Value) -> Vec<FieldError> {
+    const PATH: &str = "spec.hostnameOverride";
+    let Some(name) = spec["hostnameOverride"].as_str() else { return Vec::new() };
     let mut errors = Vec::new();
-    if spec["hostPID"] == true && spec["shareProcessNamespace"] == true {
-        let why = "ShareProcessNamespace and HostPID cannot both be enabled";
-        let path = "spec.securityContext.shareProcessNamespace";
-        errors.push(FieldError::invalid(path, &json!(true), why));
+    for field in ["setHostnameAsFQDN", "hostNetwork"] {
+        if spec[field] == true {
+            let why = format!("may not be specified when {field} is true");
+            errors.push(FieldError::forbidden(PATH, &why));
+        }
     }
-    if spec["hostUsers"] == false {
-        // The names are those that Kubernetes says.
-        for (field, said) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")]
-        {
-            if spec[field] == true {
-                errors.push(FieldError::forbidden(format!("spec.{said}"), "when `hostUsers` is false"));
+    if name.len() > LONGEST_HOSTNAME {
+        errors.push(FieldError::too_long(PATH, LONGEST_HOSTNAME));
+    }
+    errors.extend(invalid(PATH, &spec["hostnameOverride"], names::dns_subdomain(name)));
+    errors
+}
+
+/// A pod without an account has no tokens of one.
+fn tokens(spec: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let volumes = items(spec, "volumes").iter().enumerate();
+    for (i, volume) in volumes.filter(|_| text(spec, "serviceAccountName").is_empty()) {
+        for (j, source) in items(&volume["projected"], "sources").iter().enumerate() {
+            if !source["serviceAccountToken"].is_null() {
+                let path = format!("spec.volumes[{i}].projected.sources[{j}].serviceAccountToken");
+                let why = "must not be specified when serviceAccountName is not set";
+                errors.push(FieldError::forbidden(path, why));
             }
         }
     }
-    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
-        errors.extend(id(&format!("spec.securityContext.{field}"), &context[field]));
-    }
-    for (i, group) in items(context, "supplementalGroups").iter().enumerate() {
-        errors.extend(id(&format!("spec.securityContext.supplementalGroups[{i}]"), group));
-    }
-    for (i, sysctl) in items(context, "sysctls").iter().enumerate() {
-        let path = format!("spec.securityContext.sysctls[{i}].name");
-        let name = text(sysctl, "name");
-        let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_./".contains(c);
-        if name.is_empty() {
-            errors.push(FieldError::required(path, ""));
-        } else if !name.chars().all(part) {
-            let why = "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
-            errors.push(FieldError::invalid(path, &sysctl["name"], why));
-        }
-    }
-    errors.extend(seccomp("spec.securityContext.seccompProfile", &context["seccompProfile"]));
     errors
 }
 
@@ -119,43 +131,43 @@ fn gates(spec: &Value) -> Vec<FieldError> {
 }
 
 fn dns_config(spec: &Value) -> Vec<FieldError> {
+    const PATH: &str = "spec.dnsConfig";
     let config = &spec["dnsConfig"];
-    let servers = items(config, "nameservers");
-    let mut errors = Vec::new();
-    if text(spec, "dnsPolicy") == "None" {
-        let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        if config.is_null() {
-            let why = "must provide `dnsConfig` when `dnsPolicy` is None";
-            errors.push(FieldError::required("spec.dnsConfig", why));
-        } else if servers.is_empty() {
-            errors.push(FieldError::required("spec.dnsConfig.nameservers", why));
-        }
+    let at = |field: &str| format!("{PATH}.{field}");
+    let (servers, searches) = (items(config, "nameservers"), items(config, "searches"));
+    if text(spec, "dnsPolicy") == "None" && config.is_null() {
+        return vec![FieldError::required(PATH, "must provide `dnsConfig` when `dnsPolicy` is None")];
     }
+    if text(spec, "dnsPolicy") == "None" && servers.is_empty() {
+        let why = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        return vec![FieldError::required(at("nameservers"), why)];
+    }
+    let mut errors = Vec::new();
     if servers.len() > 3 {
         let why = "must not have more than 3 nameservers";
-        errors.push(FieldError::invalid("spec.dnsConfig.nameservers", &config["nameservers"], why));
+        errors.push(FieldError::invalid(at("nameservers"), &config["nameservers"], why));
     }
     for (i, server) in servers.iter().enumerate() {
-        if server.as_str().unwrap_or_default().parse::<IpAddr>().is_err() {
-            errors.push(FieldError::invalid(format!("spec.dnsConfig.nameservers[{i}]"), server, BAD_IP));
-        }
+        errors.extend(address::ip(&at(&format!("nameservers[{i}]")), server));
     }
-    let searches = items(config, "searches");
     if searches.len() > 32 {
         let why = "must not have more than 32 search paths";
-        errors.push(FieldError::invalid("spec.dnsConfig.searches", &config["searches"], why));
+        errors.push(FieldError::invalid(at("searches"), &config["searches"], why));
     }
-    for (i, search) in searches.iter().enumerate() {
-        let name = search.as_str().unwrap_or_default().trim_end_matches('.');
-        // "." alone stands for no search at all; underscores occur in practice and are allowed.
-        if !name.is_empty() {
-            let wrong = names::dns_subdomain(&name.replace('_', "a"));
-            errors.extend(invalid(&format!("spec.dnsConfig.searches[{i}]"), search, wrong));
-        }
+    let texts: Vec<&str> = searches.iter().map(|search| search.as_str().unwrap_or_default()).collect();
+    if texts.join(" ").len() > LONGEST_SEARCHES {
+        let why = "must not have more than 2048 characters (including spaces) in the search list";
+        errors.push(FieldError::invalid(at("searches"), &config["searches"], why));
+    }
+    for (i, search) in texts.iter().enumerate().filter(|(_, search)| **search != ".") {
+        // A dot alone stands for no search at all.
+        let name = search.strip_suffix('.').unwrap_or(search);
+        let wrong = names::dns_subdomain_with_underscores(name);
+        errors.extend(invalid(&at(&format!("searches[{i}]")), &json!(name), wrong));
     }
     for (i, option) in items(config, "options").iter().enumerate() {
         if text(option, "name").is_empty() {
-            errors.push(FieldError::required(format!("spec.dnsConfig.options[{i}]"), "must not be empty"));
+            errors.push(FieldError::required(at(&format!("options[{i}]")), "must not be empty"));
         }
     }
     errors
@@ -185,14 +197,18 @@ fn tolerations(spec: &Value) -> Vec<FieldError> {
         }
         match operator {
             "" | "Equal" => {
-                let wrong = names::label_value(text(toleration, "value"));
-                errors.extend(invalid(&format!("{path}.operator"), &toleration["value"], wrong));
+                let wrong = names::label_value(text(toleration, "value")).join(";");
+                if !wrong.is_empty() {
+                    let at = format!("{path}.operator");
+                    errors.push(FieldError::invalid(at, &toleration["value"], &wrong));
+                }
             }
             "Exists" if is_set(toleration, "value") => {
                 let why = "value must be empty when `operator` is 'Exists'";
                 errors.push(FieldError::invalid(format!("{path}.operator"), &toleration["value"], why));
             }
             "Exists" => {}
+            "Gt" | "Lt" => errors.extend(number(&format!("{path}.value"), text(toleration, "value"))),
             _ => errors.push(FieldError::not_supported(
                 format!("{path}.operator"),
                 &json!(operator),
@@ -206,12 +222,19 @@ fn tolerations(spec: &Value) -> Vec<FieldError> {
     errors
 }
 
+/// A value that taints are compared with by their size.
+fn number(path: &str, value: &str) -> Option<FieldError> {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let plain = value == "0" || (!digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()));
+    let why = "must be a valid decimal integer in canonical form";
+    let good = !digits.is_empty() && plain && value.parse::<i64>().is_ok();
+    (!good).then(|| FieldError::invalid(path, &json!(value), why))
+}
+
 fn host_aliases(spec: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (i, alias) in items(spec, "hostAliases").iter().enumerate() {
-        if text(alias, "ip").parse::<IpAddr>().is_err() {
-            errors.push(FieldError::invalid(format!("spec.hostAliases[{i}].ip"), &alias["ip"], BAD_IP));
-        }
+        errors.extend(address::ip(&format!("spec.hostAliases[{i}].ip"), &json!(text(alias, "ip"))));
         for (j, name) in items(alias, "hostnames").iter().enumerate() {
             let wrong = names::dns_subdomain(name.as_str().unwrap_or_default());
             errors.extend(invalid(&format!("spec.hostAliases[{i}].hostnames[{j}]"), name, wrong));

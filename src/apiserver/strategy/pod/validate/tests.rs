@@ -102,7 +102,7 @@ fn containers_are_checked_in_kubernetes_words() {
         (
             with(json!({"envFrom": [{}]})),
             &[
-                "spec.containers[0].envFrom[0]: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`",
+                "spec.containers[0].envFrom: Invalid value: \"\": must specify one of: `configMapRef` or `secretRef`",
             ],
         ),
         (
@@ -114,15 +114,17 @@ fn containers_are_checked_in_kubernetes_words() {
         (
             with(json!({"resources": {"limits": {"cpus": "1"}}})),
             &[
+                "spec.containers[0].resources.limits[cpus]: Invalid value: \"cpus\": must be a standard resource type or fully qualified",
                 "spec.containers[0].resources.limits[cpus]: Invalid value: \"cpus\": must be a standard resource for containers",
+                "spec.containers[0].resources.requests[cpus]: Invalid value: \"cpus\": must be a standard resource type or fully qualified",
                 "spec.containers[0].resources.requests[cpus]: Invalid value: \"cpus\": must be a standard resource for containers",
             ],
         ),
         (
             with(json!({"livenessProbe": {}, "lifecycle": {"preStop": {}}})),
             &[
-                "spec.containers[0].livenessProbe: Required value: must specify a handler type",
                 "spec.containers[0].lifecycle.preStop: Required value: must specify a handler type",
+                "spec.containers[0].livenessProbe: Required value: must specify a handler type",
             ],
         ),
         (
