@@ -31,6 +31,7 @@ mod quotas;
 mod refusals;
 mod scheduling;
 mod versions;
+mod warnings;
 mod watches;
 mod webhooks;
 mod workloads;

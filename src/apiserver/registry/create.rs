@@ -107,7 +107,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(Status::invalid(&kind.group, &kind.kind, &name, &errors));
         }
-        warnings.extend(strategy.warnings(&object));
+        warnings.extend(strategy.create_warnings(&object));
         let place = Place { kind, namespace, name: &name };
         let key = place.key();
         let mut asked = attributes(user, kind, namespace, options);

@@ -188,7 +188,7 @@ impl Registry {
             let mut new = finish(place, part, new, before.json())?;
             definitions::settle(self, place.kind, &mut new);
             if part.is_object() {
-                warnings.extend(place.strategy().warnings(&new));
+                warnings.extend(place.strategy().update_warnings(&new, before.json()));
             }
             let admitted = match asks {
                 true => admission::validate(self, &mut asked, &new).await?,

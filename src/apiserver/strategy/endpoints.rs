@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::address;
 use super::column::{self, AGE, NAME, NONE};
+use super::deprecated;
 use super::value::{fill, fill_zero, is_set, items, items_mut, text};
 use super::{Column, Strategy};
 use crate::api::meta;
@@ -49,6 +50,23 @@ impl Strategy for Endpoints {
             }
         }
         errors
+    }
+
+    /// What the control plane wrote is not told of to who changes it.
+    fn warnings(&self, endpoints: &Value) -> Vec<String> {
+        if endpoints["metadata"]["labels"]["endpoints.kubernetes.io/managed-by"] == "endpoint-controller" {
+            return Vec::new();
+        }
+        let mut warnings = Vec::new();
+        for (i, subset) in items(endpoints, "subsets").iter().enumerate() {
+            for field in ["addresses", "notReadyAddresses"] {
+                for (j, given) in items(subset, field).iter().enumerate() {
+                    let path = format!("subsets[{i}].{field}[{j}].ip");
+                    warnings.extend(deprecated::address(&path, &given["ip"]));
+                }
+            }
+        }
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {
@@ -150,6 +168,19 @@ impl Strategy for EndpointSlice {
         let changed = |field: &str| new[field] != old[field];
         ["endpoints", "ports", "addressType"].into_iter().any(changed)
             || meta::labels(new) != meta::labels(old)
+    }
+
+    fn warnings(&self, slice: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if text(slice, "addressType") == "FQDN" {
+            warnings.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
+        }
+        for (i, endpoint) in items(slice, "endpoints").iter().enumerate() {
+            for (j, given) in items(endpoint, "addresses").iter().enumerate() {
+                warnings.extend(deprecated::address(&format!("endpoints[{i}].addresses[{j}]"), given));
+            }
+        }
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {

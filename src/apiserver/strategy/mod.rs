@@ -6,6 +6,7 @@
 mod address;
 mod checks;
 mod column;
+mod deprecated;
 mod error;
 mod selector;
 
@@ -156,6 +157,19 @@ pub trait Strategy: Sync {
         Vec::new()
     }
 
+    /// The same when it is created.
+    fn create_warnings(&self, object: &Value) -> Vec<String> {
+        self.warnings(object)
+    }
+
+    /// The same when it is changed: who leaves the desired state as it is knows already.
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        match self.has_generation() && !self.generation_changes(new, old) {
+            true => Vec::new(),
+            false => self.warnings(new),
+        }
+    }
+
     /// Whether `metadata.generation` counts the changes of the desired state. Kinds that do not count have none.
     fn has_generation(&self) -> bool {
         false
@@ -279,7 +293,8 @@ mod tests {
                 strategy.validate_approval_update(&new, &object);
                 strategy.name_errors(&new, "");
                 strategy.fields(&object);
-                strategy.warnings(&object);
+                strategy.create_warnings(&object);
+                strategy.update_warnings(&new, &object);
                 strategy.grace_period(&object, None);
                 if new.is_object() {
                     strategy.prepare_update(&mut new, &object);

@@ -67,6 +67,15 @@ impl Strategy for Node {
         vec![("spec.unschedulable", (node["spec"]["unschedulable"] == true).to_string())]
     }
 
+    fn warnings(&self, node: &Value) -> Vec<String> {
+        let told = [
+            ("configSource", "the feature is removed"),
+            ("externalID", "this field is deprecated, and is unused by Kubernetes"),
+        ];
+        let told = told.iter().filter(|(field, _)| is_set(&node["spec"], field));
+        told.map(|(field, told)| format!("spec.{field}: {told}")).collect()
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[
             NAME,

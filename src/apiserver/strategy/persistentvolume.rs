@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 
 use super::checks;
 use super::column::{self, AGE, NAME};
-use super::persistentvolumeclaim::{access_modes, amounts, class, class_name, modes, positive, volume_mode};
+use super::deprecated;
+use super::persistentvolumeclaim::{
+    access_modes, amounts, beta_class, class, class_name, modes, positive, volume_mode,
+};
 use super::pod::{affinity, sources};
 use super::value::{carry_over, fill, fill_zero, items, object, text};
 use super::{Column, Strategy};
@@ -115,6 +118,10 @@ impl Strategy for PersistentVolume {
         errors
     }
 
+    fn warnings(&self, volume: &Value) -> Vec<String> {
+        warnings(volume)
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[
             NAME,
@@ -153,6 +160,26 @@ impl Strategy for PersistentVolume {
             column::or_unset(&spec["volumeMode"]),
         ]
     }
+}
+
+/// What the author of a volume should know (`pkg/api/persistentvolume`).
+fn warnings(volume: &Value) -> Vec<String> {
+    let spec = &volume["spec"];
+    let mut warnings: Vec<_> = beta_class(volume).into_iter().collect();
+    if text(spec, "persistentVolumeReclaimPolicy") == "Recycle" {
+        warnings.push(
+            "spec.persistentVolumeReclaimPolicy: The Recycle reclaim policy is deprecated. Instead, the recommended \
+             approach is to use dynamic provisioning."
+                .to_owned(),
+        );
+    }
+    for (i, term) in items(&spec["nodeAffinity"]["required"], "nodeSelectorTerms").iter().enumerate() {
+        let path = format!("spec.nodeAffinity.required.nodeSelectorTerms[{i}]");
+        warnings.extend(deprecated::node_term(&path, term, false));
+    }
+    warnings
+        .extend(deprecated::volumes("spec", spec, |kind| !matches!(kind, "gitRepo" | "flocker" | "quobyte")));
+    warnings
 }
 
 fn capacity(capacity: &Value) -> Vec<FieldError> {

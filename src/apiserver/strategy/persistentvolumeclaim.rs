@@ -295,15 +295,18 @@ pub(super) fn class(object: &Value) -> &str {
     meta::annotation(object, CLASS_ANNOTATION).unwrap_or(text(&object["spec"], "storageClassName"))
 }
 
+/// The class of a claim or a volume stood in an annotation once.
+pub(super) fn beta_class(object: &Value) -> Option<String> {
+    meta::annotation(object, CLASS_ANNOTATION)?;
+    Some(format!(
+        "metadata.annotations[{CLASS_ANNOTATION}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
+    ))
+}
+
 /// What the author of a claim should know; `path` is that of a template of one, else empty.
 pub(super) fn warnings(path: &str, claim: &Value) -> Vec<String> {
     let at = |field: &str| if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
-    let mut warnings = Vec::new();
-    if path.is_empty() && meta::annotation(claim, CLASS_ANNOTATION).is_some() {
-        warnings.push(format!(
-            "metadata.annotations[{CLASS_ANNOTATION}]: deprecated since v1.8; use \"storageClassName\" attribute instead"
-        ));
-    }
+    let mut warnings: Vec<_> = beta_class(claim).filter(|_| path.is_empty()).into_iter().collect();
     for list in ["requests", "limits"] {
         let value = &claim["spec"]["resources"][list]["storage"];
         let amount = value.as_str().and_then(|text| quantity::parse(text).ok());

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::apps::replicaset::{CONTAINERS, COUNTS, IMAGES, SELECTOR, replica_counts};
 use super::checks;
 use super::column::{self, AGE, NAME};
+use super::deprecated;
 use super::pod::template;
 use super::value::{entries, fill, fill_zero_number, is_set, object};
 use super::{Column, Strategy};
@@ -69,6 +70,10 @@ impl Strategy for ReplicationController {
 
     fn warnings(&self, controller: &Value) -> Vec<String> {
         template::warnings("spec.template", &controller["spec"]["template"])
+    }
+
+    fn create_warnings(&self, controller: &Value) -> Vec<String> {
+        deprecated::pods_name(controller).into_iter().chain(self.warnings(controller)).collect()
     }
 
     fn has_generation(&self) -> bool {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::column::{self, AGE, NAME};
+use super::deprecated;
 use super::error::{immutable, invalid, labels};
 use super::value::{entries, text};
 use super::{Column, Strategy};
@@ -34,6 +35,12 @@ impl Strategy for RuntimeClass {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn warnings(&self, class: &Value) -> Vec<String> {
+        let labels = entries(&class["scheduling"], "nodeSelector");
+        let told = labels.filter_map(|(label, _)| deprecated::node_label(label));
+        told.map(|told| format!("scheduling.nodeSelector: {told}")).collect()
     }
 
     fn columns(&self) -> &'static [Column] {

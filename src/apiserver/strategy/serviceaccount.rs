@@ -6,11 +6,22 @@ use serde_json::Value;
 use super::column::{self, AGE, NAME};
 use super::value::items;
 use super::{Column, Strategy};
+use crate::api::meta;
 
 /// The strategy of service accounts.
 pub(super) struct ServiceAccount;
 
 impl Strategy for ServiceAccount {
+    fn warnings(&self, account: &Value) -> Vec<String> {
+        const CHOSEN: &str = "kubernetes.io/enforce-mountable-secrets";
+        meta::annotation(account, CHOSEN).map_or_else(Vec::new, |_| {
+            vec![format!(
+                "metadata.annotations[{CHOSEN}]: deprecated in v1.32+; prefer separate namespaces to isolate access to \
+                 mounted secrets"
+            )]
+        })
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[
             NAME,

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::checks;
 use super::super::column::{self, AGE, NAME};
+use super::super::deprecated;
 use super::super::pod::template;
 use super::super::value::{fill, fill_zero, object, text};
 use super::super::{Column, Strategy};
@@ -89,6 +90,10 @@ impl Strategy for Deployment {
 
     fn warnings(&self, deployment: &Value) -> Vec<String> {
         template::warnings("spec.template", &deployment["spec"]["template"])
+    }
+
+    fn create_warnings(&self, deployment: &Value) -> Vec<String> {
+        deprecated::pods_name(deployment).into_iter().chain(self.warnings(deployment)).collect()
     }
 
     fn has_generation(&self) -> bool {

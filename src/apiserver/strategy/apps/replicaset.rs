@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::checks;
 use super::super::column::{self, AGE, NAME};
+use super::super::deprecated;
 use super::super::pod::template;
 use super::super::value::{fill, fill_zero_number, object};
 use super::super::{Column, Strategy};
@@ -63,6 +64,10 @@ impl Strategy for ReplicaSet {
 
     fn warnings(&self, set: &Value) -> Vec<String> {
         template::warnings("spec.template", &set["spec"]["template"])
+    }
+
+    fn create_warnings(&self, set: &Value) -> Vec<String> {
+        deprecated::pods_name(set).into_iter().chain(self.warnings(set)).collect()
     }
 
     fn has_generation(&self) -> bool {

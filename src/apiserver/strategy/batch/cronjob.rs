@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use super::super::apps::replicaset::{CONTAINERS, IMAGES, SELECTOR};
 use super::super::checks;
 use super::super::column::{self, AGE, NAME, NONE};
+use super::super::deprecated;
 use super::super::pod::template;
 use super::super::value::{fill, fill_zero, items, object, text};
 use super::super::{Column, Strategy};
 use super::job;
 use crate::api::cron::Schedule;
 use crate::api::meta;
-use crate::api::names;
 use crate::api::status::FieldError;
 
 /// The names of jobs are this much longer than those of their cron jobs.
@@ -91,25 +91,16 @@ impl Strategy for CronJob {
     }
 
     fn warnings(&self, cron: &Value) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let wrong = names::dns_label(meta::name(cron));
-        if !wrong.is_empty() && !meta::name(cron).is_empty() {
-            warnings.push(format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
-                 label is recommended: [{}]",
-                wrong.join(" ")
-            ));
-        }
-        if text(&cron["spec"], "schedule").contains("TZ") {
-            // The doubled word is Kubernetes' own.
-            warnings.push(
-                "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
-                 https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details"
-                    .to_owned(),
-            );
-        }
-        warnings.extend(job::spec_warnings("spec.jobTemplate.spec", &cron["spec"]["jobTemplate"]["spec"]));
-        warnings
+        zone_warning(cron).into_iter().chain(job_warnings(cron)).collect()
+    }
+
+    fn create_warnings(&self, cron: &Value) -> Vec<String> {
+        deprecated::pods_name(cron).into_iter().chain(self.warnings(cron)).collect()
+    }
+
+    fn update_warnings(&self, new: &Value, old: &Value) -> Vec<String> {
+        let jobs = if self.generation_changes(new, old) { job_warnings(new) } else { Vec::new() };
+        jobs.into_iter().chain(zone_warning(new)).collect()
     }
 
     fn has_generation(&self) -> bool {
@@ -157,6 +148,18 @@ impl Strategy for CronJob {
             column::selector(&jobs["selector"]),
         ]
     }
+}
+
+/// Only older schedules name their zone themselves.
+fn zone_warning(cron: &Value) -> Option<String> {
+    // The doubled word is Kubernetes' own.
+    let told = "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see \
+                https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+    text(&cron["spec"], "schedule").contains("TZ").then(|| told.to_owned())
+}
+
+fn job_warnings(cron: &Value) -> Vec<String> {
+    job::spec_warnings("spec.jobTemplate.spec", &cron["spec"]["jobTemplate"]["spec"])
 }
 
 /// What is wrong with the time zone, in its field and in the schedule; what was taken once may stay.

@@ -87,6 +87,14 @@ impl Strategy for Ingress {
         true
     }
 
+    fn create_warnings(&self, ingress: &Value) -> Vec<String> {
+        let old = meta::annotation(ingress, CLASS_ANNOTATION).is_some();
+        let told = format!(
+            "annotation \"{CLASS_ANNOTATION}\" is deprecated, please use 'spec.ingressClassName' instead"
+        );
+        (old && ingress["spec"]["ingressClassName"].is_null()).then_some(told).into_iter().collect()
+    }
+
     fn columns(&self) -> &'static [Column] {
         const COLUMNS: &[Column] = &[
             NAME,

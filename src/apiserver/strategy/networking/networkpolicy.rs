@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::address::{self, Range};
 use super::super::column::{self, AGE, NAME};
+use super::super::deprecated;
 use super::super::error::{invalid, word};
 use super::super::selector;
 use super::super::value::{fill, is_set, items, items_mut};
@@ -42,6 +43,26 @@ impl Strategy for NetworkPolicy {
 
     fn has_generation(&self) -> bool {
         true
+    }
+
+    fn warnings(&self, policy: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+            for (i, rule) in items(&policy["spec"], rules).iter().enumerate() {
+                for (j, peer) in items(rule, peers).iter().enumerate() {
+                    let path = format!("spec.{rules}[{i}].{peers}[{j}].ipBlock");
+                    let block = &peer["ipBlock"];
+                    warnings.extend(deprecated::range(&format!("{path}.cidr"), &block["cidr"]));
+                    let except = items(block, "except").iter().enumerate();
+                    warnings.extend(
+                        except.filter_map(|(k, range)| {
+                            deprecated::range(&format!("{path}.except[{k}]"), range)
+                        }),
+                    );
+                }
+            }
+        }
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {

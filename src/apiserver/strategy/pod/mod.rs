@@ -9,6 +9,7 @@ mod fields;
 mod handlers;
 mod mounts;
 mod narrowing;
+mod overlaps;
 mod projected;
 mod references;
 mod resize;
@@ -27,6 +28,7 @@ mod windows;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::deprecated;
 use super::value::text;
 use super::{Column, Strategy};
 use crate::api::pod::{defaults, qos};
@@ -98,8 +100,10 @@ impl Strategy for Pod {
         true
     }
 
-    fn warnings(&self, pod: &Value) -> Vec<String> {
-        warnings::pod(pod)
+    /// What can be changed of a pod is nothing to tell of.
+    fn create_warnings(&self, pod: &Value) -> Vec<String> {
+        let named = deprecated::name(pod, "the Pod's hostname");
+        named.into_iter().chain(warnings::pod(pod)).collect()
     }
 
     /// A pod that runs nowhere, or runs no more, has nothing to end gracefully.

@@ -32,7 +32,8 @@ pub fn validate(path: &str, template: &Value) -> Vec<FieldError> {
 /// What the author of the template at `path` should know.
 pub fn warnings(path: &str, template: &Value) -> Vec<String> {
     let within = warnings::pod(&as_pod(template)).into_iter();
-    within.map(|told| if told.starts_with("spec") { format!("{path}.{told}") } else { told }).collect()
+    let is_path = |told: &str| told.starts_with("spec") || told.starts_with("metadata");
+    within.map(|told| if is_path(&told) { format!("{path}.{told}") } else { told }).collect()
 }
 
 /// The template at `spec.template` makes pods that run for ever; `owner` is the kind in messages.

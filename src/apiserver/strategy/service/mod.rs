@@ -5,6 +5,7 @@
 mod addresses;
 mod exposure;
 mod validate;
+mod warnings;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -95,6 +96,10 @@ impl Strategy for Service {
     fn fields(&self, service: &Value) -> Vec<(&'static str, String)> {
         let of = |key| text(&service["spec"], key).to_owned();
         vec![("spec.clusterIP", of("clusterIP")), ("spec.type", of("type"))]
+    }
+
+    fn warnings(&self, service: &Value) -> Vec<String> {
+        warnings::service(service)
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::column::{self, NAME};
+use super::super::deprecated;
 use super::super::error::{immutable, invalid};
 use super::super::selector;
 use super::super::value::text;
@@ -34,6 +35,10 @@ impl Strategy for CsiStorageCapacity {
 
     fn unconditional_update(&self) -> bool {
         false
+    }
+
+    fn warnings(&self, capacity: &Value) -> Vec<String> {
+        deprecated::node_selector("nodeTopology", &capacity["nodeTopology"])
     }
 
     fn columns(&self) -> &'static [Column] {

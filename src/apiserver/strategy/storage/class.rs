@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::column::{self, AGE, NAME};
+use super::super::deprecated;
 use super::super::error::{immutable, invalid, word};
 use super::super::value::{fill, items, text};
 use super::super::{Column, Strategy};
@@ -39,6 +40,19 @@ impl Strategy for StorageClass {
             fields.into_iter().filter_map(|field| frozen(new, old, field)).collect();
         errors.extend(immutable("volumeBindingMode", &new["volumeBindingMode"], &old["volumeBindingMode"]));
         errors
+    }
+
+    fn warnings(&self, class: &Value) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (i, term) in items(class, "allowedTopologies").iter().enumerate() {
+            for (j, expression) in items(term, "matchLabelExpressions").iter().enumerate() {
+                let told = deprecated::node_label(text(expression, "key"));
+                warnings.extend(
+                    told.map(|told| format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {told}")),
+                );
+            }
+        }
+        warnings
     }
 
     fn columns(&self) -> &'static [Column] {

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use super::super::apps::replicaset::{CONTAINERS, IMAGES, SELECTOR};
 use super::super::checks;
 use super::super::column::{self, AGE, NAME};
+use super::super::deprecated;
 use super::super::pod::template;
 use super::super::value::{fill, fill_zero, items, items_mut, object, text};
 use super::super::{Column, Strategy};
 use crate::api::meta;
-use crate::api::names;
 use crate::api::status::FieldError;
 
 pub(super) use self::validate::without_selector;
@@ -71,17 +71,11 @@ impl Strategy for Job {
     }
 
     fn warnings(&self, job: &Value) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let wrong = names::dns_label(meta::name(job));
-        if !wrong.is_empty() && !meta::name(job).is_empty() {
-            warnings.push(format!(
-                "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS \
-                 label is recommended: [{}]",
-                wrong.join(" ")
-            ));
-        }
-        warnings.extend(spec_warnings("spec", &job["spec"]));
-        warnings
+        spec_warnings("spec", &job["spec"])
+    }
+
+    fn create_warnings(&self, job: &Value) -> Vec<String> {
+        deprecated::pods_name(job).into_iter().chain(self.warnings(job)).collect()
     }
 
     fn has_generation(&self) -> bool {
