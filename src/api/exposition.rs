@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write};
 
+use super::histogram::Histogram;
+
 /// The media type of the form.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -56,6 +58,24 @@ impl Exposition {
     /// A family of a single figure without labels.
     pub fn single(&mut self, name: &str, kind: Type, help: &str, value: impl Display) -> &mut Exposition {
         self.family(name, kind, help).sample(name, &[], value)
+    }
+
+    /// The figures of a histogram with these labels.
+    pub fn histogram(
+        &mut self,
+        name: &str,
+        labels: &[(&str, &str)],
+        histogram: &Histogram,
+    ) -> &mut Exposition {
+        let bucket = format!("{name}_bucket");
+        let mut total = 0;
+        for (bound, count) in histogram.buckets() {
+            let all: Vec<_> = labels.iter().copied().chain([("le", &*bound)]).collect();
+            self.sample(&bucket, &all, count);
+            total = count;
+        }
+        self.sample(&format!("{name}_sum"), labels, histogram.sum());
+        self.sample(&format!("{name}_count"), labels, total)
     }
 
     fn head(&mut self, name: &str, labels: &[(&str, &str)]) {

@@ -11,6 +11,7 @@ pub mod exposition;
 pub mod fields;
 pub mod formats;
 pub mod go;
+pub mod histogram;
 pub mod hops;
 pub mod json_path;
 pub mod kinds;

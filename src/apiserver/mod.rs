@@ -43,6 +43,7 @@ pub mod bootstrap;
 pub mod fairness;
 pub mod pki;
 pub mod signing;
+mod waited;
 
 pub mod discovery;
 pub mod openapi;

@@ -8,6 +8,7 @@ pub mod linux;
 pub mod protocol;
 pub mod sim;
 pub mod supervisor;
+pub mod traffic;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -20,6 +21,7 @@ use tokio::sync::broadcast;
 use crate::stdio::{Duplex, Exit, Session};
 
 pub use cgroups::Stats;
+pub use traffic::{Traffic, Way};
 
 /// Opaque names and values that the caller wants back from [`Runtime::observe`].
 pub type Labels = BTreeMap<String, String>;
@@ -443,6 +445,12 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What is used at this moment; the kernel's files are read by the calling thread.
     fn stats(&self, of: &Consumer) -> Result<Stats, Error>;
+
+    /// What has gone through the interfaces of the machine, or of a sandbox that has its own network; the kernel's files
+    /// are read by the calling thread.
+    fn traffic(&self, _of: &Consumer) -> Vec<Traffic> {
+        Vec::new()
+    }
 
     /// Puts other limits on a sandbox or a container; the kernel's files are written by the calling thread.
     fn limit(&self, of: &Consumer, resources: &Resources) -> Result<(), Error>;

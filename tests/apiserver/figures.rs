@@ -44,6 +44,7 @@ async fn requests_are_counted_by_what_they_are_about() {
     f.get(&format!("{MAPS}/two")).await.expect(404);
     let mut watch = f.watch(&format!("{MAPS}?watch=true")).await;
     watch.next().await;
+    f.get("/api/v1/componentstatuses").await.expect(200);
     let page = f.get("/metrics").await;
     assert_eq!(page.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     let text = page.text();
@@ -59,9 +60,33 @@ async fn requests_are_counted_by_what_they_are_about() {
         format!("apiserver_request_total{{code=\"201\",{}}} 1", of("namespace", "POST")),
         format!("apiserver_request_duration_seconds_count{{{}}} 2", of("resource", "GET")),
         format!("apiserver_longrunning_requests{{{}}} 1", of("namespace", "WATCH")),
+        format!("apiserver_request_sli_duration_seconds_count{{{}}} 2", of("resource", "GET").replace("dry_run=\"\",", "")),
+        // Both the map and the refusal are short.
+        format!("apiserver_response_sizes_bucket{{{},le=\"1000\"}} 2", of("resource", "GET").replace("dry_run=\"\",", "")),
+        "apiserver_requested_deprecated_apis{group=\"\",removed_release=\"\",resource=\"componentstatuses\",subresource=\"\",\
+         version=\"v1\"} 1".into(),
+        // This one.
+        "apiserver_flowcontrol_current_executing_requests{flow_schema=\"exempt\",priority_level=\"exempt\"} 1".into(),
+        "apiserver_flowcontrol_current_inqueue_requests{flow_schema=\"catch-all\",priority_level=\"catch-all\"} 0".into(),
+        "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"catch-all\"} 600".into(),
+        "apiserver_admission_step_admission_duration_seconds_count{operation=\"CREATE\",rejected=\"false\",type=\"admit\"} 1"
+            .into(),
         "apiserver_watch_events_total{group=\"\",resource=\"configmaps\",version=\"v1\",scope=\"namespace\"} 1".into(),
         "apiserver_storage_objects{resource=\"configmaps\"} 1".into(),
         "apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1".into(),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn health_checks_are_figures_too() {
+    let f = Fixture::start().await;
+    f.get("/readyz").await;
+    let text = f.get("/metrics/slis").await.text();
+    for line in [
+        "kubernetes_healthcheck{name=\"ping\",type=\"readyz\"} 1",
+        "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"readyz\"} 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }

@@ -11,6 +11,7 @@
 mod attributes;
 pub mod certificates;
 mod connect;
+pub mod figures;
 pub mod hooks;
 pub mod ingress_class;
 pub mod limit_ranger;
@@ -29,11 +30,13 @@ pub mod tolerations;
 mod testing;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::Value;
 
 pub use self::attributes::{Attributes, Operation, Options};
 pub use self::connect::{connect, create_part};
+use self::figures::{Figures, Step};
 use self::hooks::Hooks;
 use self::policies::Policies;
 use self::quota::{Charge, Locks};
@@ -49,11 +52,24 @@ pub struct Admission {
     quotas: Locks,
     hooks: Hooks,
     policies: Policies,
+    /// How long it takes.
+    pub figures: Figures,
 }
 
 /// Completes an object that is to be written, or decides already that it will not be; whether somebody else than this
 /// server changed it. `object` is null for what brings none, such as a delete.
 pub async fn mutate(
+    registry: &Registry,
+    attributes: &mut Attributes<'_>,
+    object: &mut Value,
+) -> Result<bool, Status> {
+    let (began, operation) = (Instant::now(), attributes.operation);
+    let changed = change(registry, attributes, object).await;
+    registry.admission().figures.step(Step::Admit, operation, began, changed.is_err());
+    changed
+}
+
+async fn change(
     registry: &Registry,
     attributes: &mut Attributes<'_>,
     object: &mut Value,
@@ -116,6 +132,17 @@ async fn complete(
 /// Decides about what is to be written, as its kind left it. The last word is the quotas': whoever got this answer
 /// must write by it.
 pub async fn validate(
+    registry: &Registry,
+    attributes: &mut Attributes<'_>,
+    object: &Value,
+) -> Result<Admitted, Status> {
+    let (began, operation) = (Instant::now(), attributes.operation);
+    let admitted = decide(registry, attributes, object).await;
+    registry.admission().figures.step(Step::Validate, operation, began, admitted.is_err());
+    admitted
+}
+
+async fn decide(
     registry: &Registry,
     attributes: &mut Attributes<'_>,
     object: &Value,

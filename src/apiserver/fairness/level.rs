@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// How long a request may wait: a quarter of what it may last.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How many requests of a level may do what at a time.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,11 @@ impl Level {
                 Err(mut refused) => refused.0 = None,
             }
         }
+    }
+
+    /// Its limits.
+    pub fn limits(&self) -> Limits {
+        self.state().limits
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

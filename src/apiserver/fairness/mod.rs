@@ -9,19 +9,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::auth::attributes::Attributes;
+use super::waited;
 use crate::api::meta;
 use crate::api::request::User;
 use crate::api::status::Status;
 
 pub mod defaults;
+mod figures;
 mod keeper;
 mod level;
 mod schema;
 
+pub use self::figures::Counted;
+use self::figures::Refused;
 pub use self::level::Permit;
-use self::level::{Level, Limits};
+use self::level::{Level, Limits, PATIENCE};
 use self::schema::Schema;
 
 /// How many requests the server carries out at a time beside those of its administrators
@@ -89,7 +94,15 @@ impl Table {
             .collect();
         let own = defaults::schemas().into_iter().map(|schema| schema.object).collect();
         let own = mandatory(schemas, own);
-        let read = schemas.iter().copied().chain(&own).map(|object| Arc::new(Schema::read(object)));
+        let known = |new: &Schema| {
+            let mut known = before?.schemas.iter();
+            Some(known.find(|old| (&old.name, &old.level) == (&new.name, &new.level))?.figures.clone())
+        };
+        let read = schemas.iter().copied().chain(&own).map(|object| {
+            let mut schema = Schema::read(object);
+            schema.figures = known(&schema).unwrap_or_default();
+            Arc::new(schema)
+        });
         // Who leads nowhere is not asked.
         let mut schemas: Vec<Arc<Schema>> =
             read.filter(|schema| levels.contains_key(&schema.level)).collect();
@@ -179,9 +192,26 @@ impl Class {
     /// a limit. 429 when too many wait already, or it waits too long.
     pub async fn enter(&self) -> Result<Option<Permit>, Status> {
         let Some(level) = &self.level.level else { return Ok(None) };
-        let message = "Too many requests, please try again later.";
+        let figures = &self.schema.figures;
+        let (began, waiting) = (Instant::now(), Counted::waiting(figures));
         let permit = level.enter(&self.flow).await;
+        drop(waiting);
+        let took = began.elapsed();
+        let refused = match &permit {
+            Some(_) => None,
+            None if took >= PATIENCE => Some(Refused::Late),
+            None if level.limits().waiting == 0 => Some(Refused::NoWaiting),
+            None => Some(Refused::Full),
+        };
+        figures.waited(took, refused);
+        waited::add(took);
+        let message = "Too many requests, please try again later.";
         permit.map(Some).ok_or_else(|| Status::too_many_requests(message, RETRY_AFTER))
+    }
+
+    /// Counts a request as carried out until what it gets is dropped.
+    pub fn running(&self) -> Counted {
+        Counted::running(&self.schema.figures)
     }
 }
 

@@ -3,9 +3,11 @@
 //! Source: k8s.io/apiserver `pkg/util/flowcontrol/rule.go`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::figures::Figures;
 use crate::api::meta;
 use crate::api::request::User;
 use crate::apiserver::auth::account_of;
@@ -24,6 +26,8 @@ pub struct Schema {
     pub uid: String,
     /// The priority level that it sorts into.
     pub level: String,
+    /// What is counted of its requests.
+    pub figures: Arc<Figures>,
     precedence: i64,
     by: By,
     rules: Vec<Rule>,
@@ -85,6 +89,7 @@ impl Schema {
             name: meta::name(object).to_owned(),
             uid: meta::uid(object).to_owned(),
             level: spec["priorityLevelConfiguration"]["name"].as_str().unwrap_or_default().to_owned(),
+            figures: Arc::default(),
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or(PRECEDENCE),
             by: match spec["distinguisherMethod"]["type"].as_str() {
                 Some("ByUser") => By::User,

@@ -13,10 +13,11 @@ use super::negotiate::{Form, Shown};
 use super::open_api::Subjects;
 use super::query::Query;
 use super::{Server, form_of, health, metrics, respond};
+use crate::api::exposition::{self, Exposition};
 use crate::api::kinds::Kind;
+use crate::api::meta;
 use crate::api::status::Status;
 use crate::api::version::{self, ARCHITECTURE, MAJOR, MINOR};
-use crate::api::{exposition, meta};
 use crate::apiserver::aggregation::Aggregator;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::auth::tokens::ISSUER;
@@ -40,6 +41,9 @@ impl Server {
         }
         if trimmed == "/metrics" {
             return Ok(answer::typed(200, exposition::MEDIA_TYPE, self.figures()));
+        }
+        if trimmed == "/metrics/slis" {
+            return Ok(answer::typed(200, exposition::MEDIA_TYPE, self.checked.text()));
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
             let (documents, kinds) = (self.documents.clone(), self.api.served().kinds());
@@ -94,7 +98,11 @@ impl Server {
             let counted = store.list(&kind.prefix(None), None, 1, None);
             objects.push((kind, counted.map_or(0, |page| page.entries.len() + page.remaining)));
         }
-        self.metrics.text(&metrics::Store { revision: store.revision(), objects }, &version())
+        let mut page = Exposition::default();
+        self.metrics.write(&mut page, &metrics::Store { revision: store.revision(), objects }, &version());
+        self.fairness.figures(&mut page);
+        self.api.registry().admission().figures.write(&mut page);
+        page.into_text()
     }
 
     /// What is served here with what other servers serve, when there are any.
@@ -180,6 +188,7 @@ fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {
         "/healthz",
         "/livez",
         "/metrics",
+        "/metrics/slis",
         "/openapi/v2",
         "/openapi/v3",
         "/openid/v1/jwks",

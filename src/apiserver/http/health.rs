@@ -2,12 +2,15 @@
 //!
 //! Source: k8s.io/apiserver `pkg/server/healthz`.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::Server;
 use super::query::Query;
+use crate::api::exposition::{Exposition, Type};
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
 
@@ -22,7 +25,48 @@ pub(super) struct Probe<'a> {
 }
 
 /// A check's name and, when it fails, why.
-type Checked = (&'static str, Result<(), String>);
+type Check = (&'static str, Result<(), String>);
+
+/// What was checked so far, for `/metrics/slis`.
+#[derive(Debug, Default)]
+pub(super) struct Checked(Mutex<BTreeMap<(&'static str, &'static str), Outcomes>>);
+
+/// How the last check of a name went, and how many went well and ill.
+#[derive(Debug, Default, Clone, Copy)]
+struct Outcomes {
+    well: bool,
+    counts: [u64; 2],
+}
+
+impl Checked {
+    fn add(&self, probe: &'static str, checks: &[Check]) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, result) in checks {
+            let outcomes = all.entry((*name, probe)).or_default();
+            outcomes.well = result.is_ok();
+            outcomes.counts[usize::from(result.is_err())] += 1;
+        }
+    }
+
+    /// The page, with the names of k8s.io/component-base `metrics/prometheus/slis`.
+    pub(super) fn text(&self) -> String {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut page = Exposition::default();
+        let name = "kubernetes_healthcheck";
+        page.family(name, Type::Gauge, "[STABLE] This metric records the result of a single healthcheck.");
+        for ((check, probe), outcomes) in &all {
+            page.sample(name, &[("name", check), ("type", probe)], u8::from(outcomes.well));
+        }
+        let name = "kubernetes_healthchecks_total";
+        page.family(name, Type::Counter, "[STABLE] This metric records the results of all healthcheck.");
+        for ((check, probe), outcomes) in &all {
+            for (status, count) in ["success", "error"].iter().zip(outcomes.counts).filter(|(_, n)| *n > 0) {
+                page.sample(name, &[("name", check), ("status", status), ("type", probe)], count);
+            }
+        }
+        page.into_text()
+    }
+}
 
 impl<'a> Probe<'a> {
     /// The question that a path asks.
@@ -45,6 +89,7 @@ impl Server {
         query: &Query,
     ) -> Result<http::Response<Body>, Status> {
         let checks = self.checks(probe.name).await;
+        self.checked.add(probe.name, &checks);
         let (code, text) = match probe.check {
             None => {
                 let excluded: Vec<&str> = query.all("exclude").collect();
@@ -66,14 +111,14 @@ impl Server {
         Ok(response)
     }
 
-    async fn checks(&self, probe: &str) -> Vec<Checked> {
+    async fn checks(&self, probe: &str) -> Vec<Check> {
         let store = self.api.registry().store();
         let stored = match tokio::time::timeout(STORE_PATIENCE, store.check()).await {
             Ok(answer) => answer.map_err(|error| error.to_string()),
             Err(_) => Err("the store does not answer".to_owned()),
         };
         // The store goes by the name of the one that everybody else's clusters have.
-        let mut checks: Vec<Checked> = vec![("ping", Ok(())), ("log", Ok(())), ("etcd", stored)];
+        let mut checks: Vec<Check> = vec![("ping", Ok(())), ("log", Ok(())), ("etcd", stored)];
         checks.extend(
             self.api
                 .post_start_hooks()
@@ -89,7 +134,7 @@ impl Server {
 }
 
 /// Code and text for all checks together; a failure is always told in full, though without its reason.
-fn report(probe: &str, checks: &[Checked], excluded: &[&str], verbose: bool) -> (u16, String) {
+fn report(probe: &str, checks: &[Check], excluded: &[&str], verbose: bool) -> (u16, String) {
     let mut text = String::new();
     let mut failed = false;
     for (name, result) in checks {
@@ -130,8 +175,8 @@ mod tests {
 
     #[test]
     fn reports_read_as_kubernetes_does() {
-        let well: &[Checked] = &[("ping", Ok(())), ("store", Ok(()))];
-        let ill: &[Checked] = &[("ping", Ok(())), ("store", Err("full".into()))];
+        let well: &[Check] = &[("ping", Ok(())), ("store", Ok(()))];
+        let ill: &[Check] = &[("ping", Ok(())), ("store", Err("full".into()))];
         for (checks, excluded, verbose, code, text) in [
             (well, &[][..], false, 200, "ok"),
             (well, &[], true, 200, "[+]ping ok\n[+]store ok\nreadyz check passed\n"),
@@ -148,6 +193,21 @@ mod tests {
             ),
         ] {
             assert_eq!(report("readyz", checks, excluded, verbose), (code, text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_was_checked_is_counted() {
+        let checked = Checked::default();
+        checked.add("livez", &[("ping", Ok(()))]);
+        checked.add("livez", &[("ping", Err("ill".into()))]);
+        let page = checked.text();
+        for line in [
+            "kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 0",
+            "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"livez\"} 1",
+            "kubernetes_healthchecks_total{name=\"ping\",status=\"error\",type=\"livez\"} 1",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
         }
     }
 

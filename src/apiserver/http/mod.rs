@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method};
 use serde_json::Value;
@@ -26,7 +26,7 @@ use super::fairness::{Class, Fairness};
 use super::proxy::exchange::Dial;
 use super::proxy::{Origin, Proxy};
 use super::table::IncludeObject;
-use super::{ApiServer, admission, resource_metrics, reviews, streaming};
+use super::{ApiServer, admission, resource_metrics, reviews, streaming, waited};
 use crate::api::kinds::{self, Kind};
 use crate::api::node::Node;
 use crate::api::request::{Action, Request, Target, User};
@@ -84,6 +84,7 @@ pub struct Server {
     deadline: Duration,
     metrics: Arc<Metrics>,
     fairness: Fairness,
+    checked: health::Checked,
     /// What this server says of its API; the same for its whole life.
     documents: open_api::Documents,
     /// Cancelled when the server drains: watches end.
@@ -102,6 +103,7 @@ impl Server {
             deadline: config.deadline,
             metrics: Arc::default(),
             fairness: Fairness::default(),
+            checked: health::Checked::default(),
             documents: open_api::Documents::default(),
             stopping: CancellationToken::new(),
         })
@@ -125,7 +127,7 @@ impl Server {
         if let Some(record) = &record {
             request.extensions_mut().insert(record.clone());
         }
-        let (verb, answer) = self.answer(peer, route, &query, request).await;
+        let ((verb, answer), waited) = waited::measured(self.answer(peer, route, &query, request)).await;
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
         if let Some(record) = record {
             response = record.answered(response, running.is_long_running());
@@ -137,7 +139,7 @@ impl Server {
             } else {
                 response
             };
-        running.answered(response.status().as_u16());
+        running.answered(response.status().as_u16(), response.body().size_hint().exact(), waited);
         if running.is_long_running() {
             let body = std::mem::replace(response.body_mut(), answer::full(Bytes::new()));
             *response.body_mut() = answer::holding(body, running);
@@ -182,7 +184,10 @@ impl Server {
             record.acting_as(&user);
         }
         let class = self.fairness.classify(&user, &attributes);
-        let permit = if route.is_long() { Ok(None) } else { class.enter().await };
+        let permit = match route.is_long() {
+            true => Ok(None),
+            false => class.enter().await.map(|permit| Some((permit, class.running()))),
+        };
         let allowed = permit.and_then(|permit| {
             self.api.authorizer().authorize(&user, &attributes)?;
             Ok(permit)

@@ -15,7 +15,7 @@ use super::context::Context;
 use super::observed::label;
 use crate::api::node::{NodeUsage, PodUsage, Taken, Usage};
 use crate::api::status::Status;
-use crate::runtime::{Consumer, ContainerState, Observed, Runtime, Stats};
+use crate::runtime::{Consumer, ContainerState, Observed, Runtime, Stats, Traffic};
 
 pub mod page;
 pub mod summary;
@@ -55,6 +55,8 @@ pub struct PodReading {
     pub sandbox: String,
     /// What it has used.
     pub stats: Stats,
+    /// What has gone through the interfaces of its own network.
+    pub traffic: Vec<Traffic>,
     /// Its containers, by name.
     pub containers: Vec<ContainerReading>,
 }
@@ -68,6 +70,8 @@ pub struct Reading {
     pub clock: Instant,
     /// The whole machine.
     pub machine: Stats,
+    /// What has gone through its interfaces.
+    pub traffic: Vec<Traffic>,
     /// All pods together.
     pub sandboxes: Stats,
     /// The pods, by namespace and name.
@@ -168,6 +172,7 @@ fn reading<R: Runtime>(runtime: &R, observed: &Observed) -> Result<Reading, crat
             uid: text(label::UID),
             sandbox: sandbox.id.clone(),
             stats,
+            traffic: runtime.traffic(&Consumer::Sandbox(sandbox.id.clone())),
             containers,
         });
     }
@@ -176,6 +181,7 @@ fn reading<R: Runtime>(runtime: &R, observed: &Observed) -> Result<Reading, crat
         at: Timestamp::now(),
         clock: Instant::now(),
         machine: runtime.stats(&Consumer::Machine)?,
+        traffic: runtime.traffic(&Consumer::Machine),
         sandboxes: runtime.stats(&Consumer::Sandboxes)?,
         pods,
     })
@@ -263,6 +269,7 @@ impl Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Way;
 
     /// A pod `web` of two containers that have used so much, at this moment.
     pub fn moment(clock: Instant, machine: u64, containers: &[(&str, u64)]) -> Reading {
@@ -287,6 +294,7 @@ mod tests {
             at: Timestamp::from_second(1_700_000_100).unwrap(),
             clock,
             machine: stats(machine),
+            traffic: Vec::new(),
             sandboxes: stats(all),
             pods: vec![PodReading {
                 namespace: "default".into(),
@@ -294,6 +302,11 @@ mod tests {
                 uid: "u".into(),
                 sandbox: "u-0".into(),
                 stats: stats(all),
+                traffic: vec![Traffic {
+                    interface: "eth0".into(),
+                    received: Way { bytes: 2000, errors: 3, ..Way::default() },
+                    sent: Way { packets: 50, ..Way::default() },
+                }],
                 containers,
             }],
         }

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use super::{ContainerReading, PodReading, Reading};
 use crate::api::exposition::{Exposition, Type, seconds};
-use crate::runtime::Stats;
+use crate::runtime::{Stats, Traffic};
 
 /// One family of figures of containers or pods.
 struct Family<T> {
@@ -205,9 +205,85 @@ pub fn cadvisor(reading: &Reading, milli_cpu: u64, memory: u64) -> String {
         let labels = [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
         page.sample_at(name, &labels, started(container), at);
     }
+    network(&mut page, reading);
     page.single("machine_cpu_cores", Type::Gauge, "Number of logical CPU cores.", milli_cpu / 1000);
     page.single("machine_memory_bytes", Type::Gauge, "Amount of memory installed on the machine.", memory);
     page.into_text()
+}
+
+/// What goes through the interfaces of the machine and of the pods that have their own.
+fn network(page: &mut Exposition, reading: &Reading) {
+    let families: [Family<Traffic>; 8] = [
+        Family {
+            name: "container_network_receive_bytes_total",
+            kind: Type::Counter,
+            help: "Cumulative count of bytes received",
+            of: |t| float(t.received.bytes),
+        },
+        Family {
+            name: "container_network_receive_packets_total",
+            kind: Type::Counter,
+            help: "Cumulative count of packets received",
+            of: |t| float(t.received.packets),
+        },
+        Family {
+            name: "container_network_receive_errors_total",
+            kind: Type::Counter,
+            help: "Cumulative count of errors encountered while receiving",
+            of: |t| float(t.received.errors),
+        },
+        Family {
+            name: "container_network_receive_packets_dropped_total",
+            kind: Type::Counter,
+            help: "Cumulative count of packets dropped while receiving",
+            of: |t| float(t.received.dropped),
+        },
+        Family {
+            name: "container_network_transmit_bytes_total",
+            kind: Type::Counter,
+            help: "Cumulative count of bytes transmitted",
+            of: |t| float(t.sent.bytes),
+        },
+        Family {
+            name: "container_network_transmit_packets_total",
+            kind: Type::Counter,
+            help: "Cumulative count of packets transmitted",
+            of: |t| float(t.sent.packets),
+        },
+        Family {
+            name: "container_network_transmit_errors_total",
+            kind: Type::Counter,
+            help: "Cumulative count of errors encountered while transmitting",
+            of: |t| float(t.sent.errors),
+        },
+        Family {
+            name: "container_network_transmit_packets_dropped_total",
+            kind: Type::Counter,
+            help: "Cumulative count of packets dropped while transmitting",
+            of: |t| float(t.sent.dropped),
+        },
+    ];
+    let at = reading.at.as_millisecond();
+    for family in &families {
+        page.family(family.name, family.kind, family.help);
+        let mut sample = |[id, namespace, pod]: [&str; 3], traffic: &Traffic| {
+            let labels = [
+                ("container", ""),
+                ("id", id),
+                ("image", ""),
+                ("interface", &traffic.interface),
+                ("name", ""),
+                ("namespace", namespace),
+                ("pod", pod),
+            ];
+            page.sample_at(family.name, &labels, (family.of)(traffic), at);
+        };
+        reading.traffic.iter().for_each(|traffic| sample(["/", "", ""], traffic));
+        for pod in &reading.pods {
+            let id = format!("/pods/{}", pod.sandbox);
+            pod.traffic.iter().for_each(|traffic| sample([&id, &pod.namespace, &pod.name], traffic));
+        }
+    }
 }
 
 /// `/metrics`: the kubelet itself.
@@ -253,6 +329,8 @@ mod tests {
              name=\"id-c\",namespace=\"default\",pod=\"web\"} 1.5 1700000100000",
             "container_memory_usage_bytes{container=\"\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"} \
              3145728 1700000100000",
+            "container_network_receive_bytes_total{container=\"\",id=\"/pods/u-0\",image=\"\",interface=\"eth0\",name=\"\",\
+             namespace=\"default\",pod=\"web\"} 2000 1700000100000",
             "machine_cpu_cores 2",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in\n{page}");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Measured;
 use crate::api::meta;
-use crate::runtime::{Consumer, Stats};
+use crate::runtime::{Consumer, Stats, Traffic};
 
 /// What is known of the file system that pods' files lie on, in bytes and files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,13 +67,17 @@ pub fn summary(measured: &Measured, node: &Node<'_>) -> Value {
                 .collect();
             let first = pod.containers.iter().map(|container| container.started).min();
             let started = first.and_then(|at| Timestamp::try_from(at).ok()).unwrap_or_default();
-            json!({"podRef": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+            let mut page = json!({"podRef": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
                 "startTime": meta::timestamp(started), "containers": containers,
                 "cpu": cpu(&pod.consumer(), &pod.stats), "memory": memory(&pod.stats, None),
-                "process_stats": {"process_count": pod.stats.pids}})
+                "process_stats": {"process_count": pod.stats.pids}});
+            if let Some(network) = network(&time, &pod.traffic) {
+                page["network"] = network;
+            }
+            page
         })
         .collect();
-    json!({
+    let mut page = json!({
         "node": {"nodeName": node.name, "startTime": meta::timestamp(node.booted),
             "systemContainers": [{"name": "pods", "startTime": meta::timestamp(node.booted),
                 "cpu": cpu(&Consumer::Sandboxes, &reading.sandboxes),
@@ -82,7 +86,24 @@ pub fn summary(measured: &Measured, node: &Node<'_>) -> Value {
             "memory": memory(&reading.machine, Some(node.memory)),
             "fs": fs, "runtime": {"imageFs": fs, "containerFs": fs}},
         "pods": pods,
-    })
+    });
+    if let Some(network) = network(&time, &reading.traffic) {
+        page["node"]["network"] = network;
+    }
+    page
+}
+
+/// What has gone through interfaces, of which the first stands for all; `None` without any.
+fn network(time: &str, traffic: &[Traffic]) -> Option<Value> {
+    let of = |traffic: &Traffic| {
+        let (received, sent) = (&traffic.received, &traffic.sent);
+        json!({"name": traffic.interface, "rxBytes": received.bytes, "rxErrors": received.errors,
+            "txBytes": sent.bytes, "txErrors": sent.errors})
+    };
+    let mut network = of(traffic.first()?);
+    network["time"] = time.into();
+    network["interfaces"] = traffic.iter().map(of).collect();
+    Some(network)
 }
 
 #[cfg(test)]
@@ -112,5 +133,8 @@ mod tests {
         assert_eq!(pod["containers"][0]["cpu"]["usageNanoCores"], 7_000);
         assert_eq!(pod["containers"][0]["startTime"], "2023-11-14T22:13:20Z");
         assert_eq!(pod["memory"]["workingSetBytes"], 2 << 20);
+        let eth0 = json!({"name": "eth0", "rxBytes": 2000, "rxErrors": 3, "txBytes": 0, "txErrors": 0});
+        assert_eq!(pod["network"]["interfaces"], json!([eth0]));
+        assert_eq!((&pod["network"]["rxErrors"], &page["node"]["network"]), (&json!(3), &Value::Null));
     }
 }

@@ -18,6 +18,7 @@ use self::supervisor::{Answer, Supervisor};
 use super::cgroups::{Group, Tree, stats};
 use super::protocol::{Call, LABELLED, Reply};
 use super::supervisor::{Options, remove_leftovers};
+use super::traffic::{self, Traffic};
 use super::{
     Changed, Consumer, ContainerConfig, Error, ExecConfig, Observed, Resources, Runtime, SandboxConfig, Stats,
 };
@@ -166,6 +167,17 @@ impl Runtime for LinuxRuntime {
             return stats::of_machine().map_err(host);
         };
         group.stats().map_err(|source| Error::Host { what: format!("reading the cgroup of {of:?}"), source })
+    }
+
+    fn traffic(&self, of: &Consumer) -> Vec<Traffic> {
+        match of {
+            Consumer::Machine => traffic::of_machine(),
+            Consumer::Sandbox(sandbox) => {
+                let processes = self.tree.sandbox(sandbox).processes().unwrap_or_default();
+                processes.first().map_or_else(Vec::new, |pid| traffic::of_process(*pid))
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn limit(&self, of: &Consumer, resources: &Resources) -> Result<(), Error> {

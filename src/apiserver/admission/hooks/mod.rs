@@ -100,6 +100,11 @@ enum Failure {
 }
 
 impl Failure {
+    /// Whether it leads to a refusal.
+    fn refuses(&self, hook: &Webhook) -> bool {
+        matches!(self, Failure::Rejected(_)) || !hook.ignores_failures
+    }
+
     /// The refusal that it leads to; `None` when the webhook may be passed over.
     fn refusal(self, hook: &Webhook) -> Option<Status> {
         match self {

@@ -1,6 +1,7 @@
 //! MutatingAdmissionWebhook: webhooks change an object one after the other, and some get to see what others made of it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use json_patch::Patch;
 use serde_json::Value;
@@ -9,6 +10,7 @@ use super::configuration::Webhook;
 use super::{Failure, Seen, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
+use crate::apiserver::admission::figures::{Step, waited_since};
 use crate::apiserver::registry::Registry;
 use crate::apiserver::structure;
 
@@ -81,7 +83,12 @@ impl Round {
                 continue;
             }
             let Some(seen) = concerned(registry, hook, attributes, object).await? else { continue };
+            let began = Instant::now();
             let asked = change(registry, hook, attributes, object, &seen).await;
+            let rejected = asked.as_ref().is_err_and(|failure| failure.refuses(hook));
+            let figures = &registry.admission().figures;
+            figures.webhook(&hook.name, Step::Admit, attributes.operation, began, rejected);
+            waited_since(began);
             let changes = matches!(asked, Ok(true));
             if changes {
                 self.has_changed();

@@ -1,5 +1,7 @@
 //! ValidatingAdmissionWebhook: all webhooks at once have a say about what is to be written.
 
+use std::time::Instant;
+
 use futures::future::join_all;
 use serde_json::Value;
 
@@ -7,6 +9,7 @@ use super::configuration::Webhook;
 use super::{Failure, Seen, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
+use crate::apiserver::admission::figures::{Step, waited_since};
 use crate::apiserver::registry::Registry;
 
 /// Asks every webhook that is concerned; the first refusal in the order of configurations is the answer.
@@ -24,7 +27,9 @@ pub async fn call(
         }
     }
     let questions = asked.iter().map(|(hook, seen)| judge(registry, hook, attributes, object, seen));
+    let began = Instant::now();
     let answers = join_all(questions).await;
+    waited_since(began);
     let mut refusal = None;
     for ((hook, _), (warnings, judged)) in asked.iter().zip(answers) {
         attributes.warnings.extend(warnings);
@@ -42,9 +47,14 @@ async fn judge(
     object: &Value,
     seen: &Seen,
 ) -> (Vec<String>, Result<(), Failure>) {
-    match ask(registry, hook, attributes, object, seen, false).await {
+    let began = Instant::now();
+    let (warnings, judged) = match ask(registry, hook, attributes, object, seen, false).await {
         Ok(answer) if answer.allowed => (answer.warnings, Ok(())),
         Ok(answer) => (answer.warnings, Err(review::rejection(&hook.name, &answer.result).into())),
         Err(failure) => (Vec::new(), Err(failure)),
-    }
+    };
+    let rejected = judged.as_ref().is_err_and(|failure: &Failure| failure.refuses(hook));
+    let figures = &registry.admission().figures;
+    figures.webhook(&hook.name, Step::Validate, attributes.operation, began, rejected);
+    (warnings, judged)
 }

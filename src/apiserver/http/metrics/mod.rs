@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
@@ -13,6 +13,7 @@ use hyper::Method;
 use super::parse;
 use super::parse::{Route, Verb};
 use super::query::Query;
+use crate::api::histogram::{Bounds, Histogram, MICROS};
 use crate::api::kinds::Text;
 use crate::apiserver::served::Served;
 
@@ -21,14 +22,31 @@ mod process;
 
 pub use page::Store;
 
-/// Upper bounds of durations in milliseconds.
-const BOUNDS: [u64; 23] = [
-    5, 25, 50, 100, 200, 400, 600, 800, 1000, 1250, 1500, 2000, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000,
-    20_000, 30_000, 45_000, 60_000,
-];
+/// Upper bounds of durations.
+static DURATIONS: Bounds = Bounds {
+    upper: &[
+        5_000, 25_000, 50_000, 100_000, 200_000, 400_000, 600_000, 800_000, 1_000_000, 1_250_000, 1_500_000,
+        2_000_000, 3_000_000, 4_000_000, 5_000_000, 6_000_000, 8_000_000, 10_000_000, 15_000_000, 20_000_000,
+        30_000_000, 45_000_000, 60_000_000,
+    ],
+    unit: MICROS,
+};
+/// Upper bounds of the sizes of answers.
+static SIZES: Bounds =
+    Bounds { upper: &[1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000], unit: 1 };
 /// Documents that are told apart by their paths; others share one line, whatever clients make up.
-const DOCUMENTS: &[&str] =
-    &["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+const DOCUMENTS: &[&str] = &[
+    "/api",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/metrics/slis",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/readyz",
+    "/version",
+];
 
 /// What a request is about, as its figures are labelled.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +59,8 @@ pub struct Labels {
     subresource: Text,
     scope: &'static str,
     dry_run: &'static str,
+    /// Of a deprecated version, the release in which it ends; empty when none is named.
+    removed: Option<Text>,
 }
 
 impl Labels {
@@ -54,6 +74,7 @@ impl Labels {
             subresource: "".into(),
             scope: "",
             dry_run: if query.text("dryRun") == "All" { "All" } else { "" },
+            removed: None,
         };
         match route {
             Route::Document(path) => {
@@ -79,6 +100,7 @@ impl Labels {
                 };
                 (labels.group, labels.version) = (kind.group.clone(), kind.version.clone());
                 labels.resource = kind.plural.clone();
+                labels.removed = kind.deprecated.as_deref().map(|told| removed_in(told).to_owned().into());
             }
         }
         labels
@@ -92,6 +114,12 @@ impl Labels {
     fn kind_of_request(&self) -> usize {
         usize::from(!matches!(self.verb, "GET" | "LIST"))
     }
+}
+
+/// The release that a warning of a deprecated version names as the one in which it ends.
+fn removed_in(warning: &str) -> &str {
+    let rest = warning.split_once("unavailable in v").map_or("", |(_, rest)| rest);
+    rest.split('+').next().unwrap_or_default()
 }
 
 fn verb_of(method: &Method) -> &'static str {
@@ -108,23 +136,39 @@ fn verb_of(method: &Method) -> &'static str {
 }
 
 /// The figures of requests with the same labels.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Series {
     /// Answers by code.
-    codes: BTreeMap<u16, u64>,
-    /// Durations up to each of [`BOUNDS`], and beyond.
-    durations: [u64; BOUNDS.len() + 1],
-    sum: Duration,
+    codes: Mutex<BTreeMap<u16, u64>>,
+    /// How long they took.
+    durations: Histogram,
+    /// How much of that was the server's own work.
+    own: Histogram,
+    /// How long the answers were that were read.
+    sizes: Histogram,
     /// Long-running requests that are open.
-    open: i64,
+    open: AtomicI64,
     /// Events sent to watchers.
     events: Arc<AtomicU64>,
+}
+
+impl Default for Series {
+    fn default() -> Series {
+        Series {
+            codes: Mutex::default(),
+            durations: Histogram::new(&DURATIONS),
+            own: Histogram::new(&DURATIONS),
+            sizes: Histogram::new(&SIZES),
+            open: AtomicI64::default(),
+            events: Arc::default(),
+        }
+    }
 }
 
 /// Everything that is counted; requests of the same labels share a line.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    series: Mutex<BTreeMap<Labels, Series>>,
+    series: RwLock<BTreeMap<Labels, Arc<Series>>>,
     /// Requests being answered: those that read, those that write.
     inflight: [AtomicI64; 2],
 }
@@ -133,6 +177,7 @@ pub struct Metrics {
 pub struct Running {
     metrics: Arc<Metrics>,
     labels: Labels,
+    series: Arc<Series>,
     began: Instant,
     answered: bool,
 }
@@ -140,16 +185,27 @@ pub struct Running {
 impl Metrics {
     /// A request has come.
     pub fn begin(self: &Arc<Self>, labels: Labels) -> Running {
+        let series = self.series(&labels);
         if labels.is_long_running() {
-            self.lock().entry(labels.clone()).or_default().open += 1;
+            series.open.fetch_add(1, Ordering::Relaxed);
         } else {
             self.inflight[labels.kind_of_request()].fetch_add(1, Ordering::Relaxed);
         }
-        Running { metrics: self.clone(), labels, began: Instant::now(), answered: false }
+        Running { metrics: self.clone(), labels, series, began: Instant::now(), answered: false }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Labels, Series>> {
-        self.series.lock().unwrap_or_else(PoisonError::into_inner)
+    fn series(&self, labels: &Labels) -> Arc<Series> {
+        if let Some(known) = self.series.read().unwrap_or_else(PoisonError::into_inner).get(labels) {
+            return known.clone();
+        }
+        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        all.entry(labels.clone()).or_default().clone()
+    }
+
+    /// All of them as they are now.
+    fn all(&self) -> Vec<(Labels, Arc<Series>)> {
+        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(labels, series)| (labels.clone(), series.clone())).collect()
     }
 }
 
@@ -161,22 +217,21 @@ impl Running {
 
     /// Counts the events that a watcher is sent.
     pub fn events(&self) -> Arc<AtomicU64> {
-        self.metrics.lock().entry(self.labels.clone()).or_default().events.clone()
+        self.series.events.clone()
     }
 
-    /// It has its answer; one that is long-running goes on until this is dropped.
-    pub fn answered(&mut self, code: u16) {
+    /// It has its answer, of so many bytes if that is known, and `waited` for others; one that is long-running goes on
+    /// until this is dropped.
+    pub fn answered(&mut self, code: u16, size: Option<u64>, waited: Duration) {
         let took = self.began.elapsed();
-        {
-            let mut all = self.metrics.lock();
-            let series = all.entry(self.labels.clone()).or_default();
-            *series.codes.entry(code).or_default() += 1;
-            if !self.labels.is_long_running() {
-                let millis = took.as_micros().div_ceil(1000);
-                let bucket = BOUNDS.iter().position(|bound| millis <= u128::from(*bound));
-                series.durations[bucket.unwrap_or(BOUNDS.len())] += 1;
-                series.sum += took;
-            }
+        let series = &self.series;
+        *series.codes.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
+        if !self.labels.is_long_running() {
+            series.durations.took(took);
+            series.own.took(took.saturating_sub(waited));
+        }
+        if let Some(size) = size.filter(|_| matches!(self.labels.verb, "GET" | "LIST")) {
+            series.sizes.add(size);
         }
         self.settle();
     }
@@ -194,7 +249,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.settle();
         if self.labels.is_long_running() {
-            self.metrics.lock().entry(self.labels.clone()).or_default().open -= 1;
+            self.series.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -248,13 +303,14 @@ mod tests {
         let write = of(Method::POST, "/api/v1/namespaces/a/pods");
         let mut watch = of(Method::GET, "/api/v1/pods?watch=1");
         assert_eq!(inflight(), [1, 1]);
-        read.answered(200);
+        read.answered(200, None, Duration::ZERO);
         drop(read);
         // Its client did not wait.
         drop(write);
         assert_eq!(inflight(), [0, 0]);
-        watch.answered(200);
-        let open = || metrics.lock().values().map(|series| series.open).sum::<i64>();
+        watch.answered(200, None, Duration::ZERO);
+        let open =
+            || metrics.all().iter().map(|(_, series)| series.open.load(Ordering::Relaxed)).sum::<i64>();
         assert_eq!(open(), 1);
         drop(watch);
         assert_eq!(open(), 0);

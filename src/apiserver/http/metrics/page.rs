@@ -1,10 +1,12 @@
 //! The page `/metrics`.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use serde_json::Value;
 
-use super::{BOUNDS, Labels, Metrics, process};
+use super::{Labels, Metrics, Series, process};
 use crate::api::exposition::{Exposition, Type};
 use crate::api::kinds::Kind;
 
@@ -31,13 +33,16 @@ impl Labels {
         ];
         first.iter().copied().chain(own).collect()
     }
+
+    fn without_dry_run(&self) -> Vec<(&'static str, &str)> {
+        self.with(&[]).into_iter().filter(|(label, _)| *label != "dry_run").collect()
+    }
 }
 
 impl Metrics {
-    /// The page; `version` is what `/version` answers.
-    pub fn text(&self, store: &Store<'_>, version: &Value) -> String {
-        let mut page = Exposition::default();
-        self.requests(&mut page);
+    /// Writes all of it; `version` is what `/version` answers.
+    pub fn write(&self, page: &mut Exposition, store: &Store<'_>, version: &Value) {
+        self.requests(page);
         let name = "apiserver_current_inflight_requests";
         let help = "[STABLE] Maximal number of currently used inflight request limit of this apiserver per request kind in last second.";
         page.family(name, Type::Gauge, help);
@@ -68,44 +73,49 @@ impl Metrics {
         }
         let help = "Revision of the newest change.";
         page.single("minik_store_revision", Type::Gauge, help, store.revision);
-        build_info(&mut page, version);
-        process::figures(&mut page);
-        page.into_text()
+        build_info(page, version);
+        process::figures(page);
     }
 
     fn requests(&self, page: &mut Exposition) {
-        let all = self.lock();
+        let all = self.all();
         let name = "apiserver_request_total";
         let help = "[STABLE] Counter of apiserver requests broken out for each verb, dry run value, group, version, resource, scope, component, and HTTP response code.";
         page.family(name, Type::Counter, help);
-        for (labels, series) in all.iter() {
-            for (code, count) in &series.codes {
+        for (labels, series) in &all {
+            for (code, count) in series.codes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
                 page.sample(name, &labels.with(&[("code", &code.to_string())]), count);
             }
         }
         let name = "apiserver_request_duration_seconds";
         let help = "[STABLE] Response latency distribution in seconds for each verb, dry run value, group, version, resource, subresource, scope and component.";
         page.family(name, Type::Histogram, help);
-        let (bucket, sum, count) = (format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count"));
-        for (labels, series) in all.iter().filter(|(labels, _)| !labels.is_long_running()) {
-            let mut total = 0;
-            let bounds = BOUNDS
-                .iter()
-                .map(|millis| format!("{}", std::time::Duration::from_millis(*millis).as_secs_f64()));
-            for (bound, more) in bounds.chain(["+Inf".to_owned()]).zip(series.durations) {
-                total += more;
-                let mut all = labels.with(&[]);
-                all.push(("le", &bound));
-                page.sample(&bucket, &all, total);
-            }
-            page.sample(&sum, &labels.with(&[]), series.sum.as_secs_f64());
-            page.sample(&count, &labels.with(&[]), total);
+        for (labels, series) in all.iter().filter(|(_, series)| series.durations.count() > 0) {
+            page.histogram(name, &labels.with(&[]), &series.durations);
         }
+        let name = "apiserver_request_sli_duration_seconds";
+        let help = "[STABLE] Response latency distribution (not counting webhook duration and priority & fairness queue wait times) in seconds for each verb, group, version, resource, subresource, scope and component.";
+        page.family(name, Type::Histogram, help);
+        // Dry runs are not told apart here, so that they would come twice.
+        for (labels, series) in
+            all.iter().filter(|(l, series)| series.own.count() > 0 && l.dry_run.is_empty())
+        {
+            page.histogram(name, &labels.without_dry_run(), &series.own);
+        }
+        let name = "apiserver_response_sizes";
+        let help = "[STABLE] Response size distribution in bytes for each group, version, verb, resource, subresource, scope and component.";
+        page.family(name, Type::Histogram, help);
+        for (labels, series) in
+            all.iter().filter(|(l, series)| series.sizes.count() > 0 && l.dry_run.is_empty())
+        {
+            page.histogram(name, &labels.without_dry_run(), &series.sizes);
+        }
+        deprecated(page, &all);
         let name = "apiserver_longrunning_requests";
         let help = "[STABLE] Gauge of all active long-running apiserver requests broken out by verb, group, version, resource, scope and component. Not all requests are tracked this way.";
         page.family(name, Type::Gauge, help);
         for (labels, series) in all.iter().filter(|(labels, _)| labels.is_long_running()) {
-            page.sample(name, &labels.with(&[]), series.open);
+            page.sample(name, &labels.with(&[]), series.open.load(Ordering::Relaxed));
         }
         let name = "apiserver_watch_events_total";
         page.family(name, Type::Counter, "[ALPHA] Number of events sent in watch clients");
@@ -114,6 +124,27 @@ impl Metrics {
                 [("group", &*labels.group), ("resource", &*labels.resource), ("version", &*labels.version)];
             let of = of.into_iter().chain([("scope", labels.scope)]).collect::<Vec<_>>();
             page.sample(name, &of, series.events.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// The deprecated versions that anybody has asked for.
+fn deprecated(page: &mut Exposition, all: &[(Labels, Arc<Series>)]) {
+    let name = "apiserver_requested_deprecated_apis";
+    let help = "[STABLE] Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.";
+    page.family(name, Type::Gauge, help);
+    let mut told = BTreeSet::new();
+    for (labels, _) in all {
+        let Some(removed) = &labels.removed else { continue };
+        let of = [
+            ("group", &*labels.group),
+            ("removed_release", &**removed),
+            ("resource", &*labels.resource),
+            ("subresource", &*labels.subresource),
+            ("version", &*labels.version),
+        ];
+        if told.insert(of) {
+            page.sample(name, &of, 1);
         }
     }
 }
@@ -147,12 +178,19 @@ mod tests {
     fn the_page_has_the_usual_names() {
         let metrics = Arc::new(Metrics::default());
         let begin = |method: Method, uri: &str| metrics.begin(labelled(&Served::default(), &method, uri));
-        begin(Method::GET, "/api/v1/namespaces/a/pods/b").answered(404);
+        begin(Method::GET, "/api/v1/namespaces/a/pods/b").answered(
+            404,
+            Some(1500),
+            std::time::Duration::from_secs(60),
+        );
+        begin(Method::GET, "/api/v1/endpoints").answered(200, None, std::time::Duration::ZERO);
         let mut watch = begin(Method::GET, "/api/v1/pods?watch=1");
-        watch.answered(200);
+        watch.answered(200, None, std::time::Duration::ZERO);
         watch.events().fetch_add(3, Ordering::Relaxed);
         let store = Store { revision: 7, objects: vec![(kinds::by_resource("", "v1", "pods").unwrap(), 2)] };
-        let page = metrics.text(&store, &json!({"major": "1", "gitVersion": "v1.37.0"}));
+        let mut page = Exposition::default();
+        metrics.write(&mut page, &store, &json!({"major": "1", "gitVersion": "v1.37.0"}));
+        let page = page.into_text();
         let of = "component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",scope=\"resource\",subresource=\"\",\
                   verb=\"GET\",version=\"v1\"";
         for line in [
@@ -160,6 +198,10 @@ mod tests {
             &format!("apiserver_request_duration_seconds_bucket{{{of},le=\"0.025\"}} 1"),
             &format!("apiserver_request_duration_seconds_bucket{{{of},le=\"+Inf\"}} 1"),
             &format!("apiserver_request_duration_seconds_count{{{of}}} 1"),
+            &format!("apiserver_request_sli_duration_seconds_sum{{{}}} 0", of.replace("dry_run=\"\",", "")),
+            &format!("apiserver_response_sizes_bucket{{{},le=\"10000\"}} 1", of.replace("dry_run=\"\",", "")),
+            "apiserver_requested_deprecated_apis{group=\"\",removed_release=\"\",resource=\"endpoints\",\
+             subresource=\"\",version=\"v1\"} 1",
             "apiserver_longrunning_requests{component=\"apiserver\",dry_run=\"\",group=\"\",resource=\"pods\",\
              scope=\"cluster\",subresource=\"\",verb=\"WATCH\",version=\"v1\"} 1",
             "apiserver_watch_events_total{group=\"\",resource=\"pods\",version=\"v1\",scope=\"cluster\"} 3",
