@@ -55,6 +55,47 @@ impl<T: Unpin> hyper::body::Body for Holding<T> {
     }
 }
 
+/// The same body; when it has ended or its client is gone, it is told how many bytes have left.
+pub fn counted<T: Fn(u64) + Send + Sync + Unpin + 'static>(body: Body, tell: T) -> Body {
+    Counted { body, bytes: 0, tell }.boxed()
+}
+
+struct Counted<T: Fn(u64)> {
+    body: Body,
+    bytes: u64,
+    tell: T,
+}
+
+impl<T: Fn(u64) + Unpin> hyper::body::Body for Counted<T> {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<T: Fn(u64)> Drop for Counted<T> {
+    fn drop(&mut self) {
+        (self.tell)(self.bytes);
+    }
+}
+
 /// A body that is read as the client takes it.
 pub fn streamed(reader: Reader) -> Body {
     in_pieces(ReaderStream::with_capacity(reader, PIECE_BYTES))

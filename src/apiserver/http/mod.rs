@@ -139,7 +139,12 @@ impl Server {
             } else {
                 response
             };
-        running.answered(response.status().as_u16(), response.body().size_hint().exact(), waited);
+        let size = response.body().size_hint().exact();
+        running.answered(response.status().as_u16(), size, waited);
+        if let (None, Some(tell)) = (size, running.sizes()) {
+            let body = std::mem::replace(response.body_mut(), answer::full(Bytes::new()));
+            *response.body_mut() = answer::counted(body, tell);
+        }
         if running.is_long_running() {
             let body = std::mem::replace(response.body_mut(), answer::full(Bytes::new()));
             *response.body_mut() = answer::holding(body, running);

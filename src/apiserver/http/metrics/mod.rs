@@ -230,10 +230,16 @@ impl Running {
             series.durations.took(took);
             series.own.took(took.saturating_sub(waited));
         }
-        if let Some(size) = size.filter(|_| matches!(self.labels.verb, "GET" | "LIST")) {
-            series.sizes.add(size);
+        if let (Some(size), Some(tell)) = (size, self.sizes()) {
+            tell(size);
         }
         self.settle();
+    }
+
+    /// Takes the size of the answer of a request that reads.
+    pub fn sizes(&self) -> Option<impl Fn(u64) + use<>> {
+        let series = self.series.clone();
+        matches!(self.labels.verb, "GET" | "LIST").then_some(move |size| series.sizes.add(size))
     }
 
     fn settle(&mut self) {

@@ -225,5 +225,8 @@ fn a_line_is_kubectls() {
     assert_eq!(Job.fields(&shown), [("status.successful", "1".to_owned())]);
     let mut named = job(json!({}));
     named["metadata"]["name"] = json!("a.b");
-    assert!(Job.warnings(&named)[0].starts_with("metadata.name: this is used in Pod names and hostnames, "));
+    assert!(
+        Job.create_warnings(&named)[0]
+            .starts_with("metadata.name: this is used in Pod names and hostnames, ")
+    );
 }
