@@ -252,6 +252,7 @@ mod tests {
             (dns_label, &["a", "1", "my-name"], &["", "-a", "a-", "A", "a.b", "a_b", &long]),
             (dns1035_label, &["a1"], &["1a", "", "A"]),
             (dns_subdomain, &["a.b-c.1", &long], &["", "a..b", ".a", "a.", "A", "a_b"]),
+            (dns_subdomain_with_underscores, &["_a._tcp.b", "a_b"], &["", "a_", "__a", "A"]),
             (qualified_name, &["a", "A_b.c-d", "x.io/A"], &["", "/a", "a/", "a/b/c", "X/a", "-a", &long]),
             (label_value, &["", "A", "1_2"], &["-", "a ", "ä", &long]),
             (env_name, &["A", "a.b-c 1"], &["", "a=b", "ä", "a\n"]),
