@@ -312,6 +312,52 @@ fn pods_find_outside_names_by_whatever_the_host_asks() {
 }
 
 #[test]
+fn a_command_may_know_names_that_its_host_does_not() {
+    let bed = Testbed::up("names");
+    let before = bed.leftovers();
+    let names = |words: &[&str]| bed.run(&[&[testbed::MINIK, "names"], words].concat());
+    let none = names(&["true"]);
+    assert_eq!(none.status.code(), Some(85), "{none:?}");
+    bed.start();
+    bed.kubectl("run web --image=instavote/vote:indent --port=80 --expose");
+    bed.wait_ready("web");
+    let resolver = bed.ok(&["cat", "/etc/resolv.conf"]);
+    let page = names(&["curl", "-sS", "-m", "10", "http://web"]);
+    assert!(page.stdout.contains("version indent"), "{page:?}");
+    let other = names(&["-n", "kube-system", "--", "getent", "hosts", "kube-dns"]);
+    assert!(other.stdout.contains("kube-dns.kube-system.svc.cluster.local"), "{other:?}");
+    let outside = names(&["getent", "ahostsv4", "www.example.test"]);
+    assert_eq!(outside.status.code(), Some(0), "{outside:?}");
+    // The host itself is as it was.
+    let host = bed.run(&["getent", "hosts", "web.default.svc.cluster.local"]);
+    assert_ne!(host.status.code(), Some(0), "{host:?}");
+    assert_eq!(bed.ok(&["cat", "/etc/resolv.conf"]), resolver);
+    assert_eq!(names(&["sh", "-c", "exit 7"]).status.code(), Some(7));
+    let missing = names(&["no-such-program"]);
+    assert_eq!(missing.status.code(), Some(14), "{missing:?}");
+    assert!(missing.stderr.contains("cannot run no-such-program: No such file"), "{missing:?}");
+    // A command that stays holds nothing that the host lets go of.
+    bed.ok(&["bash", "-c", "mkdir /root/.kube/disk && mount -t tmpfs disk /root/.kube/disk"]);
+    let script = "setsid \"$0\" names sleep 1000 >/dev/null 2>&1 </dev/null & echo $!";
+    let stays = bed.ok(&["bash", "-c", script, testbed::MINIK]).trim().to_owned();
+    let sees =
+        |what: &str| bed.run(&["grep", "-q", what, &format!("/proc/{stays}/mountinfo")]).status.success();
+    bed.wait("the file", MINUTE, || sees("/resolv.conf-"));
+    assert!(sees("/root/.kube/disk"));
+    bed.ok(&["umount", "/root/.kube/disk"]);
+    assert!(!sees("/root/.kube/disk"));
+    bed.ok(&["kill", &stays]);
+    bed.ok(&[testbed::MINIK, "stop"]);
+    let stopped = names(&["true"]);
+    assert!(
+        stopped.stderr.contains("does not run") && stopped.stderr.contains("minik start -p"),
+        "{stopped:?}"
+    );
+    bed.ok(&[testbed::MINIK, "delete"]);
+    assert_eq!(bed.leftovers(), before);
+}
+
+#[test]
 fn a_new_binary_takes_over_running_pods() {
     let bed = Testbed::up("upgrade");
     let before = bed.leftovers();

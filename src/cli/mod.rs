@@ -4,6 +4,7 @@ pub mod delete;
 pub mod image;
 pub mod kubectl;
 pub mod logs;
+pub mod names;
 pub mod start;
 pub mod status;
 pub mod stop;
@@ -76,6 +77,8 @@ enum Verb {
     Logs(logs::Args),
     /// Run kubectl on a cluster, fetched when the machine has none
     Kubectl(kubectl::Args),
+    /// Run a command that knows the names of services and pods
+    Names(names::Args),
     /// Work with images
     #[command(subcommand)]
     Image(image::Verb),
@@ -175,6 +178,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Status(args) => return status::run(&args, global).await,
         Verb::Logs(args) => logs::run(&args, global).await?,
         Verb::Kubectl(args) => return kubectl::run(&args, global).await,
+        Verb::Names(args) => return names::run(&args, global).await,
         Verb::Image(verb) => image::run(verb, global).await?,
         Verb::Version(args) => version::run(&args),
         Verb::Daemon { notify } => run_daemon(global, notify).await?,

@@ -99,6 +99,14 @@ impl Resolver {
         resolver
     }
 
+    /// One that knows the cluster's names, those of a namespace by themselves, and the domains that the host searches.
+    pub fn of_cluster(namespace: &str, server: &str, domain: &str, host: &Resolver) -> Resolver {
+        let mut search =
+            vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+        search.extend(host.search.iter().cloned());
+        Resolver { nameservers: vec![server.to_owned()], search, options: vec!["ndots:5".to_owned()] }
+    }
+
     /// Writes a `resolv.conf`.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -161,17 +169,7 @@ pub fn resolver(pod: &Pod, cluster_dns: &str, cluster_domain: &str, host: &HostR
         "Default" => host.for_pods(cluster_dns),
         _ => {
             let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-            let mut search = vec![
-                format!("{namespace}.svc.{cluster_domain}"),
-                format!("svc.{cluster_domain}"),
-                cluster_domain.to_owned(),
-            ];
-            search.extend(host.own.search.iter().cloned());
-            Resolver {
-                nameservers: vec![cluster_dns.to_owned()],
-                search,
-                options: vec!["ndots:5".to_owned()],
-            }
+            Resolver::of_cluster(namespace, cluster_dns, cluster_domain, &host.own)
         }
     };
     if let Some(config) = &spec.dns_config {

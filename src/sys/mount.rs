@@ -269,9 +269,14 @@ pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::mount::move_mount(tree, "", at, "", flags)?)
 }
 
-/// Cuts every mount of the calling process's namespace off from its peers.
-pub fn make_all_private() -> io::Result<()> {
-    Ok(rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?)
+/// Sets how every mount of the calling process's namespace spreads.
+pub fn set_spread_of_all(spread: Spread) -> io::Result<()> {
+    let spread = match spread {
+        Spread::Private => MountPropagationFlags::PRIVATE,
+        Spread::Slave => MountPropagationFlags::DOWNSTREAM,
+        Spread::Shared => MountPropagationFlags::SHARED,
+    };
+    Ok(rustix::mount::mount_change("/", spread | MountPropagationFlags::REC)?)
 }
 
 /// Makes the mount whose root directory is `root` the calling process's `/`, and lets go of the old one.
@@ -355,7 +360,7 @@ mod tests {
         // A thread with mounts of its own; those of the others, and of the host, stay as they are.
         let merge = || {
             crate::sys::namespace::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
-            make_all_private().unwrap();
+            set_spread_of_all(Spread::Private).unwrap();
             let memory = filesystem("tmpfs", &[], Attributes::default()).unwrap();
             let dir = tempfile::tempdir().unwrap();
             let at = |path: &str| dir.path().join(path);

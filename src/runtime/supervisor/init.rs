@@ -11,7 +11,7 @@ use super::child::{During, Failed, Step};
 use super::rootfs::NO_SUID_DEVICES_EXEC;
 use crate::runtime::cgroups::Group;
 use crate::runtime::{NetworkMode, PidMode, SandboxConfig};
-use crate::sys::mount::{self, Attributes};
+use crate::sys::mount::{self, Attributes, Spread};
 use crate::sys::reaper::Reaper;
 use crate::sys::{capability, namespace, process, socket};
 
@@ -118,7 +118,7 @@ fn set_up(init: &Init<'_>) -> Step<Option<OwnedFd>> {
 }
 
 fn empty_root(at: &Path) -> Step<()> {
-    mount::make_all_private().during("cut off mount propagation")?;
+    mount::set_spread_of_all(Spread::Private).during("cut off mount propagation")?;
     let attributes = Attributes { read_only: true, no_devices: true, no_suid: true, no_exec: true };
     let tree = mount::filesystem("tmpfs", &[("size", "0"), ("nr_inodes", "1")], attributes)
         .during("make empty root")?;

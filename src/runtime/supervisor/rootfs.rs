@@ -267,7 +267,7 @@ pub fn assemble(
     mut sources: Vec<Source>,
     users: Option<Mapped<'_>>,
 ) -> Step<()> {
-    mount::make_all_private().during("cut off mount propagation")?;
+    mount::set_spread_of_all(Spread::Private).during("cut off mount propagation")?;
     sources.extend(open_images(config, places.root, users)?);
     // A mount inside another one's place comes after it.
     sources.sort_by_key(|source| source.target.components().count());
