@@ -15,6 +15,7 @@ use crate::api::request::{
     WatchOptions, WriteOptions,
 };
 use crate::api::status::Status;
+use crate::clock;
 use crate::store::{Entry, Snapshot};
 
 pub mod dynamic;
@@ -212,7 +213,7 @@ fn unexpected(what: &str) -> Status {
 /// 64 random bits, for names that must not collide.
 pub fn random_u64() -> u64 {
     // The kernel's generator does not fail once the machine is up; if it ever does, the clock still differs.
-    getrandom::u64().unwrap_or_else(|_| jiff::Timestamp::now().as_nanosecond() as u64)
+    getrandom::u64().unwrap_or_else(|_| clock::now().as_nanosecond() as u64)
 }
 
 /// A number in `0.0..1.0`, for jitter.

@@ -13,6 +13,7 @@ use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::reflector::Reflector;
+use crate::clock;
 
 const NO_SCHEDULE: &str = "NoSchedule";
 /// A condition's value and the taint that stands for it.
@@ -33,7 +34,7 @@ pub async fn run(client: Client, nodes: Reflector<Node>) {
     let reconcile = |key: String| {
         let (client, node) = (&client, nodes.get(&key));
         async move {
-            let Some(taints) = node.as_ref().and_then(|node| plan(node, seconds(Timestamp::now()))) else {
+            let Some(taints) = node.as_ref().and_then(|node| plan(node, seconds(clock::now()))) else {
                 return Ok(Next::Await);
             };
             write(client, &key, node.and_then(|node| node.metadata.resource_version.clone()), taints).await

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
@@ -15,6 +14,7 @@ use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::reflector::Reflector;
+use crate::clock;
 use crate::controllers::owned::state::{is_finished, node};
 
 /// kube-controller-manager's `--terminated-pod-gc-threshold`.
@@ -82,7 +82,7 @@ async fn remove(client: &Client, pod: &Pod) -> Result<(), Status> {
     let api = client.namespaced::<Pod>(meta.namespace.as_deref().unwrap_or_default());
     if !is_finished(pod) {
         let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
-            "message": "PodGC: node no longer exists", "lastTransitionTime": Time(seconds(Timestamp::now()))});
+            "message": "PodGC: node no longer exists", "lastTransitionTime": Time(seconds(clock::now()))});
         let body =
             json!({"metadata": {"uid": meta.uid}, "status": {"phase": "Failed", "conditions": [condition]}});
         match api.patch(name, Some("status"), PatchKind::Strategic, body).await {

@@ -24,6 +24,7 @@ use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::api::version;
 use crate::client::Client;
+use crate::clock;
 
 /// kubelet's `nodeLeaseDurationSeconds`.
 pub(super) const LEASE_SECONDS: i32 = 40;
@@ -248,7 +249,7 @@ pub async fn register(
         Err(status) if status.is("NotFound") => None,
         Err(status) => return Err(status),
     };
-    let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), jiff::Timestamp::now());
+    let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), clock::now());
     if old.is_none() {
         nodes.create(&fresh).await?;
     } else {
@@ -263,7 +264,7 @@ pub async fn register(
 pub async fn heartbeat(client: Client, node: String) {
     let leases = client.namespaced::<Lease>(LEASE_NAMESPACE);
     loop {
-        let now = MicroTime(jiff::Timestamp::now());
+        let now = MicroTime(clock::now());
         let body = json!({"spec": {"renewTime": now}});
         let renewed = match leases.patch(&node, None, PatchKind::Merge, body).await {
             Err(status) if status.is("NotFound") => leases.create(&lease(&node, now)).await,

@@ -15,6 +15,7 @@ use super::{
     Changed, Consumer, ContainerConfig, ContainerState, ContainerStatus, Error, ExecConfig, Observed,
     Resources, Runtime, SandboxConfig, SandboxStatus, Stats, Stdin,
 };
+use crate::clock;
 use crate::stdio::{Duplex, Exit, Reader, Session, Writer};
 
 /// Bytes between a test and a stream.
@@ -204,7 +205,8 @@ impl SimRuntime {
         let mut state = self.lock();
         let Some(container) = state.containers.get_mut(id) else { return false };
         let ContainerState::Running { started, .. } = container.state else { return false };
-        container.state = ContainerState::Exited { started, finished: SystemTime::now(), exit, oom_killed };
+        container.state =
+            ContainerState::Exited { started, finished: SystemTime::from(clock::now()), exit, oom_killed };
         let (attached, sandbox) = (std::mem::take(&mut container.attached), container.config.sandbox.clone());
         drop(state);
         if let Some(exit) = exit {
@@ -286,7 +288,8 @@ impl Runtime for SimRuntime {
             return Err(Error::Start(message));
         }
         state.next_pid += 1;
-        let running = ContainerState::Running { started: SystemTime::now(), pid: 1000 + state.next_pid };
+        let running =
+            ContainerState::Running { started: SystemTime::from(clock::now()), pid: 1000 + state.next_pid };
         let container =
             Container { config: config.clone(), program: program.clone(), state: running, attached: vec![] };
         state.containers.insert(config.id.clone(), container);

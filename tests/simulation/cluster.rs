@@ -2,6 +2,9 @@
 //! controllers, the scheduler, and kubelets over the simulated runtime.
 //!
 //! An image runs a program of its own name, until `SIGTERM`; [`Cluster::program`] gives it another behaviour.
+//!
+//! Time is simulated too: whenever nothing is left to do, it leaps to the next timer of any component. So what takes
+//! hours of the cluster is waited for as if it took none ([`Cluster::until`]), and [`Cluster::pass`] lets some go by.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -24,6 +27,7 @@ use minik::apiserver::allocate::ServiceRanges;
 use minik::apiserver::{ApiServer, Config as ServerConfig};
 use minik::client::Client;
 use minik::client::follow::{Entry, Follower, Revision};
+use minik::clock;
 use minik::controllers::volumes::Storage;
 use minik::controllers::{Authority, Config as ControllersConfig, Controllers};
 use minik::image::{Credential, Image, ImageConfig};
@@ -43,8 +47,14 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long something is waited for. Far more than it takes: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::shows::shows;
+
+/// How long something is waited for, of the cluster's time. Far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(45 * 60);
+/// The same where time is real. The machine may be busy.
+const REAL_PATIENCE: Duration = Duration::from_secs(30);
+/// When a cluster starts: a Monday.
+const MORNING: &str = "2027-03-01T09:00:00Z";
 /// The namespace of everything that does not say another.
 const NAMESPACE: &str = "default";
 
@@ -62,6 +72,7 @@ pub struct Cluster {
     /// What was last written of each kind: what is awaited afterwards has seen it.
     written: Mutex<BTreeMap<String, Revision>>,
     directory: tempfile::TempDir,
+    patience: Duration,
 }
 
 /// Images that are all here, but for those that are held back.
@@ -90,9 +101,30 @@ impl ImageSource for Images {
     }
 }
 
-/// What pods use, as the test says: the memory of their container `c` by `NAMESPACE/NAME`; nothing else of a node.
-#[derive(Default)]
-struct Metrics(Mutex<BTreeMap<String, u64>>);
+/// What pods use, as the test says: the memory of their container `c`; nothing else of a node.
+struct Metrics {
+    client: Client,
+    /// Of each pod.
+    pods: Mutex<BTreeMap<String, u64>>,
+    /// Of all pods with a value of the label `app` together.
+    apps: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Metrics {
+    /// What each of these pods uses, in bytes.
+    fn of(&self, pods: &[Value]) -> BTreeMap<String, u64> {
+        let mut used = self.pods.lock().unwrap().clone();
+        for (app, bytes) in self.apps.lock().unwrap().iter() {
+            let of = |pod: &&Value| {
+                pod["metadata"]["labels"]["app"] == **app && pod["status"]["phase"] == "Running"
+            };
+            let running: Vec<&str> = pods.iter().filter(of).map(meta::name).collect();
+            let share = bytes / running.len().max(1) as u64;
+            used.extend(running.into_iter().map(|pod| (pod.to_owned(), share)));
+        }
+        used
+    }
+}
 
 impl Node for Metrics {
     fn logs(&self, of: ContainerRef, options: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
@@ -117,16 +149,18 @@ impl Node for Metrics {
     }
 
     fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>> {
-        let taken = Taken { at: Timestamp::now(), window: Duration::from_secs(1) };
-        let of = |(key, bytes): (&String, &u64)| {
-            let (namespace, name) = key.split_once('/').unwrap();
-            let usage = Usage { nano_cpus: 0, working_set: *bytes };
-            let (namespace, name) = (namespace.to_owned(), name.to_owned());
-            PodUsage { namespace, name, taken, containers: vec![("c".into(), usage)] }
-        };
-        let pods = self.0.lock().unwrap().iter().map(of).collect();
-        let usage = NodeUsage { node: "minik".into(), taken, machine: Usage::default(), pods };
-        async { Ok(usage) }.boxed()
+        async {
+            let pods = self.client.objects(&kind("pods"), Some(NAMESPACE)).await?;
+            let pods: Vec<Value> = pods.iter().map(|entry| entry.json().clone()).collect();
+            let taken = Taken { at: clock::now(), window: Duration::from_secs(1) };
+            let of = |(name, bytes)| {
+                let usage = Usage { nano_cpus: 0, working_set: bytes };
+                PodUsage { namespace: NAMESPACE.into(), name, taken, containers: vec![("c".into(), usage)] }
+            };
+            let pods = self.of(&pods).into_iter().map(of).collect();
+            Ok(NodeUsage { node: "minik".into(), taken, machine: Usage::default(), pods })
+        }
+        .boxed()
     }
 
     fn page(&self, path: String, query: String) -> BoxFuture<'_, Result<Page, Status>> {
@@ -232,15 +266,30 @@ fn parse(path: &str) -> Name<'_> {
 impl Cluster {
     /// A cluster of one node, `minik`, that is ready for pods.
     pub async fn start() -> Cluster {
-        // Whatever is left of the disk that the tests run on.
-        let images = Policy { high: 100, ..Policy::default() };
-        Cluster::start_with(eviction::Settings { thresholds: Vec::new(), images, ..Default::default() }).await
+        Cluster::start_at(MORNING).await
+    }
+
+    /// The same, at another time.
+    pub async fn start_at(time: &str) -> Cluster {
+        simulate(time);
+        Cluster::build(roomy(), PATIENCE).await
     }
 
     /// The same, with nodes that run short when these settings say.
     pub async fn start_with(eviction: eviction::Settings) -> Cluster {
+        simulate(MORNING);
+        Cluster::build(eviction, PATIENCE).await
+    }
+
+    /// The same in real time, for what a thread of its own or the kernel has a part in, such as news of the manifests of
+    /// static pods: nothing knows how long that takes.
+    pub async fn start_in_real_time(eviction: Option<eviction::Settings>) -> Cluster {
+        Cluster::build(eviction.unwrap_or_else(roomy), REAL_PATIENCE).await
+    }
+
+    async fn build(eviction: eviction::Settings, patience: Duration) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("store")).unwrap();
+        let store = Store::simulated(&directory.path().join("store")).unwrap();
         let service_ranges = ServiceRanges::parse("10.96.0.0/16").unwrap();
         let token_key = minik::apiserver::pki::Pki::open(&directory.path().join("pki")).unwrap();
         let token_key = token_key.token_key().to_vec();
@@ -251,12 +300,17 @@ impl Cluster {
             client: client("kubernetes-admin"),
             runtime: SimRuntime::new(),
             images: Arc::default(),
-            metrics: Arc::default(),
+            metrics: Arc::new(Metrics {
+                client: client("kubernetes-admin"),
+                pods: Mutex::default(),
+                apps: Mutex::default(),
+            }),
             eviction,
             tasks: JoinSet::new(),
             views: Mutex::default(),
             written: Mutex::default(),
             directory,
+            patience,
         };
         let config = ControllersConfig {
             authority: Arc::new(NoKeys),
@@ -299,14 +353,24 @@ impl Cluster {
         self.until(&format!(":nodes/{name}"), ready).await;
     }
 
+    /// Lets so many seconds go by.
+    pub async fn pass(&self, seconds: u64) {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+
     /// Has the containers of an image do something else when they start.
     pub fn program(&self, image: &str, program: SimProgram) {
         self.runtime.program(image, program);
     }
 
-    /// Says how much memory a pod of the first node uses, to who asks for metrics.
+    /// Says how much memory a pod uses, to who asks for metrics.
     pub fn uses(&self, pod: &str, bytes: u64) {
-        self.metrics.0.lock().unwrap().insert(format!("{NAMESPACE}/{pod}"), bytes);
+        self.metrics.pods.lock().unwrap().insert(pod.to_owned(), bytes);
+    }
+
+    /// Says how much memory the running pods with the label `app` of this value use together.
+    pub fn load(&self, app: &str, bytes: u64) {
+        self.metrics.apps.lock().unwrap().insert(app.to_owned(), bytes);
     }
 
     /// Has pulls of an image take until it is released: its pods wait.
@@ -355,7 +419,8 @@ impl Cluster {
                 let _ = changes.recv().await;
             }
         };
-        tokio::time::timeout(PATIENCE, come).await.unwrap_or_else(|_| panic!("{images:?} never ran alone"));
+        let come = tokio::time::timeout(self.patience, come).await;
+        come.unwrap_or_else(|_| panic!("{images:?} never ran alone"));
     }
 
     /// Makes the objects of a manifest (YAML, one or several documents), or changes what exists to what it says.
@@ -474,6 +539,21 @@ impl Cluster {
         self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await
     }
 
+    /// Waits until an object shows this ([`shows`]); answers it.
+    pub async fn shows(&self, path: &str, expected: Value) -> Value {
+        let name = key_of(path);
+        let look = |objects: &Objects| objects.get(&name).filter(|o| shows(o, &expected)).cloned();
+        let tell = |objects: &Objects| json!({"expected": expected, "actual": objects.get(&name)});
+        self.wait(path, look, tell).await
+    }
+
+    /// Sees to it that an object shows this at present; answers it.
+    pub async fn is(&self, path: &str, expected: Value) -> Value {
+        let object = self.get(path).await.unwrap_or_default();
+        assert!(shows(&object, &expected), "{path} is to show {expected}, but is {object:#}");
+        object
+    }
+
     /// Waits until an object is gone.
     pub async fn until_gone(&self, path: &str) {
         let name = key_of(path);
@@ -516,7 +596,7 @@ impl Cluster {
                 view.changed().await.unwrap();
             }
         };
-        let come = tokio::time::timeout(PATIENCE, come).await;
+        let come = tokio::time::timeout(self.patience, come).await;
         come.unwrap_or_else(|_| {
             let last = serde_json::to_string_pretty(&tell(&self.view(plural).borrow().objects));
             panic!("{path} did not come to look as awaited, but so:\n{}", last.unwrap())
@@ -556,6 +636,18 @@ impl Cluster {
         let all = self.until_all("events", |events| events.iter().any(|event| is(&event))).await;
         all.iter().find(is).map(told).unwrap()
     }
+}
+
+/// Has this test's time begin at a moment, and go on as its work does.
+fn simulate(time: &str) {
+    tokio::time::pause();
+    clock::simulate(time.parse().unwrap());
+}
+
+/// Nodes that never run short, whatever is left of the disk that the tests run on.
+fn roomy() -> eviction::Settings {
+    let images = Policy { high: 100, ..Policy::default() };
+    eviction::Settings { thresholds: Vec::new(), images, ..Default::default() }
 }
 
 fn told(event: &Value) -> String {

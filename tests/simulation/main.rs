@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod cluster;
+mod shows;
 
 mod autoscaling;
 mod daemon_sets;

@@ -32,6 +32,7 @@ use super::{disk, statistics};
 use crate::api::request::PatchKind;
 use crate::client::events::EventType;
 use crate::client::reflector::{Key, Reflector, key_of};
+use crate::clock;
 use crate::runtime::Runtime;
 use crate::sys::stall::Stalls;
 
@@ -274,7 +275,7 @@ impl<R: Runtime> Manager<R> {
         if changed.is_empty() {
             return true;
         }
-        let now = Time(jiff::Timestamp::now());
+        let now = Time(clock::now());
         let condition = |condition: &Condition| {
             let holds = conditions.contains(condition);
             let (reason, message, _) = condition.words(holds);

@@ -39,6 +39,7 @@ use super::{messages, sandbox};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
+use crate::clock;
 use crate::runtime::{ContainerState, Runtime};
 
 /// What the API server wants of the pod.
@@ -301,7 +302,7 @@ impl<R: Runtime> Worker<R> {
             self.fail(pod, EventType::Warning, evicted, EVICTION_GRACE);
             return None;
         }
-        let left = deadline(pod, SystemTime::now())?;
+        let left = deadline(pod, SystemTime::from(clock::now()))?;
         if left.is_zero() {
             let failure = Waiting {
                 reason: "DeadlineExceeded".into(),
@@ -422,7 +423,7 @@ impl<R: Runtime> Worker<R> {
         if matches!(*self.desired.borrow(), Desired::Stopped(..)) {
             return true;
         }
-        let new = status(pod, observed, &self.notes, SystemTime::now());
+        let new = status(pod, observed, &self.notes, SystemTime::from(clock::now()));
         if pod.status.as_ref() == Some(&new) {
             return true;
         }
