@@ -6,6 +6,7 @@
 //! Time is simulated too: whenever nothing is left to do, it leaps to the next timer of any component. So what takes
 //! hours of the cluster is waited for as if it took none ([`Cluster::until`]), and [`Cluster::pass`] lets some go by.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -640,7 +641,11 @@ impl Cluster {
 
 /// Has this test's time begin at a moment, and go on as its work does.
 fn simulate(time: &str) {
-    tokio::time::pause();
+    thread_local!(static PAUSED: Cell<bool> = const { Cell::new(false) });
+    // A test may start several clusters, one after the other.
+    if !PAUSED.replace(true) {
+        tokio::time::pause();
+    }
     clock::simulate(time.parse().unwrap());
 }
 
