@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
+use super::node_health::condition;
 use super::{Next, queue, seconds, work};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
@@ -122,10 +123,8 @@ async fn remove(client: &Client, pod: &Pod, why: Option<&str>) -> Result<(), Sta
 
 /// Whether a node does not answer, and an administrator has said that it will not: its pods have ended.
 fn is_out_of_service(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref()).unwrap_or_default();
-    !conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        && taints.iter().any(|taint| taint.key == OUT_OF_SERVICE)
+    condition(node, "Ready") != Some("True") && taints.iter().any(|taint| taint.key == OUT_OF_SERVICE)
 }
 
 /// The pods of a node, or of none, that are to go and have not.

@@ -44,6 +44,7 @@ pub mod statics;
 pub mod logs;
 pub mod node;
 pub mod pages;
+mod report;
 pub mod server;
 pub mod statistics;
 
@@ -188,6 +189,7 @@ impl<R: Runtime> Kubelet<R> {
         self.remove_orphans(&workers).await;
         self.tasks.spawn(follow_manifests);
         self.tasks.spawn(manager.run());
+        self.tasks.spawn(report::run(self.context.clone()));
         let (statics, eviction) = (self.context.statics.clone(), self.context.eviction.clone());
         let mut running: JoinSet<String> = JoinSet::new();
         let mut pods = self.pods.subscribe();

@@ -46,7 +46,7 @@ use minik::stdio::{Duplex, Reader, Session};
 use minik::store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::shows::shows;
 
@@ -69,6 +69,7 @@ pub struct Cluster {
     metrics: Arc<Metrics>,
     eviction: eviction::Settings,
     tasks: JoinSet<()>,
+    kubelets: BTreeMap<String, AbortHandle>,
     views: Mutex<BTreeMap<String, watch::Receiver<Shown>>>,
     /// What was last written of each kind: what is awaited afterwards has seen it.
     written: Mutex<BTreeMap<String, Revision>>,
@@ -209,7 +210,10 @@ impl Storage for Disk {
     }
 
     fn remove(&self, path: &Path) -> Result<(), String> {
-        std::fs::remove_dir_all(path).map_err(|error| error.to_string())
+        match std::fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -308,6 +312,7 @@ impl Cluster {
             }),
             eviction,
             tasks: JoinSet::new(),
+            kubelets: BTreeMap::new(),
             views: Mutex::default(),
             written: Mutex::default(),
             directory,
@@ -338,6 +343,16 @@ impl Cluster {
         runtime
     }
 
+    /// Has a node fall silent: nobody hears of it any more, though its containers run on.
+    pub fn silence(&mut self, name: &str) {
+        self.kubelets.remove(name).unwrap().abort();
+    }
+
+    /// Has the kubelet of a node begin again, on these containers.
+    pub async fn wake(&mut self, name: &str, runtime: SimRuntime) {
+        self.run_node(name, runtime).await;
+    }
+
     async fn run_node(&mut self, name: &str, runtime: SimRuntime) {
         let dir = self.directory.path().join(name);
         let kubelet = Kubelet::new(
@@ -349,7 +364,8 @@ impl Cluster {
             Machine::read(self.directory.path()),
             vec!["192.0.2.0/24".into()],
         );
-        self.tasks.spawn(async move { kubelet.run(std::future::pending()).await.unwrap() });
+        let run = self.tasks.spawn(async move { kubelet.run(std::future::pending()).await.unwrap() });
+        self.kubelets.insert(name.to_owned(), run);
         let ready = |node: &Value| node["status"]["conditions"].as_array().is_some();
         self.until(&format!(":nodes/{name}"), ready).await;
     }

@@ -183,13 +183,18 @@ async fn an_update_that_is_stuck_keeps_its_limits() {
     ] {
         let cluster = five().await;
         cluster.apply(LOGS).await;
-        cluster.patch("daemonsets/logs", json!({"spec": {"updateStrategy": {"rollingUpdate": rolling}}})).await;
-        cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 5).await;
+        cluster
+            .patch("daemonsets/logs", json!({"spec": {"updateStrategy": {"rollingUpdate": rolling}}}))
+            .await;
+        cluster
+            .until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 5)
+            .await;
         cluster.hold_image("logs:2");
         cluster.patch("daemonsets/logs", image("logs:2")).await;
         cluster.pass(120).await;
         let pods = cluster.list("pods").await;
-        let of = |image: &str| pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == image).count();
+        let of =
+            |image: &str| pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == image).count();
         assert_eq!((of("logs:1"), of("logs:2")), (old, new), "{rolling}");
         cluster.release_image("logs:2");
         cluster.until("daemonsets/logs", done).await;

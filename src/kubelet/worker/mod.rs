@@ -29,6 +29,7 @@ use self::sizes::Sizes;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
+use super::eviction;
 use super::observed::{ObservedContainer, ObservedPod, ObservedSandbox};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
 use super::pod::is_taken;
@@ -299,7 +300,9 @@ impl<R: Runtime> Worker<R> {
             self.taken = true;
         }
         if let Some(evicted) = self.context.eviction.of(&self.uid) {
-            self.fail(pod, EventType::Warning, evicted, EVICTION_GRACE);
+            let own = pod.spec.as_ref().map(grace_of).unwrap_or_default();
+            let grace = if evicted.reason == eviction::PREEMPTED { own } else { EVICTION_GRACE };
+            self.fail(pod, EventType::Warning, evicted, grace);
             return None;
         }
         let left = deadline(pod, SystemTime::from(clock::now()))?;
