@@ -92,6 +92,8 @@ async fn write(
     version: Option<String>,
     taints: Vec<Taint>,
 ) -> Result<Next, Status> {
+    // A list without anything is left out, as Kubernetes does.
+    let taints = (!taints.is_empty()).then_some(taints);
     // Somebody else's taints must not be lost.
     let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
     match client.all::<Node>().patch(name, None, PatchKind::Merge, body).await {

@@ -19,7 +19,10 @@ fn is_on(file: &Path) -> bool {
 }
 
 /// The profile of a container: its own, or else its pod's.
-pub fn profile<'a>(pod: &'a PodSecurityContext, container: &'a SecurityContext) -> Option<&'a AppArmorProfile> {
+pub fn profile<'a>(
+    pod: &'a PodSecurityContext,
+    container: &'a SecurityContext,
+) -> Option<&'a AppArmorProfile> {
     container.app_armor_profile.as_ref().or(pod.app_armor_profile.as_ref())
 }
 
@@ -29,7 +32,8 @@ pub fn rejection(pod: &Pod, enabled: bool) -> Option<Waiting> {
     let own = spec.security_context.clone().unwrap_or_default();
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let mut contexts = containers.map(|container| container.security_context.clone().unwrap_or_default());
-    let confined = contexts.any(|context| profile(&own, &context).is_some_and(|profile| profile.type_ != "Unconfined"));
+    let confined =
+        contexts.any(|context| profile(&own, &context).is_some_and(|profile| profile.type_ != "Unconfined"));
     confined.then(|| Waiting {
         reason: "AppArmor".into(),
         message: "Cannot enforce AppArmor: AppArmor is not enabled on the host".into(),

@@ -7,6 +7,7 @@ pub mod context;
 pub mod worker;
 
 pub mod allocation;
+pub mod app_armor;
 
 mod ending;
 
@@ -439,6 +440,7 @@ mod tests {
             images: at("images"),
             manifests: at("manifests"),
             seccomp: at("seccomp"),
+            app_armor: false,
             capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
             share_processes: false,
             max_pods: 110,

@@ -324,6 +324,7 @@ mod tests {
             images: "/images".into(),
             manifests: "/manifests".into(),
             seccomp: "/seccomp".into(),
+            app_armor: false,
             capacity: NodeCapacity { milli_cpu: 2000, memory: 4 << 30, disk: 100 << 30 },
             share_processes: false,
             max_pods: 30,

@@ -16,6 +16,7 @@ mod jobs;
 mod namespaces;
 mod node;
 mod orphans;
+mod pods;
 mod pressure;
 mod replica_sets;
 mod rollouts;

@@ -151,3 +151,16 @@ async fn others_make_room_for_a_pod_that_the_node_needs() {
     assert_eq!(huge["status"]["reason"], "UnexpectedAdmissionError");
     assert!(runs(&cluster.get("pods/large").await.unwrap()));
 }
+
+#[tokio::test]
+async fn a_pod_that_apparmor_is_to_confine_needs_a_node_that_can() {
+    let cluster = Cluster::start().await;
+    for (name, kind, taken) in [("open", "Unconfined", true), ("usual", "RuntimeDefault", false)] {
+        let security = json!({"securityContext": {"appArmorProfile": {"type": kind}}});
+        cluster.apply(&pod(name, "1", security)).await;
+        let phase = if taken { "Running" } else { "Failed" };
+        cluster.shows(&format!("pods/{name}"), json!({"status": {"phase": phase}})).await;
+    }
+    let told = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+    cluster.is("pods/usual", json!({"status": {"reason": "AppArmor", "message": told}})).await;
+}

@@ -36,7 +36,7 @@ use super::pod::is_taken;
 use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
-use super::{messages, sandbox};
+use super::{app_armor, messages, sandbox};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
@@ -286,7 +286,7 @@ impl<R: Runtime> Worker<R> {
         }
         if observed.sandbox.is_none()
             && phase != "Running"
-            && let Some(rejection) = sandbox::rejection(pod).or_else(|| self.context.eviction.refusal(pod))
+            && let Some(rejection) = self.rejection(pod)
         {
             self.reject(pod, rejection);
             return None;
@@ -316,6 +316,13 @@ impl<R: Runtime> Worker<R> {
             return None;
         }
         Some(left)
+    }
+
+    /// Why the node does not take a pod, whatever room there is.
+    fn rejection(&self, pod: &Pod) -> Option<Waiting> {
+        sandbox::rejection(pod)
+            .or_else(|| app_armor::rejection(pod, self.context.config.app_armor))
+            .or_else(|| self.context.eviction.refusal(pod))
     }
 
     /// The node does not take the pod, which has failed before it began.

@@ -25,26 +25,37 @@ use minik::network::Attachment;
 use minik::stdio::{Duplex, Reader, Session};
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::NAMESPACE;
 use super::objects::kind;
 
-/// Images that are all here, but for those that are held back.
+/// Images that are all here, but for those that are held back or cannot be fetched.
 #[derive(Default)]
-pub struct Images(pub watch::Sender<BTreeSet<String>>);
+pub struct Images {
+    pub held: watch::Sender<BTreeSet<String>>,
+    /// Why images cannot be fetched, by name.
+    pub broken: Mutex<BTreeMap<String, String>>,
+    /// The images that were fetched, and when.
+    pub pulls: Mutex<Vec<(String, Instant)>>,
+}
 
 impl ImageSource for Images {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
         let config = ImageConfig { cmd: vec![name.to_owned()], ..ImageConfig::default() };
         let image = Image { id: format!("sha256:{name}"), config, ..Image::default() };
-        let here = !self.0.borrow().contains(name);
+        let here = !self.held.borrow().contains(name) && !self.broken.lock().unwrap().contains_key(name);
         async move { Ok(here.then_some(image)) }.boxed()
     }
 
     fn pull<'a>(&'a self, name: &'a str, _: Vec<Credential>) -> BoxFuture<'a, Result<Image, String>> {
         async move {
-            let mut held = self.0.subscribe();
+            self.pulls.lock().unwrap().push((name.to_owned(), Instant::now()));
+            let mut held = self.held.subscribe();
             let _ = held.wait_for(|held| !held.contains(name)).await;
+            if let Some(why) = self.broken.lock().unwrap().get(name) {
+                return Err(why.clone());
+            }
             Ok(self.find(name).await?.unwrap_or_default())
         }
         .boxed()

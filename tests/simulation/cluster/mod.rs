@@ -33,6 +33,7 @@ use minik::store::Store;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use self::fakes::{Disk, Images, Metrics, Network, NoKeys};
 use self::views::Shown;
@@ -192,16 +193,32 @@ impl Cluster {
 
     /// Has pulls of an image take until it is released: its pods wait.
     pub fn hold_image(&self, image: &str) {
-        self.images.0.send_modify(|held| {
+        self.images.held.send_modify(|held| {
             held.insert(image.to_owned());
         });
     }
 
     /// Has a held image come.
     pub fn release_image(&self, image: &str) {
-        self.images.0.send_modify(|held| {
+        self.images.held.send_modify(|held| {
             held.remove(image);
         });
+    }
+
+    /// Has pulls of an image fail, with this message, or not any more.
+    pub fn break_image(&self, image: &str, why: Option<&str>) {
+        let mut broken = self.images.broken.lock().unwrap();
+        match why {
+            Some(why) => drop(broken.insert(image.to_owned(), why.to_owned())),
+            None => drop(broken.remove(image)),
+        }
+    }
+
+    /// When an image was fetched, in seconds since the first time.
+    pub fn pulls(&self, image: &str) -> Vec<u64> {
+        let pulls = self.images.pulls.lock().unwrap();
+        let of: Vec<Instant> = pulls.iter().filter(|(name, _)| name == image).map(|(_, at)| *at).collect();
+        of.iter().map(|at| at.duration_since(of[0]).as_secs()).collect()
     }
 
     /// Puts a manifest into the first node's folder of static pods, or changes what is there.
@@ -271,6 +288,7 @@ fn config(node: &str, dir: &Path, eviction: eviction::Settings) -> Config {
         images: dir.join("images"),
         manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
+        app_armor: false,
         capacity: NodeCapacity { milli_cpu: 8000, memory: 8 << 30, disk: 8 << 30 },
         share_processes: false,
         max_pods: 110,
