@@ -44,9 +44,12 @@ fn unschedulable() -> Value {
     json!({"status": {"phase": "Pending", "conditions": {"PodScheduled": "False Unschedulable"}}})
 }
 
+/// What is shown; who is there (name, class, CPUs); who comes (class, CPUs); who goes for it.
+type Preemption<'a> = (&'a str, Vec<(&'a str, &'a str, &'a str)>, (&'a str, &'a str), Vec<&'a str>);
+
 #[tokio::test]
 async fn the_least_important_go_and_no_more_than_must() {
-    let cases: Vec<(&str, Vec<(&str, &str, &str)>, (&str, &str), Vec<&str>)> = vec![
+    let cases: [Preemption; 8] = [
         ("the only one that is less important", vec![("a", "low", "6")], ("high", "4"), vec!["a"]),
         (
             "the least important is enough",

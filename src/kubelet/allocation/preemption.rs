@@ -89,7 +89,7 @@ pub fn choose(needs: &[Need], candidates: &[Candidate]) -> Result<Vec<String>, S
 }
 
 /// Takes again and again the pod that covers most of what is needed, of equals the smallest, until nothing is.
-fn nearest<'c>(mut needs: Vec<Need>, mut pods: Vec<&'c Candidate>) -> Vec<&'c Candidate> {
+fn nearest(mut needs: Vec<Need>, mut pods: Vec<&Candidate>) -> Vec<&Candidate> {
     let mut chosen = Vec::new();
     while !needs.is_empty() {
         let size = |pod: &Candidate| (gives(pod, "memory"), gives(pod, "cpu"));

@@ -7,7 +7,7 @@
 //! hours of the cluster is waited for as if it took none ([`Cluster::until`]), and [`Cluster::pass`] lets some go by.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
