@@ -22,7 +22,7 @@
 //!
 //! | layer | modules | know |
 //! |---|---|---|
-//! | 0 | [`sys`], [`stdio`] | the kernel; the only `unsafe` |
+//! | 0 | [`sys`], [`stdio`], [`clock`] | the kernel; the only `unsafe` |
 //! | 1 | [`store`] | bytes, revisions, the disk |
 //! | 2 | [`api`] | wire types, the table of kinds, selectors, patches; no I/O |
 //! | 3 | [`image`], [`network`], [`runtime`] | containers and packets; no Kubernetes words |
@@ -53,6 +53,8 @@
 pub mod sys;
 
 pub mod stdio;
+
+pub mod clock;
 
 pub mod store;
 

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &["stdio"]),
     ("stdio", &[]),
+    ("clock", &[]),
     ("store", &[]),
     // A request's answer carries entries of the store as they are, so that they are encoded once for everybody.
     ("api", &["stdio", "store"]),
     ("image", &["sys"]),
     ("network", &["sys"]),
-    ("runtime", &["stdio", "sys"]),
-    ("apiserver", &["api", "stdio", "store", "sys"]),
-    ("client", &["api", "store"]),
-    ("controllers", &["api", "client"]),
-    ("scheduler", &["api", "client"]),
-    ("kubelet", &["api", "client", "image", "network", "runtime", "stdio", "sys"]),
+    ("runtime", &["clock", "stdio", "sys"]),
+    ("apiserver", &["api", "clock", "stdio", "store", "sys"]),
+    ("client", &["api", "clock", "store"]),
+    ("controllers", &["api", "client", "clock"]),
+    ("scheduler", &["api", "client", "clock"]),
+    ("kubelet", &["api", "client", "clock", "image", "network", "runtime", "stdio", "sys"]),
     ("proxy", &["api", "client", "network", "sys"]),
     ("dns", &["api", "client"]),
     ("ingress", &["api", "client", "sys"]),
@@ -65,7 +66,7 @@ fn root() -> PathBuf {
 
 /// The text without its tests, which may use what they like.
 fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
 /// The modules of the crate's root that a file uses, by `crate::` or by climbing to the root with `super::`.
@@ -141,6 +142,23 @@ fn imports_are_seen_in_every_form() {
     let names = |depth| used_modules(text, depth).into_iter().collect::<Vec<_>>();
     assert_eq!(names(2), ["api", "client", "image", "store"]);
     assert_eq!(names(3), ["api", "client", "store"]);
+}
+
+#[test]
+fn components_read_the_clock_that_a_simulation_moves() {
+    let mut wrong = Vec::new();
+    for component in ["apiserver", "client", "controllers", "kubelet", "scheduler"] {
+        for file in sources(&root().join("src").join(component)).iter().filter(|file| !is_for_tests(file)) {
+            let text = fs::read_to_string(file).unwrap();
+            let text = without_tests(&text);
+            let imports = text.split("use std::time::").skip(1).map(|rest| rest.split(';').next().unwrap());
+            let other = imports.into_iter().any(|names| names.contains("Instant"));
+            if other || ["Timestamp::now(", "SystemTime::now("].iter().any(|read| text.contains(read)) {
+                wrong.push(file.display().to_string());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not by clock::now and tokio::time::Instant:\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{select_all, try_join_all};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
@@ -19,6 +18,7 @@ use crate::api::kinds;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, User, WriteOptions};
 use crate::api::status::Status;
+use crate::clock;
 use crate::store::Revision;
 
 /// Before a failed write is tried again.
@@ -230,7 +230,7 @@ fn service_cidr(ranges: &[String]) -> Value {
             "status": "True",
             "reason": "",
             "message": "Kubernetes Service CIDR is ready",
-            "lastTransitionTime": meta::timestamp(Timestamp::now()),
+            "lastTransitionTime": meta::timestamp(clock::now()),
         }]},
     })
 }

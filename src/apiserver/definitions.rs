@@ -13,6 +13,7 @@ use super::registry::Registry;
 use crate::api::custom::is_true;
 use crate::api::kinds::Kind;
 use crate::api::meta;
+use crate::clock;
 
 /// The group of definitions.
 pub const GROUP: &str = "apiextensions.k8s.io";
@@ -37,7 +38,7 @@ pub fn settle(registry: &Registry, kind: &Kind, definition: &mut Value) {
         meta::name(other) != meta::name(definition) && other["spec"]["group"] == definition["spec"]["group"]
     });
     let others: Vec<&Value> = others.collect();
-    accept(definition, &others, Timestamp::now());
+    accept(definition, &others, clock::now());
 }
 
 /// The names of a definition that is being written, against those of the others of its group.
@@ -149,7 +150,7 @@ pub fn hold<'d>(kind: &Kind, definition: &'d Value) -> Cow<'d, Value> {
     }
     meta::set(&mut held, "finalizers", json!(finalizers));
     let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
-    set_condition(&mut held, "Terminating", true, "InstanceDeletionPending", message, Timestamp::now());
+    set_condition(&mut held, "Terminating", true, "InstanceDeletionPending", message, clock::now());
     Cow::Owned(held)
 }
 

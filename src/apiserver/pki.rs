@@ -24,6 +24,8 @@ use rustls::{
     CipherSuite, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
 
+use crate::clock;
+
 /// How long leaf certificates are valid.
 pub const LEAF_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -199,7 +201,7 @@ fn leaf(name: &str, lifetime: Duration, usage: ExtendedKeyUsagePurpose) -> Certi
 }
 
 fn set_validity(params: &mut CertificateParams, lifetime: Duration) {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::from(clock::now()).duration_since(UNIX_EPOCH).unwrap_or_default();
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     params.not_before = epoch + now.saturating_sub(CLOCK_SKEW);
     params.not_after = epoch + now + lifetime;
@@ -369,7 +371,7 @@ impl Tls {
     pub async fn renew(&self, also: impl Fn()) {
         loop {
             tokio::time::sleep(CHECK.min(self.lifetime / 12)).await;
-            if !is_due(self.current.read().at, self.lifetime, SystemTime::now()) {
+            if !is_due(self.current.read().at, self.lifetime, SystemTime::from(clock::now())) {
                 continue;
             }
             match issued(&self.pki, &self.names, self.lifetime) {
@@ -392,7 +394,7 @@ fn is_due(issued: SystemTime, lifetime: Duration, now: SystemTime) -> bool {
 }
 
 fn issued(pki: &Pki, names: &ServerNames, lifetime: Duration) -> Result<Issued, Error> {
-    let at = SystemTime::now();
+    let at = SystemTime::from(clock::now());
     Ok(Issued { key: certified(&pki.server(names, lifetime)?)?, at })
 }
 

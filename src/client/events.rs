@@ -1,17 +1,19 @@
 //! Recording of Events about objects, with Kubernetes' aggregation: the same event again raises its count.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::{Client, Resource};
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
+use crate::clock;
 
 /// `Normal` or `Warning`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,7 +98,7 @@ impl Recorder {
             kind,
             reason: reason.to_owned(),
             message: message.to_owned(),
-            at: jiff::Timestamp::now(),
+            at: clock::now(),
         };
         if self.queue.try_send(record).is_err() {
             tracing::warn!(reason, message, "event dropped");

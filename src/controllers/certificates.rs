@@ -18,6 +18,7 @@ use crate::api::request::DeleteOptions;
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::reflector::Reflector;
+use crate::clock;
 
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -68,7 +69,7 @@ async fn act(
     authority: &dyn Authority,
     request: &CertificateSigningRequest,
 ) -> Result<Next, Status> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let name = request.metadata.name.as_deref().unwrap_or_default();
     let api = client.all::<CertificateSigningRequest>();
     let mut next = request.clone();

@@ -8,6 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::api::request::{DeleteOptions, ListOptions};
 use crate::api::status::Status;
 use crate::client::Client;
+use crate::clock;
 
 /// How long an event stays after it was last seen, in seconds.
 const TTL_SECONDS: i64 = 3600;
@@ -18,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(300);
 pub async fn run(client: Client) {
     loop {
         tokio::time::sleep(LOOK).await;
-        if let Err(status) = sweep(&client, Timestamp::now()).await {
+        if let Err(status) = sweep(&client, clock::now()).await {
             tracing::warn!(%status, "old events not removed");
         }
     }

@@ -17,6 +17,7 @@ use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 
 /// Between the first two looks at what finalizers hold; a pod that goes is heard of at once.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -161,7 +162,7 @@ async fn empty(client: &Client, kinds: &Kinds, namespace: &Namespace) -> Result<
     }
     if !left.objects.is_empty() {
         tell(client, namespace, &left).await?;
-        return Ok(Next::After(pause(namespace, Timestamp::now())));
+        return Ok(Next::After(pause(namespace, clock::now())));
     }
     let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();
     let rest: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
@@ -194,7 +195,7 @@ async fn empty_of(client: &Client, kind: &Kind, namespace: &str, left: &mut Left
 async fn tell(client: &Client, namespace: &Namespace, left: &Left) -> Result<(), Status> {
     let status = namespace.status.as_ref();
     let before = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let conditions = left.conditions(before, &Time(Timestamp::now()));
+    let conditions = left.conditions(before, &Time(clock::now()));
     if conditions.iter().all(|condition| before.contains(condition)) {
         return Ok(());
     }

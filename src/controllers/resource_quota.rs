@@ -23,6 +23,7 @@ use crate::client::Client;
 use crate::client::follow::{Entry, Follower, Revision};
 use crate::client::queue::Queue;
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 
 /// Runs until dropped.
 pub async fn run(client: Client, kinds: Kinds) {
@@ -150,7 +151,7 @@ async fn count(client: &Client, kinds: &Kinds, key: &str) -> Result<Next, Status
         }
     }
     let objects = objects.iter().map(|(kind, entries)| (&**kind, entries.iter().map(|e| e.json()).collect()));
-    let Some(status) = plan(&quota, &objects.collect(), Timestamp::now()) else { return Ok(Next::Await) };
+    let Some(status) = plan(&quota, &objects.collect(), clock::now()) else { return Ok(Next::Await) };
     let mut body = quota;
     body["status"] = status;
     match client.put_subresource(kind, Some(namespace), name, "status", body).await {

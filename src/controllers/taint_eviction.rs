@@ -17,6 +17,7 @@ use crate::api::taints;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::{Reflector, key_of, split_key};
+use crate::clock;
 use crate::controllers::owned::state::{is_active, node};
 
 /// Runs until dropped.
@@ -81,7 +82,7 @@ impl Controller {
             }
             return Ok(Next::Await);
         };
-        let (uid, now) = (pod.metadata.uid.clone().unwrap_or_default(), Timestamp::now());
+        let (uid, now) = (pod.metadata.uid.clone().unwrap_or_default(), clock::now());
         let since = match self.since().get(key) {
             Some((known, since)) if *known == uid => *since,
             _ => now,

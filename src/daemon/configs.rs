@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::cluster::{Cluster, Record};
 use super::places::Places;
 use super::{Error, Tried, settings, unit};
-use crate::kubelet::{self, node::Machine};
+use crate::kubelet::{self, app_armor, node::Machine};
 use crate::network::{self, Cidr, Cidr6, Ipv6};
 use crate::proxy;
 use crate::proxy::family::Address;
@@ -178,6 +178,7 @@ pub fn kubelet(
         images: places.images(),
         manifests: places.manifests(),
         seccomp: places.data().join("seccomp"),
+        app_armor: app_armor::is_enabled(),
         capacity: machine.capacity,
         share_processes: cluster.share_process_namespace,
         max_pods: cluster.kubelet.max_pods(),

@@ -96,6 +96,7 @@ pub(super) struct Exchange<'a> {
 }
 
 /// What came of one endpoint.
+#[allow(clippy::large_enum_variant)] // It is taken apart where it was made; boxing the answer would only cost an allocation.
 enum Tried {
     Answered(Response<Reply>),
     /// It could not be reached, or broke off.

@@ -53,6 +53,8 @@ pub struct Config {
     pub manifests: PathBuf,
     /// Where seccomp profiles of pods are looked up.
     pub seccomp: PathBuf,
+    /// Whether the kernel confines programs by AppArmor.
+    pub app_armor: bool,
     /// What the node has.
     pub capacity: NodeCapacity,
     /// Whether the containers of a pod share processes when the pod does not say.

@@ -7,6 +7,7 @@ pub mod context;
 pub mod worker;
 
 pub mod allocation;
+pub mod app_armor;
 
 mod ending;
 
@@ -44,6 +45,7 @@ pub mod statics;
 pub mod logs;
 pub mod node;
 pub mod pages;
+mod report;
 pub mod server;
 pub mod statistics;
 
@@ -188,6 +190,7 @@ impl<R: Runtime> Kubelet<R> {
         self.remove_orphans(&workers).await;
         self.tasks.spawn(follow_manifests);
         self.tasks.spawn(manager.run());
+        self.tasks.spawn(report::run(self.context.clone()));
         let (statics, eviction) = (self.context.statics.clone(), self.context.eviction.clone());
         let mut running: JoinSet<String> = JoinSet::new();
         let mut pods = self.pods.subscribe();
@@ -437,6 +440,7 @@ mod tests {
             images: at("images"),
             manifests: at("manifests"),
             seccomp: at("seccomp"),
+            app_armor: false,
             capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
             share_processes: false,
             max_pods: 110,

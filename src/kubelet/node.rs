@@ -24,6 +24,7 @@ use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::api::version;
 use crate::client::Client;
+use crate::clock;
 
 /// kubelet's `nodeLeaseDurationSeconds`.
 pub(super) const LEASE_SECONDS: i32 = 40;
@@ -160,26 +161,6 @@ pub fn node(
     old: Option<&Node>,
     now: jiff::Timestamp,
 ) -> Node {
-    let pressures = Condition::ALL.map(|condition| {
-        let holds = pressure.contains(&condition);
-        let (reason, message, _) = condition.words(holds);
-        (condition.name(), if holds { "True" } else { "False" }, reason, message)
-    });
-    let ready = ("Ready", "True", "KubeletReady", "kubelet is posting ready status");
-    let conditions = pressures.into_iter().chain([ready]).map(|(type_, status, reason, message)| {
-        let before = old
-            .and_then(|n| n.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_))
-            .filter(|c| c.status == status)
-            .and_then(|c| c.last_transition_time.clone());
-        NodeCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: Some(reason.to_owned()),
-            message: Some(message.to_owned()),
-            last_heartbeat_time: Some(Time(now)),
-            last_transition_time: Some(before.unwrap_or(Time(now))),
-        }
-    });
     let info = &machine.info;
     let bare = bare(config);
     Node {
@@ -192,7 +173,7 @@ pub fn node(
         }),
         status: Some(NodeStatus {
             addresses: Some(addresses(config)),
-            conditions: Some(conditions.collect()),
+            conditions: Some(conditions(pressure, old, now)),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
             }),
@@ -213,6 +194,38 @@ pub fn node(
             ..bare.status.unwrap_or_default()
         }),
     }
+}
+
+/// What the node says of itself; what has not changed keeps its time.
+pub fn conditions(
+    pressure: &BTreeSet<Condition>,
+    old: Option<&Node>,
+    now: jiff::Timestamp,
+) -> Vec<NodeCondition> {
+    let pressures = Condition::ALL.map(|condition| {
+        let holds = pressure.contains(&condition);
+        let (reason, message, _) = condition.words(holds);
+        (condition.name(), if holds { "True" } else { "False" }, reason, message)
+    });
+    let ready = ("Ready", "True", "KubeletReady", "kubelet is posting ready status");
+    pressures
+        .into_iter()
+        .chain([ready])
+        .map(|(type_, status, reason, message)| {
+            let before = old
+                .and_then(|n| n.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_))
+                .filter(|c| c.status == status)
+                .and_then(|c| c.last_transition_time.clone());
+            NodeCondition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: Some(reason.to_owned()),
+                message: Some(message.to_owned()),
+                last_heartbeat_time: Some(Time(now)),
+                last_transition_time: Some(before.unwrap_or(Time(now))),
+            }
+        })
+        .collect()
 }
 
 /// The handlers that runtime classes may name, the first of which is that of pods without one.
@@ -248,7 +261,7 @@ pub async fn register(
         Err(status) if status.is("NotFound") => None,
         Err(status) => return Err(status),
     };
-    let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), jiff::Timestamp::now());
+    let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), clock::now());
     if old.is_none() {
         nodes.create(&fresh).await?;
     } else {
@@ -263,7 +276,7 @@ pub async fn register(
 pub async fn heartbeat(client: Client, node: String) {
     let leases = client.namespaced::<Lease>(LEASE_NAMESPACE);
     loop {
-        let now = MicroTime(jiff::Timestamp::now());
+        let now = MicroTime(clock::now());
         let body = json!({"spec": {"renewTime": now}});
         let renewed = match leases.patch(&node, None, PatchKind::Merge, body).await {
             Err(status) if status.is("NotFound") => leases.create(&lease(&node, now)).await,
@@ -311,6 +324,7 @@ mod tests {
             images: "/images".into(),
             manifests: "/manifests".into(),
             seccomp: "/seccomp".into(),
+            app_armor: false,
             capacity: NodeCapacity { milli_cpu: 2000, memory: 4 << 30, disk: 100 << 30 },
             share_processes: false,
             max_pods: 30,

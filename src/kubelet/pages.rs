@@ -13,6 +13,7 @@ use super::statistics::summary::{self, Disk, Node};
 use crate::api::exposition;
 use crate::api::node::Page;
 use crate::api::status::Status;
+use crate::clock;
 use crate::runtime::{ContainerState, Observed, Runtime};
 
 impl<R: Runtime> Server<R> {
@@ -31,7 +32,7 @@ impl<R: Runtime> Server<R> {
                     name: &config.node,
                     memory: config.capacity.memory,
                     disk: disk(&config.pods),
-                    booted: booted(Timestamp::now()),
+                    booted: booted(clock::now()),
                 };
                 Ok(document(&summary::summary(&measured, &node)))
             }

@@ -1,10 +1,10 @@
 //! A container's image: pull policy, pull secrets, events and the reasons that statuses show.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::status::Waiting;

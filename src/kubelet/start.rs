@@ -16,6 +16,7 @@ use super::status::Waiting;
 use super::volumes::{Maker, Volumes};
 use super::{container, env, hosts, messages, pull};
 use crate::client::events::EventType;
+use crate::clock;
 use crate::runtime::{Error, Runtime};
 
 /// Why a container does not run after its start.
@@ -123,7 +124,12 @@ pub async fn container<R: Runtime>(
         }
         Err(Error::Start(message)) => {
             let Waiting { message, .. } = failed("StartError", message);
-            let ended = ObservedContainer::unstarted(&config.id, &config.labels, message, SystemTime::now());
+            let ended = ObservedContainer::unstarted(
+                &config.id,
+                &config.labels,
+                message,
+                SystemTime::from(clock::now()),
+            );
             Err(NotStarted::Ended(Box::new(ended)))
         }
         Err(error) => Err(failed("RunContainerError", error.to_string()).into()),

@@ -201,6 +201,9 @@ pub struct Security {
     pub unmasked_proc: bool,
     /// -1000..=1000; lowered only as far as the host allows.
     pub oom_score_adj: i32,
+    /// The AppArmor profile, loaded on the host, that confines its programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app_armor: Option<String>,
 }
 
 /// What happens to a container's standard input.

@@ -18,6 +18,7 @@ use crate::api::status::Status;
 use crate::api::volumes::{self, SELECTED_NODE, tie};
 use crate::client::events::{EventType, reference};
 use crate::client::reflector::{key_of, split_key};
+use crate::clock;
 
 /// How long volumes may take to be bound (kube-scheduler's `bindTimeoutSeconds`).
 const VOLUMES: Duration = Duration::from_secs(600);
@@ -173,7 +174,7 @@ impl Loops {
         let condition = json!({
             "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
             "message": format!("{NAME}: preempting to accommodate a higher priority pod"),
-            "lastTransitionTime": Time(jiff::Timestamp::now()), "observedGeneration": victim.metadata.generation,
+            "lastTransitionTime": Time(clock::now()), "observedGeneration": victim.metadata.generation,
         });
         self.patch_status(victim, json!({"status": {"conditions": [condition]}})).await?;
         let options =
@@ -199,7 +200,7 @@ fn status_patch(pod: &Pod, wait: &Wait) -> Option<Value> {
         let since = since.and_then(|condition| condition.last_transition_time.clone());
         patch["status"]["conditions"] = json!([{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": wait.message,
-            "lastTransitionTime": since.unwrap_or_else(|| Time(jiff::Timestamp::now())), "lastProbeTime": null,
+            "lastTransitionTime": since.unwrap_or_else(|| Time(clock::now())), "lastProbeTime": null,
             "observedGeneration": pod.metadata.generation,
         }]);
     }

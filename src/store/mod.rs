@@ -155,24 +155,36 @@ pub struct Store {
     writer: Arc<Writer>,
 }
 
-/// How many changes the log keeps for watchers and paged lists that lag or come back: some minutes of a busy
-/// cluster, a day of a quiet one.
-const LOG_EVENTS: usize = 20_000;
-/// How many bytes the log may hold beside the present documents.
-const LOG_BYTES: usize = 64 << 20;
+/// What the log keeps for watchers and paged lists that lag or come back: some minutes of a busy cluster, a day of a
+/// quiet one.
+const LIMITS: writer::Limits = writer::Limits { events: 20_000, bytes: 64 << 20 };
 
 impl Store {
     /// Opens or creates the store file; refuses a damaged one or one of a newer format.
     pub fn open(path: &Path) -> Result<Store, Error> {
-        let limits = writer::Limits { events: LOG_EVENTS, bytes: LOG_BYTES };
-        Store::open_with(path, Box::new(disk::engine), limits)
+        Store::open_with(path, Box::new(disk::engine), LIMITS)
+    }
+
+    /// A store for simulations, beside `path`: its engine keeps everything in memory, and what is written is written at
+    /// once, on the thread of whoever asks. So nothing of it is ever under way while a simulated clock looks idle.
+    pub fn simulated(path: &Path) -> Result<Store, Error> {
+        let (disk, state) = disk::Disk::open(path, Box::new(|_| disk::engine_in_memory()))?;
+        let writer = |memory, announcer| Ok(Writer::at_once(disk, memory, announcer, LIMITS));
+        Store::of(state, writer)
     }
 
     fn open_with(path: &Path, engine: disk::Opener, limits: writer::Limits) -> Result<Store, Error> {
         let (disk, state) = disk::Disk::open(path, engine)?;
+        Store::of(state, |memory, announcer| Writer::start(disk, memory, announcer, limits))
+    }
+
+    fn of(
+        state: memory::State,
+        writer: impl FnOnce(Arc<Memory>, Arc<Announcer>) -> Result<Writer, Error>,
+    ) -> Result<Store, Error> {
         let announcer = Arc::new(Announcer::new(state.newest()));
         let memory = Arc::new(Memory::new(state));
-        let writer = Arc::new(Writer::start(disk, memory.clone(), announcer.clone(), limits)?);
+        let writer = Arc::new(writer(memory.clone(), announcer.clone())?);
         Ok(Store { memory, announcer, writer })
     }
 

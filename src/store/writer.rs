@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -87,13 +87,16 @@ const TRIM: usize = 256;
 /// So long after the last write a large file is made quick to open.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// The handle to the writer's thread.
-pub struct Writer {
-    queue: mpsc::Sender<Message>,
+/// The handle to the one writer.
+pub enum Writer {
+    /// It has a thread of its own, so that nobody who asks is held up by the disk.
+    Thread(mpsc::Sender<Message>),
+    /// It works on the thread of whoever asks, until it is closed.
+    AtOnce(Mutex<Option<Work>>),
 }
 
 impl Writer {
-    /// Starts the thread; it ends when the handle is dropped or it is told to.
+    /// Starts a thread; it ends when the handle is dropped or it is told to.
     pub fn start(
         disk: Disk,
         memory: Arc<Memory>,
@@ -101,24 +104,44 @@ impl Writer {
         limits: Limits,
     ) -> Result<Writer, Error> {
         let (queue, messages) = mpsc::channel();
-        let work = Work { disk, memory, announcer, limits };
+        let work = Work::new(disk, memory, announcer, limits);
         thread::Builder::new().name("store".into()).spawn(move || work.run(&messages)).map_err(|error| {
             Error::Disk { path: String::new(), message: format!("cannot start the writer's thread: {error}") }
         })?;
-        Ok(Writer { queue })
+        Ok(Writer::Thread(queue))
     }
 
-    /// Hands a message to the thread.
+    /// Without a thread: a message has been carried out when it has been sent.
+    pub fn at_once(disk: Disk, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Writer {
+        Writer::AtOnce(Mutex::new(Some(Work::new(disk, memory, announcer, limits))))
+    }
+
+    /// Hands over a message.
     pub fn send(&self, message: Message) -> Result<(), Error> {
-        self.queue.send(message).map_err(|_| Error::Closed)
+        match self {
+            Writer::Thread(queue) => queue.send(message).map_err(|_| Error::Closed),
+            Writer::AtOnce(work) => {
+                let mut work = work.lock().unwrap_or_else(PoisonError::into_inner);
+                let closing = work.as_mut().ok_or(Error::Closed)?.take(message, || None);
+                if let Some(done) = closing {
+                    drop(work.take());
+                    let _ = done.send(());
+                }
+                Ok(())
+            }
+        }
     }
 }
 
-struct Work {
+/// The writer's work, wherever it is done.
+pub struct Work {
+    /// Before the disk: they hear of the end first.
+    followers: Followers,
     disk: Disk,
     memory: Arc<Memory>,
-    announcer: Arc<Announcer>,
     limits: Limits,
+    /// How the newest transaction ended.
+    last: Result<(), Error>,
 }
 
 /// Tells followers of the store's end, however it ends.
@@ -143,54 +166,63 @@ struct Group {
 }
 
 impl Work {
+    fn new(disk: Disk, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Work {
+        Work { followers: Followers(announcer), disk, memory, limits, last: Ok(()) }
+    }
+
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
-        let followers = Followers(self.announcer.clone());
         let mut closing = None;
-        // How the newest transaction ended.
-        let mut last = Ok(());
         while closing.is_none() {
             let first = match self.disk.is_slow_to_open() {
                 false => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 true => messages.recv_timeout(IDLE),
             };
-            let first = match first {
-                Ok(first) => first,
+            match first {
+                Ok(first) => closing = self.take(first, || messages.try_recv().ok()),
                 Err(RecvTimeoutError::Timeout) => {
                     let made = self.disk.make_quick_to_open(self.memory.read(State::span));
-                    last = made.or_else(|_| self.settle());
-                    continue;
+                    self.last = made.or_else(|_| self.settle());
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
-            };
-            let mut writes = Vec::new();
-            let mut compactions = Vec::new();
-            let mut checks = Vec::new();
-            let mut next = Some(first);
-            while let Some(message) = next {
-                match message {
-                    Message::Write(write) => writes.push(write),
-                    Message::Compact { revision, done } => compactions.push((revision, done)),
-                    Message::Check { done } => checks.push(done),
-                    Message::Close { done } => {
-                        closing = Some(done);
-                        break;
-                    }
-                }
-                next = if writes.len() < GROUP { messages.try_recv().ok() } else { None };
-            }
-            if let Some(result) = self.commit(writes, compactions) {
-                last = result;
-            }
-            for done in checks {
-                let _ = done.send(last.as_ref().map_err(again).copied());
             }
         }
-        drop(followers);
         // The file is closed before the closer hears of it.
-        drop(self.disk);
+        drop(self);
         if let Some(done) = closing {
             let _ = done.send(());
         }
+    }
+
+    /// Carries out a message with those that have queued up behind it; who waits for the end, when that is asked for.
+    fn take(
+        &mut self,
+        first: Message,
+        mut queued: impl FnMut() -> Option<Message>,
+    ) -> Option<oneshot::Sender<()>> {
+        let mut writes = Vec::new();
+        let mut compactions = Vec::new();
+        let mut checks = Vec::new();
+        let mut closing = None;
+        let mut next = Some(first);
+        while let Some(message) = next {
+            match message {
+                Message::Write(write) => writes.push(write),
+                Message::Compact { revision, done } => compactions.push((revision, done)),
+                Message::Check { done } => checks.push(done),
+                Message::Close { done } => {
+                    closing = Some(done);
+                    break;
+                }
+            }
+            next = if writes.len() < GROUP { queued() } else { None };
+        }
+        if let Some(result) = self.commit(writes, compactions) {
+            self.last = result;
+        }
+        for done in checks {
+            let _ = done.send(self.last.as_ref().map_err(again).copied());
+        }
+        closing
     }
 
     /// How the transaction ended; `None` when there was nothing to make durable.
@@ -249,7 +281,7 @@ impl Work {
         }
         // Who waits for a write hears of it before those who follow.
         if result.is_ok() {
-            self.announcer.announce(&events);
+            self.followers.0.announce(&events);
         }
         (!idle).then_some(result)
     }
@@ -280,7 +312,7 @@ impl Work {
         }
         let (events, span) = self.disk.reopen(self.memory.read(State::span).newest)?;
         self.show(events.clone(), span);
-        self.announcer.announce(&events);
+        self.followers.0.announce(&events);
         Ok(())
     }
 

@@ -152,6 +152,11 @@ async fn a_process_has_no_more_rights_than_given() {
         assert!(seen.contains(expected), "no {expected}: {seen}");
     }
 
+    let mut config = host.shell("s", "armored", "true");
+    config.security.app_armor = Some("no-such-profile".into());
+    let refused = host.runtime.start(&config).await.unwrap_err().to_string();
+    assert!(refused.contains("set AppArmor profile \"no-such-profile\""), "{refused}");
+
     let mut config = host.shell("s", "privileged", "cat /proc/self/status; ls /dev/vda /dev/kmsg; echo 1 > /proc/sys/kernel/printk_ratelimit && echo written");
     config.security.privileged = true;
     let seen = host.output(&config).await;

@@ -160,3 +160,81 @@ async fn daemons_run_on_nodes_that_others_avoid() {
     cluster.apply(LOGS).await;
     cluster.until("daemonsets/logs", done).await;
 }
+
+/// A cluster of five nodes.
+async fn five() -> Cluster {
+    let mut cluster = Cluster::start().await;
+    for name in ["n2", "n3", "n4", "n5"] {
+        cluster.add_node(name).await;
+    }
+    cluster
+}
+
+#[tokio::test]
+async fn an_update_that_is_stuck_keeps_its_limits() {
+    for (rolling, (old, new)) in [
+        (json!({}), (4, 1)),
+        (json!({"maxUnavailable": 2}), (3, 2)),
+        // Rounded up.
+        (json!({"maxUnavailable": "30%"}), (3, 2)),
+        (json!({"maxUnavailable": "100%"}), (0, 5)),
+        (json!({"maxUnavailable": 0, "maxSurge": 1}), (5, 1)),
+        (json!({"maxUnavailable": 0, "maxSurge": "50%"}), (5, 3)),
+    ] {
+        let cluster = five().await;
+        cluster.apply(LOGS).await;
+        cluster
+            .patch("daemonsets/logs", json!({"spec": {"updateStrategy": {"rollingUpdate": rolling}}}))
+            .await;
+        cluster
+            .until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 5)
+            .await;
+        cluster.hold_image("logs:2");
+        cluster.patch("daemonsets/logs", image("logs:2")).await;
+        cluster.pass(120).await;
+        let pods = cluster.list("pods").await;
+        let of =
+            |image: &str| pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == image).count();
+        assert_eq!((of("logs:1"), of("logs:2")), (old, new), "{rolling}");
+        cluster.release_image("logs:2");
+        cluster.until("daemonsets/logs", done).await;
+        cluster.until_all("pods", |pods| pods.len() == 5).await;
+    }
+}
+
+#[tokio::test]
+async fn taints_and_tolerations_say_which_nodes_are_meant() {
+    let cluster = five().await;
+    for (node, effect) in [("n2", "NoSchedule"), ("n3", "NoExecute"), ("n4", "PreferNoSchedule")] {
+        let taint = json!([{"key": "dedicated", "value": node, "effect": effect}]);
+        cluster.patch(&format!(":nodes/{node}"), json!({"spec": {"taints": taint}})).await;
+    }
+    cluster.apply(LOGS).await;
+    let meant = |count: i64| move |set: &Value| done(set) && set["status"]["desiredNumberScheduled"] == count;
+    cluster.until("daemonsets/logs", meant(3)).await;
+    let pods = cluster.list("pods").await;
+    assert_eq!(nodes(&pods), ["minik", "n4", "n5"]);
+    let tolerates = |value: &str| json!({"spec": {"template": {"spec": {"tolerations": [{"key": "dedicated", "value": value}]}}}});
+    cluster.patch("daemonsets/logs", tolerates("n3")).await;
+    cluster.until("daemonsets/logs", meant(4)).await;
+    cluster.until_all("pods", |pods| nodes(pods) == ["minik", "n3", "n4", "n5"]).await;
+    // A taint that comes later sends its pod away.
+    let taint = json!([{"key": "other", "effect": "NoExecute"}]);
+    cluster.patch(":nodes/n5", json!({"spec": {"taints": taint}})).await;
+    cluster.until_all("pods", |pods| nodes(pods) == ["minik", "n3", "n4"]).await;
+    cluster.until("daemonsets/logs", meant(3)).await;
+}
+
+#[tokio::test]
+async fn new_pods_are_waited_for_as_long_as_is_said() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node("n2").await;
+    cluster.apply(LOGS).await;
+    cluster.patch("daemonsets/logs", json!({"spec": {"minReadySeconds": 60}})).await;
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 2).await;
+    let begun = tokio::time::Instant::now();
+    cluster.patch("daemonsets/logs", image("logs:2")).await;
+    cluster.until("daemonsets/logs", done).await;
+    let took = begun.elapsed().as_secs();
+    assert!((120..135).contains(&took), "{took}");
+}

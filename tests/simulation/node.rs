@@ -122,3 +122,45 @@ async fn a_port_of_the_host_is_one_pods() {
     cluster.apply(&pod("third", "0", here("third"))).await;
     cluster.until("pods/third", runs).await;
 }
+
+#[tokio::test]
+async fn others_make_room_for_a_pod_that_the_node_needs() {
+    let cluster = Cluster::start().await;
+    cluster.program("slow", minik::runtime::sim::SimProgram::IgnoreTerm);
+    for (name, cpu) in [("large", "4"), ("slow", "3")] {
+        cluster.apply(&pod(name, cpu, json!({"terminationGracePeriodSeconds": 20}))).await;
+        cluster.until(&format!("pods/{name}"), runs).await;
+    }
+    let critical = json!({"nodeName": "minik", "priorityClassName": "system-node-critical"});
+    cluster.apply(&pod("needed", "3", critical.clone())).await;
+    cluster.until_event("Pod/slow", "Preempting: Preempted in order to admit critical pod").await;
+    cluster.pass(10).await;
+    assert!(!runs(&cluster.get("pods/needed").await.unwrap()), "the room is not free yet");
+    cluster.until("pods/needed", runs).await;
+    let slow = cluster.get("pods/slow").await.unwrap();
+    assert_eq!(
+        (&slow["status"]["phase"], &slow["status"]["reason"]),
+        (&json!("Failed"), &json!("Preempting"))
+    );
+    let told = "Pod was preempted by Kubelet to accommodate a critical pod.";
+    assert_eq!(crate::shows::message(&slow, "DisruptionTarget"), told);
+    assert!(runs(&cluster.get("pods/large").await.unwrap()));
+    // Without anybody who could go, there is no room.
+    cluster.apply(&pod("huge", "9", critical)).await;
+    let huge = cluster.until("pods/huge", |pod| pod["status"]["phase"] == "Failed").await;
+    assert_eq!(huge["status"]["reason"], "UnexpectedAdmissionError");
+    assert!(runs(&cluster.get("pods/large").await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_pod_that_apparmor_is_to_confine_needs_a_node_that_can() {
+    let cluster = Cluster::start().await;
+    for (name, kind, taken) in [("open", "Unconfined", true), ("usual", "RuntimeDefault", false)] {
+        let security = json!({"securityContext": {"appArmorProfile": {"type": kind}}});
+        cluster.apply(&pod(name, "1", security)).await;
+        let phase = if taken { "Running" } else { "Failed" };
+        cluster.shows(&format!("pods/{name}"), json!({"status": {"phase": phase}})).await;
+    }
+    let told = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+    cluster.is("pods/usual", json!({"status": {"reason": "AppArmor", "message": told}})).await;
+}

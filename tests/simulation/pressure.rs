@@ -69,7 +69,7 @@ async fn a_pod_that_takes_all_memory_is_evicted_and_the_others_stay() {
 async fn a_node_whose_disk_is_full_takes_no_pods_but_those_of_the_system() {
     let statements = thresholds::statements("nodefs.available<1Ei").unwrap();
     let settings = Settings { thresholds: thresholds::parse(&statements).unwrap(), ..Settings::default() };
-    let cluster = Cluster::start_with(settings).await;
+    let cluster = Cluster::start_in_real_time(Some(settings)).await;
     let node = cluster.until(":nodes/minik", |node| tainted(node, "node.kubernetes.io/disk-pressure")).await;
     assert_eq!(condition(&node, "DiskPressure")["message"], "kubelet has disk pressure");
     cluster.apply(&pod("plain", &json!({"requests": {"memory": "1Gi"}}))).await;

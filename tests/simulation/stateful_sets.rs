@@ -1,8 +1,12 @@
 //! Stateful sets: order, names, claims, updates.
 
+use minik::runtime::sim::SimProgram;
+use minik::stdio::Exit;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::cluster::Cluster;
+use crate::shows::names;
 
 const DB: &str = "
 apiVersion: apps/v1
@@ -119,4 +123,150 @@ async fn claims_stay_or_go_as_is_asked_for() {
     cluster.delete("statefulsets/db").await;
     cluster.until_all("pods", |pods| pods.is_empty()).await;
     assert_eq!(cluster.list("persistentvolumeclaims").await.len(), 1);
+}
+
+/// A set of so many pods with more in its specification.
+fn set(replicas: i32, more: Value) -> String {
+    let template = json!({"metadata": {"labels": {"app": "db"}}, "spec": {"terminationGracePeriodSeconds": 10,
+        "containers": [{"name": "c", "image": "db:1"}]}});
+    let mut spec = json!({"replicas": replicas, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}}, "template": template});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": spec})
+        .to_string()
+}
+
+fn image(image: &str) -> Value {
+    json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}})
+}
+
+#[tokio::test]
+async fn places_begin_where_they_are_to() {
+    let cluster = Cluster::start().await;
+    cluster.apply(&set(2, json!({"ordinals": {"start": 5}}))).await;
+    cluster.until("statefulsets/db", ready(2)).await;
+    let pods = cluster.list("pods").await;
+    assert_eq!(names(&pods), ["db-5", "db-6"]);
+    cluster.patch("statefulsets/db", json!({"spec": {"ordinals": {"start": 6}}})).await;
+    cluster.until_gone("pods/db-5").await;
+    cluster.until("statefulsets/db", ready(2)).await;
+    let pods = cluster.list("pods").await;
+    assert_eq!(names(&pods), ["db-6", "db-7"]);
+}
+
+#[tokio::test]
+async fn one_that_does_not_come_holds_those_after_it() {
+    let cluster = Cluster::start().await;
+    cluster.program("db:1", SimProgram::RunUntilTerm(Exit::Code(0)));
+    cluster.program("db:1", SimProgram::EndAtOnce(Exit::Code(1)));
+    cluster.apply(&set(3, json!({}))).await;
+    cluster.pass(600).await;
+    let pods = cluster.list("pods").await;
+    assert_eq!(names(&pods), ["db-0", "db-1"]);
+    cluster.is("statefulsets/db", json!({"status": {"replicas": 2, "readyReplicas": 1}})).await;
+}
+
+#[tokio::test]
+async fn one_counts_when_it_has_been_ready_for_long_enough() {
+    let cluster = Cluster::start().await;
+    let begun = Instant::now();
+    cluster.apply(&set(3, json!({"minReadySeconds": 30}))).await;
+    cluster.shows("statefulsets/db", json!({"status": {"readyReplicas": 3}})).await;
+    let took = begun.elapsed().as_secs();
+    assert!((60..70).contains(&took), "each waits for the one before it: {took}");
+    cluster.shows("statefulsets/db", json!({"status": {"availableReplicas": 3}})).await;
+    let took = begun.elapsed().as_secs();
+    assert!((90..105).contains(&took), "{took}");
+}
+
+#[tokio::test]
+async fn several_may_be_updated_at_a_time() {
+    for (parallel, most, expected) in [
+        (false, json!(1), vec!["db:1", "db:1", "db:1", "db:1", "db:2"]),
+        (true, json!(2), vec!["db:1", "db:1", "db:1", "db:2", "db:2"]),
+        (true, json!("50%"), vec!["db:1", "db:1", "db:1", "db:2", "db:2"]),
+        (true, json!("60%"), vec!["db:1", "db:1", "db:2", "db:2", "db:2"]),
+    ] {
+        let cluster = Cluster::start().await;
+        let policy = if parallel { "Parallel" } else { "OrderedReady" };
+        let strategy = json!({"rollingUpdate": {"maxUnavailable": most}});
+        cluster.apply(&set(5, json!({"podManagementPolicy": policy, "updateStrategy": strategy}))).await;
+        cluster.until("statefulsets/db", ready(5)).await;
+        cluster.hold_image("db:2");
+        cluster.patch("statefulsets/db", image("db:2")).await;
+        cluster.pass(120).await;
+        let pods = cluster.list("pods").await;
+        let images: Vec<&str> =
+            pods.iter().map(|pod| pod["spec"]["containers"][0]["image"].as_str().unwrap()).collect();
+        assert_eq!(images, expected, "{policy} {most}");
+        cluster.release_image("db:2");
+        cluster.shows("statefulsets/db", json!({"status": {"updatedReplicas": 5, "readyReplicas": 5}})).await;
+    }
+}
+
+#[tokio::test]
+async fn an_update_waits_for_the_user() {
+    let cluster = Cluster::start().await;
+    cluster.apply(&set(2, json!({"updateStrategy": {"type": "OnDelete"}}))).await;
+    cluster.until("statefulsets/db", ready(2)).await;
+    cluster.patch("statefulsets/db", image("db:2")).await;
+    cluster.pass(300).await;
+    cluster
+        .is(
+            "statefulsets/db",
+            json!({"status": {"updatedReplicas": null, "currentReplicas": 2, "readyReplicas": 2}}),
+        )
+        .await;
+    cluster.delete("pods/db-0").await;
+    cluster
+        .shows(
+            "statefulsets/db",
+            json!({"status": {"updatedReplicas": 1, "currentReplicas": 1, "readyReplicas": 2}}),
+        )
+        .await;
+    cluster.is("pods/db-0", json!({"spec": {"containers": [{"image": "db:2"}]}})).await;
+}
+
+#[tokio::test]
+async fn claims_by_every_policy() {
+    for (scaled, deleted, after_scale, after_deletion) in [
+        ("Retain", "Retain", 2, 2),
+        ("Delete", "Retain", 1, 1),
+        ("Retain", "Delete", 2, 0),
+        ("Delete", "Delete", 1, 0),
+    ] {
+        let cluster = Cluster::start().await;
+        let template = json!({"metadata": {"name": "data"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        let policy = json!({"whenScaled": scaled, "whenDeleted": deleted});
+        let more =
+            json!({"volumeClaimTemplates": [template], "persistentVolumeClaimRetentionPolicy": policy});
+        cluster.apply(&set(2, more)).await;
+        cluster.until("statefulsets/db", ready(2)).await;
+        cluster.scale("statefulsets/db", 1).await;
+        cluster.until_gone("pods/db-1").await;
+        cluster.pass(60).await;
+        assert_eq!(cluster.list("persistentvolumeclaims").await.len(), after_scale, "{scaled} {deleted}");
+        cluster.delete("statefulsets/db").await;
+        cluster.until_all("pods", |pods| pods.is_empty()).await;
+        cluster.pass(60).await;
+        // The claim of a place that was left before is nobody's any more.
+        let left = cluster.list("persistentvolumeclaims").await;
+        assert_eq!(left.len(), after_deletion, "{scaled} {deleted}: {:?}", names(&left));
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_not_filled_before_it_is_free() {
+    let cluster = Cluster::start().await;
+    cluster.program("db:1", SimProgram::IgnoreTerm);
+    let mut slow: Value = serde_json::from_str(&set(1, json!({}))).unwrap();
+    slow["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = json!(120);
+    cluster.apply(&slow.to_string()).await;
+    let before = cluster.until("pods/db-0", |pod| pod["status"]["phase"] == "Running").await;
+    let begun = Instant::now();
+    cluster.delete("pods/db-0").await;
+    let uid = before["metadata"]["uid"].clone();
+    cluster.until("pods/db-0", move |pod| pod["metadata"]["uid"] != uid).await;
+    let took = begun.elapsed().as_secs();
+    assert!((120..125).contains(&took), "{took}");
 }

@@ -19,7 +19,7 @@ fn runs(pod: &Value) -> bool {
 
 /// A cluster with a running static pod whose mirror is gone for good: there is no namespace for it.
 async fn unshown() -> Cluster {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start_in_real_time(None).await;
     cluster.apply(TEAM).await;
     cluster.put_manifest("web.yaml", &manifest("web:1"));
     cluster.until("team:pods/web-minik", runs).await;
@@ -49,7 +49,7 @@ async fn a_pod_that_the_api_does_not_show_is_replaced_as_its_manifest_says() {
 
 #[tokio::test]
 async fn a_manifest_that_comes_back_at_once_is_run() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start_in_real_time(None).await;
     cluster.apply(TEAM).await;
     for _ in 0..3 {
         cluster.put_manifest("web.yaml", &manifest("web:1"));
@@ -62,7 +62,7 @@ async fn a_manifest_that_comes_back_at_once_is_run() {
 
 #[tokio::test]
 async fn a_pod_runs_though_the_api_does_not_take_its_mirror() {
-    let cluster = Cluster::start().await;
+    let cluster = Cluster::start_in_real_time(None).await;
     let elsewhere = manifest("lost").replace("namespace: team", "namespace: nowhere");
     cluster.put_manifest("lost.yaml", &elsewhere.replace("name: web", "name: lost"));
     cluster.until_running(&["lost"]).await;

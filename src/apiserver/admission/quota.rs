@@ -9,7 +9,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::OwnedMutexGuard;
 
@@ -20,6 +19,7 @@ use crate::api::quota;
 use crate::api::resources::{self, Resources};
 use crate::api::status::Status;
 use crate::apiserver::registry::{Registry, encode_at};
+use crate::clock;
 use crate::store::{self, Store};
 
 /// Who is let through by the quotas of a namespace, one after the other.
@@ -134,7 +134,7 @@ fn more_of(quota: &Value, kind: &Kind, object: &Value, old: Option<&Value>) -> R
     if counted.iter().any(|name| !used.contains_key(*name)) {
         return Err(format!("status unknown for quota: {name}, resources: {}", counted.join(",")));
     }
-    let now = Timestamp::now();
+    let now = clock::now();
     let mut more = quota::usage(kind, object, now);
     let negative: Vec<&str> =
         more.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name.as_str()).collect();

@@ -15,6 +15,7 @@ use crate::api::request::User;
 use crate::apiserver::pki::{LEAF_LIFETIME, Pki};
 use crate::apiserver::proxy::exchange::Secure;
 use crate::apiserver::proxy::tls;
+use crate::clock;
 
 /// The name in the certificate, which aggregated servers look for.
 const CLIENT: &str = "front-proxy-client";
@@ -54,7 +55,7 @@ impl FrontProxy {
         let bundle = spec["caBundle"].as_str().unwrap_or_default();
         let key = if unverified { String::new() } else { bundle.to_owned() };
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now();
+        let now = SystemTime::from(clock::now());
         if let Some((made, config)) = configs.get(&key)
             && now.duration_since(*made).is_ok_and(|age| age < FRESH)
         {

@@ -8,7 +8,6 @@ use futures::FutureExt;
 use futures::future::select_all;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::availability::Condition;
@@ -26,6 +25,7 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, PatchKind, User, WriteOptions};
 use crate::api::status::Status;
+use crate::clock;
 use crate::store::{Entry, Store};
 
 mod availability;
@@ -234,7 +234,7 @@ impl Aggregator {
             let condition = self.check(api.registry(), proxy, service).await;
             let available = condition.available;
             round.failed |= !available;
-            if let Some(conditions) = condition.into_conditions(service, Timestamp::now()) {
+            if let Some(conditions) = condition.into_conditions(service, clock::now()) {
                 let written = keeper.conditions(meta::name(service), conditions).await;
                 round.failed |= written.is_err();
             }

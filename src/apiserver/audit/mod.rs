@@ -19,6 +19,7 @@ use super::answer::Body;
 use super::auth;
 use crate::api::meta;
 use crate::api::request::{Target, User};
+use crate::clock;
 
 mod log;
 mod policy;
@@ -71,8 +72,7 @@ impl Audit {
 
     /// A request has come.
     pub fn begin(&self, request: Received) -> Record {
-        let draft =
-            Draft { request, user: None, acting: None, decision: None, sent: None, at: Timestamp::now() };
+        let draft = Draft { request, user: None, acting: None, decision: None, sent: None, at: clock::now() };
         Record { audit: self.clone(), draft: Arc::new(Mutex::new(draft)) }
     }
 
@@ -204,7 +204,7 @@ impl Record {
         if decision.omit_stages.contains(&stage) {
             return;
         }
-        let event = event(&draft, decision, stage, answered, Timestamp::now());
+        let event = event(&draft, decision, stage, answered, clock::now());
         drop(draft);
         self.audit.log.line(serde_json::to_vec(&event).unwrap_or_default());
     }

@@ -13,6 +13,8 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
+
 /// When, in UTC, a file was put aside, as its name tells.
 const MOMENT: &str = "%Y-%m-%dT%H-%M-%S%.3f";
 
@@ -54,7 +56,7 @@ impl Rotated {
     pub(super) fn line(&mut self, line: &[u8]) -> io::Result<()> {
         let most = u64::from(self.limits.max_size) * 1024 * 1024;
         if most > 0 && self.size > 0 && self.size + line.len() as u64 > most {
-            self.rotate(Timestamp::now())?;
+            self.rotate(clock::now())?;
         }
         self.size += line.len() as u64;
         self.file.write_all(line)

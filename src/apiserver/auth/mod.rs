@@ -12,6 +12,7 @@ use super::registry::Registry;
 use crate::api::request::User;
 use crate::api::status::Status;
 use crate::api::{meta, names};
+use crate::clock;
 
 pub mod attributes;
 pub mod impersonation;
@@ -94,7 +95,7 @@ pub fn user_for(
     token: &str,
     audiences: &[String],
 ) -> Result<(User, Vec<String>), Refused> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let claims = tokens.check(token, audiences, now)?;
     still_bound(registry, token, &claims.binding, now)?;
     let meant = audiences.iter().filter(|audience| claims.aud.contains(audience)).cloned().collect();

@@ -12,6 +12,7 @@ use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::request::{PatchKind, User, WriteOptions};
 use crate::apiserver::registry::{Part, Place, Registry};
+use crate::clock;
 use crate::store::Entry;
 
 const GROUP: &str = "flowcontrol.apiserver.k8s.io";
@@ -49,7 +50,7 @@ impl Fairness {
 
 /// Says in a flow schema whether its level is there, unless it says so already.
 async fn tell(registry: &Registry, kind: &Arc<Kind>, schema: &Value, levels: &[&Value]) {
-    let Some(condition) = condition(schema, levels, Timestamp::now()) else { return };
+    let Some(condition) = condition(schema, levels, clock::now()) else { return };
     let name = meta::name(schema);
     let change = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": name},
         "status": {"conditions": [condition]}});

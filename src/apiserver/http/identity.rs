@@ -4,13 +4,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL;
 use hyper::HeaderMap;
 use hyper::header;
-use jiff::Timestamp;
 
 use super::Server;
 use crate::api::request::User;
 use crate::api::status::Status;
 use crate::apiserver::auth::attributes::Attributes;
 use crate::apiserver::auth::{self, Peer, impersonation};
+use crate::clock;
 
 /// What a browser, which sends no headers of its own choice, puts before its token among the protocols it offers.
 const TOKEN_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
@@ -19,7 +19,7 @@ impl Server {
     /// Who asks: the certificate's user as long as it is valid, or the bearer token's, or nobody in particular.
     pub(super) fn user(&self, peer: &Peer, headers: &HeaderMap) -> Result<User, Status> {
         if let Peer::Certified(certified) = peer
-            && Timestamp::now() < certified.not_after
+            && clock::now() < certified.not_after
         {
             return Ok(certified.user.clone());
         }

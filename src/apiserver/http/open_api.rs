@@ -21,6 +21,7 @@ use crate::apiserver::answer::{self, Body};
 use crate::apiserver::openapi::others::{self, Description};
 use crate::apiserver::openapi::{self, Source};
 use crate::apiserver::resource_metrics;
+use crate::clock;
 use crate::sys::memory;
 
 /// How long a client may keep a document that it named by its hash.
@@ -234,7 +235,7 @@ impl Documents {
             set(header::LOCATION, &address(path, current));
         } else if !hash.is_empty() {
             set(header::CACHE_CONTROL, "public, immutable");
-            let ends = Timestamp::now().saturating_add(YEAR).unwrap_or(Timestamp::MAX);
+            let ends = clock::now().saturating_add(YEAR).unwrap_or(Timestamp::MAX);
             set(header::EXPIRES, &ends.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string());
         }
         Ok(response)

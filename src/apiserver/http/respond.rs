@@ -10,7 +10,6 @@ use futures::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use hyper::header::{self, HeaderValue};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +22,7 @@ use crate::api::yaml;
 use crate::apiserver::answer::{Body, full, in_pieces, status, typed};
 use crate::apiserver::registry::encode;
 use crate::apiserver::table::{self, IncludeObject};
+use crate::clock;
 use crate::store::{Entry, Snapshot};
 
 /// Lists go out in pieces of this size: with the head of their HTTP/2 frame (RFC 9113, section 4.1) they fill one TLS record
@@ -97,7 +97,7 @@ pub fn response(
 fn object(show: &Show, object: &Value) -> Value {
     match (show.form.shown, &show.kind) {
         (Shown::Table, Some(kind)) => {
-            let mut table = table::render(kind, &[object], show.include, Timestamp::now());
+            let mut table = table::render(kind, &[object], show.include, clock::now());
             table["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
             table
         }
@@ -126,7 +126,7 @@ fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response
     let whole = match (show.form.shown, show.form.format, show.form.pretty) {
         (Shown::Table, ..) => {
             let objects: Vec<&Value> = objects().collect();
-            let mut table = table::render(kind, &objects, show.include, Timestamp::now());
+            let mut table = table::render(kind, &objects, show.include, clock::now());
             table["metadata"] = metadata;
             table
         }

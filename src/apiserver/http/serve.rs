@@ -20,6 +20,7 @@ use super::Server;
 use crate::apiserver::auth::{self, Peer};
 use crate::apiserver::pki::{ClientAuthority, Settings};
 use crate::apiserver::proxy::Origin;
+use crate::clock;
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -125,7 +126,7 @@ async fn handshake(
         .await
         .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let vouched = clients.vouches_for(chain, SystemTime::now());
+    let vouched = clients.vouches_for(chain, SystemTime::from(clock::now()));
     let peer = match chain.first() {
         None => Peer::Unnamed,
         Some(leaf) => {

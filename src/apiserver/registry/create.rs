@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::managed_fields::{self, Ownership};
@@ -17,6 +16,7 @@ use crate::api::status::Status;
 use crate::apiserver::admission::{self, Attributes, Operation, Options};
 use crate::apiserver::custom::conversion;
 use crate::apiserver::{definitions, strategy, structure};
+use crate::clock;
 use crate::store;
 
 /// How often a clashing generated name is replaced by another.
@@ -94,7 +94,7 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Response, Status> {
         let strategy = strategy::of(kind);
-        metadata::prepare_create(&mut object, kind, namespace, Timestamp::now())?;
+        metadata::prepare_create(&mut object, kind, namespace, clock::now())?;
         if strategy.has_generation() {
             meta::set(&mut object, "generation", 1);
         }

@@ -16,6 +16,7 @@ use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
 use crate::apiserver::admission::{self, Attributes, Operation, Options};
 use crate::apiserver::{allocate, definitions};
+use crate::clock;
 use crate::store::{self, Entry, Snapshot};
 
 const ATTEMPTS: usize = 16;
@@ -273,7 +274,7 @@ impl Registry {
             let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
             let options = &with_default_policy(place, entry.json(), options);
             let object = definitions::hold(place.kind, entry.json());
-            let written = match decide(&object, grace, options, collected, Timestamp::now()) {
+            let written = match decide(&object, grace, options, collected, clock::now()) {
                 Decision::Nothing => return Ok(Outcome::Marked(entry)),
                 Decision::Remove(value) if options.dry_run => return Ok(Outcome::DryRun(value, true)),
                 Decision::Mark(value) if options.dry_run => return Ok(Outcome::DryRun(value, false)),

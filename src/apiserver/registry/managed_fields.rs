@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Part, as_stored, stored_kind, value_as_served};
@@ -12,6 +11,7 @@ use crate::api::meta;
 use crate::api::request::{User, WriteOptions};
 use crate::api::status::Status;
 use crate::apiserver::patching;
+use crate::clock;
 
 /// The manager of what the server does itself.
 const SERVER: &str = "kube-apiserver";
@@ -142,7 +142,7 @@ fn served<'v>(kind: &Kind, value: &'v Value) -> Cow<'v, Value> {
 
 fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> T {
     let version = kind.api_version();
-    let (reset, now) = (reset(kind, part), meta::timestamp(Timestamp::now()));
+    let (reset, now) = (reset(kind, part), meta::timestamp(clock::now()));
     act(&Context {
         version: &version,
         place: kind.types.schema(),

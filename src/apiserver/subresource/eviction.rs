@@ -11,6 +11,7 @@ use crate::api::status::{Cause, Status};
 use crate::api::{kinds, meta};
 use crate::apiserver::registry::{Part, Place};
 use crate::apiserver::{ApiServer, admission, structure};
+use crate::clock;
 
 /// The most pods that a budget may count as going, before evictions wait for its controller.
 const MOST_DISRUPTED: usize = 2000;
@@ -141,7 +142,7 @@ async fn count(
     let Some(kind) = kinds::by_kind("policy", "v1", "PodDisruptionBudget") else { return Ok(()) };
     let place = Place { kind, namespace: pod.namespace, name: budget };
     let options = WriteOptions { dry_run: options.dry_run, ..WriteOptions::default() };
-    let now = Timestamp::now();
+    let now = clock::now();
     let take = |budget: &Value| Ok((taken(budget, pod.name, now)?, Vec::new()));
     api.registry().change(user, place, Part::Status, &options, take).await.map(drop)
 }

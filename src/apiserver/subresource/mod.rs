@@ -7,7 +7,6 @@ mod eviction;
 mod scale;
 mod token;
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
@@ -18,6 +17,7 @@ use crate::api::kinds::{Text, Types};
 use crate::api::request::{Action, Response, User, WriteOptions};
 use crate::api::status::{Details, FieldError, Status};
 use crate::api::{meta, names};
+use crate::clock;
 
 const BINDING: Type<'static> = Type {
     group: "",
@@ -176,7 +176,7 @@ fn bound(place: Place<'_>, pod: &Value, node: &str, uid: &str, annotations: &Val
         meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
     }
     let condition = json!({"type": "PodScheduled", "status": "True",
-        "lastProbeTime": null, "lastTransitionTime": meta::timestamp(Timestamp::now())});
+        "lastProbeTime": null, "lastTransitionTime": meta::timestamp(clock::now())});
     match pod["status"]["conditions"].as_array_mut() {
         Some(conditions) => {
             conditions.retain(|c| c["type"] != "PodScheduled");

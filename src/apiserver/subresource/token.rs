@@ -15,6 +15,7 @@ use crate::apiserver::admission;
 use crate::apiserver::auth::tokens::{Binding, Bound, Claims, ISSUER};
 use crate::apiserver::registry::{Place, metadata};
 use crate::apiserver::structure::{self, Type};
+use crate::clock;
 
 const GROUP: &str = "authentication.k8s.io";
 const TOKEN_REQUEST: Type<'static> = Type {
@@ -72,7 +73,7 @@ pub(super) async fn issue(
     if audiences.is_empty() {
         audiences.push(ISSUER.to_owned());
     }
-    let now = Timestamp::now();
+    let now = clock::now();
     let mut binding = Binding {
         namespace: namespace.to_owned(),
         node: None,

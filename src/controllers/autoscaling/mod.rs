@@ -25,6 +25,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder};
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 
 mod conditions;
 mod limits;
@@ -125,7 +126,7 @@ impl Controller {
             self.selectors().remove(key);
             return Ok(Next::Await);
         };
-        let now = Timestamp::now();
+        let now = clock::now();
         let (last, mut memory) = self.memories().get(key).cloned().unwrap_or_default();
         let left = last + SignedDuration::try_from(PERIOD).unwrap_or_default() - now;
         if let Ok(left) = Duration::try_from(left)

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::JoinSet;
@@ -17,6 +16,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 
 mod plan;
 mod schedule;
@@ -58,7 +58,7 @@ impl Controller {
         let owner = Owner::new(&*cron, selector(None).map_err(Status::internal)?);
         let all = self.jobs.in_namespace(split_key(key).0);
         let jobs: Vec<Arc<Job>> = all.into_iter().filter(|job| owner.controls(&job.metadata)).collect();
-        let mut plan = plan(&cron, &owner, &jobs, Timestamp::now());
+        let mut plan = plan(&cron, &owner, &jobs, clock::now());
         for (kind, reason, message) in plan.events {
             self.tell(&owner, kind, reason, &message);
         }

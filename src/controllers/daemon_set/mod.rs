@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::time::Instant;
@@ -26,6 +25,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder};
 use crate::client::reflector::{Reflector, key_of};
+use crate::clock;
 
 /// The name under which the controller speaks.
 const COMPONENT: &str = "daemonset-controller";
@@ -134,10 +134,10 @@ impl Controller {
         let all = self.watched.pods.in_namespace(&owner.namespace);
         let pods = claim::<DaemonSet, _>(&self.client, &owner, &self.watched.pods, all, matches).await?;
         let nodes = self.watched.nodes.list();
-        let plan = Daemons::new(&set, hash, &nodes, &pods, Timestamp::now()).plan();
+        let plan = Daemons::new(&set, hash, &nodes, &pods, clock::now()).plan();
         let (done, wait) = self.act(&set, &owner, hash, plan).await;
 
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut pods = self.watched.pods.in_namespace(&owner.namespace);
         pods.retain(|pod| owner.controls(&pod.metadata) && matches(pod));
         let daemons = Daemons::new(&set, hash, &nodes, &pods, now);
@@ -148,7 +148,7 @@ impl Controller {
         }
         done?;
         self.clean_up(&set, &owner, &pods).await?;
-        let next = match at(next, Timestamp::now()) {
+        let next = match at(next, clock::now()) {
             Next::After(next) => Some(next).into_iter().chain(wait).min(),
             Next::Await => wait,
         };

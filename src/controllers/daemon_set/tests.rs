@@ -1,5 +1,6 @@
 //! Placement and plans by table.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::placement::{Place, is_current, place, target};

@@ -9,7 +9,6 @@ mod scaling;
 mod sets;
 mod wanted;
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
@@ -28,6 +27,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder};
 use crate::client::reflector::{Reflector, key_of};
+use crate::clock;
 
 /// The name under which the controller speaks.
 const COMPONENT: &str = "deployment-controller";
@@ -92,7 +92,7 @@ impl Controller {
             let own = Owner::new(set, Default::default());
             pods.iter().any(|pod| own.controls(&pod.metadata) && !state::is_finished(pod))
         };
-        let now = seconds(Timestamp::now());
+        let now = seconds(clock::now());
         let wanted = Wanted::of(&deployment, &owner);
         let plan = plan(&deployment, &wanted, &sets, runs, now);
         for step in plan.steps {
@@ -112,7 +112,7 @@ impl Controller {
             })
             .await?;
         }
-        Ok(at(plan.next, Timestamp::now()))
+        Ok(at(plan.next, clock::now()))
     }
 
     /// Carries a step out; the next plan sees what it wrote.
@@ -145,7 +145,7 @@ impl Controller {
                 Err(error) => {
                     let message = format!("Failed to create new replica set {:?}: {error}", name(&set));
                     self.recorder.record(&owner.about, EventType::Warning, NOT_CREATED, &message);
-                    let now = seconds(Timestamp::now());
+                    let now = seconds(clock::now());
                     let say = |deployment: &mut Deployment| {
                         let status = deployment.status.get_or_insert_default();
                         let mut conditions = Conditions::of(status, now);

@@ -1,5 +1,6 @@
 //! Plans by table, and whole rollouts by playing the replica sets' part.
 
+use jiff::Timestamp;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DeploymentStatus;

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -21,6 +20,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 
 mod plan;
 
@@ -67,7 +67,7 @@ impl Controller {
         if pods.is_empty() {
             self.recorder.record(&about, EventType::Normal, "NoPods", "No matching pods found");
         }
-        let now = seconds(Timestamp::now());
+        let now = seconds(clock::now());
         let planned = match self.scale(&budget, &pods, &about).await {
             Ok(scale) => plan::plan(&budget, &pods, scale, now),
             Err(why) => Err(why),

@@ -5,11 +5,14 @@
 
 mod graph;
 mod plan;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{join_all, try_join_all};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -24,6 +27,7 @@ use crate::api::meta;
 use crate::api::request::{Change, DeleteOptions};
 use crate::api::status::Status;
 use crate::client::Client;
+use crate::client::events::{EventType, Recorder};
 use crate::client::follow::{Entry, Follower, Revision};
 use crate::client::queue::Queue;
 
@@ -34,12 +38,14 @@ const WORKERS: usize = 16;
 pub async fn run(client: Client, kinds: Kinds) {
     let (graph, queue) = (Arc::new(Mutex::new(Graph::default())), queue());
     let feeds = follow_all(client.clone(), kinds.clone(), graph.clone(), queue.clone());
-    let collector = Collector { client, kinds, graph };
+    let (recorder, record) = Recorder::new(client.clone(), "garbage-collector-controller", "");
+    let collector = Collector { client, kinds, graph, recorder };
     let reconcile = |key: String| collector.reconcile(key);
     let workers = join_all((0..WORKERS).map(|_| work("garbage-collector", &queue, reconcile)));
     tokio::select! {
         _ = workers => {}
         () = feeds => {}
+        () = record => {}
     }
 }
 
@@ -173,6 +179,7 @@ struct Collector {
     client: Client,
     kinds: Kinds,
     graph: Arc<Mutex<Graph>>,
+    recorder: Recorder,
 }
 
 impl Collector {
@@ -270,7 +277,11 @@ impl Collector {
         let references = meta.owner_references.as_deref().unwrap_or_default();
         let mut owners = Vec::with_capacity(references.len());
         for reference in references {
-            let Some(owner) = self.owner(place, reference).await? else {
+            let owner = self.owner(place, reference).await?;
+            if matches!(owner, None | Some(Owner::Gone)) {
+                self.tell_of_other_namespace(place, meta, reference).await?;
+            }
+            let Some(owner) = owner else {
                 // Nobody can say whether such an owner is there, so the object stays.
                 return Ok(());
             };
@@ -313,6 +324,41 @@ impl Collector {
         }))
     }
 
+    /// Says of an object that the owner it names is in a namespace where it may not be: owners are looked for in the
+    /// object's own.
+    async fn tell_of_other_namespace(
+        &self,
+        place: &Place,
+        meta: &ObjectMeta,
+        reference: &OwnerReference,
+    ) -> Result<(), Status> {
+        let (group, version) = meta::group_version(&reference.api_version);
+        let kind = self.kinds.by_kind(group, version, &reference.kind).filter(|kind| kind.namespaced);
+        let Some(kind) = kind else { return Ok(()) };
+        let name = format!("/{}", reference.name);
+        let is = |entry: &Arc<Entry>| {
+            entry.key.ends_with(&name)
+                && metadata(entry).is_ok_and(|meta| meta.uid.as_ref() == Some(&reference.uid))
+        };
+        if !self.client.objects(&kind, None).await?.iter().any(is) {
+            return Ok(());
+        }
+        let about = ObjectReference {
+            api_version: Some(place.kind.api_version().to_string()),
+            kind: Some(place.kind.kind.to_string()),
+            namespace: place.namespace.clone(),
+            name: Some(place.name.clone()),
+            uid: meta.uid.clone(),
+            ..ObjectReference::default()
+        };
+        let namespace = place.namespace.as_deref().unwrap_or_default();
+        let OwnerReference { api_version, kind, name, uid, .. } = reference;
+        let owner = format!("[{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}]");
+        let message = format!("ownerRef {owner} does not exist in namespace {namespace:?}");
+        self.recorder.record(&about, EventType::Warning, "OwnerRefInvalidNamespace", &message);
+        Ok(())
+    }
+
     async fn set_owners(
         &self,
         place: &Place,
@@ -335,76 +381,5 @@ impl Collector {
         let patch =
             json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, field: value}});
         self.client.merge(&place.kind, place.namespace.as_deref(), &place.name, patch).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::client::testing::FakeApi;
-
-    #[test]
-    fn keys_name_places() {
-        for key in ["pods/d/www", "nodes/minik", "endpointslices/d/www-x"] {
-            assert_eq!(Place::parse(&Kinds::built_in(), key).unwrap().key(), key);
-        }
-        for key in ["events/d/e", "nothing", "nothing/a"] {
-            assert!(Place::parse(&Kinds::built_in(), key).is_none(), "{key}");
-        }
-    }
-
-    #[test]
-    fn metadata_is_read_past_everything_else() {
-        let bytes = br#"{"spec": {"a": [1, {}]}, "metadata": {"name": "www", "uid": "u"}}"#;
-        let entry = Entry::new("pods/d/www".into(), bytes.as_slice().into(), 1, 1);
-        assert_eq!(metadata(&entry).unwrap().uid.as_deref(), Some("u"));
-        let odd = Entry::new("pods/d/odd".into(), b"[]".as_slice().into(), 1, 1);
-        let told = metadata(&odd).unwrap_err();
-        assert!(told.message.contains("pods/d/odd"), "{told}");
-    }
-
-    #[tokio::test]
-    async fn an_owner_that_cannot_be_read_is_not_gone() {
-        let api = FakeApi::default();
-        api.put("configmaps", json!({"metadata": {"namespace": "d", "name": "o", "uid": 7}}));
-        let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u"});
-        api.put(
-            "configmaps",
-            json!({"metadata": {"namespace": "d", "name": "child", "uid": "c", "ownerReferences": [reference]}}),
-        );
-        let collector = Collector { client: api.client(), kinds: Kinds::built_in(), graph: Arc::default() };
-        assert!(collector.reconcile("configmaps/d/child".into()).await.is_err());
-        assert_eq!(api.all("configmaps").len(), 2);
-        // One that is not there is.
-        api.remove("configmaps", "d", "o");
-        collector.reconcile("configmaps/d/child".into()).await.unwrap();
-        assert!(api.all("configmaps").is_empty());
-    }
-
-    #[tokio::test]
-    async fn an_object_that_owns_something_goes_in_the_foreground_without_a_look_at_all_others() {
-        let api = FakeApi::default();
-        let of = |kind: &str, uid: &str| json!({"apiVersion": "v1", "kind": kind, "name": uid, "uid": uid});
-        for meta in [
-            json!({"name": "o", "uid": "o", "deletionTimestamp": "2026-01-01T00:00:00Z",
-                "finalizers": ["foregroundDeletion"]}),
-            json!({"name": "child", "uid": "child", "ownerReferences": [of("ConfigMap", "o")]}),
-            json!({"name": "below", "uid": "below", "ownerReferences": [of("ConfigMap", "child")]}),
-        ] {
-            let mut object = json!({ "metadata": meta });
-            object["metadata"]["namespace"] = json!("d");
-            api.put("configmaps", object);
-        }
-        let collector = Collector { client: api.client(), kinds: Kinds::built_in(), graph: Arc::default() };
-        let below = collector
-            .live(&Place::parse(&Kinds::built_in(), "configmaps/d/below").unwrap())
-            .await
-            .unwrap()
-            .unwrap();
-        lock(&collector.graph).present("configmaps/d/below", &below);
-        collector.reconcile("configmaps/d/child".into()).await.unwrap();
-        let seen = api.seen.lock().unwrap().clone();
-        assert!(seen.iter().all(|request| !request.starts_with("List")), "{seen:?}");
-        assert!(seen.iter().any(|request| request.starts_with("Delete")), "{seen:?}");
     }
 }

@@ -9,6 +9,7 @@ use crate::api::request::DeleteOptions;
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 use crate::controllers::{Next, enqueue, queue, work};
 
 /// Runs until dropped.
@@ -25,7 +26,7 @@ pub(super) async fn run(client: &Client, jobs: &Reflector<Job>) {
 
 async fn remove(client: &Client, key: &str, job: &Job) -> Result<Next, Status> {
     let Some(at) = expires(job) else { return Ok(Next::Await) };
-    let left = at.duration_since(Timestamp::now());
+    let left = at.duration_since(clock::now());
     if left > SignedDuration::ZERO {
         return Ok(Next::After(Duration::try_from(left).unwrap_or_default()));
     }

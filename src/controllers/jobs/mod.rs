@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
@@ -22,6 +21,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::Recorder;
 use crate::client::reflector::{Reflector, split_key};
+use crate::clock;
 
 mod backoff;
 mod expiry;
@@ -106,13 +106,13 @@ impl Controller {
         let matches = |pod: &Pod| owned::selects(&owner.selector, &pod.metadata);
         let there = self.pods.in_namespace(namespace);
         let pods = claim::<Job, _>(&self.client, &owner, &self.pods, there, matches).await?;
-        let mut next = plan(&job, &pods, &before, seconds(Timestamp::now()));
+        let mut next = plan(&job, &pods, &before, seconds(clock::now()));
         let mut failure = None;
         if !matches!(next.pods, Pods::Stay) {
             failure = self.act(&owner, &job, &next.pods).await.err();
             let there = self.pods.in_namespace(namespace);
             let pods: Vec<Arc<Pod>> = there.into_iter().filter(|pod| owner.controls(&pod.metadata)).collect();
-            next = plan(&job, &pods, &before, seconds(Timestamp::now()));
+            next = plan(&job, &pods, &before, seconds(clock::now()));
         }
         self.record(key, &owner, &job, &next).await?;
         self.release(next.release).await?;

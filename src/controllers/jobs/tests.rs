@@ -3,6 +3,7 @@
 use super::*;
 use crate::client::events::EventType;
 use jiff::SignedDuration;
+use jiff::Timestamp;
 use serde_json::Value;
 
 const START: &str = "2026-01-01T00:00:00Z";

@@ -5,7 +5,6 @@ mod plan;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSetCondition;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -21,6 +20,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
+use crate::clock;
 
 /// Runs the controller of one of the two kinds until dropped.
 pub async fn run<K: Replicated>(client: Client, sets: Reflector<K>, pods: Reflector<Pod>) {
@@ -66,13 +66,13 @@ impl<K: Replicated> Controller<K> {
         let mut failure = None;
         if !owner.deleting {
             let related = || self.related(&set, &owner.namespace);
-            failure = match plan(wanted.replicas, &active, related, Timestamp::now()) {
+            failure = match plan(wanted.replicas, &active, related, clock::now()) {
                 Scaling::Create(count) => self.create(&owner, &wanted, count).await.err(),
                 Scaling::Delete(gone) => self.writer.delete_all(&owner, &gone).await.err(),
                 Scaling::Done => None,
             };
         }
-        let now = Timestamp::now();
+        let now = clock::now();
         let mut present = self.pods.in_namespace(&owner.namespace);
         present.retain(|pod| owner.controls(&pod.metadata) && matches(pod));
         let counted = Counted::new(&present, &wanted, now);
@@ -97,7 +97,7 @@ impl<K: Replicated> Controller<K> {
         }
         match failure {
             Some(error) => Err(error),
-            None => Ok(at(counted.next, Timestamp::now())),
+            None => Ok(at(counted.next, clock::now())),
         }
     }
 

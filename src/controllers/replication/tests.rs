@@ -1,5 +1,6 @@
 //! Plans by table, and both kinds against a server of a few lines.
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::{Value, json};

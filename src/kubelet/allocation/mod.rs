@@ -5,15 +5,20 @@
 //! a pod gives some up.
 
 mod admission;
+mod preemption;
 mod record;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::watch;
 
+use self::preemption::{Candidate, Class, Need, choose};
 pub use self::record::{Record, applied, differs, recorded};
+use super::eviction::rank::{is_critical, priority};
+use super::plan::grace_of;
 use super::status::Waiting;
 use crate::api::quantity::Quantity;
 use crate::api::resources::{self, Resources, amounts, held, raise};
@@ -45,11 +50,23 @@ struct State {
 struct Taken {
     held: Resources,
     ports: Vec<HostPort>,
+    class: Class,
+    priority: i32,
+    critical: bool,
+    /// How long it may take to end.
+    grace: Duration,
 }
 
 impl Taken {
     fn of(pod: &Pod) -> Taken {
-        Taken { held: held(pod), ports: pod.spec.iter().flat_map(host_ports).collect() }
+        Taken {
+            held: held(pod),
+            ports: pod.spec.iter().flat_map(host_ports).collect(),
+            class: Class::of(pod.status.as_ref().and_then(|status| status.qos_class.as_deref())),
+            priority: priority(pod),
+            critical: is_critical(pod),
+            grace: pod.spec.as_ref().map(grace_of).unwrap_or_default(),
+        }
     }
 }
 
@@ -68,6 +85,15 @@ struct Rank {
     priority: std::cmp::Reverse<i32>,
     burstable: bool,
     since: u64,
+}
+
+/// A pod that must go for another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Victim {
+    /// Its uid.
+    pub uid: String,
+    /// How long it may take to end.
+    pub grace: Duration,
 }
 
 /// What the node says to a resize.
@@ -96,17 +122,25 @@ impl Allocations {
         self.0.changes.subscribe()
     }
 
-    /// Takes a pod that has not begun, if the node is one for it and has room beside all others.
-    pub fn admit(&self, uid: &str, pod: &Pod, node: &Node) -> Result<(), Waiting> {
-        let Some(spec) = &pod.spec else { return Ok(()) };
+    /// Takes a pod that has not begun, if the node is one for it and has room beside all others, or will have when those
+    /// have gone that are answered: the node does without others before it does without a pod that it needs to work.
+    pub fn admit(&self, uid: &str, pod: &Pod, node: &Node) -> Result<Vec<Victim>, Waiting> {
+        let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
         admission::suits(pod, node)?;
         let allocatable = amounts(node.status.as_ref().and_then(|status| status.allocatable.as_ref()));
         let mut state = self.lock();
         let short = state.short(uid, &admission::asked(spec, &allocatable), &allocatable);
         let ports = state.pods.iter().filter(|(other, _)| *other != uid).flat_map(|(_, taken)| &taken.ports);
         admission::fits(pod, node, &short, ports)?;
+        let victims = state.victims(uid, pod, &short).map_err(|why| Waiting {
+            reason: "UnexpectedAdmissionError".to_owned(),
+            message: format!(
+                "Unexpected error while attempting to recover from admission failure: preemption: error finding a set \
+                 of pods to preempt: {why}"
+            ),
+        })?;
         state.pods.insert(uid.to_owned(), Taken::of(pod));
-        Ok(())
+        Ok(victims)
     }
 
     /// A pod takes so much of the node, whether there is room or not.
@@ -188,6 +222,23 @@ impl State {
             amounts.fold(Quantity::units(0), |sum, amount| sum.plus(amount))
         };
         room::short(requests, others().count(), used, |name| allocatable.get(name).copied())
+    }
+
+    /// The pods that must go for one that is short of this; only for a critical one does anybody go.
+    fn victims(&self, uid: &str, pod: &Pod, short: &[Short]) -> Result<Vec<Victim>, String> {
+        let (critical, priority) = (is_critical(pod), priority(pod));
+        let yields = |(other, taken): &(&String, &Taken)| {
+            *other != uid && (critical && !taken.critical || priority > taken.priority)
+        };
+        let candidate = |(uid, taken): (&String, &Taken)| Candidate {
+            uid: uid.clone(),
+            class: taken.class,
+            held: taken.held.clone(),
+        };
+        let candidates: Vec<Candidate> = self.pods.iter().filter(yields).map(candidate).collect();
+        let needs: Vec<Need> = short.iter().map(Need::of).collect();
+        let chosen = choose(&needs, &candidates)?.into_iter();
+        Ok(chosen.map(|uid| Victim { grace: self.pods[&uid].grace, uid }).collect())
     }
 
     /// Promises what there is room for, in the order of those that ask; whether somebody beside `asker` got something.
@@ -284,6 +335,28 @@ mod tests {
         assert_eq!(reason("c", &pod("0", 0)).as_deref(), Some("OutOfpods"));
         here.release("a");
         assert_eq!(reason("c", &pod("3", 0)), None);
+    }
+
+    #[test]
+    fn others_go_for_a_pod_that_the_node_needs() {
+        let here = Allocations::default();
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n"},
+            "status": {"allocatable": {"cpu": "4", "memory": "1Gi", "pods": "9"}}}))
+        .unwrap();
+        for (uid, cpu, priority) in [("a", "1", 0), ("b", "2", 0), ("system", "1", 2_000_000_000)] {
+            assert_eq!(here.admit(uid, &pod(cpu, priority), &node), Ok(Vec::new()));
+        }
+        assert_eq!(
+            here.admit("new", &pod("2", 1000), &node).unwrap_err().reason,
+            "OutOfcpu",
+            "it is not critical"
+        );
+        let never = here.admit("never", &pod("4", 2_000_000_000), &node).unwrap_err();
+        assert_eq!(never.reason, "UnexpectedAdmissionError");
+        let ends = "no set of running pods found to reclaim resources: [(res: cpu, q: 1000), ]";
+        assert!(never.message.ends_with(ends), "{}", never.message);
+        let victims = here.admit("critical", &pod("2", 2_000_000_000), &node).unwrap();
+        assert_eq!(victims, [Victim { uid: "b".into(), grace: Duration::from_secs(30) }]);
     }
 
     #[test]

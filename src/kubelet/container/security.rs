@@ -4,6 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::{PodSecurityContext, SeccompProfile, SecurityContext};
 
+use crate::kubelet::app_armor;
 use crate::runtime::{Seccomp, Security};
 use crate::sys::capability::DEFAULT;
 
@@ -13,13 +14,8 @@ pub fn security(
     context: &SecurityContext,
     seccomp_dir: &Path,
 ) -> Result<Security, String> {
-    let armor = context.app_armor_profile.as_ref().or(pod_context.app_armor_profile.as_ref());
-    if let Some(profile) = armor.filter(|p| p.type_ == "Localhost") {
-        return Err(format!(
-            "appArmorProfile {:?} cannot be applied: this node does not use AppArmor",
-            profile.localhost_profile.as_deref().unwrap_or("")
-        ));
-    }
+    // There is no profile of minik's own that would be the default.
+    let armor = app_armor::profile(pod_context, context).filter(|profile| profile.type_ == "Localhost");
     let privileged = context.privileged == Some(true);
     let profile = context.seccomp_profile.as_ref().or(pod_context.seccomp_profile.as_ref());
     Ok(Security {
@@ -29,6 +25,7 @@ pub fn security(
         no_new_privileges: context.allow_privilege_escalation == Some(false),
         unmasked_proc: context.proc_mount.as_deref() == Some("Unmasked"),
         oom_score_adj: 0,
+        app_armor: armor.and_then(|profile| profile.localhost_profile.clone()),
     })
 }
 

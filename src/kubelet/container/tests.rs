@@ -158,11 +158,19 @@ fn mounts_outer_first_and_own_hosts_file_wins() {
 }
 
 #[test]
-fn what_cannot_be_applied_is_refused() {
-    let profile = json!({"type": "Localhost", "localhostProfile": "mine"});
-    let own = json!({"name": "c", "securityContext": {"appArmorProfile": profile}});
-    assert!(made(json!({}), own).unwrap_err().contains("AppArmor"));
-    assert!(made(json!({"appArmorProfile": {"type": "RuntimeDefault"}}), json!({"name": "c"})).is_ok());
+fn profiles_of_the_host_are_passed_on() {
+    let local = |name: &str| json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": name}});
+    let default = json!({"appArmorProfile": {"type": "RuntimeDefault"}});
+    for (pod, container, expected) in [
+        (json!({}), json!({}), None),
+        (default.clone(), json!({}), None),
+        (local("pods"), json!({}), Some("pods")),
+        (local("pods"), local("own"), Some("own")),
+        (local("pods"), default, None),
+    ] {
+        let made = made(pod, json!({"name": "c", "securityContext": container})).unwrap();
+        assert_eq!(made.security.app_armor.as_deref(), expected);
+    }
 }
 
 #[test]

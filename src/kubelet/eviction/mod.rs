@@ -32,11 +32,14 @@ use super::{disk, statistics};
 use crate::api::request::PatchKind;
 use crate::client::events::EventType;
 use crate::client::reflector::{Key, Reflector, key_of};
+use crate::clock;
 use crate::runtime::Runtime;
 use crate::sys::stall::Stalls;
 
 /// The reason of pods that are evicted, and of those that are not taken.
 pub const REASON: &str = "Evicted";
+/// Why a pod that made room for a critical one has failed.
+pub const PREEMPTED: &str = "Preempting";
 /// How long an evicted pod is waited for before the next one goes (kubelet's `podCleanupTimeout`).
 const CLEANUP: Duration = Duration::from_secs(30);
 /// How soon is looked again while a node runs short (kubelet's eviction monitoring period).
@@ -92,7 +95,7 @@ struct State {
 /// A pod is to go.
 #[derive(Debug)]
 struct Verdict {
-    why: String,
+    why: Waiting,
     /// Whether what it had is free.
     carried_out: bool,
 }
@@ -116,8 +119,7 @@ impl Eviction {
 
     /// Why the pod with this uid is to be evicted.
     pub fn of(&self, uid: &str) -> Option<Waiting> {
-        let message = self.lock().evicted.get(uid)?.why.clone();
-        Some(Waiting { reason: REASON.into(), message })
+        Some(self.lock().evicted.get(uid)?.why.clone())
     }
 
     /// A pod that has ended takes no room any more.
@@ -126,14 +128,14 @@ impl Eviction {
             Some(verdict) => verdict.carried_out = true,
             None => return,
         }
-        self.0.carried_out.notify_one();
+        self.0.carried_out.notify_waiters();
         self.look();
     }
 
     /// Nothing is left of a pod.
     pub fn forget(&self, uid: &str) {
         if self.lock().evicted.remove(uid).is_some() {
-            self.0.carried_out.notify_one();
+            self.0.carried_out.notify_waiters();
         }
     }
 
@@ -147,15 +149,33 @@ impl Eviction {
         self.0.decided.notified().await;
     }
 
-    pub(super) fn evict(&self, uid: &str, why: String) {
-        self.lock().evicted.insert(uid.to_owned(), Verdict { why, carried_out: false });
+    pub(super) fn evict(&self, uid: &str, message: String) {
+        self.decide(uid, Waiting { reason: REASON.into(), message });
+    }
+
+    /// Has a pod go so that a critical one can come.
+    pub(super) fn preempt(&self, uid: &str) {
+        let message = "Preempted in order to admit critical pod".to_owned();
+        self.decide(uid, Waiting { reason: PREEMPTED.into(), message });
+    }
+
+    /// What is decided about a pod already stays.
+    fn decide(&self, uid: &str, why: Waiting) {
+        self.lock().evicted.entry(uid.to_owned()).or_insert(Verdict { why, carried_out: false });
         self.0.decided.notify_one();
     }
 
     /// Waits until an evicted pod takes no room any more.
     pub(super) async fn carried_out(&self, uid: &str) {
-        while self.lock().evicted.get(uid).is_some_and(|verdict| !verdict.carried_out) {
-            self.0.carried_out.notified().await;
+        loop {
+            let told = self.0.carried_out.notified();
+            tokio::pin!(told);
+            // What is told from now on is heard: several may wait, each for its own pod.
+            told.as_mut().enable();
+            if self.lock().evicted.get(uid).is_none_or(|verdict| verdict.carried_out) {
+                return;
+            }
+            told.await;
         }
     }
 }
@@ -274,7 +294,7 @@ impl<R: Runtime> Manager<R> {
         if changed.is_empty() {
             return true;
         }
-        let now = Time(jiff::Timestamp::now());
+        let now = Time(clock::now());
         let condition = |condition: &Condition| {
             let holds = conditions.contains(condition);
             let (reason, message, _) = condition.words(holds);

@@ -41,7 +41,8 @@ pub fn is_of_the_system(pod: &Pod) -> bool {
     priority(pod) >= SYSTEM_CRITICAL
 }
 
-fn priority(pod: &Pod) -> i32 {
+/// How important a pod is.
+pub fn priority(pod: &Pod) -> i32 {
     pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0)
 }
 

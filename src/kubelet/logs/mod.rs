@@ -12,6 +12,7 @@ use self::files::{Files, Position};
 use self::line::Filter;
 use super::directory::Watch;
 use crate::api::node::LogOptions;
+use crate::clock;
 use crate::stdio::Reader;
 
 mod files;
@@ -31,7 +32,7 @@ pub async fn open(
     options: &LogOptions,
     ended: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<Reader> {
-    let filter = Filter::new(options, Timestamp::now());
+    let filter = Filter::new(options, clock::now());
     // Before the first look, so that no change falls between look and wait.
     let watch = match (options.follow, path.parent()) {
         (true, Some(directory)) => Some(Watch::new(directory)?),

@@ -28,6 +28,7 @@ use crate::api::request::DeleteOptions;
 use crate::api::status::Status;
 use crate::client::events::EventType;
 use crate::client::reflector::{Key, Reflector, key_of, split_key};
+use crate::clock;
 
 /// How long the folder must have been quiet before it is read: a file that is being written changes several times.
 const QUIET: Duration = Duration::from_millis(50);
@@ -277,8 +278,7 @@ impl<R> Mirrors<R> {
         let node = &self.context.config.node;
         let owner = self.context.client.all::<Node>().get(node).await?;
         let mut mirror = one.mirror;
-        mirror["metadata"]["annotations"]["kubernetes.io/config.seen"] =
-            json!(jiff::Timestamp::now().to_string());
+        mirror["metadata"]["annotations"]["kubernetes.io/config.seen"] = json!(clock::now().to_string());
         mirror["metadata"]["ownerReferences"] = json!([{
             "apiVersion": "v1", "kind": "Node", "name": node, "uid": owner.metadata.uid, "controller": true,
         }]);

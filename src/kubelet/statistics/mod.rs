@@ -15,6 +15,7 @@ use super::context::Context;
 use super::observed::label;
 use crate::api::node::{NodeUsage, PodUsage, Taken, Usage};
 use crate::api::status::Status;
+use crate::clock;
 use crate::runtime::{Consumer, ContainerState, Observed, Runtime, Stats, Traffic};
 
 pub mod page;
@@ -178,7 +179,7 @@ fn reading<R: Runtime>(runtime: &R, observed: &Observed) -> Result<Reading, crat
     }
     pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Ok(Reading {
-        at: Timestamp::now(),
+        at: clock::now(),
         clock: Instant::now(),
         machine: runtime.stats(&Consumer::Machine)?,
         traffic: runtime.traffic(&Consumer::Machine),

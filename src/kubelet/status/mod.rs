@@ -146,9 +146,13 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
     let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.as_str());
     let unmet = unmet_gates(gates, status.conditions.as_deref().unwrap_or(&[]));
     let mut conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
-    if let Some(evicted) = failure.filter(|failure| failure.reason == eviction::REASON) {
-        let message = Some(evicted.message.clone());
-        conditions.push(("DisruptionTarget", true, Some("TerminationByKubelet"), message));
+    let disrupted = failure.and_then(|failure| match failure.reason.as_str() {
+        eviction::REASON => Some(failure.message.clone()),
+        eviction::PREEMPTED => Some("Pod was preempted by Kubelet to accommodate a critical pod.".to_owned()),
+        _ => None,
+    });
+    if disrupted.is_some() {
+        conditions.push(("DisruptionTarget", true, Some("TerminationByKubelet"), disrupted));
     }
     conditions.extend(notes.resize.conditions());
     status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));

@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume};
 
+use crate::clock;
 use crate::kubelet::downward;
 use crate::kubelet::resources::NodeCapacity;
 
@@ -258,7 +259,7 @@ pub fn publish(place: &Path, files: &Files, group: Option<u32>) -> io::Result<()
     {
         return Ok(());
     }
-    let stamp = format!("..{}", jiff::Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f"));
+    let stamp = format!("..{}", clock::now().strftime("%Y_%m_%d_%H_%M_%S.%9f"));
     let fresh = place.join(&stamp);
     write(&fresh, files, group)?;
     let next = place.join("..data_tmp");

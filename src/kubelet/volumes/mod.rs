@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
@@ -23,6 +23,7 @@ use super::resources::NodeCapacity;
 use crate::api::request::WriteOptions;
 use crate::api::volumes::claim_name;
 use crate::client::Client;
+use crate::clock;
 use crate::sys::removal;
 
 /// Where what the kubelet makes for one pod lies.
@@ -295,7 +296,7 @@ async fn request_token(
     let text = status.token.ok_or("the token that was fetched is empty")?;
     let life = status
         .expiration_timestamp
-        .and_then(|expires| SystemTime::from(expires.0).duration_since(SystemTime::now()).ok())
+        .and_then(|expires| Duration::try_from(expires.0.duration_since(clock::now())).ok())
         .unwrap_or_default();
     Ok(Token { text, renew: Instant::now() + renewal(life) })
 }

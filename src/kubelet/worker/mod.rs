@@ -29,16 +29,18 @@ use self::sizes::Sizes;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
+use super::eviction;
 use super::observed::{ObservedContainer, ObservedPod, ObservedSandbox};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
 use super::pod::is_taken;
 use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
-use super::{messages, sandbox};
+use super::{app_armor, messages, sandbox};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
+use crate::clock;
 use crate::runtime::{ContainerState, Runtime};
 
 /// What the API server wants of the pod.
@@ -284,7 +286,7 @@ impl<R: Runtime> Worker<R> {
         }
         if observed.sandbox.is_none()
             && phase != "Running"
-            && let Some(rejection) = sandbox::rejection(pod).or_else(|| self.context.eviction.refusal(pod))
+            && let Some(rejection) = self.rejection(pod)
         {
             self.reject(pod, rejection);
             return None;
@@ -298,10 +300,12 @@ impl<R: Runtime> Worker<R> {
             self.taken = true;
         }
         if let Some(evicted) = self.context.eviction.of(&self.uid) {
-            self.fail(pod, EventType::Warning, evicted, EVICTION_GRACE);
+            let own = pod.spec.as_ref().map(grace_of).unwrap_or_default();
+            let grace = if evicted.reason == eviction::PREEMPTED { own } else { EVICTION_GRACE };
+            self.fail(pod, EventType::Warning, evicted, grace);
             return None;
         }
-        let left = deadline(pod, SystemTime::now())?;
+        let left = deadline(pod, SystemTime::from(clock::now()))?;
         if left.is_zero() {
             let failure = Waiting {
                 reason: "DeadlineExceeded".into(),
@@ -312,6 +316,13 @@ impl<R: Runtime> Worker<R> {
             return None;
         }
         Some(left)
+    }
+
+    /// Why the node does not take a pod, whatever room there is.
+    fn rejection(&self, pod: &Pod) -> Option<Waiting> {
+        sandbox::rejection(pod)
+            .or_else(|| app_armor::rejection(pod, self.context.config.app_armor))
+            .or_else(|| self.context.eviction.refusal(pod))
     }
 
     /// The node does not take the pod, which has failed before it began.
@@ -422,7 +433,7 @@ impl<R: Runtime> Worker<R> {
         if matches!(*self.desired.borrow(), Desired::Stopped(..)) {
             return true;
         }
-        let new = status(pod, observed, &self.notes, SystemTime::now());
+        let new = status(pod, observed, &self.notes, SystemTime::from(clock::now()));
         if pod.status.as_ref() == Some(&new) {
             return true;
         }

@@ -1,16 +1,21 @@
 //! What a pod's containers may use: what was allocated to them, and how a change of it goes on.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceRequirements};
 use serde::Serialize;
 
 use super::{Desired, Worker};
 use crate::client::events::EventType;
-use crate::kubelet::allocation::{Record, Verdict, applied, differs, recorded};
+use crate::kubelet::allocation::{Record, Verdict, Victim, applied, differs, recorded};
 use crate::kubelet::observed::ObservedPod;
 use crate::kubelet::plan::is_sidecar;
 use crate::kubelet::resize;
 use crate::kubelet::status::Waiting;
 use crate::runtime::Runtime;
+
+/// The least time that a pod is given to make room for another.
+const VICTIM_GRACE_MIN: Duration = Duration::from_secs(10);
 
 /// Where the resizes of a pod stand.
 #[derive(Debug, Default)]
@@ -50,12 +55,24 @@ impl<R: Runtime> Worker<R> {
     /// Whether the node takes the pod, which has not begun.
     pub(super) async fn admit(&self, pod: &Pod) -> Result<(), Waiting> {
         let (context, uid) = (&self.context, &self.uid);
-        let Err(why) = context.allocations.admit(uid, pod, &context.node()) else { return Ok(()) };
-        // Who placed the pod may know the node as it has just become.
-        match context.client.all::<Node>().get(&context.config.node).await {
-            Ok(node) => context.allocations.admit(uid, pod, &node),
-            Err(_) => Err(why),
+        let victims = match context.allocations.admit(uid, pod, &context.node()) {
+            Ok(victims) => victims,
+            // Who placed the pod may know the node as it has just become.
+            Err(why) => match context.client.all::<Node>().get(&context.config.node).await {
+                Ok(node) => context.allocations.admit(uid, pod, &node)?,
+                Err(_) => return Err(why),
+            },
+        };
+        for victim in &victims {
+            context.eviction.preempt(&victim.uid);
         }
+        for Victim { uid, grace } in &victims {
+            let enough = (*grace * 3 / 2).max(VICTIM_GRACE_MIN);
+            if tokio::time::timeout(enough, context.eviction.carried_out(uid)).await.is_err() {
+                tracing::warn!(uid, "a pod that makes room for a critical one has not ended in time");
+            }
+        }
+        Ok(())
     }
 
     /// Keeps for the pod what it has of the node as long as it runs.

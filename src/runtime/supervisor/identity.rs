@@ -1,7 +1,7 @@
 //! Who a container's process is and what it may do: user, capabilities, filter, environment, program.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,9 @@ const LARGEST_PASSWD: u64 = 1 << 20;
 /// changes.
 pub fn assume(process: &Process, security: &Security, filters: &Filters<'_>) -> Step<()> {
     let mut keep = kept(security)?;
+    if let Some(profile) = &security.app_armor {
+        change_on_exec(profile).during(format_args!("set AppArmor profile {profile:?}"))?;
+    }
     if let Some(filter) = filters.own {
         seccomp::install(filter).during("install seccomp filter")?;
     }
@@ -43,6 +46,18 @@ pub fn assume(process: &Process, security: &Security, filters: &Filters<'_>) -> 
         nix::sys::prctl::set_no_new_privs().during("set no_new_privs")?;
     }
     Ok(())
+}
+
+/// Has the program that comes next be confined by a profile.
+fn change_on_exec(profile: &str) -> std::io::Result<()> {
+    let ask = |file: &str| {
+        fs::OpenOptions::new().write(true).open(file)?.write_all(format!("exec {profile}").as_bytes())
+    };
+    match ask("/proc/thread-self/attr/apparmor/exec") {
+        // Kernels that know one security module at a time have no directory of it.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => ask("/proc/thread-self/attr/exec"),
+        done => done,
+    }
 }
 
 /// Installs a filter that somebody else wrote, as the last step: it need not allow what leads there.

@@ -9,6 +9,7 @@ use super::value::{fill, is_set, items, text};
 use super::{Column, Strategy};
 use crate::api::status::FieldError;
 use crate::api::{meta, names};
+use crate::clock;
 
 /// The highest priorities of groups and of versions within a group.
 const GROUP_PRIORITY: i64 = 20000;
@@ -37,7 +38,7 @@ impl Strategy for ApiService {
         if object["spec"]["service"].is_null() {
             status = json!({"conditions": [{"type": "Available", "status": "True", "reason": "Local",
                 "message": "Local APIServices are always available",
-                "lastTransitionTime": meta::timestamp(Timestamp::now())}]});
+                "lastTransitionTime": meta::timestamp(clock::now())}]});
         }
         if let Some(fields) = object.as_object_mut() {
             fields.insert("status".to_owned(), status);

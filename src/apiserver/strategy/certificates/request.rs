@@ -10,6 +10,7 @@ use super::{pem, signer};
 use crate::api::meta;
 use crate::api::request::User;
 use crate::api::status::FieldError;
+use crate::clock;
 
 /// What keys may be for (`KeyUsage` of k8s.io/api certificates/v1).
 const USAGES: &[&str] = &[
@@ -88,7 +89,7 @@ impl Strategy for CertificateSigningRequest {
                 now.into_iter().zip(before).for_each(|(now, before)| *now = before.clone());
             }
         }
-        stamp(new, old, Timestamp::now());
+        stamp(new, old, clock::now());
     }
 
     fn prepare_approval_update(&self, new: &mut Value, old: &Value) {
@@ -101,7 +102,7 @@ impl Strategy for CertificateSigningRequest {
         if conditions.is_array() {
             new["status"]["conditions"] = conditions;
         }
-        stamp(new, old, Timestamp::now());
+        stamp(new, old, clock::now());
     }
 
     fn validate_create(&self, request: &Value) -> Vec<FieldError> {

@@ -104,9 +104,9 @@ async fn an_evicted_pod_takes_room_until_nothing_of_it_is_there() {
     assert_eq!((&bed.status()["phase"], &bed.status()["reason"]), (&json!("Failed"), &json!("Evicted")));
     assert_eq!(bed.count(|call| matches!(call, SimCall::RemoveSandbox(_))), 2);
     assert!(!volume.exists());
-    eviction.evict("u", "once more".into());
-    eviction.forget("u");
-    eviction.carried_out("u").await;
+    eviction.evict("other", "too much".into());
+    eviction.forget("other");
+    eviction.carried_out("other").await;
 }
 
 #[tokio::test(start_paused = true)]

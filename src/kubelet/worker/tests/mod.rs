@@ -230,6 +230,7 @@ fn config(dir: &Path) -> Config {
         images: dir.join("images"),
         manifests: dir.join("manifests"),
         seccomp: dir.join("seccomp"),
+        app_armor: false,
         capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
         share_processes: false,
         max_pods: 110,
