@@ -36,8 +36,6 @@ pub struct Version {
     pub scale: Option<Scale>,
     /// What all versions have in common.
     pub definition: Arc<Definition>,
-    /// Whether the schema fills in anything.
-    defaults: bool,
 }
 
 impl Version {
@@ -53,7 +51,6 @@ impl Version {
         let selectable = version["selectableFields"].as_array().into_iter().flatten();
         Version {
             document: document(schema),
-            defaults: node.has_defaults(),
             node,
             name: version["name"].as_str().unwrap_or_default().to_owned(),
             columns,
@@ -78,11 +75,6 @@ impl Version {
             Some(schema) if schema.is_object() => schema,
             _ => self.document.clone(),
         }
-    }
-
-    /// Whether the schema fills in anything.
-    pub fn has_defaults(&self) -> bool {
-        self.defaults
     }
 
     /// The fields by which an object can be selected, with its values.
@@ -141,6 +133,8 @@ pub struct Definition {
     pub conversion: Conversion,
     /// Whether every object was always stored in the one version that there is.
     pub single_version: bool,
+    /// The revision of the store since which the versions are what they are: what was written later has their form.
+    pub since: u64,
 }
 
 /// How objects get from one version to another.
@@ -153,9 +147,15 @@ pub enum Conversion {
     Webhook(Value),
 }
 
+/// Whether every object of a definition was always stored in the one version that there is.
+pub fn is_single_version(definition: &Value) -> bool {
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    count(&definition["spec"]["versions"]) == 1 && count(&definition["status"]["storedVersions"]) <= 1
+}
+
 /// The kinds that a definition serves, those with the highest version first; none before it is established. `source` is
-/// the definition as it is stored.
-pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
+/// the definition as it is stored, and its versions are what they are since the revision `since`.
+pub fn kinds(definition: &Value, source: &Bytes, since: u64) -> Vec<Arc<Kind>> {
     if !is_true(definition, "Established") {
         return Vec::new();
     }
@@ -163,7 +163,6 @@ pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
     let versions: Vec<&Value> = spec["versions"].as_array().into_iter().flatten().collect();
     let name_of = |version: &Value| version["name"].as_str().unwrap_or_default().to_owned();
     let storage = versions.iter().find(|version| version["storage"] == true);
-    let stored = &definition["status"]["storedVersions"];
     let common = Arc::new(Definition {
         source: source.clone(),
         storage_version: storage.map(|version| name_of(version)).unwrap_or_default(),
@@ -171,7 +170,8 @@ pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
             Some("Webhook") => Conversion::Webhook(spec["conversion"]["webhook"].clone()),
             _ => Conversion::None,
         },
-        single_version: versions.len() == 1 && stored.as_array().is_none_or(|stored| stored.len() <= 1),
+        single_version: is_single_version(definition),
+        since,
     });
     let mut kinds: Vec<Arc<Kind>> = versions
         .iter()

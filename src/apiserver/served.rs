@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use serde_json::Value;
+
 use crate::api::custom;
 use crate::api::kinds::{self, KINDS, Kind};
 use crate::api::meta;
@@ -17,8 +19,35 @@ pub struct Served {
     made: Mutex<HashMap<String, Made>>,
 }
 
-/// What was made of a definition, and of which revision of it.
-type Made = (u64, Vec<Arc<Kind>>);
+/// What was made of a definition.
+#[derive(Debug)]
+struct Made {
+    /// The revision of the definition.
+    revision: u64,
+    /// What tells its versions from those of another write of it.
+    form: Form,
+    /// The first revision of it that had this form.
+    since: u64,
+    kinds: Vec<Arc<Kind>>,
+}
+
+/// What changes when the versions of a definition do.
+#[derive(Debug, PartialEq)]
+struct Form {
+    uid: String,
+    generation: i64,
+    single_version: bool,
+}
+
+impl Form {
+    fn of(definition: &Value) -> Form {
+        Form {
+            uid: meta::uid(definition).to_owned(),
+            generation: meta::generation(definition),
+            single_version: custom::is_single_version(definition),
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Table {
@@ -70,14 +99,19 @@ impl Served {
         let mut changed = false;
         for entry in definitions()? {
             let name = meta::name(entry.json()).to_owned();
-            let kinds = match made.remove(&name) {
-                Some((revision, kinds)) if revision == entry.revision => kinds,
-                _ => {
+            let known = match made.remove(&name) {
+                Some(known) if known.revision == entry.revision => known,
+                other => {
                     changed = true;
-                    custom::kinds(entry.json(), &entry.bytes)
+                    let form = Form::of(entry.json());
+                    // A change of the status or of labels says nothing of the objects.
+                    let since = other.filter(|other| other.form == form).map(|other| other.since);
+                    let since = since.unwrap_or(entry.revision);
+                    let kinds = custom::kinds(entry.json(), &entry.bytes, since);
+                    Made { revision: entry.revision, form, since, kinds }
                 }
             };
-            next.insert(name, (entry.revision, kinds));
+            next.insert(name, known);
         }
         // What is left in the old ones is defined no longer.
         changed |= !made.is_empty();
@@ -85,7 +119,7 @@ impl Served {
         if !changed {
             return Ok(());
         }
-        let mut all: Vec<Arc<Kind>> = made.values().flat_map(|(_, kinds)| kinds).cloned().collect();
+        let mut all: Vec<Arc<Kind>> = made.values().flat_map(|made| &made.kinds).cloned().collect();
         all.sort_by(|a, b| {
             a.group
                 .cmp(&b.group)
@@ -102,6 +136,24 @@ mod tests {
     use super::*;
     use crate::apiserver::registry::encode;
     use serde_json::json;
+
+    #[test]
+    fn only_another_form_makes_the_objects_old() {
+        let served = Served::default();
+        let written = |revision: u64, generation: i64, label: &str| {
+            let definition = json!({"metadata": {"name": "w", "uid": "u", "generation": generation, "labels": {"a": label}},
+                "spec": {"group": "example.com", "versions": [{"name": "v1", "served": true, "storage": true}]},
+                "status": {"acceptedNames": {"plural": "widgets", "kind": "Widget"},
+                    "conditions": [{"type": "Established", "status": "True"}]}});
+            let entry = Entry::new("customresourcedefinitions/w".into(), encode(&definition), 1, revision);
+            served.refresh(|| Ok::<_, ()>(vec![entry])).unwrap();
+            let kind = served.by_resource("example.com", "v1", "widgets").unwrap();
+            kind.types.custom().unwrap().definition.since
+        };
+        assert_eq!(written(3, 1, "x"), 3);
+        assert_eq!(written(5, 1, "y"), 3);
+        assert_eq!(written(7, 2, "y"), 7);
+    }
 
     #[test]
     fn custom_kinds_come_and_go() {

@@ -272,7 +272,12 @@ impl Registry {
             check_preconditions(place, &entry, options)?;
             let grace = place.strategy().grace_period(entry.json(), options.grace_period_seconds);
             let options = &with_default_policy(place, entry.json(), options);
-            let object = definitions::hold(place.kind, entry.json());
+            // What is written of a custom object has the form of its versions.
+            let shown = match place.kind.types.custom() {
+                Some(version) if version.definition.single_version => as_served(place.kind, entry.clone()),
+                _ => entry.clone(),
+            };
+            let object = definitions::hold(place.kind, shown.json());
             let written = match decide(&object, grace, options, collected, Timestamp::now()) {
                 Decision::Nothing => return Ok(Outcome::Marked(entry)),
                 Decision::Remove(value) if options.dry_run => return Ok(Outcome::DryRun(value, true)),
