@@ -31,6 +31,7 @@ fn main() -> Result<()> {
     let network = network::Config {
         prefix: "mkb".into(),
         pods: "10.244.0.0/16".parse()?,
+        pods6: None,
         namespaces: directory.join("namespaces"),
         state: directory.join("state"),
     };
@@ -56,6 +57,7 @@ async fn measure(network: &network::Config, pods: &PodNetwork, out: &mut impl Wr
         services: "10.96.0.0/12".parse()?,
         gateway: network.gateway(),
         link_prefix: network.prefix.clone(),
+        links: network.pods,
     })?;
     for count in [0, 100, 1000] {
         let mut all = objects(count, [server.address, client.address])?;

@@ -2,6 +2,7 @@
 //! `cargo bench --bench proxy`. Works in namespaces of its own, which end with it.
 
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ fn measure_services(count: u32, out: &mut impl Write) -> Result<()> {
     let state: State = State { frontends: (0..count).map(|n| service(n, 3)).collect(), ..State::default() };
     let (services, slices) = objects(count)?;
     let mut plannings: Vec<_> =
-        (0..7).map(|_| time(|| plan(&Options::default(), &services, &slices, &[])).0).collect();
+        (0..7).map(|_| time(|| plan::<Ipv4Addr>(&Options::default(), &services, &slices, &[])).0).collect();
     let mut table = Table::new(config.clone())?;
     let (mut loads, mut encodes, mut changes, mut plans, mut comings) =
         (vec![], vec![], vec![], vec![], vec![]);
@@ -79,7 +80,7 @@ fn measure_services(count: u32, out: &mut impl Write) -> Result<()> {
     )?;
     writeln!(out, "  one comes, one goes  {:>10.1?}", median(&mut comings))?;
     writeln!(out, "  planning             {:>10.1?}", median(&mut plannings))?;
-    Table::remove(&config.table)?;
+    Table::<Ipv4Addr>::remove(&config.table)?;
     Ok(())
 }
 
@@ -112,6 +113,7 @@ async fn measure_attachments(out: &mut impl Write) -> Result<()> {
     let config = network::Config {
         prefix: "mkb".into(),
         pods: "10.244.0.0/16".parse()?,
+        pods6: None,
         namespaces: directory.join("namespaces"),
         state: directory.join("state"),
     };

@@ -4,7 +4,6 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark runs the programs that it compares with")]
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -27,12 +26,11 @@ use tokio::sync::watch;
 
 mod common;
 
+use common::others::{Numbered, OTHER, iptables_rules, nft_rules};
 use common::{Result, config, median, service};
 
 /// Services, and endpoints of each.
 const SIZES: [(u32, u32); 3] = [(100, 3), (1_000, 10), (5_000, 10)];
-/// The table of the others' layout.
-const OTHER: &str = "other-bench";
 /// How many connections are made and timed.
 const CONNECTIONS: usize = 20_000;
 /// How much is sent through one connection.
@@ -41,6 +39,9 @@ const BYTES: usize = 2 << 30;
 const ASKING: Duration = Duration::from_secs(5);
 /// Questions in flight at a time.
 const IN_FLIGHT: u16 = 64;
+
+/// What is left of the table that iptables translates by.
+const EMPTY: &str = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n";
 
 fn main() -> Result<()> {
     let mut out = std::io::stdout();
@@ -55,6 +56,7 @@ fn main() -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(connections(short, &mut out))?;
+    runtime.block_on(depth(short, &mut out))?;
     names(short, &mut out)
 }
 
@@ -70,6 +72,9 @@ fn rules(services: u32, endpoints: u32, out: &mut impl Write) -> Result<()> {
         state.frontends.extend([service(services + n, endpoints)]);
         state
     };
+    let numbered = |numbers: std::ops::Range<u32>| -> Vec<Numbered> {
+        numbers.map(|n| (n, service(n, endpoints))).collect()
+    };
     let mut loads = Vec::new();
     for _ in 0..5 {
         table.invalidate();
@@ -80,16 +85,16 @@ fn rules(services: u32, endpoints: u32, out: &mut impl Write) -> Result<()> {
         let wanted = more(n);
         changes.push(timed(|| table.apply(wanted))?);
     }
-    Table::remove(&config.table)?;
+    Table::<Ipv4Addr>::remove(&config.table)?;
     report(out, "minik", &mut loads, &mut changes)?;
 
-    let text = nft_rules(0..services, endpoints, true);
+    let text = nft_rules(&numbered(0..services), true);
     let load =
         |text: &str| program::run_within(Duration::from_secs(600), "nft", &["-f", "-"], text.as_bytes());
     let mut loads = vec![timed(|| load(&text))?];
     let mut changes = Vec::new();
     for n in 0..5 {
-        let text = nft_rules(services + n..services + n + 1, endpoints, false);
+        let text = nft_rules(&numbered(services + n..services + n + 1), false);
         changes.push(timed(|| load(&text))?);
     }
     program::run("nft", &["delete", "table", "ip", OTHER], &[])?;
@@ -101,15 +106,14 @@ fn rules(services: u32, endpoints: u32, out: &mut impl Write) -> Result<()> {
     let load = |text: &str| {
         program::run_within(Duration::from_secs(600), "iptables-restore", &["--noflush"], text.as_bytes())
     };
-    let text = iptables_rules(0..services, endpoints, true);
+    let text = iptables_rules(&numbered(0..services), true);
     let mut loads = vec![timed(|| load(&text))?];
     let mut changes = Vec::new();
     for n in 0..5 {
-        let text = iptables_rules(services + n..services + n + 1, endpoints, false);
+        let text = iptables_rules(&numbered(services + n..services + n + 1), false);
         changes.push(timed(|| load(&text))?);
     }
-    let empty = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n";
-    program::run("iptables-restore", &[], empty.as_bytes())?;
+    program::run("iptables-restore", &[], EMPTY.as_bytes())?;
     report(out, "its layout, iptables", &mut loads, &mut changes)
 }
 
@@ -118,76 +122,13 @@ fn report(out: &mut impl Write, what: &str, loads: &mut [Duration], changes: &mu
     Ok(writeln!(out, "  {what:<24}  all {load:>10.1?}   one more {change:>10.1?}")?)
 }
 
-/// A map from services to chains of theirs, each with a map from numbers to chains of endpoints.
-fn nft_rules(services: std::ops::Range<u32>, endpoints: u32, first: bool) -> String {
-    let mut text = String::new();
-    if first {
-        let _ = writeln!(text, "add table ip {OTHER}");
-        let _ = writeln!(
-            text,
-            "add map ip {OTHER} service-ips {{ type ipv4_addr . inet_proto . inet_service : verdict; }}"
-        );
-        let _ = writeln!(text, "add chain ip {OTHER} nat {{ type nat hook prerouting priority -100; }}");
-        let _ =
-            writeln!(text, "add rule ip {OTHER} nat ip daddr . meta l4proto . th dport vmap @service-ips");
-    }
-    for number in services {
-        let (frontend, backends) = service(number, endpoints);
-        let mut verdicts = Vec::new();
-        for (n, endpoint) in backends.endpoints.iter().enumerate() {
-            let chain = format!("endpoint-{number}-{n}");
-            let _ = writeln!(text, "add chain ip {OTHER} {chain}");
-            let _ = writeln!(
-                text,
-                "add rule ip {OTHER} {chain} ip saddr {} meta mark set 0x4000",
-                endpoint.address
-            );
-            let target = format!("{}:{}", endpoint.address, endpoint.port);
-            let _ = writeln!(text, "add rule ip {OTHER} {chain} meta l4proto tcp dnat to {target}");
-            verdicts.push(format!("{n} : goto {chain}"));
-        }
-        let _ = writeln!(text, "add chain ip {OTHER} service-{number}");
-        let choice = format!("numgen random mod {endpoints} vmap {{ {} }}", verdicts.join(", "));
-        let _ = writeln!(text, "add rule ip {OTHER} service-{number} {choice}");
-        let address = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let element = format!("{address} . tcp . 80 : goto service-{number}");
-        let _ = writeln!(text, "add element ip {OTHER} service-ips {{ {element} }}");
-    }
-    text
-}
-
-/// A rule for each service, and chains of rules by chance.
-fn iptables_rules(services: std::ops::Range<u32>, endpoints: u32, first: bool) -> String {
-    let (mut chains, mut rules) = (String::from("*nat\n"), String::new());
-    if first {
-        chains.push_str(":SERVICES - [0:0]\n");
-        rules.push_str("-A PREROUTING -j SERVICES\n");
-    }
-    for number in services {
-        let (frontend, backends) = service(number, endpoints);
-        let address = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        let _ = writeln!(chains, ":SVC-{number} - [0:0]");
-        let _ = writeln!(rules, "-A SERVICES -d {address}/32 -p tcp -m tcp --dport 80 -j SVC-{number}");
-        for (n, endpoint) in backends.endpoints.iter().enumerate() {
-            let _ = writeln!(chains, ":SEP-{number}-{n} - [0:0]");
-            let chance = 1.0 / (backends.endpoints.len() - n) as f64;
-            let _ = writeln!(
-                rules,
-                "-A SVC-{number} -m statistic --mode random --probability {chance:.10} -j SEP-{number}-{n}"
-            );
-            let target = format!("{}:{}", endpoint.address, endpoint.port);
-            let _ = writeln!(rules, "-A SEP-{number}-{n} -p tcp -m tcp -j DNAT --to-destination {target}");
-        }
-    }
-    chains + &rules + "COMMIT\n"
-}
-
 /// New connections and a long one, to a pod's own address and to its service's.
 async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let settings = network::Config {
         prefix: "mkb".into(),
         pods: "10.244.0.0/16".parse()?,
+        pods6: None,
         namespaces: directory.path().join("namespaces"),
         state: directory.path().join("state"),
     };
@@ -201,7 +142,7 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     });
     let state = State { frontends: frontends.into(), ..State::default() };
     let (wanted, states) = watch::channel(None);
-    wanted.send_replace(Some(state));
+    wanted.send_replace(Some(state.into()));
     let led = watch::channel(None).0;
     let mut installed = led.subscribe();
     let proxy = tokio::spawn(follow(config()?, states, led, std::future::pending()));
@@ -250,9 +191,88 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     }
     proxy.abort();
     network.close().await;
-    minik::proxy::Proxy::destroy(&config()?).await?;
+    minik::proxy::Proxy::destroy(config()?).await?;
     PodNetwork::destroy(&settings).await?;
     Ok(())
+}
+
+/// New connections to the first and to the last of more and more services: what a packet costs must not grow with them.
+async fn depth(short: bool, out: &mut impl Write) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let settings = network::Config {
+        prefix: "mkb".into(),
+        pods: "10.244.0.0/16".parse()?,
+        pods6: None,
+        namespaces: directory.path().join("namespaces"),
+        state: directory.path().join("state"),
+    };
+    let network = PodNetwork::open(settings.clone()).await?;
+    let (server, client) = (network.attach("server").await?, network.attach("client").await?);
+    serve(&server.namespace)?;
+    let (count, sizes) = if short { (100, 1) } else { (5_000, SIZES.len()) };
+    for (size, endpoints) in SIZES.into_iter().take(sizes) {
+        writeln!(out, "new connections to the first and the last of {size} services")?;
+        let all: Vec<Numbered> = (0..size)
+            .map(|n| {
+                let (frontend, mut backends) = service(n, endpoints);
+                if n == 0 || n + 1 == size {
+                    // The others lead to nobody, and are not asked.
+                    backends.endpoints = vec![Endpoint { address: server.address, port: 9000 }];
+                }
+                (n, (frontend, backends))
+            })
+            .collect();
+        let ends: Vec<Ipv4Addr> = [0, all.len() - 1].iter().filter_map(|at| all[*at].1.0.address).collect();
+        let measured = async || {
+            let (namespace, ends) = (client.namespace.clone(), ends.clone());
+            let work = move || run_in_path(&namespace, || connect_times(&ends, count));
+            tokio::task::spawn_blocking(work).await??
+        };
+        let mut table = Table::new(config()?)?;
+        let frontends = all.iter().map(|(_, service)| service.clone()).collect();
+        table.apply(State { frontends, ..State::default() })?;
+        tell_ends(out, "minik", measured().await?)?;
+        <Table>::remove(&config()?.table)?;
+        let load = |program: &str, args: &[&str], text: &str| {
+            program::run_within(Duration::from_secs(600), program, args, text.as_bytes())
+        };
+        load("nft", &["-f", "-"], &nft_rules(&all, true))?;
+        tell_ends(out, "kube-proxy's layout, nft", measured().await?)?;
+        program::run("nft", &["delete", "table", "ip", OTHER], &[])?;
+        if program::find("iptables-restore").is_some() {
+            load("iptables-restore", &["--noflush"], &iptables_rules(&all, true))?;
+            tell_ends(out, "its layout, iptables", measured().await?)?;
+            program::run("iptables-restore", &[], EMPTY.as_bytes())?;
+        }
+    }
+    network.close().await;
+    PodNetwork::destroy(&settings).await?;
+    Ok(())
+}
+
+/// How long new connections to each address take, in turn.
+fn connect_times(addresses: &[Ipv4Addr], count: usize) -> Result<Vec<Vec<Duration>>> {
+    let mut times = vec![Vec::with_capacity(count); addresses.len()];
+    for _ in 0..count {
+        for (address, times) in addresses.iter().zip(&mut times) {
+            let begin = Instant::now();
+            let stream =
+                TcpStream::connect_timeout(&SocketAddr::from((*address, 80)), Duration::from_secs(5))?;
+            times.push(begin.elapsed());
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        }
+    }
+    Ok(times)
+}
+
+fn tell_ends(out: &mut impl Write, what: &str, mut times: Vec<Vec<Duration>>) -> Result<()> {
+    write!(out, "  {what:<24}")?;
+    for (end, times) in ["first", "last"].iter().zip(&mut times) {
+        times.sort();
+        let at = |share: usize| times[(times.len() - 1) * share / 100];
+        write!(out, "  {end} p50 {:>8.1?} p99 {:>8.1?}", at(50), at(99))?;
+    }
+    Ok(writeln!(out)?)
 }
 
 /// Accepts on port 9000, and reads what comes on port 9001 to its end.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use minik::api::node::NoNode;
-use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::allocate::ServiceRanges;
 use minik::apiserver::http::{self, Server};
 use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::proxy::exchange::HostNetwork;
@@ -22,9 +22,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let pki = Arc::new(Pki::open(&directory.join("pki"))?);
     let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
     let tls = Tls::new(pki.clone(), names, LEAF_LIFETIME)?;
-    let service_range = ServiceRange::parse("10.96.0.0/12").ok_or("service range")?;
+    let service_ranges = ServiceRanges::parse("10.96.0.0/12").ok_or("service range")?;
     let store = Store::open(&directory.join("store"))?;
-    let api = ApiServer::new(Config { store, service_range, token_key: pki.token_key().to_vec() })?;
+    let api = ApiServer::new(Config { store, service_ranges, token_key: pki.token_key().to_vec() })?;
     api.bootstrap([192, 0, 2, 1].into(), port).await?;
     let admin = pki.client("kubernetes-admin", &["system:masters"], LEAF_LIFETIME)?;
     for (name, text) in
@@ -44,6 +44,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             deadline: http::DEADLINE,
         },
     );
-    server.serve(listener, tls.config.clone(), stop).await;
+    server.serve(vec![listener], tls.config.clone(), stop).await;
     Ok(())
 }

@@ -77,9 +77,9 @@ fn settings_come_from_a_file_and_flags_win() {
     let (registry, url) = bed.mirror().split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     write(&format!(
         "{{apiserverPort: 9443, podCidr: 10.77.128.0/20, serviceCidr: 172.31.0.0/24, nodeName: from-file, \
-         shareProcessNamespace: false, registryMirrors: {{{registry}: [\"{url}\"]}}}}"
+         shareProcessNamespace: false, registryMirrors: {{{registry}: [\"{url}\"]}}, kubelet: {{maxPods: 30}}}}"
     ));
-    let started = start(&["--node-name", "from-flag"]);
+    let started = start(&["--node-name", "from-flag", "--max-pods", "2"]);
     assert!(started.status.success(), "{started:?}");
     assert!(bed.kubectl("config view --minify").contains("https://127.0.0.1:9443"));
     assert_eq!(bed.kubectl("get nodes -o name").trim(), "node/from-flag");
@@ -87,6 +87,16 @@ fn settings_come_from_a_file_and_flags_win() {
     bed.kubectl("run alone --image=busybox -- sleep 1000");
     bed.wait_ready("alone");
     assert!(bed.kubectl("get pod alone -o jsonpath={.status.podIP}").starts_with("10.77.1"));
+    // A third pod is one too many, also where nobody asks the scheduler.
+    assert_eq!(bed.kubectl("get node from-flag -o jsonpath={.status.allocatable.pods}"), "2");
+    for name in ["second", "third"] {
+        let here = r#"--overrides={"spec":{"nodeName":"from-flag"}}"#;
+        bed.ok(&["kubectl", "run", name, "--image=busybox", here, "--", "sleep", "1000"]);
+        let phase = if name == "second" { "Running" } else { "Failed" };
+        bed.kubectl(&format!("wait pod/{name} --for=jsonpath={{.status.phase}}={phase} --timeout=60s"));
+    }
+    assert_eq!(bed.kubectl("get pod third -o jsonpath={.status.reason}"), "OutOfpods");
+    bed.kubectl("delete pod second third --now");
     assert_eq!(bed.kubectl("exec alone -- readlink /proc/1/exe").trim(), "/bin/busybox");
 
     // Process 1 of its own namespace, it ignores being asked to end.
@@ -98,6 +108,87 @@ fn settings_come_from_a_file_and_flags_win() {
     let stranger = bed.run(&["setpriv", "--reuid=65534", testbed::MINIK, "start"]);
     assert_eq!(stranger.status.code(), Some(27), "{stranger:?}");
     assert!(stranger.stderr.contains("hint: sudo "), "{stranger:?}");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+#[test]
+fn a_host_with_ipv6_has_a_cluster_of_both_families() {
+    let bed = Testbed::up("families");
+    let start = |more: &[&str]| {
+        bed.run(&[&[testbed::MINIK, "start", "--registry-mirror", &bed.mirror()], more].concat())
+    };
+    let switch =
+        |off: u8| bed.ok(&["bash", "-c", &format!("echo {off} > /proc/sys/net/ipv6/conf/all/disable_ipv6")]);
+    switch(1);
+    let refused = start(&["--dual-stack"]);
+    assert!(
+        !refused.status.success()
+            && refused.stderr.contains("IPv6 is disabled")
+            && refused.stderr.contains("hint: "),
+        "{refused:?}"
+    );
+    switch(0);
+    bed.ok(&["ip", "-6", "address", "add", "2001:db8:5::2/64", "dev", "eth0", "nodad"]);
+    // What the host uses already is left to it.
+    bed.ok(&["ip", "-6", "address", "add", "fd00:10:244::1/64", "dev", "lo", "nodad"]);
+    let started = start(&[]);
+    assert!(started.status.success(), "{started:?}");
+    let status = bed.ok(&[testbed::MINIK, "status"]);
+    assert!(
+        status.contains("pods: 10.244.0.0/16,fd00:10:245::/64\n")
+            && status.contains("services: 10.96.0.0/12,fd00:10:96::/112\n"),
+        "{status}"
+    );
+    let node = |path: &str| bed.kubectl(&format!("get nodes -o jsonpath={{.items[0].{path}}}"));
+    assert_eq!(node("spec.podCIDRs"), "[\"10.244.0.0/16\",\"fd00:10:245::/64\"]");
+    assert_eq!(node("status.addresses[1].address"), "2001:db8:5::2");
+    bed.kubectl("create service clusterip web --tcp=80");
+    bed.ok(&[
+        "kubectl",
+        "patch",
+        "service",
+        "web",
+        "-p",
+        r#"{"spec":{"ipFamilyPolicy":"RequireDualStack"}}"#,
+    ]);
+    let addresses = bed.kubectl("get service web -o jsonpath={.spec.clusterIPs}");
+    assert!(addresses.contains("\"10.") && addresses.contains("\"fd00:10:96::"), "{addresses}");
+    bed.wait("a slice of each family", MINUTE, || {
+        let types = bed.kubectl(
+            "get endpointslices -l kubernetes.io/service-name=web -o jsonpath={.items[*].addressType}",
+        );
+        types.split_whitespace().collect::<BTreeSet<_>>() == BTreeSet::from(["IPv4", "IPv6"])
+    });
+    bed.ok(&[testbed::MINIK, "stop"]);
+    let single = start(&["--dual-stack=false"]);
+    assert!(
+        single.stderr.contains("--dual-stack of the existing cluster") && single.status.code() == Some(14)
+    );
+    // It keeps its families when the host has lost its own.
+    bed.ok(&["ip", "-6", "address", "del", "2001:db8:5::2/64", "dev", "eth0"]);
+    bed.ok(&["ip", "-6", "address", "del", "fd00:10:244::1/64", "dev", "lo"]);
+    let again = start(&["--pod-cidr", "10.244.0.0/16"]);
+    assert!(again.status.success(), "{again:?}");
+    let second = || node("status.addresses[1].address");
+    bed.wait("the gateway's address", MINUTE, || second() == "fd00:10:245::1");
+    // Where there is no IPv6 at all any more, it goes on with IPv4.
+    bed.ok(&[testbed::MINIK, "stop"]);
+    switch(1);
+    let without = start(&[]);
+    assert!(without.status.success() && without.stderr.contains("this host has no IPv6 now"), "{without:?}");
+    bed.wait("one address", MINUTE, || node("status.addresses[1].type") == "Hostname");
+    assert_eq!(node("spec.podCIDRs"), "[\"10.244.0.0/16\",\"fd00:10:245::/64\"]");
+    bed.kubectl("run alone --image=busybox --restart=Never -- sleep 1000");
+    bed.wait_ready("alone");
+    let addresses = bed.kubectl("get pod alone -o jsonpath={.status.podIPs[*].ip}");
+    assert!(addresses.starts_with("10.244.") && !addresses.contains(' '), "{addresses}");
+    // What is stored of services stays as it is.
+    bed.kubectl("label service web still=here");
+    bed.kubectl("delete pod alone --now");
+    bed.ok(&[testbed::MINIK, "stop"]);
+    switch(0);
+    assert!(start(&[]).status.success());
+    bed.wait("both addresses", MINUTE, || second() == "fd00:10:245::1");
     bed.ok(&[testbed::MINIK, "delete"]);
 }
 

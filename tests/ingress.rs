@@ -3,6 +3,7 @@
 
 mod testbed;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use testbed::{MINIK, Testbed};
@@ -74,6 +75,8 @@ fn hosts_paths_and_annotations() {
     passwords(&bed);
     secured(&bed);
     refusals(&bed);
+    elsewhere(&bed);
+    streams(&bed);
 
     for name in bed.kubectl("get ingress -o name").lines() {
         bed.kubectl(&format!("delete {name}"));
@@ -201,6 +204,142 @@ fn refusals(bed: &Testbed) {
     bed.wait("a complaint", MINUTE, || {
         bed.kubectl("describe ingress wrong").contains("proxy-body-size: \"much\" must be a size such as 8m")
     });
+}
+
+/// Names of the cluster that the host does not know, clients that come back, and two ingresses of the same path.
+fn elsewhere(bed: &Testbed) {
+    bed.kubectl("create namespace aside");
+    bed.kubectl("create service externalname near -n aside --external-name web.default.svc.cluster.local");
+    let aside = ingress("near", "k.example", "/", "Prefix", "near", "")
+        .replace("name: near\n", "name: near\n  namespace: aside\n");
+    bed.apply(&aside);
+    bed.wait("the page of another namespace", MINUTE, || {
+        curl(bed, "k.example", "/", &[]).contains("Welcome to nginx!")
+    });
+    bed.apply(&ingress("taken", "k.example", "/", "Prefix", "web", ""));
+    bed.wait("a conflict", MINUTE, || {
+        let told = bed.kubectl("describe ingress taken");
+        told.contains("are already defined in ingress aside/near") && told.contains("Warning")
+    });
+    bed.kubectl("delete ingress near -n aside");
+    bed.kubectl("scale deployment one --replicas=3");
+    bed.kubectl("rollout status deployment/one --timeout=90s");
+    bed.apply(&ingress(
+        "affine",
+        "l.example",
+        "/",
+        "Prefix",
+        "one",
+        "affinity: cookie\nsession-cookie-name: route",
+    ));
+    let jar = ["-b", "/root/.kube/jar", "-c", "/root/.kube/jar"];
+    bed.wait("a cookie", MINUTE, || {
+        code(bed, "l.example", "/", &jar) == "200"
+            && bed.run(&["grep", "-q", "route", "/root/.kube/jar"]).status.success()
+    });
+    // The page names the pod that made it.
+    let pods = |more: &[&str]| {
+        let pages = (0..12).map(|_| curl(bed, "l.example", "/", more));
+        pages.inspect(|page| assert!(page.contains("pod one-"), "{page}")).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(pods(&jar).len(), 1, "a client with its cookie comes back to its pod");
+    assert!(pods(&[]).len() > 1, "others do not");
+}
+
+/// An echo that changes the protocol, and a server that answers as gRPC does.
+const STREAMS: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: streams}
+data:
+  echo: |
+    while read -r line; do [ "$line" != "$(printf '\r')" ] || break; done
+    printf 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n'
+    exec cat
+  grpc.conf: |
+    server {
+      listen 81 http2;
+      add_trailer grpc-status 0;
+      location / { default_type application/grpc; return 200 "$request_method $host$request_uri"; }
+    }
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: echo, labels: {run: echo}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: echo, image: alpine, command: [nc, -ll, -p, '80', -e, sh, /streams/echo],
+     volumeMounts: [{name: streams, mountPath: /streams}]}
+  volumes: [{name: streams, configMap: {name: streams}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: grpc, labels: {run: grpc}}
+spec:
+  containers:
+  - {name: nginx, image: nginx,
+     volumeMounts: [{name: streams, mountPath: /etc/nginx/conf.d/grpc.conf, subPath: grpc.conf}]}
+  volumes: [{name: streams, configMap: {name: streams}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec: {selector: {run: echo}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: grpc}
+spec: {selector: {run: grpc}, ports: [{port: 80, targetPort: 81}]}
+"#;
+
+/// WebSocket and gRPC by TLS.
+fn streams(bed: &Testbed) {
+    bed.apply(STREAMS);
+    bed.wait_ready("echo");
+    bed.wait_ready("grpc");
+    bed.apply(&ingress("echo", "m.example", "/", "Prefix", "echo", ""));
+    bed.apply(&ingress("grpc", "n.example", "/", "Prefix", "grpc", "backend-protocol: GRPC"));
+    let client = r#"
+import socket, ssl
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+stream = context.wrap_socket(socket.create_connection(("127.0.0.1", 443), 20), server_hostname="m.example")
+stream.sendall(b"GET /chat HTTP/1.1\r\nHost: m.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+seen = b""
+while not seen.endswith(b"\r\n\r\n"):
+    seen += stream.recv(1) or exit("an early end after %r" % seen)
+print(seen.split(b"\r\n")[0].decode())
+for word in (b"ping", b"pong"):
+    stream.sendall(word)
+    back = b""
+    while len(back) < len(word):
+        back += stream.recv(10) or exit("an early end")
+    print(back.decode())
+"#;
+    bed.wait("an echo", MINUTE, || {
+        bed.run(&["python3", "-c", client]).stdout == "HTTP/1.1 101 Switching Protocols\nping\npong\n"
+    });
+    let call = || {
+        let to = [
+            "-k",
+            "--http2",
+            "-D",
+            "-",
+            "-d",
+            "x",
+            "-H",
+            "TE: trailers",
+            "-H",
+            "Content-Type: application/grpc",
+        ];
+        let url = "https://n.example/service/Method";
+        let all = [&["curl", "-s", "-m", "20", "--connect-to", "::127.0.0.1:"], &to[..], &[url]].concat();
+        bed.run(&all).stdout
+    };
+    bed.wait("an answer with trailers", MINUTE, || call().to_lowercase().contains("grpc-status: 0"));
+    let answer = call();
+    assert!(answer.starts_with("HTTP/2 200") && answer.contains("POST n.example/service/Method"), "{answer}");
 }
 
 #[test]

@@ -5,12 +5,14 @@ mod testbed;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RData, RecordType};
 use minik::sys::namespace::run_in_path;
 use testbed::Testbed;
 
@@ -24,7 +26,10 @@ const PACE: Duration = Duration::from_millis(1);
 #[derive(Default)]
 struct Counts {
     ok: AtomicU64,
-    /// Kept connections that the server closed between two requests, as it may: clients make a new one.
+    /// Kept connections that were closed before the next request was sent: clients make a new one, and nothing is lost.
+    closed: AtomicU64,
+    /// Kept connections that were closed, without a byte of an answer, while the next request was on its way: the server
+    /// had ended its idle connections. Only who may repeat a request makes a new one, and not more often than servers end.
     reopened: AtomicU64,
     /// By what went wrong.
     failed: Mutex<BTreeMap<String, u64>>,
@@ -39,7 +44,27 @@ impl Counts {
     }
 }
 
-/// Clients on the test host that ask without end, each at one address.
+/// What a client asks for, and where.
+#[derive(Clone, Copy)]
+struct Asks {
+    address: SocketAddr,
+    method: &'static str,
+    /// The ingress has no excuse for ending a connection.
+    excused: bool,
+    keeps: bool,
+}
+
+impl Asks {
+    /// One client that connects anew for each request, and one that keeps its connection; at the ingress the same with
+    /// requests that must not be repeated.
+    fn all(address: SocketAddr, ingress: bool) -> Vec<Asks> {
+        let methods: &[&str] = if ingress { &["GET", "POST"] } else { &["GET"] };
+        let each = |method| [false, true].map(|keeps| Asks { address, method, excused: !ingress, keeps });
+        methods.iter().flat_map(|method| each(*method)).collect()
+    }
+}
+
+/// Clients that ask without end.
 struct Load {
     over: Arc<AtomicBool>,
     counts: Arc<Counts>,
@@ -47,21 +72,35 @@ struct Load {
 }
 
 impl Load {
-    /// For each address one client that connects anew for each request, and one that keeps its connection.
-    fn begin(bed: &Testbed, addresses: &[SocketAddr]) -> Load {
-        let (over, counts) = (Arc::<AtomicBool>::default(), Arc::<Counts>::default());
-        let namespace = PathBuf::from(format!("/run/netns/{}-host", bed.name));
+    fn new() -> Load {
+        Load { over: Arc::default(), counts: Arc::default(), clients: Vec::new() }
+    }
+
+    /// Clients in a network namespace.
+    fn begin(&mut self, namespace: &Path, asks: Vec<Asks>) {
+        for asks in asks {
+            let (over, counts) = (self.over.clone(), self.counts.clone());
+            self.thread(namespace, move || ask_without_end(asks, &over, &counts));
+        }
+    }
+
+    /// One that asks a name server for names, each with what its answer must be like.
+    fn ask_names(&mut self, namespace: &Path, server: SocketAddr, names: Vec<(String, Option<Ipv4Addr>)>) {
+        let (over, counts) = (self.over.clone(), self.counts.clone());
+        self.thread(namespace, move || {
+            while !over.load(Ordering::Relaxed) {
+                for (name, address) in &names {
+                    counts.take(&format!("the name {name}"), look_up(server, name, *address));
+                    std::thread::park_timeout(PACE);
+                }
+            }
+        });
+    }
+
+    fn thread(&mut self, namespace: &Path, work: impl FnOnce() + Send + 'static) {
         // Threads are where the thread was that made them.
-        let clients = run_in_path(&namespace, || {
-            let both = addresses.iter().flat_map(|address| [(*address, false), (*address, true)]);
-            both.map(|(address, keeps)| {
-                let (over, counts) = (over.clone(), counts.clone());
-                std::thread::spawn(move || ask_without_end(address, keeps, &over, &counts))
-            })
-            .collect()
-        })
-        .unwrap();
-        Load { over, counts, clients }
+        let client = run_in_path(namespace, || std::thread::spawn(work)).unwrap();
+        self.clients.push(client);
     }
 
     fn answered(&self) -> u64 {
@@ -71,40 +110,83 @@ impl Load {
     /// Waits for some more answers.
     fn goes_on(&self, bed: &Testbed) {
         let before = self.answered();
-        bed.wait("answers", MINUTE, || self.answered() > before + 200);
+        bed.wait("answers", MINUTE, || self.answered() > before + 400);
     }
 
-    /// Ends the clients; answers how many requests were answered, and what became of the others.
+    /// Ends the clients; answers how many questions were answered, how many connections were made anew, and what became
+    /// of the other questions.
     fn end(self) -> (u64, u64, BTreeMap<String, u64>) {
         self.over.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().unwrap();
         }
         let failed = self.counts.failed.lock().unwrap().clone();
+        let closed = self.counts.closed.load(Ordering::Relaxed);
+        eprintln!("{closed} kept connections were closed between two requests");
         (self.counts.ok.load(Ordering::Relaxed), self.counts.reopened.load(Ordering::Relaxed), failed)
     }
 }
 
-fn ask_without_end(address: SocketAddr, keeps: bool, over: &AtomicBool, counts: &Counts) {
+fn ask_without_end(asks: Asks, over: &AtomicBool, counts: &Counts) {
     let mut kept: Option<BufReader<TcpStream>> = None;
     while !over.load(Ordering::Relaxed) {
-        let result = match kept.take() {
-            Some(mut stream) => match ask(&mut stream, keeps) {
-                // Nothing of an answer had come, so the question may be asked again.
-                Err(error) if error.kind() != io::ErrorKind::InvalidData => {
-                    counts.reopened.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                }
-                result => result.map(|open| open.then_some(stream)),
-            },
-            None => connect(address).and_then(|mut stream| {
-                let open = ask(&mut stream, keeps)?;
-                Ok(open.then_some(stream))
-            }),
+        let old = kept.take().filter(|stream| {
+            let open = is_open(stream);
+            counts.closed.fetch_add(u64::from(!open), Ordering::Relaxed);
+            open
+        });
+        let was_kept = old.is_some();
+        let result = old.map_or_else(|| connect(asks.address), Ok).and_then(|mut stream| {
+            let open = ask(&mut stream, asks)?;
+            Ok(open.then_some(stream))
+        });
+        let is_end = |error: &io::Error| {
+            use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+            matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
         };
+        if was_kept && asks.excused && result.as_ref().is_err_and(is_end) {
+            counts.reopened.fetch_add(1, Ordering::Relaxed);
+            continue;
+        }
+        let Asks { address, method, keeps, .. } = asks;
         let how = if keeps { "kept" } else { "new" };
-        counts.take(&format!("{address} {how}"), result.map(|stream| kept = stream));
+        counts.take(&format!("{method} {address} {how}"), result.map(|stream| kept = stream));
         std::thread::park_timeout(PACE);
+    }
+}
+
+/// Whether the other side has not ended the connection, as far as is known here.
+fn is_open(stream: &BufReader<TcpStream>) -> bool {
+    let stream = stream.get_ref();
+    stream.set_nonblocking(true).unwrap();
+    let seen = stream.peek(&mut [0]);
+    stream.set_nonblocking(false).unwrap();
+    seen.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// Asks for an address of a name: this one, or any one. What is late is lost.
+fn look_up(server: SocketAddr, name: &str, address: Option<Ipv4Addr>) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(server)?;
+    let mut question = Message::query();
+    question.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    socket.send(&question.to_vec().unwrap())?;
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer)?;
+    let answer = Message::from_vec(&buffer[..length]).map_err(io::Error::other)?;
+    let found: Vec<Ipv4Addr> = answer
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::A(a) => Some(a.0),
+            _ => None,
+        })
+        .collect();
+    match address {
+        Some(address) if found == [address] => Ok(()),
+        None if !found.is_empty() => Ok(()),
+        _ => Err(io::Error::other("a wrong answer")),
     }
 }
 
@@ -116,9 +198,13 @@ fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
 }
 
 /// One request; answers whether the connection may be used again. What ends in the middle of an answer is invalid data.
-fn ask(stream: &mut BufReader<TcpStream>, keeps: bool) -> io::Result<bool> {
+fn ask(stream: &mut BufReader<TcpStream>, asks: Asks) -> io::Result<bool> {
+    let Asks { method, keeps, .. } = asks;
     let connection = if keeps { "keep-alive" } else { "close" };
-    write!(stream.get_mut(), "GET / HTTP/1.1\r\nHost: web\r\nConnection: {connection}\r\n\r\n")?;
+    // Files are not posted to.
+    let (host, body) = if method == "POST" { ("posted", "content") } else { ("web", "") };
+    let head = format!("{method} / HTTP/1.1\r\nHost: {host}\r\nConnection: {connection}\r\n");
+    write!(stream.get_mut(), "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
     if stream.fill_buf()?.is_empty() {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
@@ -162,6 +248,15 @@ spec:
       - name: nginx
         image: nginx
         readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}
+        volumeMounts: [{name: posted, mountPath: /etc/nginx/conf.d}]
+      volumes: [{name: posted, configMap: {name: posted}}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: posted}
+data:
+  posted.conf: |
+    server { listen 80; server_name posted; location / { return 200 "Welcome to nginx!"; } }
 ---
 apiVersion: policy/v1
 kind: PodDisruptionBudget
@@ -175,6 +270,11 @@ spec: {selector: {app: web}, ports: [{port: 8080, targetPort: 80}]}
 ---
 apiVersion: v1
 kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, selector: {app: web}}
+---
+apiVersion: v1
+kind: Service
 metadata: {name: balanced}
 spec: {type: LoadBalancer, selector: {app: web}, ports: [{port: 80, nodePort: 30080}]}
 ---
@@ -184,11 +284,50 @@ metadata: {name: web}
 spec:
   rules:
   - host: web
-    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: inside, port: {number: 8080}}}}]}
+    http: &paths
+      paths: [{path: /, pathType: Prefix, backend: {service: {name: inside, port: {number: 8080}}}}]
+  - host: posted
+    http: *paths
 "#;
+
+/// The load of one test would leave another one none of the machine.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// How many pods end in the course of the test: those of a rollout, of a scale down, of a drain, and one by one.
+const ENDED: u64 = 6 + 4 + 4 + 6;
+
+/// `wrk` with two connections until it is told to end.
+struct Wrk<'a> {
+    bed: &'a Testbed,
+    child: std::process::Child,
+    pid: String,
+}
+
+impl<'a> Wrk<'a> {
+    fn begin(bed: &'a Testbed, name: &str, header: &str, url: &str) -> Wrk<'a> {
+        let pid = format!("/root/.kube/{name}.pid");
+        let work = format!(
+            "echo 'function delay() return 1 end' > /root/.kube/pace.lua; echo $$ > {pid}; \
+             exec wrk -t 1 -c 2 -d 900s --timeout 10s -s /root/.kube/pace.lua -H '{header}' {url}"
+        );
+        Wrk { bed, child: bed.begin(&["bash", "-c", &work]), pid }
+    }
+
+    /// How many requests were answered; what wrk says of others.
+    fn end(self) -> (u64, Vec<String>) {
+        self.bed.ok(&["bash", "-c", &format!("kill -INT $(cat {})", self.pid)]);
+        let said = self.child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let line =
+            said.lines().find(|line| line.contains(" requests in ")).unwrap_or_else(|| panic!("{said}"));
+        let wrong = said.lines().filter(|line| line.contains("errors") || line.contains("Non-2xx"));
+        (line.split_whitespace().next().unwrap().parse().unwrap(), wrong.map(str::to_owned).collect())
+    }
+}
 
 #[test]
 fn no_request_is_lost_while_pods_come_and_go() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bed = Testbed::up("drain");
     bed.start();
     bed.apply(WEB);
@@ -197,8 +336,9 @@ fn no_request_is_lost_while_pods_come_and_go() {
     bed.wait("a load balancer", MINUTE, || !bed.kubectl(balancer).is_empty());
     let node = bed.kubectl("get nodes -o jsonpath={.items[0].status.addresses[0].address}");
     let name = bed.kubectl("get nodes -o jsonpath={.items[0].metadata.name}");
+    let inside = bed.kubectl("get svc inside -o jsonpath={.spec.clusterIP}");
     let addresses: Vec<SocketAddr> = [
-        format!("{}:8080", bed.kubectl("get svc inside -o jsonpath={.spec.clusterIP}")),
+        format!("{inside}:8080"),
         format!("{}:80", bed.kubectl(balancer)),
         format!("{node}:30080"),
         "127.0.0.1:30080".to_owned(),
@@ -214,7 +354,29 @@ fn no_request_is_lost_while_pods_come_and_go() {
         bed.wait("the page", MINUTE, || bed.run(&curl).stdout.contains("Welcome to nginx!"));
     }
 
-    let load = Load::begin(&bed, &addresses);
+    // What pods ask takes another way through the kernel than what the host does.
+    bed.kubectl("run asks --image=alpine -- sleep 7531");
+    bed.wait_ready("asks");
+    let pid = bed.ok(&["pgrep", "-o", "-f", "^sleep 7531"]);
+    let pod = PathBuf::from(format!("/proc/{}/ns/net", pid.trim()));
+    let host = PathBuf::from(format!("/run/netns/{}-host", bed.name));
+    let [cluster, balancer, port, _, ingress] = addresses[..] else { panic!("{addresses:?}") };
+    let mut load = Load::new();
+    for address in &addresses {
+        load.begin(&host, Asks::all(*address, *address == ingress));
+    }
+    for address in [cluster, balancer, port] {
+        load.begin(&pod, Asks::all(address, false));
+    }
+    load.begin(&pod, Asks::all(SocketAddr::new(port.ip(), 80), true));
+    let dns = bed.kubectl("get svc kube-dns -n kube-system -o jsonpath={.spec.clusterIP}");
+    let within = |service: &str| format!("{service}.default.svc.cluster.local.");
+    let names = vec![(within("inside"), Some(inside.parse().unwrap())), (within("headless"), None)];
+    load.ask_names(&pod, SocketAddr::new(dns.parse().unwrap(), 53), names);
+    let keeping = Wrk::begin(&bed, "keeping", "Host: web", "http://127.0.0.1/");
+    let closing = Wrk::begin(&bed, "closing", "Connection: close", &format!("http://{cluster}/"));
+    // Clients that keep their connections, and are led by the kernel or past the ingress.
+    let keeps = addresses.len() as u64 - 1 + 3;
     load.goes_on(&bed);
     bed.kubectl("rollout restart deployment/web");
     bed.kubectl("rollout status deployment/web --timeout=110s");
@@ -238,13 +400,20 @@ fn no_request_is_lost_while_pods_come_and_go() {
     }
     bed.kubectl("rollout status deployment/web --timeout=110s");
     load.goes_on(&bed);
+    for (what, wrk) in [("to the ingress", keeping), ("with new connections", closing)] {
+        let (answered, wrong) = wrk.end();
+        eprintln!("wrk {what}: {answered} requests answered");
+        assert!(answered > 1_000 && wrong.is_empty(), "wrk {what}: {answered} {wrong:?}");
+    }
     let (ok, reopened, failed) = load.end();
-    eprintln!("{ok} requests answered, {reopened} kept connections made anew, failed: {failed:?}");
+    eprintln!("{ok} questions answered, {reopened} kept connections made anew, failed: {failed:?}");
     assert!(failed.is_empty(), "{failed:?} of {ok}");
+    assert!(reopened <= keeps * ENDED, "{reopened} kept connections made anew");
 }
 
 #[test]
 fn balancers_and_policies_keep_their_word() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let bed = Testbed::up("balance");
     bed.ok(&["bash", "-c", "echo 'externalIPs: true' > /root/.kube/settings.yaml"]);
     let mirror = bed.mirror();

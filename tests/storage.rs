@@ -88,6 +88,14 @@ fn data_stays_with_its_claim_and_goes_with_it() {
     let said = says(&bed, "below", &below);
     assert!(said.starts_with("below") && said.ends_with("read-only"), "{said}");
 
+    // Users of one group share what nobody else may see.
+    let one = pod("one", "data", "", "umask 007; echo mine > /data/shared; stat -c %a:%g /data/shared");
+    assert_eq!(says(&bed, "one", &one), "660:2000");
+    let other =
+        pod("other", "data", "", "cat /data/shared; echo ours >> /data/shared && tail -1 /data/shared");
+    let other = other.replace("runAsUser: 1000, runAsGroup: 1000", "runAsUser: 1001, runAsGroup: 1001");
+    assert_eq!(says(&bed, "other", &other), "mine\nours");
+
     bed.kubectl(r#"patch pvc data -p {"spec":{"resources":{"requests":{"storage":"2Gi"}}}}"#);
     wait_for(&bed, "pvc/data", "{.status.capacity.storage}=2Gi");
     wait_for(&bed, &format!("pv/{volume}"), "{.spec.capacity.storage}=2Gi");
@@ -103,7 +111,7 @@ fn data_stays_with_its_claim_and_goes_with_it() {
         bed.kubectl("get pvc,pv -o name").trim().is_empty()
     });
     assert!(!bed.run(&["test", "-e", &directory]).status.success(), "the data is gone");
-    bed.kubectl("delete pod reader below");
+    bed.kubectl("delete pod reader below one other");
 
     by_hand(&bed);
     late(&bed);

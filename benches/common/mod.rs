@@ -13,6 +13,8 @@ use minik::sys::namespace::unshare;
 use nix::mount::MsFlags;
 use nix::sched::CloneFlags;
 
+pub mod others;
+
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Puts this process into network and mount namespaces of its own; false where it may not, which it says.
@@ -35,6 +37,7 @@ pub fn config() -> Result<Config> {
         services: "10.96.0.0/12".parse()?,
         gateway: "10.244.0.1".parse()?,
         link_prefix: "mkb".into(),
+        links: "10.244.0.0/16".parse()?,
     })
 }
 

@@ -137,6 +137,13 @@ pub struct Definition {
     pub since: u64,
 }
 
+impl Definition {
+    /// That of kinds which are stored nowhere: of their definition, `source`, only the versions with their schemas are read.
+    pub fn of(source: Bytes) -> Definition {
+        Definition { source, ..Definition::default() }
+    }
+}
+
 /// How objects get from one version to another.
 #[derive(Debug, Default, PartialEq)]
 pub enum Conversion {

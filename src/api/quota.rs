@@ -55,7 +55,7 @@ pub fn counts(kind: &Kind, resource: &str) -> bool {
             let asked = resource.strip_prefix(REQUESTS);
             POD_RESOURCES.contains(&resource)
                 || asked.unwrap_or(resource).starts_with(HUGE_PAGES)
-                || asked.is_some_and(|_| is_extended(resource))
+                || asked.is_some_and(|_| resources::is_extended(resource))
         }
         ("", "services") => SERVICE_RESOURCES.contains(&resource),
         ("", "persistentvolumeclaims") => {
@@ -65,11 +65,6 @@ pub fn counts(kind: &Kind, resource: &str) -> bool {
         ("", plural) => PLAIN_COUNTS.contains(&plural) && resource == plural,
         _ => false,
     }
-}
-
-/// Whether a name is of a resource that is none of Kubernetes' own.
-fn is_extended(resource: &str) -> bool {
-    resource.contains('/') && !resource.contains("kubernetes.io/")
 }
 
 /// What an object uses up.
@@ -128,7 +123,7 @@ fn stated(requests: &Resources, limits: &Resources) -> Resources {
         if name.starts_with(HUGE_PAGES) {
             used.insert(name.clone(), *amount);
         }
-        if name.starts_with(HUGE_PAGES) || is_extended(name) {
+        if name.starts_with(HUGE_PAGES) || resources::is_extended(name) {
             used.insert(format!("{REQUESTS}{name}"), *amount);
         }
     }

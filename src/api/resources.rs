@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use serde_json::{Map, Value};
 
 use super::quantity::{self, Quantity};
@@ -25,6 +27,12 @@ pub fn read(list: &Value) -> Resources {
     };
     let entries = list.as_object().into_iter().flatten();
     entries.filter_map(|(name, value)| Some((name.clone(), amount(value)?))).collect()
+}
+
+/// The same of a list that is read already.
+pub fn amounts(list: Option<&BTreeMap<String, Amount>>) -> Resources {
+    let entries = list.into_iter().flatten();
+    entries.filter_map(|(name, value)| Some((name.clone(), quantity::parse(&value.0).ok()?))).collect()
 }
 
 /// The amounts as a `ResourceList` object.
@@ -60,18 +68,35 @@ pub fn of_container(container: &Value, what: &str) -> Resources {
     read(&container["resources"][what])
 }
 
-/// The `requests` or `limits` of a pod's spec: the most that runs at one time. Restartable init containers run on
-/// beside all that comes after them, the others alone with those; what the pod states for itself replaces the sum.
+/// The `requests` or `limits` of a pod's spec: what its containers need at one time; what the pod states for itself
+/// replaces the sum.
 pub fn of_pod(spec: &Value, what: &str) -> Resources {
+    let mut running = of_pod_containers(spec, what);
+    running.extend(of_whole_pod(spec, what));
+    running
+}
+
+/// The same without what the pod states for itself.
+pub fn of_pod_containers(spec: &Value, what: &str) -> Resources {
     let containers = |list: &str| spec[list].as_array().into_iter().flatten();
+    let init = containers("initContainers");
+    at_one_time(
+        containers("containers").map(|container| of_container(container, what)),
+        init.map(|container| (container["restartPolicy"] == "Always", of_container(container, what))),
+    )
+}
+
+/// The most that runs at one time. Restartable init containers (the flag says which are) run on beside all that comes
+/// after them, the others alone with those.
+fn at_one_time(
+    containers: impl Iterator<Item = Resources>,
+    init: impl Iterator<Item = (bool, Resources)>,
+) -> Resources {
     let mut running = Resources::new();
-    for container in containers("containers") {
-        add(&mut running, &of_container(container, what));
-    }
+    containers.for_each(|own| add(&mut running, &own));
     let (mut beside, mut starting) = (Resources::new(), Resources::new());
-    for container in containers("initContainers") {
-        let own = of_container(container, what);
-        if container["restartPolicy"] == "Always" {
+    for (stays, own) in init {
+        if stays {
             add(&mut running, &own);
             add(&mut beside, &own);
             raise(&mut starting, &beside);
@@ -82,13 +107,82 @@ pub fn of_pod(spec: &Value, what: &str) -> Resources {
         }
     }
     raise(&mut running, &starting);
-    running.extend(of_whole_pod(spec, what));
     running
+}
+
+/// The most that the containers of a pod need at one time, by what each of them does.
+pub fn of_containers(spec: &PodSpec, of: impl Fn(&Container) -> Resources) -> Resources {
+    let stays = |container: &Container| container.restart_policy.as_deref() == Some("Always");
+    let init = spec.init_containers.iter().flatten();
+    at_one_time(spec.containers.iter().map(&of), init.map(|container| (stays(container), of(container))))
+}
+
+/// What a container asks for.
+fn asked(container: &Container) -> Resources {
+    amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+}
+
+/// The amounts that a pod states for itself and for the sandbox, over those of its containers.
+fn with_whole(spec: &PodSpec, mut of_containers: Resources) -> Resources {
+    let whole = amounts(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()));
+    of_containers.extend(only(&whole, is_of_whole_pods));
+    add(&mut of_containers, &amounts(spec.overhead.as_ref()));
+    of_containers
+}
+
+/// What a pod asks for, with what its sandbox takes.
+pub fn requests(spec: &PodSpec) -> Resources {
+    with_whole(spec, of_containers(spec, asked))
+}
+
+/// What a pod takes of its node: the most of what it asks for, of what the node has set aside for its containers, and
+/// of what those were given. What the node can never give counts for nothing.
+pub fn held(pod: &Pod) -> Resources {
+    let Some(spec) = &pod.spec else { return Resources::new() };
+    let Some(status) = pod.status.as_ref().filter(|status| status.container_statuses.is_some()) else {
+        return requests(spec);
+    };
+    let refused = is_resize_infeasible(pod);
+    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let shown = |container: &Container| -> Option<&ContainerStatus> {
+        lists.into_iter().flatten().flatten().find(|shown| shown.name == container.name)
+    };
+    let otherwise = |container: &Container| if refused { Resources::new() } else { asked(container) };
+    let allocated = |container: &Container| match shown(container).map(|s| &s.allocated_resources) {
+        Some(Some(list)) => amounts(Some(list)),
+        _ => otherwise(container),
+    };
+    let given = |container: &Container| {
+        let given = shown(container).and_then(|s| s.resources.as_ref()?.requests.as_ref());
+        given.map_or_else(|| allocated(container), |list| amounts(Some(list)))
+    };
+    let mut most = of_containers(spec, allocated);
+    raise(&mut most, &of_containers(spec, given));
+    if !refused {
+        raise(&mut most, &of_containers(spec, asked));
+    }
+    with_whole(spec, most)
+}
+
+/// Whether a pod's node has said that it can never give what the pod's spec asks for.
+fn is_resize_infeasible(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let pending = conditions.find(|condition| condition.type_ == "PodResizePending");
+    pending.is_some_and(|condition| condition.reason.as_deref() == Some("Infeasible"))
+}
+
+fn is_of_whole_pods(name: &str) -> bool {
+    OF_WHOLE_PODS.contains(&name) || name.starts_with(HUGE_PAGES)
+}
+
+/// Whether a name is of a resource that is none of Kubernetes' own.
+pub fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/")
 }
 
 /// What a pod's spec states for all of its containers together.
 pub fn of_whole_pod(spec: &Value, what: &str) -> Resources {
-    only(&of_container(spec, what), |name| OF_WHOLE_PODS.contains(&name) || name.starts_with(HUGE_PAGES))
+    only(&of_container(spec, what), is_of_whole_pods)
 }
 
 #[cfg(test)]
@@ -117,5 +211,31 @@ mod tests {
             assert_eq!(of_pod(&spec, "requests")["cpu"].to_string(), cpu, "{spec}");
         }
         assert!(of_pod(&json!({"containers": {"a": 1}}), "limits").is_empty());
+    }
+    #[test]
+    fn a_pod_on_a_node_takes_what_was_set_aside_for_it() {
+        let pod = |spec: &str, allocated: Option<&str>, given: Option<&str>, reason: &str| -> Pod {
+            let list = |cpu: Option<&str>| cpu.map(|cpu| json!({"cpu": cpu}));
+            let status = json!({"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "allocatedResources": list(allocated), "resources": {"requests": list(given)}});
+            serde_json::from_value(json!({
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": spec}}}],
+                         "overhead": {"cpu": "1"}},
+                "status": {"containerStatuses": [status],
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}]},
+            }))
+            .unwrap()
+        };
+        for (spec, allocated, given, reason, cpu) in [
+            ("4", Some("2"), Some("2"), "Deferred", "5"),
+            ("4", Some("2"), Some("3"), "Infeasible", "4"),
+            ("4", Some("3"), None, "Infeasible", "4"),
+            ("4", None, None, "Infeasible", "1"),
+            ("1", Some("1"), Some("3"), "", "4"),
+            ("2", None, None, "", "3"),
+        ] {
+            let pod = pod(spec, allocated, given, reason);
+            assert_eq!(held(&pod)["cpu"].to_string(), cpu, "{spec} {allocated:?} {given:?} {reason}");
+        }
     }
 }

@@ -74,7 +74,7 @@ impl ApiServer {
     async fn ensure_service(&self, address: IpAddr, port: u16) -> Result<(), Status> {
         let labels = json!({"component": "apiserver", "provider": "kubernetes"});
         let service = json!({"metadata": {"name": "kubernetes", "labels": labels}, "spec": {
-            "type": "ClusterIP", "clusterIP": self.registry.allocator().range().nth(1).to_string(),
+            "type": "ClusterIP", "clusterIP": self.registry.allocator().ranges().first().nth(1).to_string(),
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
             "sessionAffinity": "None",
         }});
@@ -141,10 +141,12 @@ impl ApiServer {
         self.ensure_some("flowcontrol.apiserver.k8s.io", all).await
     }
 
-    /// Says from which range services have their addresses.
+    /// Says from which ranges services have their addresses.
     async fn ensure_service_range(&self) -> Result<(), Status> {
-        let range = service_range(&self.registry.allocator().range().to_string());
-        self.ensure_some("networking.k8s.io", [("servicecidrs", "kubernetes".to_owned(), range)]).await
+        let ranges: Vec<String> =
+            self.registry.allocator().ranges().all().map(|range| range.to_string()).collect();
+        let object = service_cidr(&ranges);
+        self.ensure_some("networking.k8s.io", [("servicecidrs", "kubernetes".to_owned(), object)]).await
     }
 
     /// Makes those of a group's cluster-wide objects that are not there, all at once.
@@ -218,11 +220,11 @@ impl ApiServer {
     }
 }
 
-/// The range of the addresses of services, which is in use from the start.
-fn service_range(range: &str) -> Value {
+/// The ranges of the addresses of services, which are in use from the start.
+fn service_cidr(ranges: &[String]) -> Value {
     json!({
         "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
-        "spec": {"cidrs": [range]},
+        "spec": {"cidrs": ranges},
         "status": {"conditions": [{
             "type": "Ready",
             "status": "True",

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
-use self::allocate::{Allocator, ServiceRange};
+use self::allocate::{Allocator, ServiceRanges};
 use self::auth::attributes::Attributes;
 use self::auth::rbac::Authorizer;
 use self::auth::tokens::Tokens;
@@ -62,7 +62,7 @@ pub struct Config {
     /// Where everything is kept.
     pub store: Store,
     /// From where services get their addresses.
-    pub service_range: ServiceRange,
+    pub service_ranges: ServiceRanges,
     /// The key of service-account tokens ([`pki::Pki::token_key`]).
     pub token_key: Vec<u8>,
 }
@@ -101,7 +101,7 @@ impl ApiServer {
     /// Reads from the store which service addresses are taken, and is ready to answer.
     pub fn new(config: Config) -> Result<Arc<ApiServer>, Error> {
         let services = config.store.list("services/", None, 0, None)?.entries;
-        let allocator = Allocator::new(config.service_range, services.iter().map(|e| e.json()));
+        let allocator = Allocator::new(config.service_ranges, services.iter().map(|e| e.json()));
         let authorizer = Arc::new(Authorizer::new(config.store.clone())?);
         let registry = Registry::new(config.store, Arc::new(allocator), authorizer.clone())?;
         let tokens = Tokens::new(&config.token_key)?;

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
 
+use super::aggregation;
 use super::table::{self, IncludeObject};
-use crate::api::custom::Version;
+use crate::api::custom::{Definition, Version};
 use crate::api::kinds::{Kind, Types};
 use crate::api::node::{NodeUsage, PodUsage, Taken, Usage};
 use crate::api::request::{ListOptions, Target};
@@ -36,13 +37,41 @@ pub static KINDS: LazyLock<Vec<Arc<Kind>>> = LazyLock::new(|| {
             namespaced,
             verbs: &["get", "list"],
             subresources: Vec::new(),
-            types: Types::Own(Arc::new(Version::read(&json!({"name": VERSION}), Arc::default()))),
+            types: Types::Own(described(kind)),
             deprecated: None,
             storage: "".into(),
         })
     };
     vec![kind("NodeMetrics", "nodes", "node", false), kind("PodMetrics", "pods", "pod", true)]
 });
+
+/// A kind as documents describe it.
+fn described(kind: &str) -> Arc<Version> {
+    let named = |name: &str| json!({"$ref": format!("#/components/schemas/io.k8s.apimachinery.pkg.{name}")});
+    let usage = json!({"type": "object", "description": "How much of each resource is used: cpu in cores, memory in bytes.",
+        "additionalProperties": named("api.resource.Quantity")});
+    let mut properties = json!({
+        "timestamp": {"description": "When it was measured.", "allOf": [named("apis.meta.v1.Time")]},
+        "window": {"type": "string", "description": "Over how long before that moment the use of CPUs was measured."},
+    });
+    if kind == "NodeMetrics" {
+        properties["usage"] = usage;
+    } else {
+        let container = json!({"type": "object", "description": "What one container uses.", "required": ["name", "usage"],
+            "properties": {"name": {"type": "string", "description": "The name of the container."}, "usage": usage}});
+        properties["containers"] = json!({"type": "array", "description": "The containers that run, with what they use.", "items": container});
+    }
+    let schema = json!({"type": "object", "description": format!("{kind} says how much of resources is used at a moment."),
+        "properties": properties});
+    let version = json!({"name": VERSION, "schema": {"openAPIV3Schema": schema}});
+    let definition = Definition::of(json!({"spec": {"versions": [version]}}).to_string().into());
+    Arc::new(Version::read(&version, Arc::new(definition)))
+}
+
+/// Whether this server serves them, and no add-on instead.
+pub fn are_own(store: &Store) -> bool {
+    aggregation::remote(store, &format!("/apis/{GROUP}/{VERSION}")).is_none()
+}
 
 /// The kind that a request is about.
 pub fn find(target: &Target) -> Option<&'static Arc<Kind>> {
@@ -200,6 +229,17 @@ mod tests {
         assert_eq!(object["containers"][1]["usage"]["cpu"], "7n");
         let table = table(&[object], IncludeObject::None);
         assert_eq!(table["rows"][0]["cells"], json!(["web", "1500007n", "6Mi", "15.25s"]));
+    }
+
+    #[test]
+    fn documents_describe_usage() {
+        let source = crate::apiserver::openapi::Source::new(&KINDS);
+        let schemas = source.v3("apis/metrics.k8s.io/v1beta1")["components"]["schemas"].take();
+        let pods = &schemas["io.k8s.metrics.v1beta1.PodMetrics"]["properties"];
+        let usage = &pods["containers"]["items"]["properties"]["usage"]["additionalProperties"];
+        assert_eq!(usage["$ref"], "#/components/schemas/io.k8s.apimachinery.pkg.api.resource.Quantity");
+        assert!(schemas["io.k8s.apimachinery.pkg.api.resource.Quantity"].is_object());
+        assert!(schemas["io.k8s.metrics.v1beta1.NodeMetricsList"].is_object());
     }
 
     #[test]

@@ -71,6 +71,9 @@ fn check_custom(version: &Version, object: &mut Value) -> Checked {
     }
     let unknown = structural::prune(&version.node, object, true);
     checked.unknown.extend(unknown.into_iter().map(|path| format!("unknown field {path:?}")));
+    let within = structural::embedded::coerce(&version.node, object);
+    checked.unknown.extend(within.unknown);
+    checked.errors.extend(within.errors);
     checked
 }
 

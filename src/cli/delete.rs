@@ -35,8 +35,10 @@ pub async fn run(args: &Args, global: &Global) -> Result<(), Failure> {
         // A start makes its cluster's directory under the same lock: none comes between the look and the removal.
         let _machine = target::lock_machine().await?;
         if !other_clusters(&places.data_dir) {
-            let removed = removal::tree_with_mounts(&places.images());
-            failures.extend(removed.err().map(|error| format!("images: {error}")));
+            for (what, place) in [("images", places.images()), ("programs", places.programs())] {
+                let removed = removal::tree_with_mounts(&place);
+                failures.extend(removed.err().map(|error| format!("{what}: {error}")));
+            }
             let _ = fs::remove_dir(&places.data_dir);
         }
     }
@@ -71,7 +73,9 @@ mod tests {
     fn clusters_that_cannot_be_read_count_too() {
         let dir = tempfile::tempdir().unwrap();
         assert!(!other_clusters(dir.path()));
-        fs::create_dir(dir.path().join("images")).unwrap();
+        for shared in [Places::new("a", dir.path()).images(), Places::new("a", dir.path()).programs()] {
+            fs::create_dir(shared).unwrap();
+        }
         // Of a file system's own root.
         fs::create_dir(dir.path().join("lost+found")).unwrap();
         fs::write(dir.path().join("file"), "").unwrap();

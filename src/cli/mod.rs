@@ -2,6 +2,7 @@
 
 pub mod delete;
 pub mod image;
+pub mod kubectl;
 pub mod logs;
 pub mod start;
 pub mod status;
@@ -12,6 +13,7 @@ pub mod failure;
 pub mod host;
 pub mod kubeconfig;
 pub mod output;
+mod ranges;
 mod settle;
 mod target;
 
@@ -72,6 +74,8 @@ enum Verb {
     Status(status::Args),
     /// Show the daemon's log
     Logs(logs::Args),
+    /// Run kubectl on a cluster, fetched when the machine has none
+    Kubectl(kubectl::Args),
     /// Work with images
     #[command(subcommand)]
     Image(image::Verb),
@@ -170,6 +174,7 @@ async fn run(cli: Cli) -> Result<u8, Failure> {
         Verb::Delete(args) => delete::run(&args, global).await?,
         Verb::Status(args) => return status::run(&args, global).await,
         Verb::Logs(args) => logs::run(&args, global).await?,
+        Verb::Kubectl(args) => return kubectl::run(&args, global).await,
         Verb::Image(verb) => image::run(verb, global).await?,
         Verb::Version(args) => version::run(&args),
         Verb::Daemon { notify } => run_daemon(global, notify).await?,

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::failure::{Failure, Kind};
+use super::ranges;
 use crate::daemon::cluster::{Cluster, DEFAULT_PORT, INGRESS_HTTP_PORT, INGRESS_HTTPS_PORT};
 use crate::daemon::places::Places;
-use crate::daemon::settings::{self, MACHINE_FILE, Settings};
+use crate::daemon::settings::{DualStack, Settings, parse_pod_ranges, parse_service_ranges};
 use crate::ingress::gateway::Ports;
-use crate::network::{self, Cidr};
+use crate::network::{Cidr, Cidr6, Ipv6};
 
 /// How many ports from the usual one on are tried when nobody chose one.
 const PORTS: u16 = 100;
@@ -18,6 +19,10 @@ pub struct Host {
     pub name: String,
     /// Ranges that it has addresses in or routes to.
     pub occupied: Vec<Cidr>,
+    /// Those of IPv6.
+    pub occupied6: Vec<Cidr6>,
+    /// How far its IPv6 goes.
+    pub ipv6: Ipv6,
     /// The other clusters of this data directory, running or not.
     pub others: Vec<(String, Cluster)>,
     /// The names of all other clusters of the machine, in other data directories and unreadable ones too.
@@ -42,20 +47,8 @@ pub fn settle(
         refuse_changes(profile, &asked, before)?;
     }
     refuse_name(profile, host)?;
-    let is_new = before.is_none();
+    let (pod_cidr, service_cidr) = ranges::settle(&asked, &machine, before.as_ref(), host)?;
     let kept = before.map(Cluster::into_settings).unwrap_or_default();
-    let services = match asked.service_cidr.or(kept.service_cidr) {
-        Some(text) => range(host, "--service-cidr", &text, is_new)?,
-        None => choose(host, "--service-cidr", machine.service_cidr, &network::SERVICE_RANGES, None)?,
-    };
-    let pods = match asked.pod_cidr.or(kept.pod_cidr) {
-        Some(text) => range(host, "--pod-cidr", &text, is_new)?,
-        None => choose(host, "--pod-cidr", machine.pod_cidr, &network::POD_RANGES, Some(services))?,
-    };
-    if pods.overlaps(&services) {
-        let message = format!("--pod-cidr {pods} and --service-cidr {services} overlap");
-        return Err(Failure::new(Kind::Usage, message));
-    }
     let apiserver_port =
         port(host, asked.apiserver_port.or(kept.apiserver_port), machine.apiserver_port, is_free)?;
     let name = asked.node_name.or(kept.node_name).or(machine.node_name);
@@ -70,8 +63,8 @@ pub fn settle(
     let audit_log_file = file(asked.audit_log_file.or(kept.audit_log_file).or(machine.audit_log_file));
     let cluster = Cluster {
         apiserver_port,
-        pod_cidr: pods.to_string(),
-        service_cidr: services.to_string(),
+        pod_cidr,
+        service_cidr,
         node_name: node_name(name.unwrap_or_else(|| host.name.to_lowercase()))?,
         registry_mirrors: asked
             .registry_mirrors
@@ -197,75 +190,34 @@ fn refuse_name(profile: &str, host: &Host) -> Result<(), Failure> {
 
 /// Addresses and names are in stored objects and running pods.
 pub fn refuse_changes(profile: &str, asked: &Settings, before: &Cluster) -> Result<(), Failure> {
-    for (flag, asked, kept) in [
-        ("--pod-cidr", &asked.pod_cidr, &before.pod_cidr),
-        ("--service-cidr", &asked.service_cidr, &before.service_cidr),
-        ("--node-name", &asked.node_name, &before.node_name),
-    ] {
-        // 10.244.1.0/16 is the same range as 10.244.0.0/16.
-        let same = |asked: &String| {
-            asked == kept || asked.parse::<Cidr>().is_ok_and(|range| Ok(range) == kept.parse::<Cidr>())
-        };
-        if asked.as_ref().is_some_and(|asked| !same(asked)) {
-            let message = format!("{flag} of the existing cluster {profile:?} is {kept} and cannot change");
-            return Err(Failure::new(Kind::Usage, message).hint(format!(
-                "make another cluster (-p NAME), or delete this one first: minik delete -p {profile}"
-            )));
-        }
+    let refuse = |flag: &str, kept: &str| {
+        let message = format!("{flag} of the existing cluster {profile:?} is {kept} and cannot change");
+        Err(Failure::new(Kind::Usage, message).hint(format!(
+            "make another cluster (-p NAME), or delete this one first: minik delete -p {profile}"
+        )))
+    };
+    // 10.244.1.0/16 is the same range as 10.244.0.0/16.
+    let pods = |text: &str| parse_pod_ranges("--pod-cidr", text);
+    let services = |text: &str| parse_service_ranges("--service-cidr", text);
+    if asked.pod_cidr.as_ref().is_some_and(|asked| !ranges::is_same(asked, &before.pod_cidr, pods)) {
+        return refuse("--pod-cidr", &before.pod_cidr);
     }
-    Ok(())
-}
-
-/// A range that was named. Of a new cluster it must be free; an existing one may have left its own routes behind, when
-/// its daemon was killed.
-fn range(host: &Host, flag: &'static str, text: &str, is_new: bool) -> Result<Cidr, Failure> {
-    let range = settings::parse_cidr(flag, text).map_err(|error| Failure::new(Kind::Usage, error))?;
-    let user = taken(host, &range).filter(|_| is_new);
-    match user {
-        None => Ok(range),
-        Some(user) => Err(Failure::new(Kind::Host, format!("{flag} {range} overlaps {user}"))
-            .hint(format!("name a range that is free here: minik start {flag} A.B.0.0/16"))),
+    if asked
+        .service_cidr
+        .as_ref()
+        .is_some_and(|asked| !ranges::is_same(asked, &before.service_cidr, services))
+    {
+        return refuse("--service-cidr", &before.service_cidr);
     }
-}
-
-/// Who uses addresses of the range already.
-fn taken(host: &Host, range: &Cidr) -> Option<String> {
-    let route = host.occupied.iter().find(|other| other.overlaps(range));
-    if let Some(other) = route {
-        return Some(format!("{other}, which this host uses"));
+    if asked.node_name.as_ref().is_some_and(|asked| *asked != before.node_name) {
+        return refuse("--node-name", &before.node_name);
     }
-    ranges_of_others(host)
-        .find(|(_, other)| other.overlaps(range))
-        .map(|(name, other)| format!("{other} of the cluster {name:?}"))
-}
-
-fn ranges_of_others(host: &Host) -> impl Iterator<Item = (&str, Cidr)> {
-    host.others.iter().flat_map(|(name, cluster)| {
-        let ranges = [&cluster.pod_cidr, &cluster.service_cidr];
-        ranges.into_iter().filter_map(|text| Some((name.as_str(), text.parse().ok()?)))
-    })
-}
-
-/// The range that the machine wishes for or, when somebody uses that, the first one that nobody uses.
-fn choose(
-    host: &Host,
-    flag: &str,
-    wish: Option<String>,
-    preferred: &[Cidr],
-    also: Option<Cidr>,
-) -> Result<Cidr, Failure> {
-    let mut occupied = host.occupied.clone();
-    occupied.extend(ranges_of_others(host).map(|(_, range)| range));
-    occupied.extend(also);
-    if let Some(text) = wish {
-        let wish = settings::parse_cidr(MACHINE_FILE, &text).map_err(|e| Failure::new(Kind::Usage, e))?;
-        if !occupied.iter().any(|other| other.overlaps(&wish)) {
-            return Ok(wish);
-        }
+    let dual_stack = before.is_dual_stack();
+    match asked.dual_stack {
+        Some(DualStack::On) if !dual_stack => refuse("--dual-stack", "false"),
+        Some(DualStack::Off) if dual_stack => refuse("--dual-stack", "true"),
+        _ => Ok(()),
     }
-    network::choose_range(&occupied, preferred).map_err(|error| {
-        Failure::new(Kind::Host, error).hint(format!("name a free range: minik start {flag} A.B.0.0/16"))
-    })
 }
 
 fn port(
@@ -318,6 +270,8 @@ mod tests {
         Host {
             name: "Laptop".into(),
             occupied: occupied.iter().map(|range| range.parse().unwrap()).collect(),
+            occupied6: Vec::new(),
+            ipv6: Ipv6::Local,
             others: Vec::new(),
             names: Vec::new(),
             docker_config: "/root/.docker/config.json".into(),
@@ -420,6 +374,11 @@ mod tests {
         assert!(again(other).unwrap_err().message.contains("cannot change"));
         let same = Settings { pod_cidr: Some("10.244.9.9/16".into()), ..Settings::default() };
         assert_eq!(again(same).unwrap(), before);
+        let both = Settings { dual_stack: Some(DualStack::On), ..Settings::default() };
+        let refused = again(both).unwrap_err().message;
+        assert_eq!(refused, "--dual-stack of the existing cluster \"x\" is false and cannot change");
+        let either = Settings { dual_stack: Some(DualStack::Auto), ..Settings::default() };
+        assert_eq!(again(either).unwrap(), before);
         let moved = Settings { apiserver_port: Some(9443), ..Settings::default() };
         assert_eq!(again(moved).unwrap().apiserver_port, 9443);
     }

@@ -17,11 +17,12 @@ use super::{Global, host, output, stop, target};
 use crate::daemon::cluster::Cluster;
 use crate::daemon::configs::Ranges;
 use crate::daemon::control::{self, State};
+use crate::daemon::ipv6::ipv6;
 use crate::daemon::node_settings::NodeSettings;
 use crate::daemon::places::Places;
-use crate::daemon::settings::{self, Settings};
+use crate::daemon::settings::{self, DualStack, Settings};
 use crate::daemon::{cleanup, unit};
-use crate::network;
+use crate::network::{self, Ipv6};
 use crate::sys::program;
 
 /// Lines of the log shown when a start fails.
@@ -43,10 +44,13 @@ pub struct Args {
     /// Port of the API server
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     apiserver_port: Option<u16>,
-    /// Where pods get their addresses; by default a range that the host does not use
+    /// Give pods and services addresses of IPv6 beside those of IPv4: auto, if the host has one that others can reach; true; false
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "true")]
+    dual_stack: Option<DualStack>,
+    /// Where pods get their addresses, as V4 or V4,V6; by default ranges that the host does not use
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Option<String>,
-    /// Where services get their addresses
+    /// Where services get their addresses, likewise
     #[arg(long, value_name = "CIDR")]
     service_cidr: Option<String>,
     /// The node's name; by default the host's
@@ -70,6 +74,9 @@ pub struct Args {
     /// Evict pods when less is left than this, as SIGNAL<AMOUNT,... (memory.available<100Mi,nodefs.available<10%); "" is never
     #[arg(long, value_name = "THRESHOLDS")]
     eviction_hard: Option<String>,
+    /// Take so many pods at once; 110 by default
+    #[arg(long, value_name = "NUMBER")]
+    max_pods: Option<u32>,
     /// Carry out ingresses of the class nginx, which is the default class then; false leaves that to others
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     ingress: Option<bool>,
@@ -209,6 +216,7 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
     let insecure = args.insecure_registry.iter().filter(|registry| !registry.is_empty()).cloned();
     let flags = Settings {
         apiserver_port: args.apiserver_port,
+        dual_stack: args.dual_stack,
         pod_cidr: args.pod_cidr.clone(),
         service_cidr: args.service_cidr.clone(),
         node_name: args.node_name.clone(),
@@ -216,7 +224,7 @@ fn asked(args: &Args) -> Result<Settings, Failure> {
         insecure_registries: (!args.insecure_registry.is_empty()).then(|| insecure.collect()),
         share_process_namespace: None,
         external_ips: None,
-        kubelet: NodeSettings::of_flags(args.eviction_hard.as_deref()).map_err(usage)?,
+        kubelet: NodeSettings::of_flags(args.eviction_hard.as_deref(), args.max_pods).map_err(usage)?,
         audit_policy_file: absolute(args.audit_policy_file.as_deref())?,
         audit_log_file: absolute(args.audit_log_file.as_deref())?,
         audit_log_maxsize: args.audit_log_maxsize,
@@ -253,24 +261,39 @@ async fn decide(
 ) -> Result<Cluster, Failure> {
     let _lock = target::lock_machine().await?;
     let before = Cluster::read(places).map_err(Failure::general)?;
-    let surroundings = look_around(places, person).await?;
+    let surroundings = look_around(places, person, before.as_ref()).await?;
     let cluster = settle(&places.profile, asked, machine, before.clone(), &surroundings, &host::is_free)?;
     if before.as_ref() != Some(&cluster) {
         cluster.write(places).map_err(Failure::general)?;
+    }
+    if let (true, Ipv6::Absent(why)) = (cluster.is_dual_stack(), surroundings.ipv6) {
+        output::note(format!(
+            "minik: this host has no IPv6 now ({why}): pods have addresses of IPv4 alone until a start with it"
+        ));
     }
     Ok(cluster)
 }
 
 /// What this host leaves open for the cluster.
-async fn look_around(places: &Places, person: &Person) -> Result<Host, Failure> {
+async fn look_around(places: &Places, person: &Person, before: Option<&Cluster>) -> Result<Host, Failure> {
     let name = nix::unistd::gethostname().map_err(Failure::general)?;
     let mut others = Cluster::all(&places.data_dir);
     others.retain(|(profile, _)| *profile != places.profile);
     let directories = [places.data_dir.as_path(), Places::all_runs()];
     let names = directories.into_iter().flat_map(Places::profiles_in);
+    let ipv6 = match before {
+        Some(before) if !before.is_dual_stack() => Ipv6::Absent("this cluster is without"),
+        _ => ipv6().await,
+    };
+    let occupied6 = match ipv6 {
+        Ipv6::Absent(_) => Vec::new(),
+        Ipv6::Local | Ipv6::Global => network::occupied_ranges6().await.map_err(Failure::general)?,
+    };
     Ok(Host {
         name: name.to_string_lossy().into_owned(),
         occupied: network::occupied_ranges().await.map_err(Failure::general)?,
+        occupied6,
+        ipv6,
         others,
         names: names.filter(|name| *name != places.profile).collect(),
         docker_config: person.docker_config(),

@@ -64,11 +64,11 @@ pub async fn run(args: &Args, global: &Global) -> Result<u8, Failure> {
     }
     let port = match &daemon {
         Daemon::Running { state, .. } => Some(state.apiserver_port),
-        _ => cluster.map(|cluster| cluster.apiserver_port),
+        _ => cluster.as_ref().map(|cluster| cluster.apiserver_port),
     };
     let entries = port.and_then(|port| Entries::read(&places, port).ok());
     let configured = entries.is_some_and(|entries| kubeconfig::leads_to(&Person::invoking(), &entries));
-    let shown = shown(&places.profile, &daemon, port, configured);
+    let shown = shown(&places.profile, &daemon, port, configured, cluster.as_ref());
     if args.output == "json" {
         output::line(shown.to_string());
     } else {
@@ -85,7 +85,13 @@ fn nonexistent(name: &str) -> Value {
     json!({"Name": name, "Host": no, "Kubelet": no, "APIServer": no, "Kubeconfig": no})
 }
 
-fn shown(name: &str, daemon: &Daemon, port: Option<u16>, configured: bool) -> Value {
+fn shown(
+    name: &str,
+    daemon: &Daemon,
+    port: Option<u16>,
+    configured: bool,
+    cluster: Option<&Cluster>,
+) -> Value {
     let words = |runs: bool| if runs { "Running" } else { "Stopped" };
     let (host, kubelet, api, state) = match daemon {
         Daemon::Stopped => ("Stopped", "Stopped", "Stopped", None),
@@ -97,6 +103,7 @@ fn shown(name: &str, daemon: &Daemon, port: Option<u16>, configured: bool) -> Va
         "Kubeconfig": if configured { "Configured" } else { "Misconfigured" },
         "daemonPid": state.map(|s| s.pid), "apiServerPort": port,
         "nodeAddress": state.map(|s| s.node_address.clone()),
+        "podCIDR": cluster.map(|c| c.pod_cidr.clone()), "serviceCIDR": cluster.map(|c| c.service_cidr.clone()),
     })
 }
 
@@ -109,6 +116,11 @@ fn print(shown: &Value) {
     }
     if let Some(pid) = shown["daemonPid"].as_u64() {
         output::line(format!("daemon pid: {pid}"));
+    }
+    for (label, field) in [("pods", "podCIDR"), ("services", "serviceCIDR")] {
+        if let Some(ranges) = shown[field].as_str() {
+            output::line(format!("{label}: {ranges}"));
+        }
     }
 }
 
@@ -152,6 +164,12 @@ mod tests {
             kubelet,
             ready: false,
         };
+        let cluster: Cluster = serde_json::from_value(json!({
+            "apiserverPort": 8443, "podCidr": "10.244.0.0/16,fd00:10:244::/64",
+            "serviceCidr": "10.96.0.0/12,fd00:10:96::/112", "nodeName": "n", "registryMirrors": {},
+            "insecureRegistries": [], "shareProcessNamespace": true,
+        }))
+        .unwrap();
         let running = |kubelet, api| Daemon::Running { state: state(kubelet), api };
         for (daemon, parts, exit) in [
             (Daemon::Stopped, ["Stopped", "Stopped", "Stopped"], 7),
@@ -160,9 +178,11 @@ mod tests {
             (running(true, false), ["Running", "Running", "Stopped"], 4),
             (Daemon::Wedged("x".into()), ["Running", "Error", "Error"], 4),
         ] {
-            let shown = shown("c", &daemon, Some(8443), true);
+            let shown = shown("c", &daemon, Some(8443), true, Some(&cluster));
             assert_eq!(["Host", "Kubelet", "APIServer"].map(|f| shown[f].as_str().unwrap()), parts);
             assert_eq!(code(&daemon), exit, "{parts:?}");
+            assert_eq!(shown["podCIDR"], "10.244.0.0/16,fd00:10:244::/64");
+            assert_eq!(shown["serviceCIDR"], "10.96.0.0/12,fd00:10:96::/112");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +19,9 @@ use crate::apiserver::auth::tokens::Bound;
 use crate::apiserver::pki::Pki;
 use crate::controllers::Authority;
 use crate::controllers::volumes::Storage;
+use crate::dns;
 use crate::image::{Credential, Image, Images, Silent};
+use crate::ingress;
 use crate::kubelet::context::{Addresses, ImageSource};
 use crate::network::{self, Attachment, PodNetwork};
 use crate::proxy::Led;
@@ -127,10 +129,11 @@ impl ImageSource for Images {
     }
 }
 
-/// The pod network, with what the service proxy says of connections to pods.
+/// The pod network, with what the service proxy says of connections to pods, and the ingress of requests to them.
 pub(super) struct Network {
     pub(super) pods: PodNetwork,
     pub(super) led: watch::Receiver<Led>,
+    pub(super) asked: watch::Receiver<ingress::Asked>,
 }
 
 impl Addresses for Network {
@@ -155,11 +158,47 @@ impl Addresses for Network {
         .boxed()
     }
 
-    fn left(&self, address: Ipv4Addr) -> BoxFuture<'static, ()> {
+    fn left(&self, addresses: Vec<IpAddr>) -> BoxFuture<'static, ()> {
         let mut led = self.led.clone();
+        let unasked = unasked(self.asked.clone(), addresses.clone());
         async move {
             // A proxy that has ended leads nobody anywhere else, however long one waits.
-            let _ = led.wait_for(|led| led.as_ref().is_some_and(|led| !led.contains(&address))).await;
+            let is_left = |led: &Led| {
+                led.as_ref().is_some_and(|led| !addresses.iter().any(|address| led.contains(address)))
+            };
+            let unled = async { drop(led.wait_for(is_left).await) };
+            tokio::join!(unled, unasked);
+        }
+        .boxed()
+    }
+}
+
+/// Waits until the ingress asks none of these addresses any more; one that has ended asks nobody.
+async fn unasked(mut asked: watch::Receiver<ingress::Asked>, addresses: Vec<IpAddr>) {
+    let _ = asked.wait_for(|asked| !addresses.iter().any(|address| asked.contains(address))).await;
+}
+
+/// The cluster's names, as its name server says them.
+pub(super) struct Names {
+    /// Where the server is.
+    pub(super) server: SocketAddr,
+    /// `cluster.local`.
+    pub(super) domain: &'static str,
+}
+
+impl ingress::Names for Names {
+    fn addresses(&self, name: &str) -> BoxFuture<'static, Vec<IpAddr>> {
+        let plain = name.trim_end_matches('.').to_ascii_lowercase();
+        let within = plain.strip_suffix(self.domain).is_some_and(|rest| rest.ends_with('.'));
+        if !within {
+            return futures::future::ready(Vec::new()).boxed();
+        }
+        let server = self.server;
+        async move {
+            dns::lookup::addresses(server, &plain).await.unwrap_or_else(|error| {
+                tracing::debug!(name = plain, %error, "asking for a name of the cluster");
+                Vec::new()
+            })
         }
         .boxed()
     }
@@ -167,9 +206,24 @@ impl Addresses for Network {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_pod_is_left_when_the_ingress_asks_it_no_more() {
+        let pod: IpAddr = "10.244.0.5".parse().unwrap();
+        let asked = watch::Sender::new(ingress::Asked::from([pod].into_iter().collect::<BTreeSet<_>>()));
+        let wait = || unasked(asked.subscribe(), vec![pod]);
+        assert!(wait().now_or_never().is_none());
+        asked.send_replace(ingress::Asked::default());
+        assert!(wait().now_or_never().is_some());
+        asked.send_replace(ingress::Asked::from([pod].into_iter().collect::<BTreeSet<_>>()));
+        let waiting = unasked(asked.subscribe(), vec![pod]);
+        drop(asked);
+        assert!(waiting.now_or_never().is_some(), "whoever has ended asks nobody");
+    }
 
     #[test]
     fn volumes_are_made_for_everybody_and_removed_only_where_they_are() {

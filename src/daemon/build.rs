@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +11,12 @@ use tokio::net::{TcpListener, UdpSocket, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{self, JoinSet};
 
-use super::adapters::{Keys, Network, Volumes};
+use super::adapters::{Keys, Names, Network, Volumes};
 use super::cluster::{Cluster, Record, write_private};
 use super::configs::{self, DOMAIN, Ranges};
 use super::control::{self, State, Stop};
 use super::host_names;
+use super::ipv6::ipv6;
 use super::lock::{self, Attempt, Lock};
 use super::log;
 use super::places::Places;
@@ -24,7 +25,7 @@ use super::running::Running;
 use super::{Error, Tried};
 use crate::api::request::User;
 use crate::apiserver::aggregation::identity::FrontProxy;
-use crate::apiserver::allocate::ServiceRange;
+use crate::apiserver::allocate::ServiceRanges;
 use crate::apiserver::audit::Audit;
 use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
 use crate::apiserver::proxy::{exchange::HostNetwork, tls};
@@ -35,7 +36,7 @@ use crate::dns::{self, Dns};
 use crate::image::Images;
 use crate::ingress::{self, Ingress};
 use crate::kubelet::{Kubelet, node::Machine};
-use crate::network::PodNetwork;
+use crate::network::{self, Ipv6, PodNetwork};
 use crate::proxy::Proxy;
 use crate::runtime::linux::LinuxRuntime;
 use crate::scheduler::Scheduler;
@@ -52,10 +53,11 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 pub struct Prepared {
     _lock: Lock,
     ranges: Ranges,
-    api: TcpListener,
+    api: Vec<TcpListener>,
     udp: UdpSocket,
     tcp: TcpListener,
     node_address: Ipv4Addr,
+    node_address6: Option<Ipv6Addr>,
     pki: Arc<Pki>,
     state: watch::Sender<State>,
     stops: mpsc::Receiver<Stop>,
@@ -101,7 +103,7 @@ async fn told(mut shutdown: watch::Receiver<bool>) {
 /// Becomes the cluster's one daemon, takes its ports, makes the administrator's credentials, and can be asked from then
 /// on. Of a failure, files alone are left.
 pub async fn prepare(places: &Places, cluster: &Cluster, notice: &mut Notice) -> Result<Prepared, Error> {
-    let ranges = Ranges::of(cluster)?;
+    let mut ranges = Ranges::of(cluster)?;
     for directory in [places.data(), places.run()] {
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory);
         made.tried(format!("cannot make {}", directory.display()))?;
@@ -118,18 +120,50 @@ pub async fn prepare(places: &Places, cluster: &Cluster, notice: &mut Notice) ->
         service_cidr: cluster.service_cidr.clone(),
     };
     record.write(places).tried("cannot note where the cluster is")?;
+    if ranges.v6.is_some() {
+        let ipv6 = ipv6().await;
+        if let Ipv6::Absent(why) = ipv6 {
+            tracing::warn!(why, "this host has no IPv6: the cluster goes on with IPv4");
+        }
+        ranges = ranges.on_host(ipv6);
+    }
     let port = cluster.apiserver_port;
-    let api = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await.tried(format!(
-        "cannot listen on port {port} for the API server (choose another by --apiserver-port)"
-    ))?;
+    let api = api_sockets(port, ranges.v6.is_some())?;
     let (udp, tcp) = dns_sockets(ranges.gateway())?;
     let pki = Arc::new(Pki::open(&places.data().join("pki")).tried("cannot open the cluster's keys")?);
     write_credentials(places, &pki)?;
     let node_address = node_address(ranges.gateway()).await;
+    let node_address6 = node_address6(&ranges, node_address).await;
     let mut components = Components::default();
     let (state, stops) = serve_control(places, cluster, node_address, &mut components)?;
     notice.credentials().await;
-    Ok(Prepared { _lock: lock, ranges, api, udp, tcp, node_address, pki, state, stops, components })
+    Ok(Prepared {
+        _lock: lock,
+        ranges,
+        api,
+        udp,
+        tcp,
+        node_address,
+        node_address6,
+        pki,
+        state,
+        stops,
+        components,
+    })
+}
+
+/// The sockets of the API server, on all addresses; those of IPv6 as far as they can be had.
+fn api_sockets(port: u16, ipv6: bool) -> Result<Vec<TcpListener>, Error> {
+    let listen = |address: IpAddr| socket::tcp_of(address, port).and_then(TcpListener::from_std);
+    let first = listen(Ipv4Addr::UNSPECIFIED.into()).tried(format!(
+        "cannot listen on port {port} for the API server (choose another by --apiserver-port)"
+    ))?;
+    let second = ipv6.then(|| listen(Ipv6Addr::UNSPECIFIED.into())).transpose();
+    let second = second.unwrap_or_else(|error| {
+        tracing::warn!(port, %error, "the API server is not reached by IPv6");
+        None
+    });
+    Ok([Some(first), second].into_iter().flatten().collect())
 }
 
 /// The sockets of DNS, on an address that the host gets later: so a program that has the port shows in time.
@@ -143,8 +177,19 @@ fn dns_sockets(gateway: Ipv4Addr) -> Result<(UdpSocket, TcpListener), Error> {
 
 /// Starts everything.
 pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Result<Running, Error> {
-    let Prepared { _lock, ranges, api: listener, udp, tcp, node_address, pki, state, stops, mut components } =
-        prepared;
+    let Prepared {
+        _lock,
+        ranges,
+        api: listeners,
+        udp,
+        tcp,
+        node_address,
+        node_address6,
+        pki,
+        state,
+        stops,
+        mut components,
+    } = prepared;
     let parent = configs::cgroup_parent(places);
     let scope = configs::cgroups(places, &parent)?;
     let store = Store::open(&places.data().join("store")).tried("cannot open the store")?;
@@ -153,7 +198,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         tracing::warn!(%error, "cannot shorten the supervisor's log");
     }
     let runtime = LinuxRuntime::connect(runtime);
-    let network = PodNetwork::open(configs::network(places, ranges.pods));
+    let network = PodNetwork::open(configs::network(places, ranges));
     let (runtime, network) = tokio::join!(runtime, network);
     let (runtime, network) = (
         runtime.tried("cannot start the container runtime")?,
@@ -165,22 +210,25 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let gateway = ranges.gateway();
     let machine = Machine::read(&places.data());
 
-    let (api, tls) = api_server(cluster, &store, ranges, node_address, pki)?;
+    let (api, tls) = api_server(cluster, &store, ranges, (node_address, node_address6), pki)?;
     let port = cluster.apiserver_port;
     api.bootstrap(IpAddr::V4(gateway), port).await.tried("cannot make the cluster's first objects")?;
 
     let client = |name: &str| Client::new(api.clone(), User::component(name));
     let node_user = format!("system:node:{}", cluster.node_name);
+    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway)?;
+    let asked = ingress.as_ref().map_or_else(|| watch::channel(ingress::Asked::default()).1, Ingress::asked);
     let options = configs::proxy_options(cluster);
     let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
-        configs::kubelet(places, cluster, ranges, node_address, &machine)?,
+        configs::kubelet(places, cluster, ranges, (node_address, node_address6), &machine)?,
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(Network { pods: network.clone(), led: proxy.led() }),
+        Arc::new(Network { pods: network.clone(), led: proxy.led(), asked }),
         machine,
-        ranges.pods.to_string(),
+        // All that the node was given, also what it cannot use for a while.
+        Ranges::of(cluster)?.pod_cidrs(),
     );
     let front_proxy = Pki::open_as(&places.data().join("pki/front-proxy"), "front-proxy-ca")
         .tried("cannot open the keys of the front proxy")?;
@@ -210,12 +258,11 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let aliases = vec![IpAddr::V4(ranges.dns())];
     let dns =
         Dns::new(client("system:kube-dns"), dns::Config { domain: DOMAIN.to_owned(), udp, tcp, aliases });
-    let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway)?;
 
     let (shutdown, told_by) = watch::channel(false);
     let end = || told(told_by.clone());
     let tls_config = tls.tls.config.clone();
-    components.spawn("API server", server.serve(listener, tls_config, end()));
+    components.spawn("API server", server.serve(listeners, tls_config, end()));
     let renewed = places.clone();
     components.spawn("renewal of certificates", async move {
         let also = || {
@@ -254,7 +301,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let observer = client("system:minik");
     let node = cluster.node_name.clone();
     let shown = state.subscribe();
-    let links = configs::network(places, ranges.pods);
+    let links = configs::network(places, ranges);
     components.spawn("watch on readiness", async move {
         ready::wait(&observer, &node, ready::Dns { service: ranges.dns(), gateway, domain: DOMAIN }).await;
         state.send_modify(|state| state.ready = true);
@@ -300,7 +347,8 @@ fn ingress(
 ) -> Result<Option<Ingress>, Error> {
     let Some(ports) = cluster.ingress_ports() else { return Ok(None) };
     let tls = tls::unverified(None).tried("cannot make the TLS settings for backends")?;
-    Ok(Some(Ingress::new(client, ingress::Config { ports, node, gateway, tls })))
+    let names = Arc::new(Names { server: SocketAddr::new(gateway.into(), DNS_PORT), domain: DOMAIN });
+    Ok(Some(Ingress::new(client, ingress::Config { ports, node, gateway, tls, names })))
 }
 
 /// TLS settings with the authority beside them.
@@ -325,19 +373,23 @@ fn api_server(
     cluster: &Cluster,
     store: &Store,
     ranges: Ranges,
-    node_address: Ipv4Addr,
+    (node_address, node_address6): (Ipv4Addr, Option<Ipv6Addr>),
     pki: Arc<Pki>,
 ) -> Result<(Arc<ApiServer>, Secured), Error> {
     let names = ServerNames {
         node: cluster.node_name.clone(),
-        addresses: [node_address, ranges.gateway(), ranges.services.nth(1)].map(IpAddr::V4).into(),
+        addresses: [node_address, ranges.gateway(), ranges.services.nth(1)]
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain(node_address6.into_iter().chain(ranges.v6.map(|v6| v6.gateway6())).map(IpAddr::V6))
+            .collect(),
     };
-    let service_range = ServiceRange::parse(&cluster.service_cidr)
+    let service_ranges = ServiceRanges::parse(&cluster.service_cidr)
         .ok_or_else(|| cluster.service_cidr.clone())
         .tried("not a service range")?;
     let api = ApiServer::new(apiserver::Config {
         store: store.clone(),
-        service_range,
+        service_ranges,
         token_key: pki.token_key().to_owned(),
     })
     .tried("cannot make the API server")?;
@@ -358,6 +410,14 @@ async fn node_address(gateway: Ipv4Addr) -> Ipv4Addr {
         }
     };
     probe.await.unwrap_or(gateway)
+}
+
+/// The same of IPv6, in a cluster that has it; likewise the gateway's where no other is good beyond its link.
+async fn node_address6(ranges: &Ranges, near: Ipv4Addr) -> Option<Ipv6Addr> {
+    let v6 = ranges.v6?;
+    let found = network::node_address6(near, Places::is_link).await;
+    let found = found.inspect_err(|error| tracing::warn!(%error, "cannot read the host's IPv6 addresses"));
+    Some(found.ok().flatten().unwrap_or(v6.gateway6()))
 }
 
 fn serve_control(

@@ -165,8 +165,8 @@ fn kill_supervisor(places: &Places) -> io::Result<()> {
 /// Removes links, namespaces, routes and rules; goes on after failures.
 pub async fn remove_network(places: &Places) -> Vec<String> {
     let ranges = Ranges::left(places);
-    let rules = Proxy::destroy(&configs::proxy(places, ranges)).await;
-    let network = PodNetwork::destroy(&configs::network(places, ranges.pods)).await;
+    let rules = Proxy::destroy(configs::proxy(places, ranges)).await;
+    let network = PodNetwork::destroy(&configs::network(places, ranges)).await;
     let mut failures: Vec<String> = rules.err().map(|e| format!("service rules: {e}")).into_iter().collect();
     failures.extend(network.err().map(|error| format!("pod network: {error}")));
     failures

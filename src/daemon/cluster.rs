@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::node_settings::NodeSettings;
 use super::places::{DEFAULT_DATA_DIR, Places};
-use super::settings::{Error, Settings, check_profile};
+use super::settings::{DualStack, Error, Settings, check_profile};
 use crate::apiserver::audit;
 use crate::image::{self, LayersInUse};
 use crate::ingress::gateway::Ports;
@@ -30,9 +30,9 @@ pub const INGRESS_HTTPS_PORT: u16 = 443;
 pub struct Cluster {
     /// The port of the API server.
     pub apiserver_port: u16,
-    /// Where pods get their addresses.
+    /// Where pods get their addresses: `V4`, or `V4,V6` when there are addresses of both families.
     pub pod_cidr: String,
-    /// Where services get their addresses.
+    /// Where services get their addresses, likewise.
     pub service_cidr: String,
     /// The node's name.
     pub node_name: String,
@@ -101,10 +101,16 @@ impl Cluster {
         write_json(places.settings(), self)
     }
 
+    /// Whether there are addresses of both families.
+    pub fn is_dual_stack(&self) -> bool {
+        self.pod_cidr.contains(',')
+    }
+
     /// The same as settings that say everything.
     pub fn into_settings(self) -> Settings {
         Settings {
             apiserver_port: Some(self.apiserver_port),
+            dual_stack: Some(if self.is_dual_stack() { DualStack::On } else { DualStack::Off }),
             pod_cidr: Some(self.pod_cidr),
             service_cidr: Some(self.service_cidr),
             node_name: Some(self.node_name),
@@ -228,6 +234,11 @@ pub fn write_json<T: Serialize>(path: PathBuf, value: &T) -> Result<(), Error> {
 
 /// Writes a file that only root may read, whole or not at all; its directory is made.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    write_file(path, bytes, 0o600)
+}
+
+/// Writes a file of this mode, whole or not at all; its directory is made.
+pub fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let fail = |source| Error::File { path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
@@ -235,7 +246,7 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let next = path.with_extension(format!("next-{}", std::process::id()));
     // Left by a process that had this number before.
     let _ = fs::remove_file(&next);
-    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&next).map_err(fail)?;
+    let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(&next).map_err(fail)?;
     io::Write::write_all(&mut file, bytes).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     fs::rename(&next, path).map_err(fail)

@@ -1,14 +1,15 @@
 //! What each component is configured with: it follows from the cluster's settings and its places.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use super::cluster::{Cluster, Record};
 use super::places::Places;
 use super::{Error, Tried, settings, unit};
 use crate::kubelet::{self, node::Machine};
-use crate::network::{self, Cidr};
+use crate::network::{self, Cidr, Cidr6, Ipv6};
 use crate::proxy;
+use crate::proxy::family::Address;
 use crate::runtime::cgroups::Tree;
 use crate::runtime::linux;
 use crate::sys::program::Helper;
@@ -27,6 +28,30 @@ pub struct Ranges {
     pub pods: Cidr,
     /// Where services get their addresses.
     pub services: Cidr,
+    /// The same of IPv6, when there are addresses of both families.
+    pub v6: Option<Ranges6>,
+}
+
+/// A cluster's ranges of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ranges6 {
+    /// Where pods get their addresses.
+    pub pods: Cidr6,
+    /// Where services get their addresses.
+    pub services: Cidr6,
+}
+
+impl Ranges6 {
+    /// Nobody's (RFC 3849), as [`Ranges::left`] says of the others.
+    const NOBODY: Ranges6 = {
+        let base = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0);
+        Ranges6 { pods: Cidr6 { base, prefix: 64 }, services: Cidr6 { base, prefix: 112 } }
+    };
+
+    /// The host's address on the pod network.
+    pub fn gateway6(&self) -> Ipv6Addr {
+        self.pods.nth(1)
+    }
 }
 
 impl Ranges {
@@ -36,10 +61,27 @@ impl Ranges {
     }
 
     fn parse(pods: &str, services: &str) -> Result<Ranges, Error> {
-        Ok(Ranges {
-            pods: settings::parse_cidr("pod-cidr", pods).tried("settings")?,
-            services: settings::parse_cidr("service-cidr", services).tried("settings")?,
-        })
+        let (pods, pods6) = settings::parse_pod_ranges("pod-cidr", pods).tried("settings")?;
+        let (services, services6) =
+            settings::parse_service_ranges("service-cidr", services).tried("settings")?;
+        let v6 = match (pods6, services6) {
+            (Some(pods), Some(services)) => Some(Ranges6 { pods, services }),
+            (None, None) => None,
+            (given, _) => {
+                let (with, without) = match given {
+                    Some(_) => ("pod-cidr", "service-cidr"),
+                    None => ("service-cidr", "pod-cidr"),
+                };
+                let why = format!("{with} has a range of IPv6 and {without} has none: both must, or neither");
+                return Err(why).tried("settings");
+            }
+        };
+        Ok(Ranges { pods, services, v6 })
+    }
+
+    /// What can be used of them on a host like this.
+    pub fn on_host(self, ipv6: Ipv6) -> Ranges {
+        Ranges { v6: self.v6.filter(|_| !matches!(ipv6, Ipv6::Absent(_))), ..self }
     }
 
     /// Of a cluster that is cleaned up, from what is left of it. All that it made is known by its name; only a firewall
@@ -52,7 +94,14 @@ impl Ranges {
         };
         // TEST-NET-1 (RFC 5737) is nobody's: to take away the trust in it changes nothing.
         let nobody = Cidr { base: Ipv4Addr::new(192, 0, 2, 0), prefix: 24 };
-        kept.or_else(noted).unwrap_or(Ranges { pods: nobody, services: nobody })
+        // What is not known to have been without IPv6 may have left rules of it.
+        let v6 = Some(Ranges6::NOBODY);
+        kept.or_else(noted).unwrap_or(Ranges { pods: nobody, services: nobody, v6 })
+    }
+
+    /// The ranges of pods, as the node object has them.
+    pub fn pod_cidrs(&self) -> Vec<String> {
+        std::iter::once(self.pods.to_string()).chain(self.v6.map(|v6| v6.pods.to_string())).collect()
     }
 
     /// The host's address on the pod network.
@@ -67,24 +116,30 @@ impl Ranges {
 }
 
 /// The configuration of the pod network.
-pub fn network(places: &Places, pods: Cidr) -> network::Config {
+pub fn network(places: &Places, ranges: Ranges) -> network::Config {
     network::Config {
         prefix: places.link_prefix(),
-        pods,
+        pods: ranges.pods,
+        pods6: ranges.v6.map(|v6| v6.pods),
         namespaces: places.run().join("netns"),
         state: places.data().join("network"),
     }
 }
 
 /// The configuration of the service proxy.
-pub fn proxy(places: &Places, ranges: Ranges) -> proxy::Config {
-    proxy::Config {
-        table: places.table(),
-        pods: ranges.pods,
-        services: ranges.services,
-        gateway: ranges.gateway(),
-        link_prefix: places.link_prefix(),
-    }
+pub fn proxy(places: &Places, ranges: Ranges) -> proxy::Configs {
+    let v6 = ranges.v6.map(|v6| proxy_of(places, ranges.pods, (v6.pods, v6.services, v6.gateway6())));
+    proxy::Configs { v4: proxy_of(places, ranges.pods, (ranges.pods, ranges.services, ranges.gateway())), v6 }
+}
+
+/// The same for one family: its ranges and the gateway's address.
+fn proxy_of<A: Address>(
+    places: &Places,
+    links: Cidr,
+    (pods, services, gateway): (A::Range, A::Range, A),
+) -> proxy::Config<A> {
+    let (table, link_prefix) = (places.table(), places.link_prefix());
+    proxy::Config { table, pods, services, gateway, link_prefix, links }
 }
 
 /// What the service proxy must know of the cluster beside that.
@@ -107,12 +162,13 @@ pub fn kubelet(
     places: &Places,
     cluster: &Cluster,
     ranges: Ranges,
-    address: Ipv4Addr,
+    (address, address6): (Ipv4Addr, Option<Ipv6Addr>),
     machine: &Machine,
 ) -> Result<kubelet::context::Config, Error> {
     Ok(kubelet::context::Config {
         node: cluster.node_name.clone(),
         address,
+        address6,
         dns: ranges.dns(),
         domain: DOMAIN.to_owned(),
         pods: places.data().join("pods"),
@@ -124,6 +180,7 @@ pub fn kubelet(
         seccomp: places.data().join("seccomp"),
         capacity: machine.capacity,
         share_processes: cluster.share_process_namespace,
+        max_pods: cluster.kubelet.max_pods(),
         eviction: cluster.kubelet.eviction().tried("the kubelet's settings")?,
     })
 }
@@ -148,4 +205,34 @@ pub fn cgroups(places: &Places, parent: &Path) -> Result<Option<Helper>, Error> 
     let helper = unit::make_scope(places).tried("cannot make the containers' scope")?;
     leaf.make().and_then(|()| leaf.admit(helper.pid())).tried("cannot use the containers' scope")?;
     Ok(Some(helper))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_of_the_same_families() {
+        let (pods, services) = ("10.244.0.0/16,fd00:10:244::/64", "10.96.0.0/12,fd00:10:96::/112");
+        let both = Ranges::parse(pods, services).unwrap();
+        assert_eq!(both.pod_cidrs(), ["10.244.0.0/16", "fd00:10:244::/64"]);
+        assert_eq!(both.on_host(Ipv6::Local), both);
+        let without = both.on_host(Ipv6::Absent("IPv6 is disabled"));
+        assert_eq!(without, Ranges::parse("10.244.0.0/16", "10.96.0.0/12").unwrap());
+        for (pods, services, lacking) in [
+            (pods, "10.96.0.0/12", "service-cidr has none"),
+            ("10.244.0.0/16", services, "pod-cidr has none"),
+        ] {
+            let error = Ranges::parse(pods, services).unwrap_err().to_string();
+            assert!(error.contains(lacking), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_any_more_is_cleaned_of_both_families() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::new("unknown-to-all", dir.path());
+        let configs = proxy(&places, Ranges::left(&places));
+        assert_eq!(configs.v6.map(|v6| v6.table), Some(configs.v4.table));
+    }
 }

@@ -15,6 +15,7 @@ mod running;
 
 pub mod cleanup;
 pub mod control;
+pub mod ipv6;
 pub mod lock;
 pub mod log;
 pub mod unit;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::settings::Error;
 use crate::api::cel::parse_duration;
 use crate::kubelet::eviction::{self, thresholds};
+use crate::kubelet::node::MAX_PODS;
 
 /// What a user may set; absent fields are the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,14 +29,17 @@ pub struct NodeSettings {
     /// How long nobody must have used an image that goes (default: 2m).
     #[serde(rename = "imageMinimumGCAge", skip_serializing_if = "Option::is_none")]
     pub image_minimum_gc_age: Option<String>,
+    /// How many pods the node takes (default: 110).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pods: Option<u32>,
 }
 
 impl NodeSettings {
-    /// What flags say: thresholds as kubelet's `--eviction-hard` has them.
-    pub fn of_flags(eviction_hard: Option<&str>) -> Result<NodeSettings, Error> {
+    /// What flags say: thresholds as kubelet's `--eviction-hard` has them, and its `--max-pods`.
+    pub fn of_flags(eviction_hard: Option<&str>, max_pods: Option<u32>) -> Result<NodeSettings, Error> {
         let hard = eviction_hard.map(thresholds::statements).transpose();
         let hard = hard.map_err(|message| Error::Value { field: "--eviction-hard", message })?;
-        Ok(NodeSettings { eviction_hard: hard, ..NodeSettings::default() })
+        Ok(NodeSettings { eviction_hard: hard, max_pods, ..NodeSettings::default() })
     }
 
     /// These settings where they say something, `below` where they do not.
@@ -48,7 +52,13 @@ impl NodeSettings {
             image_gc_high: self.image_gc_high.or(below.image_gc_high),
             image_gc_low: self.image_gc_low.or(below.image_gc_low),
             image_minimum_gc_age: self.image_minimum_gc_age.or(below.image_minimum_gc_age),
+            max_pods: self.max_pods.or(below.max_pods),
         }
+    }
+
+    /// How many pods the node takes.
+    pub fn max_pods(&self) -> u32 {
+        self.max_pods.unwrap_or(MAX_PODS)
     }
 
     /// When the node runs short, by these settings.
@@ -127,8 +137,10 @@ mod tests {
     fn later_settings_win() {
         let below =
             NodeSettings { image_gc_high: Some(70), image_gc_low: Some(60), ..NodeSettings::default() };
-        let own = NodeSettings { image_gc_high: Some(90), ..NodeSettings::default() };
+        let own = NodeSettings { image_gc_high: Some(90), max_pods: Some(250), ..NodeSettings::default() };
+        assert_eq!(below.max_pods(), 110);
         let both = own.over(below);
+        assert_eq!(both.max_pods(), 250);
         assert_eq!((both.image_gc_high, both.image_gc_low), (Some(90), Some(60)));
     }
 }

@@ -69,6 +69,11 @@ impl Places {
         self.data_dir.join("images")
     }
 
+    /// Programs that were fetched, for all clusters, none of which can have this name.
+    pub fn programs(&self) -> PathBuf {
+        self.data_dir.join(".programs")
+    }
+
     /// The data of the volumes that the cluster makes for claims: a directory for each, named like the volume.
     pub fn volumes(&self) -> PathBuf {
         self.data().join("volumes")
@@ -142,6 +147,12 @@ impl Places {
         });
         format!("mk{:04x}", hash as u16)
     }
+
+    /// Whether a link's name is of the form that those of clusters have.
+    pub fn is_link(name: &str) -> bool {
+        let hash = name.strip_prefix("mk").and_then(|rest| rest.get(..4));
+        hash.is_some_and(|hash| hash.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)))
+    }
 }
 
 /// The absolute path without symlinks of a directory that may not exist yet.
@@ -170,6 +181,8 @@ mod tests {
         let places = |profile: &str| Places::new(profile, Path::new("/var/lib/minik"));
         assert_ne!(places("a").link_prefix(), places("b").link_prefix());
         assert_eq!(places("a").link_prefix().len(), 6);
+        let own = format!("{}0", places("a").link_prefix());
+        assert!(Places::is_link(&own) && !["eth0", "mk0", "mkvlan0", ""].into_iter().any(Places::is_link));
         assert_eq!((places("minik").table(), places("x").table()), ("minik".into(), "minik-x".into()));
     }
 

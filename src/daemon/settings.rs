@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::node_settings::NodeSettings;
-use crate::network::Cidr;
+use crate::network::{Cidr, Cidr6};
 
 /// The longest profile name: it becomes part of cgroup, table and unit names.
 const PROFILE_MAX: usize = 40;
@@ -21,9 +23,11 @@ pub const MACHINE_FILE: &str = "/etc/minik/config.yaml";
 pub struct Settings {
     /// The port of the API server.
     pub apiserver_port: Option<u16>,
-    /// Where pods get their addresses.
+    /// Whether pods and services have addresses of IPv6 beside those of IPv4 (default: auto).
+    pub dual_stack: Option<DualStack>,
+    /// Where pods get their addresses: `V4`, or `V4,V6`.
     pub pod_cidr: Option<String>,
-    /// Where services get their addresses.
+    /// Where services get their addresses, likewise.
     pub service_cidr: Option<String>,
     /// The node's name.
     pub node_name: Option<String>,
@@ -54,6 +58,62 @@ pub struct Settings {
     pub ingress_http_port: Option<u16>,
     /// And for HTTPS.
     pub ingress_https_port: Option<u16>,
+}
+
+/// Whether a cluster has addresses of both families.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum DualStack {
+    /// It has where the host has an IPv6 address that others can reach.
+    #[default]
+    Auto,
+    /// It has.
+    On,
+    /// It has those of IPv4 alone.
+    Off,
+}
+
+/// As files have it: YAML's `true` and `false` are not words.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Truth(bool),
+    Word(String),
+}
+
+impl FromStr for DualStack {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DualStack, String> {
+        match text {
+            "auto" => Ok(DualStack::Auto),
+            "true" => Ok(DualStack::On),
+            "false" => Ok(DualStack::Off),
+            _ => Err(format!("{text:?} must be auto, true or false")),
+        }
+    }
+}
+
+impl TryFrom<Written> for DualStack {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<DualStack, String> {
+        match written {
+            Written::Truth(true) => Ok(DualStack::On),
+            Written::Truth(false) => Ok(DualStack::Off),
+            Written::Word(word) => word.parse(),
+        }
+    }
+}
+
+impl From<DualStack> for Written {
+    fn from(dual_stack: DualStack) -> Written {
+        match dual_stack {
+            DualStack::Auto => Written::Word("auto".into()),
+            DualStack::On => Written::Truth(true),
+            DualStack::Off => Written::Truth(false),
+        }
+    }
 }
 
 /// Why settings cannot be used.
@@ -123,6 +183,7 @@ impl Settings {
         };
         Settings {
             apiserver_port: self.apiserver_port.or(below.apiserver_port),
+            dual_stack: self.dual_stack.or(below.dual_stack),
             pod_cidr: self.pod_cidr.or(below.pod_cidr),
             service_cidr: self.service_cidr.or(below.service_cidr),
             node_name: self.node_name.or(below.node_name),
@@ -161,8 +222,44 @@ pub fn check_profile(name: &str) -> Result<(), Error> {
     })
 }
 
-/// A range given by a user.
-pub fn parse_cidr(field: &'static str, text: &str) -> Result<Cidr, Error> {
+/// Ranges given by a user, of IPv4 and perhaps of IPv6: `10.244.0.0/16,fd00:10:244::/64`. The latter has a prefix of
+/// these lengths.
+fn parse_ranges(
+    field: &'static str,
+    text: &str,
+    prefixes6: RangeInclusive<u8>,
+) -> Result<(Cidr, Option<Cidr6>), Error> {
+    let Some((first, second)) = text.split_once(',') else { return Ok((parse_cidr(field, text)?, None)) };
+    let range: Cidr6 = second.trim().parse().map_err(|_| Error::Value {
+        field,
+        message: format!(
+            "{text:?} must be a range of IPv4, or that and one of IPv6 such as 10.244.0.0/16,fd00:10:244::/64"
+        ),
+    })?;
+    if !prefixes6.contains(&range.prefix) {
+        let message = format!("{range} must have a prefix of /{} to /{}", prefixes6.start(), prefixes6.end());
+        return Err(Error::Value { field, message });
+    }
+    Ok((parse_cidr(field, first.trim())?, Some(range)))
+}
+
+/// The ranges of a cluster's pods.
+pub fn parse_pod_ranges(field: &'static str, text: &str) -> Result<(Cidr, Option<Cidr6>), Error> {
+    parse_ranges(field, text, 48..=112)
+}
+
+/// The ranges of its services, of IPv6 no larger than Kubernetes takes them.
+pub fn parse_service_ranges(field: &'static str, text: &str) -> Result<(Cidr, Option<Cidr6>), Error> {
+    parse_ranges(field, text, 108..=120)
+}
+
+/// Such ranges as they are written.
+pub fn ranges_text(v4: Cidr, v6: Option<Cidr6>) -> String {
+    v6.map_or(v4.to_string(), |v6| format!("{v4},{v6}"))
+}
+
+/// A range of IPv4 given by a user.
+fn parse_cidr(field: &'static str, text: &str) -> Result<Cidr, Error> {
     let cidr: Cidr = text.parse().map_err(|_| Error::Value {
         field,
         message: format!("{text:?} is not an IPv4 range such as 10.244.0.0/16"),
@@ -209,9 +306,33 @@ mod tests {
             assert!(check_profile(bad).is_err(), "{bad}");
         }
         assert!(check_profile("exercise-1").is_ok());
-        assert!(
-            parse_cidr("--pod-cidr", "10.244.0.0/16").is_ok()
-                && parse_cidr("--pod-cidr", "10.0.0.0/30").is_err()
-        );
+    }
+
+    #[test]
+    fn ranges_are_one_or_two() {
+        let pods = |text: &str| parse_pod_ranges("--pod-cidr", text).map(|(v4, v6)| ranges_text(v4, v6)).ok();
+        for (text, ranges) in [
+            ("10.244.0.0/16", Some("10.244.0.0/16")),
+            ("10.244.1.0/16, fd00:10:244::1/64", Some("10.244.0.0/16,fd00:10:244::/64")),
+            ("10.0.0.0/30", None),
+            ("fd00:10:244::/64", None),
+            ("fd00:10:244::/64,10.244.0.0/16", None),
+            ("10.244.0.0/16,10.245.0.0/16", None),
+            ("10.244.0.0/16,fd00:10:244::/32", None),
+            ("10.244.0.0/16,fd00::/64,fd01::/64", None),
+        ] {
+            assert_eq!(pods(text).as_deref(), ranges, "{text}");
+        }
+        let large = parse_service_ranges("--service-cidr", "10.96.0.0/12,fd00::/64").unwrap_err().to_string();
+        assert_eq!(large, "--service-cidr: fd00::/64 must have a prefix of /108 to /120");
+    }
+
+    #[test]
+    fn dual_stack_is_a_truth_or_a_word() {
+        let read = |yaml: &str| serde_yaml::from_str::<Settings>(yaml).map(|settings| settings.dual_stack);
+        assert_eq!(read("dualStack: true").unwrap(), Some(DualStack::On));
+        assert_eq!(read("dualStack: false").unwrap(), Some(DualStack::Off));
+        assert_eq!(read("dualStack: auto").unwrap(), Some(DualStack::Auto));
+        assert!(read("dualStack: maybe").is_err());
     }
 }

@@ -159,7 +159,7 @@ fn text(places: &Places, executable: &Path, words: &[String]) -> String {
     format!(
         "[Unit]\n\
          Description=minik cluster {profile}\n\
-         After=network.target\n\
+         After=network.target network-online.target\n\
          StartLimitIntervalSec=30\n\
          StartLimitBurst=5\n\
          \n\
@@ -204,7 +204,9 @@ mod tests {
         let environment = environment_text(&[("HTTPS_PROXY", "http://u:p%40s$\"@proxy:3128".to_owned())]);
         assert_eq!(environment, "HTTPS_PROXY=\"http://u:p%40s\\$\\\"@proxy:3128\"\n");
         assert!(text.contains("\nStandardError=append:/data %%1/"), "{text}");
-        for line in ["KillMode=process", "Restart=on-failure"] {
+        // After the host has its addresses, where anything waits for them; nothing is made to.
+        let after = "After=network.target network-online.target";
+        for line in ["KillMode=process", "Restart=on-failure", after] {
             assert!(text.lines().any(|l| l == line), "{text}");
         }
     }

@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::client::reflector::Reflector;
 
 pub mod exchange;
+pub mod lookup;
 pub mod resolvers;
 pub mod server;
 #[cfg(test)]

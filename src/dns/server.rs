@@ -160,7 +160,9 @@ impl Server {
                 answer.add_authorities(authority);
                 // Clients take the first address: not always the same one.
                 let turn = usize::from(question.metadata.id) % records.len().max(1);
-                if records.iter().all(|record| record.record_type() == RecordType::A) {
+                let is_address =
+                    |record: &Record| matches!(record.record_type(), RecordType::A | RecordType::AAAA);
+                if records.iter().all(is_address) {
                     records.rotate_left(turn);
                 }
                 answer.add_additionals(zone.additional(&records));

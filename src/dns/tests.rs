@@ -128,6 +128,10 @@ async fn names_of_the_cluster_and_of_others() {
     assert_eq!((six.metadata.response_code, six.authorities.len()), (ResponseCode::NoError, 1));
     assert_eq!(texts(&ask("example.org.", RecordType::A).await), ["192.0.2.1"]);
     assert_eq!(texts(&ask("out.n.svc.cluster.local.", RecordType::A).await), ["example.org.", "192.0.2.1"]);
+    let looked_up = async |name: &str| lookup::addresses(server, name).await.unwrap();
+    assert_eq!(looked_up("WEB.n.svc.cluster.local.").await, [IpAddr::from([10, 96, 0, 7])]);
+    assert_eq!(looked_up("out.n.svc.cluster.local").await, [IpAddr::from([192, 0, 2, 1])]);
+    assert_eq!(looked_up("none.n.svc.cluster.local").await, [] as [IpAddr; 0]);
     api.put("services", service("late", json!({"clusterIP": "10.96.0.8"})));
     let late = tokio::time::timeout(Duration::from_secs(10), async {
         loop {

@@ -3,18 +3,18 @@
 //! Source of the names: the specification of Kubernetes' DNS-based service discovery, version 1.1.0.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use hickory_proto::rr::rdata::{A, CNAME, PTR, SOA, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 /// Seconds that clients may keep an answer.
 pub const TTL: u32 = 5;
-/// How the names end that lead from addresses back.
-const REVERSE: &str = ".in-addr.arpa";
+/// How the names end that lead from addresses back, of each family.
+const REVERSE: [&str; 2] = [".in-addr.arpa", ".ip6.arpa"];
 /// The label that ties a slice to its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
@@ -76,7 +76,7 @@ impl Zone {
     /// What is known of a name.
     pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
         let key = name.to_ascii().trim_end_matches('.').to_ascii_lowercase();
-        let reverse = key.ends_with(REVERSE);
+        let reverse = is_reverse(&key);
         let within =
             key == self.domain || key.strip_suffix(&self.domain).is_some_and(|rest| rest.ends_with('.'));
         let Some(data) = self.names.get(&key) else {
@@ -111,7 +111,9 @@ impl Zone {
             .collect();
         targets.sort_unstable();
         targets.dedup();
-        let addresses = targets.into_iter().filter_map(|target| match self.answer(target, RecordType::A) {
+        let asked =
+            targets.into_iter().flat_map(|target| [(target, RecordType::A), (target, RecordType::AAAA)]);
+        let addresses = asked.filter_map(|(target, kind)| match self.answer(target, kind) {
             Answer::Records(records) => Some(records),
             _ => None,
         });
@@ -150,27 +152,29 @@ impl Zone {
         }
     }
 
-    fn add_address(&mut self, name: &str, address: Ipv4Addr) {
-        self.add(name.to_owned(), RData::A(A(address)));
+    fn add_address(&mut self, name: &str, address: IpAddr) {
+        let data = match address {
+            IpAddr::V4(address) => RData::A(A(address)),
+            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+        };
+        self.add(name.to_owned(), data);
     }
 
-    fn add_reverse(&mut self, address: Ipv4Addr, name: &str) {
-        let [a, b, c, d] = address.octets();
+    fn add_reverse(&mut self, address: IpAddr, name: &str) {
         if let Some(name) = named(name) {
-            self.add(format!("{d}.{c}.{b}.{a}{REVERSE}"), RData::PTR(PTR(name)));
+            self.add(reverse(address), RData::PTR(PTR(name)));
         }
     }
 
     /// Puts the names that pods have chosen before those made of their addresses: most programs take the first.
     fn sort_reverse(&mut self) {
         let is_made = |data: &RData| match data {
-            RData::PTR(PTR(name)) => name
-                .iter()
-                .next()
-                .is_some_and(|label| label.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-')),
+            RData::PTR(PTR(name)) => {
+                name.iter().next().and_then(|label| str::from_utf8(label).ok()).is_some_and(is_dashed)
+            }
             _ => false,
         };
-        for (_, all) in self.names.iter_mut().filter(|(name, _)| name.ends_with(REVERSE)) {
+        for (_, all) in self.names.iter_mut().filter(|(name, _)| is_reverse(name)) {
             all.sort_by_key(is_made);
         }
     }
@@ -191,19 +195,23 @@ impl Zone {
             return;
         }
         let all = spec.publish_not_ready_addresses == Some(true);
-        match spec.cluster_ip.as_deref() {
-            Some("None") => self.headless(name, all, slices),
-            Some(address) => {
-                let Ok(address) = address.parse() else { return };
-                self.endpoints(name, all, slices);
-                self.add_address(name, address);
-                self.add_reverse(address, name);
-                for port in spec.ports.iter().flatten() {
-                    let port_name = port.name.as_deref().unwrap_or("");
-                    self.add_port(name, port_name, port.protocol.as_deref(), port.port, name);
-                }
-            }
-            None => {}
+        if spec.cluster_ip.as_deref() == Some("None") {
+            return self.headless(name, all, slices);
+        }
+        let second = spec.cluster_ips.iter().flatten().filter(|ip| Some(*ip) != spec.cluster_ip.as_ref());
+        let addresses = spec.cluster_ip.iter().chain(second).filter_map(|ip| ip.parse::<IpAddr>().ok());
+        let addresses: Vec<IpAddr> = addresses.collect();
+        if addresses.is_empty() {
+            return;
+        }
+        self.endpoints(name, all, slices);
+        for address in addresses {
+            self.add_address(name, address);
+            self.add_reverse(address, name);
+        }
+        for port in spec.ports.iter().flatten() {
+            let port_name = port.name.as_deref().unwrap_or("");
+            self.add_port(name, port_name, port.protocol.as_deref(), port.port, name);
         }
     }
 
@@ -232,8 +240,10 @@ impl Zone {
         let status = pod.status.as_ref();
         // A finished pod's address may already be another's.
         let over = status.is_some_and(|s| matches!(s.phase.as_deref(), Some("Succeeded" | "Failed")));
-        let address = status.and_then(|s| s.pod_ip.as_deref()?.parse().ok());
-        if let (false, Some(address), Some(namespace)) = (over, address, &pod.metadata.namespace) {
+        let (false, Some(status), Some(namespace)) = (over, status, &pod.metadata.namespace) else { return };
+        let second = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+        let second = second.filter(|ip| Some(*ip) != status.pod_ip.as_ref());
+        for address in status.pod_ip.iter().chain(second).filter_map(|ip| ip.parse().ok()) {
             self.add_address(&format!("{}.{namespace}.pod.{}", dashed(address), self.domain), address);
         }
     }
@@ -244,12 +254,11 @@ fn hosts<'a>(
     service: &str,
     all: bool,
     slices: &[&'a EndpointSlice],
-) -> impl Iterator<Item = (&'a EndpointSlice, Ipv4Addr, String)> {
-    let slices = slices.iter().copied().filter(|slice| slice.address_type == "IPv4");
-    slices.flat_map(move |slice| {
+) -> impl Iterator<Item = (&'a EndpointSlice, IpAddr, String)> {
+    slices.iter().copied().flat_map(move |slice| {
         let endpoints = slice.endpoints.iter().flatten().filter(move |endpoint| all || is_ready(endpoint));
         endpoints.flat_map(move |endpoint| {
-            let addresses = endpoint.addresses.iter().filter_map(|text| text.parse::<Ipv4Addr>().ok());
+            let addresses = endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
             addresses.map(move |address| {
                 let host = endpoint.hostname.clone().unwrap_or_else(|| dashed(address));
                 (slice, address, format!("{host}.{service}"))
@@ -264,8 +273,34 @@ fn named(text: &str) -> Option<Name> {
     Some(name)
 }
 
-fn dashed(address: Ipv4Addr) -> String {
-    address.to_string().replace('.', "-")
+/// An address as a label.
+fn dashed(address: IpAddr) -> String {
+    address.to_string().replace(['.', ':'], "-")
+}
+
+/// Whether a label is an address.
+fn is_dashed(label: &str) -> bool {
+    label.replace('-', ".").parse::<Ipv4Addr>().is_ok() || label.replace('-', ":").parse::<Ipv6Addr>().is_ok()
+}
+
+/// The name that leads from an address back.
+fn reverse(address: IpAddr) -> String {
+    let [v4, v6] = REVERSE;
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            format!("{d}.{c}.{b}.{a}{v4}")
+        }
+        IpAddr::V6(address) => {
+            let digits: Vec<String> =
+                (0..32).map(|n| format!("{:x}", address.to_bits() >> (4 * n) & 0xf)).collect();
+            format!("{}{v6}", digits.join("."))
+        }
+    }
+}
+
+fn is_reverse(name: &str) -> bool {
+    REVERSE.iter().any(|end| name.ends_with(end))
 }
 
 /// An unknown readiness counts as ready (k8s.io/api discovery/v1 `EndpointConditions`).
@@ -321,7 +356,11 @@ mod tests {
     }
 
     fn shown(name: &str, kind: RecordType) -> Vec<String> {
-        match zone().answer(&Name::from_ascii(name).unwrap(), kind) {
+        texts(zone().answer(&Name::from_ascii(name).unwrap(), kind))
+    }
+
+    fn texts(answer: Answer) -> Vec<String> {
+        match answer {
             Answer::Records(records) => records.iter().map(|record| record.data.to_string()).collect(),
             Answer::NoData(_) => vec!["no data".into()],
             Answer::NoSuchName(_) => vec!["no such name".into()],
@@ -398,5 +437,66 @@ mod tests {
         let name = Name::from_ascii("_http._tcp.web.shop.svc.cluster.local.").unwrap();
         let Answer::Records(records) = zone().answer(&name, RecordType::SRV) else { panic!("no records") };
         assert_eq!(zone().additional(&records).len(), 1);
+    }
+
+    #[test]
+    fn names_have_the_addresses_of_both_families() {
+        use RecordType::{A, AAAA, PTR, SRV};
+        let services = read(vec![
+            service(
+                "web",
+                json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00:10:96::7"],
+                       "ports": [{"name": "http", "port": 80}]}),
+            ),
+            service("six", json!({"clusterIP": "fd00:10:96::8", "clusterIPs": ["fd00:10:96::8"]})),
+            service("db", json!({"clusterIP": "None"})),
+        ]);
+        let slice = |family: &str, named: &str, unnamed: &str| {
+            json!({"metadata": {"namespace": "shop", "name": family, "labels": {SERVICE_NAME: "db"}},
+            "addressType": family, "ports": [{"name": "sql", "port": 3306, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [named], "hostname": "db-0"}, {"addresses": [unnamed]}]})
+        };
+        let slices = read(vec![
+            slice("IPv4", "10.244.0.2", "10.244.0.3"),
+            slice("IPv6", "fd00:10:244::2", "fd00:10:244::3"),
+        ]);
+        let pods = read(vec![json!({"metadata": {"namespace": "shop", "name": "p"}, "status":
+            {"podIP": "10.244.0.9", "podIPs": [{"ip": "10.244.0.9"}, {"ip": "fd00:10:244::9"}]}})]);
+        let zone = Zone::build("cluster.local", &services, &slices, &pods);
+        let back = |address: &str| format!("{}.", reverse(address.parse().unwrap()));
+        assert_eq!(
+            back("fd00:10:96::7"),
+            "7.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.0.0.0.1.0.0.0.0.d.f.ip6.arpa."
+        );
+        for (name, kind, expected) in [
+            ("web.shop.svc.cluster.local.".to_owned(), A, &["10.96.0.7"][..]),
+            ("web.shop.svc.cluster.local.".into(), AAAA, &["fd00:10:96::7"]),
+            ("six.shop.svc.cluster.local.".into(), AAAA, &["fd00:10:96::8"]),
+            ("six.shop.svc.cluster.local.".into(), A, &["no data"]),
+            ("db.shop.svc.cluster.local.".into(), A, &["10.244.0.2", "10.244.0.3"]),
+            ("db.shop.svc.cluster.local.".into(), AAAA, &["fd00:10:244::2", "fd00:10:244::3"]),
+            ("db-0.db.shop.svc.cluster.local.".into(), AAAA, &["fd00:10:244::2"]),
+            ("fd00-10-244--3.db.shop.svc.cluster.local.".into(), AAAA, &["fd00:10:244::3"]),
+            ("fd00-10-244--3.db.shop.svc.cluster.local.".into(), A, &["no data"]),
+            ("fd00-10-244--9.shop.pod.cluster.local.".into(), AAAA, &["fd00:10:244::9"]),
+            ("10-244-0-9.shop.pod.cluster.local.".into(), A, &["10.244.0.9"]),
+            ("_http._tcp.web.shop.svc.cluster.local.".into(), SRV, &["0 100 80 web.shop.svc.cluster.local."]),
+            (back("fd00:10:96::7"), PTR, &["web.shop.svc.cluster.local."]),
+            (back("fd00:10:244::2"), PTR, &["db-0.db.shop.svc.cluster.local."]),
+            (back("fd00:10:244::3"), PTR, &["fd00-10-244--3.db.shop.svc.cluster.local."]),
+            (back("fd00:10:96::7"), AAAA, &["not ours"]),
+            (back("fd00:10:96::9"), PTR, &["not ours"]),
+        ] {
+            let answer = zone.answer(&Name::from_ascii(&name).unwrap(), kind);
+            assert_eq!(texts(answer), expected, "{name} {kind}");
+        }
+        let Answer::Records(ports) =
+            zone.answer(&Name::from_ascii("_http._tcp.web.shop.svc.cluster.local.").unwrap(), SRV)
+        else {
+            panic!("no records");
+        };
+        let beside: Vec<String> =
+            zone.additional(&ports).iter().map(|record| record.data.to_string()).collect();
+        assert_eq!(beside, ["10.96.0.7", "fd00:10:96::7"]);
     }
 }

@@ -70,9 +70,13 @@ pub fn order(
     }
     let is_new = kept.is_none();
     let session = kept.unwrap_or_else(|| Session { key: format!("{dice:016x}"), canary });
-    let mut all = in_turn;
-    all.sort_by_cached_key(|endpoint| Reverse(rank(&session.key, *endpoint)));
-    (all, is_new.then_some(session))
+    (ranked(&session.key, in_turn), is_new.then_some(session))
+}
+
+/// The endpoints in the order that they have for a key.
+pub fn ranked(key: &str, mut endpoints: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    endpoints.sort_by_cached_key(|endpoint| Reverse(rank(key, *endpoint)));
+    endpoints
 }
 
 /// The cookie that gives a client its session.

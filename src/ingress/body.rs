@@ -12,6 +12,8 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::limits::Seat;
+
 /// Why a body ended before its end.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 /// The bodies of requests to backends and of answers to clients.
@@ -159,13 +161,26 @@ pub struct Download {
     patience: Duration,
     silent: Option<Pin<Box<Sleep>>>,
     /// Its request is under way until its end.
+    _held: Held,
+}
+
+/// What a request takes among all, for as long as it is under way.
+pub struct Held {
     _turn: OwnedSemaphorePermit,
+    _seat: Option<Seat>,
+}
+
+impl Held {
+    /// Its turn, and its seat among those of its client.
+    pub fn new(turn: OwnedSemaphorePermit, seat: Option<Seat>) -> Held {
+        Held { _turn: turn, _seat: seat }
+    }
 }
 
 impl Download {
-    /// The body of an answer; `turn` is that of its request among all requests.
-    pub fn new(body: Incoming, patience: Duration, turn: OwnedSemaphorePermit) -> Download {
-        Download { body, patience, silent: None, _turn: turn }
+    /// The body of an answer, and what its request holds.
+    pub fn new(body: Incoming, patience: Duration, held: Held) -> Download {
+        Download { body, patience, silent: None, _held: held }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where a service's port is served (pure).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -76,6 +76,17 @@ impl<'a> Services<'a> {
         }
         let slices = self.slices.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
         Ok(Target::Endpoints(addresses(slices, found.name.as_deref().unwrap_or_default())))
+    }
+
+    /// The addresses of endpoints that are ready, in any slice, and do not end.
+    pub fn lasting(&self) -> HashSet<IpAddr> {
+        let endpoints = self.slices.values().flatten().flat_map(|slice| slice.endpoints.iter().flatten());
+        let lasting = endpoints.filter(|endpoint| {
+            let conditions = endpoint.conditions.as_ref();
+            conditions.and_then(|c| c.ready).unwrap_or(true)
+                && conditions.and_then(|c| c.terminating) != Some(true)
+        });
+        lasting.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| text.parse().ok()).collect()
     }
 }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::annotations::Cors;
 use super::path;
-use super::route::{Asked, Host, Location};
+use super::route::{Asked, Host, Location, cookie};
 use super::variables;
 
 /// What certificates are proven with must be reachable without TLS.
@@ -28,24 +28,53 @@ pub enum Answer {
 
 /// Where a client of this host is sent before its path matters.
 pub fn at_host(host: &Host, asked: &Asked<'_>) -> Option<Answer> {
+    if let Some(to) = &host.moved {
+        let port = asked.authority.strip_prefix(&host_literal(asked.host)).unwrap_or_default();
+        let to = format!("{}://{to}{port}{}", scheme(asked), asked.uri);
+        return Some(Answer::Redirect(StatusCode::PERMANENT_REDIRECT, to));
+    }
     let root = host.app_root.as_ref().filter(|_| asked.path == "/")?;
     Some(Answer::Redirect(StatusCode::FOUND, format!("{}://{}{root}", scheme(asked), asked.authority)))
 }
 
-fn scheme(asked: &Asked<'_>) -> &'static str {
+/// By what the client came.
+pub fn scheme(asked: &Asked<'_>) -> &'static str {
     if asked.tls { "https" } else { "http" }
 }
 
-/// The value of a variable for this request: see [`variables::OF_REQUEST`].
+/// The text with the values that its variables have for this request: see [`variables::is_of_request`].
+pub fn filled(asked: &Asked<'_>, text: &str) -> String {
+    variables::filled(text, |name| variable(asked, name))
+}
+
 fn variable(asked: &Asked<'_>, name: &str) -> Option<String> {
+    let query = || asked.uri.split_once('?').map_or("", |(_, query)| query);
+    // What the request does not have is empty.
+    let header =
+        |name: &str| asked.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Some(match name {
         "request_uri" => asked.uri.to_owned(),
+        "escaped_request_uri" => path::escaped(asked.uri),
         "uri" => path::encoded(asked.path),
-        "args" => asked.uri.split_once('?').map_or("", |(_, query)| query).to_owned(),
+        "args" | "query_string" => query().to_owned(),
         "host" => host_literal(asked.host),
         "http_host" => asked.authority.to_owned(),
         "scheme" => scheme(asked).to_owned(),
-        _ => return None,
+        "remote_addr" | "binary_remote_addr" => asked.client.to_string(),
+        "request_method" => asked.method.to_string(),
+        _ => {
+            let (kind, rest) = name.split_once('_')?;
+            match kind {
+                "http" => header(&rest.replace('_', "-")).to_owned(),
+                "cookie" => cookie(asked.headers, rest).unwrap_or_default().to_owned(),
+                "arg" => {
+                    let pairs = query().split('&').filter_map(|pair| pair.split_once('='));
+                    let mut values = pairs.filter(|(own, _)| *own == rest).map(|(_, value)| value);
+                    values.next().unwrap_or_default().to_owned()
+                }
+                _ => return None,
+            }
+        }
     })
 }
 
@@ -83,7 +112,7 @@ pub fn at_location(
     }
     if let Some(redirect) = &settings.redirect {
         let code = StatusCode::from_u16(redirect.code).unwrap_or(StatusCode::FOUND);
-        let to = variables::filled(&redirect.to, |name| variable(asked, name));
+        let to = filled(asked, &redirect.to);
         return Some(Answer::Redirect(code, to));
     }
     match (settings.body_limit, length) {
@@ -155,6 +184,7 @@ mod tests {
             guard: None,
             backend: Arc::new(Backend::new("web".into(), Target::Endpoints(Vec::new()))),
             canary: None,
+            errors: None,
         }
     }
 
@@ -230,6 +260,31 @@ mod tests {
             let location = location(annotations);
             let got = at_location(&location, &host, &asked, 8443, length);
             assert_eq!(got, answer, "{annotations:?} {certificate} {tls} {method}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_elsewhere_says_so() {
+        let host = Host { moved: Some("www.a.example".into()), ..Host::default() };
+        let (headers, method) = (HeaderMap::new(), Method::GET);
+        for (authority, tls, there) in [
+            ("a.example", false, "http://www.a.example/x?q=1"),
+            ("A.example:8443", true, "https://www.a.example/x?q=1"),
+            ("a.example:8443", true, "https://www.a.example:8443/x?q=1"),
+        ] {
+            let asked = Asked {
+                host: "a.example",
+                authority,
+                path: "/x",
+                uri: "/x?q=1",
+                method: &method,
+                headers: &headers,
+                tls,
+                client: "192.168.1.7".parse().unwrap(),
+                dice: 0,
+            };
+            let moved = Answer::Redirect(StatusCode::PERMANENT_REDIRECT, there.into());
+            assert_eq!(at_host(&host, &asked), Some(moved));
         }
     }
 

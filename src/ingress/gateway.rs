@@ -9,23 +9,27 @@ use std::time::{Duration, SystemTime};
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use rustls::ClientConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
+use super::Names;
 use super::affinity::{self, Session};
-use super::annotations::{Protocol, Settings};
-use super::body::{Body, Download, Phase, Progress, Upload, empty, full};
+use super::body::{Body, Download, Held, Upload, empty, full};
+use super::exchange::{Exchange, Passage};
+use super::external::{self, Granted};
 use super::gate::{self, Answer};
-use super::headers::{self, Client};
-use super::names::Names;
+use super::headers;
+use super::limits::{Limiter, Seat};
+use super::names::Known;
 use super::path;
-use super::route::{self, Asked, Guard, Location, Matcher, Table, Target};
+use super::route::{self, Asked, Guard, Matcher, Table, Target};
 use super::tunnel::tunnel;
-use super::upstream::{self, Key, Pool};
+use super::upstream::{Key, Pool};
 use crate::client::random_u64;
 
 /// How many requests may be on their way to backends at a time: each has a connection and buffers of its own.
@@ -60,23 +64,25 @@ pub struct Ports {
 /// What serves requests.
 pub struct Gateway {
     table: RwLock<Arc<Table>>,
-    pool: Pool,
-    ports: Ports,
+    pub(super) pool: Pool,
+    pub(super) ports: Ports,
     checks: Semaphore,
-    names: Names,
+    pub(super) names: Known,
+    limiter: Limiter,
     /// A permit for each request that may be on its way to a backend.
     pub(super) requests: Arc<Semaphore>,
 }
 
 impl Gateway {
-    /// One that knows no host yet; `tls` is how backends are spoken to.
-    pub fn new(ports: Ports, tls: &ClientConfig) -> Gateway {
+    /// One that knows no host yet; `tls` is how backends are spoken to, and `names` knows the cluster's.
+    pub fn new(ports: Ports, tls: &ClientConfig, names: Arc<dyn Names>) -> Gateway {
         Gateway {
             table: RwLock::default(),
             pool: Pool::new(tls),
             ports,
             checks: Semaphore::new(CHECKS),
-            names: Names::default(),
+            names: Known::new(names),
+            limiter: Limiter::default(),
             requests: Arc::new(Semaphore::new(REQUESTS)),
         }
     }
@@ -123,22 +129,74 @@ impl Gateway {
             return at_host.map_or_else(|| page(StatusCode::NOT_FOUND), answer);
         };
         let length = body.size_hint().exact();
-        let own = match gate::at_location(location, host, &asked, self.ports.https, length) {
-            Some(own) => Some(own),
-            None => self.unauthorized(location.guard.as_ref(), &parts.headers).await,
+        let own = gate::at_location(location, host, &asked, self.ports.https, length);
+        let seat = match own {
+            Some(own) => Err(own),
+            None => {
+                let (limits, now) = (&location.settings.limits, Instant::now());
+                let seat = self.limiter.admit(&location.ingress, limits, asked.client, now);
+                seat.map_err(|_| Answer::Status(StatusCode::SERVICE_UNAVAILABLE))
+            }
         };
-        let mut response = match own {
-            Some(own) => {
+        let admitted = match seat {
+            Ok(seat) => match self.unauthorized(location.guard.as_ref(), &parts.headers).await {
+                None => Ok(seat),
+                Some(own) => Err(own),
+            },
+            Err(own) => Err(own),
+        };
+        let mut response = match admitted {
+            Err(own) => {
                 linger(body);
                 answer(own)
             }
-            None => {
-                let passage = Passage { asked, location, parts: &parts, peer: &peer, upgrade };
-                self.pass(passage, body).await.unwrap_or_else(page)
+            Ok(seat) => {
+                let granted = Granted::default();
+                let passage = Passage { asked, location, parts: &parts, peer: &peer, upgrade, granted };
+                self.forward(passage, &table, body, seat).await
             }
         };
+        if let Some(backend) = &location.errors
+            && location.settings.custom_errors.contains(&response.status().as_u16())
+            && let Some(instead) = self.explained(response.status(), backend, location, &parts).await
+        {
+            response = instead;
+        }
         if let Some(cors) = &location.settings.cors {
             gate::allow_origin(cors, &parts.headers, response.headers_mut());
+        }
+        response
+    }
+
+    /// Asks whom else the ingress wants to be asked, and then a backend.
+    async fn forward(
+        &self,
+        mut passage: Passage<'_>,
+        table: &Table,
+        body: Incoming,
+        seat: Option<Seat>,
+    ) -> Response<Body> {
+        let Ok(turn) = self.requests.clone().try_acquire_owned() else {
+            linger(body);
+            return page(StatusCode::SERVICE_UNAVAILABLE);
+        };
+        let external = passage.location.settings.external.as_ref();
+        if let Some(external) = external {
+            let (asked, parts) = (&passage.asked, passage.parts);
+            match self.granted(external, asked, passage.location, parts, table).await {
+                Ok(granted) => passage.granted = granted,
+                Err(refused) => {
+                    linger(body);
+                    return refused;
+                }
+            }
+        }
+        let cookies = std::mem::take(&mut passage.granted.cookies);
+        let mut response = self.pass(passage, body, Held::new(turn, seat)).await.unwrap_or_else(page);
+        if external.is_some_and(|external| external::gives_cookies(external, response.status())) {
+            for cookie in cookies {
+                response.headers_mut().append(header::SET_COOKIE, cookie);
+            }
         }
         response
     }
@@ -162,13 +220,14 @@ impl Gateway {
     }
 
     /// Carries the request to a backend and its answer back; the error is the status that the client gets instead.
-    async fn pass(&self, mut passage: Passage<'_>, body: Incoming) -> Result<Response<Body>, StatusCode> {
+    async fn pass(
+        &self,
+        mut passage: Passage<'_>,
+        body: Incoming,
+        held: Held,
+    ) -> Result<Response<Body>, StatusCode> {
         let location = passage.location;
         let settings = &*location.settings;
-        let Ok(turn) = self.requests.clone().try_acquire_owned() else {
-            linger(body);
-            return Err(StatusCode::SERVICE_UNAVAILABLE);
-        };
         let session = settings.affinity.as_ref().and_then(|a| affinity::session(a, passage.asked.headers));
         let (backend, canary) = location.choose(&passage.asked, session.as_ref());
         let (endpoints, name) = match &backend.target {
@@ -181,8 +240,10 @@ impl Gateway {
             linger(body);
             return Err(StatusCode::SERVICE_UNAVAILABLE);
         }
+        let hash = settings.hash_by.as_ref().map(|text| gate::filled(&passage.asked, text));
+        let (hash, dice) = (hash.as_deref(), passage.asked.dice);
         let (order, session) =
-            route::candidates(backend, &endpoints, location, canary, session, passage.asked.dice);
+            route::candidates((backend, canary), &endpoints, location, session, hash, dice);
         let (upload, progress) = Upload::new(body, settings.body_limit);
         let keys = order.into_iter().take(settings.tries).map(|address| Key {
             address,
@@ -194,13 +255,16 @@ impl Gateway {
         let response = exchange.run(keys, upload, port).await?;
         let mut response = match passage.upgrade.take() {
             Some(client) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                switched(response, client, (passage.peer.place.clone(), turn), settings.read_timeout)
+                switched(response, client, (passage.peer.place.clone(), held), settings.read_timeout)
             }
             _ if response.status() == StatusCode::SWITCHING_PROTOCOLS => return Err(StatusCode::BAD_GATEWAY),
             _ => {
                 let mut response =
-                    response.map(|body| Download::new(body, settings.read_timeout, turn).boxed());
+                    response.map(|body| Download::new(body, settings.read_timeout, held).boxed());
                 headers::to_client(response.headers_mut(), false);
+                if let Some((from, to)) = &settings.moved {
+                    headers::lead_elsewhere(response.headers_mut(), from, to);
+                }
                 response
             }
         };
@@ -209,143 +273,6 @@ impl Gateway {
         }
         Ok(response)
     }
-}
-
-/// A request that goes to a backend.
-struct Passage<'a> {
-    asked: Asked<'a>,
-    location: &'a Location,
-    parts: &'a Parts,
-    peer: &'a Peer,
-    upgrade: Option<OnUpgrade>,
-}
-
-impl Passage<'_> {
-    /// Path and query for the backend.
-    fn uri(&self) -> String {
-        let settings = &self.location.settings;
-        match (&settings.rewrite_target, &self.location.matcher) {
-            (Some(target), Matcher::Pattern(pattern)) if *target != self.location.path => {
-                path::rewritten(pattern, target, self.asked.path, self.parts.uri.query())
-            }
-            _ => self.asked.uri.to_owned(),
-        }
-    }
-
-    /// The head of the request for the backend.
-    fn head(&self, port: u16) -> Result<Request<()>, http::Error> {
-        let settings = &self.location.settings;
-        // In a path that is an expression, the prefix may name what was found.
-        let prefix = settings.forwarded_prefix.as_ref().map(|prefix| match &self.location.matcher {
-            Matcher::Pattern(pattern) => path::captured(pattern, prefix, self.asked.path),
-            _ => prefix.clone(),
-        });
-        let client = Client {
-            authority: self.asked.authority,
-            address: self.asked.client,
-            tls: self.peer.tls,
-            port,
-            id: format!("{:016x}{:016x}", self.asked.dice, random_u64()),
-            prefix: prefix.as_deref(),
-            authenticated: self.location.guard.is_some(),
-        };
-        let host = settings.upstream_vhost.as_deref().unwrap_or(self.asked.authority);
-        let mut headers = headers::to_backend(&self.parts.headers, host, &client);
-        let mut uri = self.uri();
-        let scheme = match settings.protocol {
-            Protocol::Grpc => Some("http"),
-            Protocol::Grpcs => Some("https"),
-            Protocol::Http | Protocol::Https => None,
-        };
-        if let Some(scheme) = scheme {
-            // HTTP/2 names the host beside the path.
-            headers.remove(header::HOST);
-            uri = format!("{scheme}://{host}{uri}");
-        }
-        let mut head =
-            Request::builder().method(self.parts.method.clone()).uri(uri.parse::<Uri>()?).body(())?;
-        *head.headers_mut() = headers;
-        Ok(head)
-    }
-}
-
-/// A request on its way to one of several endpoints.
-struct Exchange<'a> {
-    pool: &'a Pool,
-    passage: &'a Passage<'a>,
-    settings: &'a Settings,
-    progress: &'a Progress,
-}
-
-impl Exchange<'_> {
-    async fn run(
-        &self,
-        keys: impl Iterator<Item = Key>,
-        upload: Upload,
-        port: u16,
-    ) -> Result<Response<Incoming>, StatusCode> {
-        let head = self.passage.head(port).map_err(|_| StatusCode::BAD_REQUEST)?;
-        let repeatable = upload.is_end_stream() && self.passage.parts.method.is_idempotent();
-        let mut body = Some(upload.boxed());
-        let mut failure = StatusCode::BAD_GATEWAY;
-        for key in keys {
-            let mut fresh = false;
-            // A connection that was kept may be closed just then: that says nothing about the endpoint.
-            loop {
-                let opened = self.pool.connect(&key, fresh, self.settings.connect_timeout).await;
-                let connection = match opened {
-                    Ok(connection) => connection,
-                    Err(error) => {
-                        tracing::debug!(ingress = self.passage.location.ingress, %error);
-                        failure = match error {
-                            upstream::Error::Late(_) => StatusCode::GATEWAY_TIMEOUT,
-                            _ => StatusCode::BAD_GATEWAY,
-                        };
-                        break;
-                    }
-                };
-                let Some(sent) = body.take().or_else(|| repeatable.then(empty)) else { return Err(failure) };
-                let reused = connection.reused;
-                self.progress.restart();
-                let answered = tokio::select! {
-                    answered = connection.send(with_body(&head, sent)) => answered,
-                    phase = self.progress.overdue(self.settings.send_timeout, self.settings.read_timeout) => {
-                        return Err(match phase {
-                            Phase::Client => StatusCode::REQUEST_TIMEOUT,
-                            Phase::Backend | Phase::Answer => StatusCode::GATEWAY_TIMEOUT,
-                        });
-                    }
-                };
-                let mut error = match answered {
-                    Ok(response) => return Ok(response),
-                    Err(error) => error,
-                };
-                if self.progress.too_large() {
-                    return Err(StatusCode::PAYLOAD_TOO_LARGE);
-                }
-                failure = StatusCode::BAD_GATEWAY;
-                body = error.take_message().map(Request::into_body);
-                tracing::debug!(ingress = self.passage.location.ingress, address = %key.address,
-                    error = %error.error(), "a backend did not answer");
-                if body.is_none() && !repeatable {
-                    return Err(failure);
-                }
-                if !reused || fresh {
-                    break;
-                }
-                fresh = true;
-            }
-        }
-        Err(failure)
-    }
-}
-
-fn with_body(head: &Request<()>, body: Body) -> Request<Body> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method().clone();
-    *request.uri_mut() = head.uri().clone();
-    *request.headers_mut() = head.headers().clone();
-    request
 }
 
 fn new_cookie(passage: &Passage<'_>, session: &Session) -> Option<HeaderValue> {
@@ -363,7 +290,7 @@ fn new_cookie(passage: &Passage<'_>, session: &Session) -> Option<HeaderValue> {
 fn switched(
     mut response: Response<Incoming>,
     client: OnUpgrade,
-    held: (Arc<OwnedSemaphorePermit>, OwnedSemaphorePermit),
+    held: (Arc<OwnedSemaphorePermit>, Held),
     patience: Duration,
 ) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut response);
@@ -397,7 +324,7 @@ fn authority(parts: &Parts) -> Option<String> {
 }
 
 /// Reads some of a body that nobody wants: a client that is still sending would not see its answer otherwise.
-fn linger(mut body: Incoming) {
+pub(super) fn linger(mut body: Incoming) {
     if body.is_end_stream() {
         return;
     }
@@ -413,7 +340,7 @@ fn linger(mut body: Incoming) {
 }
 
 /// An answer that says nothing but its status.
-fn page(code: StatusCode) -> Response<Body> {
+pub(super) fn page(code: StatusCode) -> Response<Body> {
     let title = format!("{} {}", code.as_u16(), code.canonical_reason().unwrap_or_default());
     let text = format!(
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
@@ -425,7 +352,7 @@ fn page(code: StatusCode) -> Response<Body> {
     response
 }
 
-fn answer(answer: Answer) -> Response<Body> {
+pub(super) fn answer(answer: Answer) -> Response<Body> {
     match answer {
         Answer::Status(code) => page(code),
         Answer::Redirect(code, to) => {

@@ -134,6 +134,15 @@ pub fn to_client(headers: &mut HeaderMap, switches: bool) {
     }
 }
 
+/// Sends the client to an address that begins with `to` where the backend sends it to one that begins with `from`.
+pub fn lead_elsewhere(headers: &mut HeaderMap, from: &str, to: &str) {
+    let place = headers.get(header::LOCATION).and_then(|place| place.to_str().ok());
+    let rest = place.and_then(|place| place.strip_prefix(from));
+    if let Some(place) = rest.and_then(|rest| HeaderValue::from_str(&format!("{to}{rest}")).ok()) {
+        headers.insert(header::LOCATION, place);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,6 +176,17 @@ mod tests {
         "x-real-ip: 192.168.1.7",
         "x-scheme: https",
     ];
+
+    #[test]
+    fn clients_are_led_elsewhere() {
+        for (place, is) in
+            [("http://web:8080/x", "https://a.example/x"), ("http://other/", "http://other/"), ("/x", "/x")]
+        {
+            let mut headers: HeaderMap = [(header::LOCATION, place.parse().unwrap())].into_iter().collect();
+            lead_elsewhere(&mut headers, "http://web:8080", "https://a.example");
+            assert_eq!(headers[header::LOCATION], is);
+        }
+    }
 
     #[test]
     fn a_backend_learns_who_asked_and_believes_no_client() {

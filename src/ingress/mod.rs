@@ -11,11 +11,12 @@
 //!
 //! Without an ingress of its class no port is open and nothing but ingresses and classes is followed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress as Object, IngressClass};
@@ -32,10 +33,13 @@ pub mod annotations;
 mod body;
 mod class;
 mod endpoints;
+mod exchange;
+mod external;
 pub mod gate;
 pub mod gateway;
 mod headers;
 mod htpasswd;
+mod limits;
 pub mod listen;
 mod names;
 mod path;
@@ -61,6 +65,16 @@ use tls::Shown;
 /// Who says what was done, in events, as with ingress-nginx.
 const NAME: &str = "nginx-ingress-controller";
 
+/// The addresses of endpoints that new requests are led to for as long as they last: not those of endpoints that end and
+/// have requests only where there is nobody else.
+pub type Asked = Arc<BTreeSet<IpAddr>>;
+
+/// The names of the cluster itself, which its host need not know.
+pub trait Names: Send + Sync {
+    /// The addresses of a name; none when it is none of the cluster's.
+    fn addresses(&self, name: &str) -> BoxFuture<'static, Vec<IpAddr>>;
+}
+
 /// What the ingress of a cluster needs.
 pub struct Config {
     /// The ports at which clients come.
@@ -71,18 +85,26 @@ pub struct Config {
     pub gateway: Ipv4Addr,
     /// How backends are spoken to that want TLS.
     pub tls: Arc<ClientConfig>,
+    /// The cluster's own names.
+    pub names: Arc<dyn Names>,
 }
 
 /// The ingress of one cluster.
 pub struct Ingress {
     client: Client,
     config: Config,
+    asked: watch::Sender<Asked>,
 }
 
 impl Ingress {
     /// One that follows the objects of `client`.
     pub fn new(client: Client, config: Config) -> Ingress {
-        Ingress { client, config }
+        Ingress { client, config, asked: watch::Sender::new(Asked::default()) }
+    }
+
+    /// Where new requests are led to, as it changes.
+    pub fn asked(&self) -> watch::Receiver<Asked> {
+        self.asked.subscribe()
     }
 
     /// Instead of one: takes the class away that an ingress of this cluster made, and the addresses that it gave.
@@ -113,6 +135,7 @@ impl Ingress {
                     () = self.session(&ingresses, &classes, &report, &mut teller) => {}
                 }
                 report.send_replace(None);
+                self.asked.send_replace(Asked::default());
             }
         };
         let statuses = async {
@@ -148,18 +171,20 @@ impl Ingress {
                 return std::future::pending().await;
             }
         };
-        let gateway = Arc::new(Gateway::new(self.config.ports, &self.config.tls));
+        let gateway = Gateway::new(self.config.ports, &self.config.tls, self.config.names.clone());
+        let gateway = Arc::new(gateway);
+        let front = Front { gateway: &gateway, shown: &shown, asked: &self.asked };
         let objects = Objects { ingresses, classes, services: &services, slices: &slices, secrets: &secrets };
         let serve = async {
             // Not before everything is known: a path that is merely not known yet must not be denied.
             tokio::join!(services.synced(), slices.synced(), secrets.synced());
             let mut memory = Memory::default();
             let first = objects.plan(&mut memory);
-            let first = apply(first, &gateway, &shown);
+            let first = front.apply(first);
             let Config { ports, node, gateway: own, .. } = self.config;
             let server = Server::new(gateway.clone(), accepted);
             let open = listen::keep_open(server, ports, node, own, report);
-            let follow = objects.follow(first, memory, &gateway, &shown, report.subscribe(), teller);
+            let follow = objects.follow(first, memory, &front, report.subscribe(), teller);
             tokio::join!(open, follow);
         };
         let feeds = async { tokio::join!(feed_services, feed_slices, feed_secrets) };
@@ -197,11 +222,22 @@ async fn until_any(ingresses: &Reflector<Object>, classes: &Reflector<IngressCla
 /// What is wrong with each ingress of ours.
 type Told = Vec<(Arc<Object>, Vec<String>)>;
 
-/// Does what the plan says, and answers what there is to tell.
-fn apply(plan: Plan, gateway: &Gateway, shown: &Shown) -> Told {
-    shown.set(plan.certificates);
-    gateway.set_table(plan.table);
-    plan.ours
+/// What a plan is for.
+struct Front<'a> {
+    gateway: &'a Gateway,
+    shown: &'a Shown,
+    asked: &'a watch::Sender<Asked>,
+}
+
+impl Front<'_> {
+    /// Does what the plan says, and answers what there is to tell.
+    fn apply(&self, plan: Plan) -> Told {
+        self.shown.set(plan.certificates);
+        self.gateway.set_table(plan.table);
+        // Not before: whoever sees an address go takes it that no request is led there any more.
+        self.asked.send_replace(Arc::new(plan.asked));
+        plan.ours
+    }
 }
 
 /// What the plan is made of.
@@ -230,8 +266,7 @@ impl Objects<'_> {
         &self,
         first: Told,
         mut memory: Memory,
-        gateway: &Gateway,
-        shown: &Shown,
+        front: &Front<'_>,
         mut opened: watch::Receiver<Option<Opened>>,
         teller: &mut Teller,
     ) {
@@ -266,7 +301,7 @@ impl Objects<'_> {
             while changes.2.next().now_or_never().flatten().is_some() {}
             while changes.3.next().now_or_never().flatten().is_some() {}
             while changes.4.next().now_or_never().flatten().is_some() {}
-            ours = apply(self.plan(&mut memory), gateway, shown);
+            ours = front.apply(self.plan(&mut memory));
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The addresses of names outside the cluster (services of type ExternalName): asked for seldom, and few at a time.
+//! The addresses of names (services of type ExternalName): asked for seldom, and few at a time.
 //!
+//! The cluster is asked first for its own names, which the host need not know, and then the host's resolver.
 //! The system's resolver blocks a thread for as long as it likes, from a pool that the whole daemon shares. So one
 //! question about a name serves all requests that come meanwhile and shortly after.
 
@@ -14,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::Names;
 use super::endpoints::may_be_asked;
 
 /// How many names are asked for at a time.
@@ -39,21 +41,22 @@ impl Lookup {
 }
 
 /// The names that were asked for.
-pub struct Names {
+pub struct Known {
+    own: Arc<dyn Names>,
     turns: Arc<Semaphore>,
     known: Mutex<HashMap<Key, Lookup>>,
 }
 
-impl Default for Names {
-    fn default() -> Names {
-        Names { turns: Arc::new(Semaphore::new(LOOKUPS)), known: Mutex::default() }
+impl Known {
+    /// None yet; `own` knows those of the cluster.
+    pub fn new(own: Arc<dyn Names>) -> Known {
+        Known { own, turns: Arc::new(Semaphore::new(LOOKUPS)), known: Mutex::default() }
     }
-}
 
-impl Names {
     /// The addresses of a name that requests may be led to; none when there is no answer for as long as `patience`.
     pub async fn addresses(&self, host: &str, port: u16, patience: Duration) -> Vec<SocketAddr> {
-        self.ask((host.to_owned(), port), patience, look_up).await
+        let own = self.own.clone();
+        self.ask((host.to_owned(), port), patience, |key| look_up(own, key)).await
     }
 
     async fn ask<F>(&self, key: Key, patience: Duration, look_up: impl FnOnce(Key) -> F) -> Vec<SocketAddr>
@@ -87,14 +90,17 @@ impl Names {
     }
 }
 
-async fn look_up((host, port): Key) -> Vec<SocketAddr> {
-    match tokio::net::lookup_host((host.as_str(), port)).await {
-        Ok(found) => found.filter(|address| may_be_asked(address.ip())).collect(),
-        Err(error) => {
-            tracing::debug!(host, %error, "a name of a service of type ExternalName is not known");
-            Vec::new()
+async fn look_up(own: Arc<dyn Names>, (host, port): Key) -> Vec<SocketAddr> {
+    let mut found: Vec<SocketAddr> =
+        own.addresses(&host).await.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    if found.is_empty() {
+        match tokio::net::lookup_host((host.as_str(), port)).await {
+            Ok(all) => found.extend(all),
+            Err(error) => tracing::debug!(host, %error, "a name is not known"),
         }
     }
+    found.retain(|address| may_be_asked(address.ip()));
+    found
 }
 
 #[cfg(test)]
@@ -102,10 +108,25 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::ingress::tests::Cluster;
+
+    #[tokio::test]
+    async fn the_cluster_is_asked_before_the_host() {
+        let own = ["10.96.0.9", "127.0.0.1"].map(|address| address.parse().unwrap());
+        let names = Known::new(Arc::new(Cluster(own.into())));
+        // The host would say that this is loopback, where nobody may be led.
+        let found = names.addresses("localhost", 80, Duration::from_secs(5)).await;
+        assert_eq!(found, [SocketAddr::from(([10, 96, 0, 9], 80))]);
+        let names = Known::new(Arc::new(Cluster(Vec::new())));
+        assert_eq!(
+            names.addresses("192.0.2.7", 80, Duration::from_secs(5)).await,
+            [SocketAddr::from(([192, 0, 2, 7], 80))]
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_question_serves_all_who_ask_and_few_are_under_way() {
-        let names = Names::default();
+        let names = Known::new(Arc::new(Cluster(Vec::new())));
         let (asked, address) = (Arc::new(AtomicUsize::new(0)), SocketAddr::from(([192, 0, 2, 1], 80)));
         let ask = |host: &str, takes: u64, patience: u64| {
             let asked = asked.clone();

@@ -96,6 +96,11 @@ fn encode(text: &str, plain: impl Fn(u8) -> bool) -> String {
     out
 }
 
+/// A text as a part of a query.
+pub fn escaped(text: &str) -> String {
+    encode(text, |byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+}
+
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_graphic() && !br##""#<>\^`{|}"##.contains(&byte)
 }

@@ -137,14 +137,15 @@ pub struct Location {
     pub backend: Arc<Backend>,
     /// Who serves some of the requests.
     pub canary: Option<(Canary, Arc<Backend>)>,
+    /// Who answers for a failure of theirs.
+    pub errors: Option<Arc<Backend>>,
 }
 
 impl Location {
     /// Who serves this request, and whether that is the canary. A client with a session stays on its side.
     pub fn choose(&self, asked: &Asked<'_>, session: Option<&Session>) -> (&Arc<Backend>, bool) {
         let Some((canary, backend)) = &self.canary else { return (&self.backend, false) };
-        let keeps = self.settings.affinity.as_ref().is_some_and(|affinity| affinity.keeps_canary);
-        let to_canary = match session.filter(|_| keeps) {
+        let to_canary = match session.filter(|_| self.keeps_canary()) {
             Some(session) => session.canary,
             None => takes(canary, asked.headers, asked.dice),
         };
@@ -153,6 +154,12 @@ impl Location {
             true => (backend, true),
             false => (&self.backend, false),
         }
+    }
+
+    /// Whether clients have sessions with the canary too.
+    fn keeps_canary(&self) -> bool {
+        let is_legacy = self.canary.as_ref().is_some_and(|(canary, _)| canary.legacy);
+        !is_legacy && self.settings.affinity.as_ref().is_some_and(|affinity| affinity.keeps_canary)
     }
 }
 
@@ -194,6 +201,8 @@ pub struct Host {
     pub tls: bool,
     /// Where clients are sent that ask for `/`.
     pub app_root: Option<String>,
+    /// The host that all its clients are sent to.
+    pub moved: Option<String>,
 }
 
 impl Host {
@@ -251,7 +260,8 @@ impl Table {
         let hosts = self.exact.values().chain(self.wildcard.values()).chain([&self.any]);
         let locations = hosts.flat_map(|host| host.locations.iter().chain(&host.default));
         let backends = locations.flat_map(|location| {
-            [&location.backend].into_iter().chain(location.canary.iter().map(|(_, backend)| backend))
+            let canary = location.canary.iter().map(|(_, backend)| backend);
+            [&location.backend].into_iter().chain(canary).chain(&location.errors)
         });
         backends
             .flat_map(|backend| match &backend.target {
@@ -272,24 +282,29 @@ pub fn host_name(authority: &str) -> String {
 }
 
 /// The endpoints of a backend in the order in which they are to be tried, and the session that the client is to be given.
+/// Without sessions, requests of the same `hash` have the same order.
 pub fn candidates(
-    backend: &Backend,
+    (backend, canary): (&Backend, bool),
     endpoints: &[SocketAddr],
     location: &Location,
-    canary: bool,
     session: Option<Session>,
+    hash: Option<&str>,
     dice: u64,
 ) -> (Vec<SocketAddr>, Option<Session>) {
     let in_turn = backend.in_turn(endpoints);
-    match &location.settings.affinity {
-        None => (in_turn, None),
-        Some(affinity) => affinity::order(affinity, in_turn, canary, session, dice),
+    match (&location.settings.affinity, hash) {
+        (Some(affinity), _) if !canary || location.keeps_canary() => {
+            affinity::order(affinity, in_turn, canary, session, dice)
+        }
+        (_, Some(key)) if !key.is_empty() => (affinity::ranked(key, in_turn), None),
+        _ => (in_turn, None),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ingress::annotations::{Affinity, PREFIX, parse};
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
@@ -306,6 +321,7 @@ mod tests {
             guard: None,
             backend: Arc::new(Backend::new(path.into(), Target::Endpoints(Vec::new()))),
             canary: None,
+            errors: None,
         })
     }
 
@@ -372,6 +388,7 @@ mod tests {
             cookie: cookie.then(|| "new".to_owned()),
             weight,
             total: 100,
+            legacy: false,
         };
         let (always, never) = (("x-new", "always"), ("x-new", "never"));
         let (cookie_always, cookie_never) = (("cookie", "a=b; new=always"), ("cookie", "new=never"));
@@ -401,6 +418,62 @@ mod tests {
         ] {
             assert_eq!(takes(&canary, &headers(sent), dice), taken, "{canary:?} {sent:?} {dice}");
         }
+    }
+
+    #[test]
+    fn a_canary_of_before_sessions_has_none() {
+        let cookie = [(format!("{PREFIX}affinity"), "cookie".to_owned())].into();
+        let affinity = parse(&cookie).settings.affinity.unwrap();
+        for (keeps, legacy, goes_back) in [(true, false, true), (true, true, false), (false, false, false)] {
+            let affinity = Some(Affinity { keeps_canary: keeps, ..affinity.clone() });
+            let settings = Settings { affinity, ..Settings::default() };
+            let endpoints: Vec<SocketAddr> = vec!["10.0.0.1:80".parse().unwrap()];
+            let canary = Canary { weight: 0, total: 100, legacy, ..Canary::default() };
+            let backend =
+                |name: &str| Arc::new(Backend::new(name.into(), Target::Endpoints(endpoints.clone())));
+            let location = Location {
+                ingress: "default/web".into(),
+                path: "/".into(),
+                matcher: Matcher::Start("/".into()),
+                exact: false,
+                settings: Arc::new(settings),
+                guard: None,
+                backend: backend("main"),
+                canary: Some((canary, backend("canary"))),
+                errors: None,
+            };
+            let (headers, method) = (HeaderMap::new(), Method::GET);
+            let asked = Asked {
+                host: "a.example",
+                authority: "a.example",
+                path: "/",
+                uri: "/",
+                method: &method,
+                headers: &headers,
+                tls: false,
+                client: "192.0.2.1".parse().unwrap(),
+                dice: 50,
+            };
+            let session = Session { key: "00112233445566ff".into(), canary: true };
+            let (chosen, is_canary) = location.choose(&asked, Some(&session));
+            assert_eq!((chosen.name == "canary", is_canary), (goes_back, goes_back), "{keeps} {legacy}");
+            let given = candidates((chosen, true), &endpoints, &location, None, None, 7).1;
+            assert_eq!(given.is_some(), goes_back, "{keeps} {legacy}");
+        }
+    }
+
+    #[test]
+    fn the_same_text_has_the_same_endpoint() {
+        let endpoints: Vec<SocketAddr> = (1..9).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect();
+        let location = location(Matcher::Start("/".into()), "/");
+        let first = |hash| {
+            let order = candidates((&location.backend, false), &endpoints, &location, None, hash, 7);
+            (order.0[0], order.1)
+        };
+        assert!((0..8).all(|_| first(Some("a")) == first(Some("a"))));
+        let keys: Vec<String> = (0..20).map(|n| n.to_string()).collect();
+        assert!(keys.iter().any(|key| first(Some(key)) != first(Some("a"))));
+        assert_ne!(first(Some("")), first(Some("")), "nothing is nobody's key");
     }
 
     #[test]

@@ -1,7 +1,25 @@
 //! Variables in annotations, as nginx writes them: `$name`, `${name}`, and `$1` for what an expression found (pure).
 
-/// Those of a request that are known.
-pub const OF_REQUEST: &[&str] = &["request_uri", "uri", "args", "host", "http_host", "scheme"];
+/// Those of a request that are known by name.
+const OF_REQUEST: &[&str] = &[
+    "args",
+    "binary_remote_addr",
+    "escaped_request_uri",
+    "host",
+    "http_host",
+    "query_string",
+    "remote_addr",
+    "request_method",
+    "request_uri",
+    "scheme",
+    "uri",
+];
+
+/// Whether a variable of a request is known: also its headers, cookies and parameters.
+pub fn is_of_request(name: &str) -> bool {
+    let parts = ["http_", "cookie_", "arg_"];
+    OF_REQUEST.contains(&name) || parts.iter().any(|part| name.len() > part.len() && name.starts_with(part))
+}
 
 /// The first variable of a text that is not known.
 pub fn unknown(text: &str, known: impl Fn(&str) -> bool) -> Option<&str> {
@@ -57,7 +75,7 @@ mod tests {
             ("$$", "$$", None),
             ("é$hosté", "é<host>é", None),
         ] {
-            let known = |name: &str| OF_REQUEST.contains(&name) || name == "1" || name == "2";
+            let known = |name: &str| is_of_request(name) || name == "1" || name == "2";
             let value = |name: &str| known(name).then(|| format!("<{name}>"));
             assert_eq!(filled(text, value), is, "{text}");
             assert_eq!(unknown(text, known), other, "{text}");

@@ -1,21 +1,24 @@
 //! What all pod workers of a node share: configuration, clients, and the layers below as traits.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
 
+use super::allocation::Allocations;
 use super::eviction::{self, Eviction};
 use super::handlers::get::Getter;
+use super::node;
 use super::observed::{ObservedPod, label};
 use super::pod::ephemeral;
 use super::references::Watches;
 use super::resources::NodeCapacity;
 use super::statics::Statics;
 use super::volumes::PodDirs;
+use crate::api::resources::{Resources, amounts};
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::Reflector;
@@ -30,6 +33,8 @@ pub struct Config {
     pub node: String,
     /// The address by which the node is known.
     pub address: Ipv4Addr,
+    /// The same of IPv6, in a cluster that has both families.
+    pub address6: Option<Ipv6Addr>,
     /// The cluster's DNS server, for pods.
     pub dns: Ipv4Addr,
     /// `cluster.local`.
@@ -52,6 +57,8 @@ pub struct Config {
     pub capacity: NodeCapacity,
     /// Whether the containers of a pod share processes when the pod does not say.
     pub share_processes: bool,
+    /// How many pods the node takes.
+    pub max_pods: u32,
     /// When the node runs short.
     pub eviction: eviction::Settings,
 }
@@ -73,6 +80,13 @@ pub trait ImageSource: Send + Sync + 'static {
     fn free(&self, bytes: u64, age: Duration) -> BoxFuture<'_, Result<Option<u64>, String>>;
 }
 
+impl Config {
+    /// The node's addresses, the one that is meant by "its address" first.
+    pub fn addresses(&self) -> Vec<String> {
+        std::iter::once(self.address.to_string()).chain(self.address6.map(|a| a.to_string())).collect()
+    }
+}
+
 /// Where pods get their addresses, and what becomes of connections to those.
 pub trait Addresses: Send + Sync + 'static {
     /// The pod's network, made when missing.
@@ -81,9 +95,9 @@ pub trait Addresses: Send + Sync + 'static {
     /// Gives it back; none there is success.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
 
-    /// Resolves when services lead no new connections to this address of a pod that ends, unless they have no other;
+    /// Resolves when services lead no new connections to these addresses of a pod that ends, unless they have no other;
     /// at once where nobody leads any.
-    fn left(&self, _address: Ipv4Addr) -> BoxFuture<'static, ()> {
+    fn left(&self, _addresses: Vec<IpAddr>) -> BoxFuture<'static, ()> {
         Box::pin(std::future::ready(()))
     }
 
@@ -116,6 +130,10 @@ pub struct Context<R> {
     pub statics: Statics,
     /// Pods that go when the node runs short.
     pub eviction: Eviction,
+    /// What pods have of the node.
+    pub allocations: Allocations,
+    /// The node's own object.
+    pub nodes: Reflector<Node>,
     /// For probes and hooks.
     pub http: Getter,
 }
@@ -131,6 +149,17 @@ impl<R: Runtime> Context<R> {
 }
 
 impl<R> Context<R> {
+    /// The node as the API shows it, or as it would be made anew.
+    pub fn node(&self) -> Arc<Node> {
+        let shown = self.nodes.get(&self.config.node);
+        shown.unwrap_or_else(|| Arc::new(node::bare(&self.config)))
+    }
+
+    /// What the node offers to its pods.
+    pub fn allocatable(&self) -> Resources {
+        amounts(self.node().status.as_ref().and_then(|status| status.allocatable.as_ref()))
+    }
+
     /// Where a pod's files lie.
     pub fn dirs(&self, uid: &str) -> PodDirs {
         PodDirs::new(&self.config.pods, &self.config.memory, uid)

@@ -27,7 +27,9 @@ pub fn field(pod: &Pod, path: &str) -> Result<String, String> {
         "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()),
         "status.hostIP" => status.and_then(|s| s.host_ip.clone()),
         "status.podIP" => status.and_then(|s| s.pod_ip.clone()),
-        "status.hostIPs" => status.and_then(|s| s.host_ip.clone()),
+        "status.hostIPs" => status
+            .and_then(|s| s.host_ips.as_ref())
+            .map(|ips| ips.iter().map(|ip| ip.ip.clone()).collect::<Vec<_>>().join(",")),
         "status.podIPs" => status
             .and_then(|s| s.pod_ips.as_ref())
             .map(|ips| ips.iter().map(|ip| ip.ip.clone()).collect::<Vec<_>>().join(",")),
@@ -80,6 +82,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "www", "namespace": "d", "uid": "u", "labels": {"b": "2", "a": "1"}},
             "spec": {"containers": [], "nodeName": "n"},
+            "status": {"podIPs": [{"ip": "10.244.0.5"}, {"ip": "fd00::5"}], "hostIPs": [{"ip": "192.0.2.1"}]},
         }))
         .unwrap();
         for (path, expected) in [
@@ -89,6 +92,8 @@ mod tests {
             ("metadata.labels['none']", ""),
             ("spec.nodeName", "n"),
             ("status.podIP", ""),
+            ("status.podIPs", "10.244.0.5,fd00::5"),
+            ("status.hostIPs", "192.0.2.1"),
         ] {
             assert_eq!(field(&pod, path).unwrap(), expected, "{path}");
         }

@@ -206,7 +206,8 @@ fn service_variables(namespace: &str, services: &[Arc<Service>], links: bool) ->
                 out.insert(format!("{upper}_SERVICE_PORT_{port_name}"), port.port.to_string());
             }
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
-            let url = format!("{}://{address}:{}", protocol.to_lowercase(), port.port);
+            let host = if address.contains(':') { format!("[{address}]") } else { address.to_owned() };
+            let url = format!("{}://{host}:{}", protocol.to_lowercase(), port.port);
             let prefix = format!("{upper}_PORT_{}_{protocol}", port.port);
             if index == 0 {
                 out.insert(format!("{upper}_PORT"), url.clone());

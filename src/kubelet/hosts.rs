@@ -38,19 +38,20 @@ pub fn kernel_name(pod: &Pod, cluster_domain: &str) -> Result<String, String> {
     }
 }
 
-/// `/etc/hosts` of a pod with an address of its own.
-pub fn etc_hosts(pod: &Pod, address: &str, cluster_domain: &str) -> String {
+/// `/etc/hosts` of a pod with addresses of its own.
+pub fn etc_hosts(pod: &Pod, addresses: &[String], cluster_domain: &str) -> String {
     let spec = pod.spec.as_ref();
     let mut text = String::from(
         "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n",
     );
     let name = hostname(pod);
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    match spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty()) {
-        Some(subdomain) => {
-            text += &format!("{address}\t{name}.{subdomain}.{namespace}.svc.{cluster_domain}\t{name}\n");
-        }
-        None => text += &format!("{address}\t{name}\n"),
+    let names = match spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty()) {
+        Some(subdomain) => format!("{name}.{subdomain}.{namespace}.svc.{cluster_domain}\t{name}"),
+        None => name,
+    };
+    for address in addresses {
+        text += &format!("{address}\t{names}\n");
     }
     text + &aliases(spec)
 }
@@ -274,9 +275,11 @@ mod tests {
         let p = pod(
             json!({"hostname": "web", "subdomain": "site", "hostAliases": [{"ip": "192.0.2.5", "hostnames": ["a", "b"]}]}),
         );
-        let text = etc_hosts(&p, "10.244.0.5", "cluster.local");
-        assert!(text.contains("10.244.0.5\tweb.site.shop.svc.cluster.local\tweb\n"));
+        let text = etc_hosts(&p, &["10.244.0.5".into(), "fd00::5".into()], "cluster.local");
+        for address in ["10.244.0.5", "fd00::5"] {
+            assert!(text.contains(&format!("{address}\tweb.site.shop.svc.cluster.local\tweb\n")));
+        }
         assert!(text.contains("192.0.2.5\ta\tb\n"));
-        assert!(etc_hosts(&pod(json!({})), "10.244.0.5", "c").contains("10.244.0.5\twww\n"));
+        assert!(etc_hosts(&pod(json!({})), &["10.244.0.5".into()], "c").contains("10.244.0.5\twww\n"));
     }
 }

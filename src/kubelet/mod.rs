@@ -6,6 +6,8 @@
 pub mod context;
 pub mod worker;
 
+pub mod allocation;
+
 mod ending;
 
 pub mod references;
@@ -50,10 +52,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::{Id, JoinSet};
 
+use self::allocation::Allocations;
 use self::context::{Addresses, Config, Context, ImageSource};
 use self::eviction::Eviction;
 use self::handlers::get::Getter;
@@ -75,7 +78,7 @@ pub struct Kubelet<R> {
     pods: Reflector<Pod>,
     tasks: JoinSet<()>,
     machine: node::Machine,
-    pod_cidr: String,
+    pod_cidrs: Vec<String>,
     /// Static pods, by uid, that run from before and have had no worker yet, as the API did not show them.
     unclaimed: BTreeSet<String>,
 }
@@ -113,7 +116,7 @@ impl<R: Runtime> Kubelet<R> {
         images: Arc<dyn ImageSource>,
         network: Arc<dyn Addresses>,
         machine: node::Machine,
-        pod_cidr: String,
+        pod_cidrs: Vec<String>,
     ) -> Kubelet<R> {
         let mut tasks = JoinSet::new();
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", &config.node);
@@ -124,9 +127,15 @@ impl<R: Runtime> Kubelet<R> {
             ..ListOptions::default()
         };
         let (pods, feed_pods) = Reflector::<Pod>::new(client.all::<Pod>(), of_this_node);
+        let itself = ListOptions {
+            field_selector: format!("metadata.name={}", config.node),
+            ..ListOptions::default()
+        };
+        let (nodes, feed_nodes) = Reflector::<Node>::new(client.all::<Node>(), itself);
         tasks.spawn(record);
         tasks.spawn(feed_services);
         tasks.spawn(feed_pods);
+        tasks.spawn(feed_nodes);
         tasks.spawn(node::heartbeat(client.clone(), config.node.clone()));
         let watches = Watches::new(client.clone());
         let (statics, http) = (Statics::default(), Getter::default());
@@ -141,9 +150,11 @@ impl<R: Runtime> Kubelet<R> {
             recorder,
             statics,
             eviction: Eviction::default(),
+            allocations: Allocations::default(),
+            nodes,
             http,
         });
-        Kubelet { context, pods, tasks, machine, pod_cidr, unclaimed: BTreeSet::new() }
+        Kubelet { context, pods, tasks, machine, pod_cidrs, unclaimed: BTreeSet::new() }
     }
 
     /// What answers the API server's streaming requests.
@@ -157,12 +168,20 @@ impl<R: Runtime> Kubelet<R> {
         let (client, config) = (&self.context.client, &self.context.config);
         let manager = eviction::Manager::new(self.context.clone(), self.pods.clone()).await;
         let pressure = self.context.eviction.conditions();
-        node::register(client, config, &self.machine, &self.pod_cidr, &pressure)
+        node::register(client, config, &self.machine, &self.pod_cidrs, &pressure)
             .await
             .map_err(|status| Error::Register { node: config.node.clone(), status })?;
         let mut runtime_changes = self.context.runtime.changes();
         self.pods.synced().await;
         self.context.services.synced().await;
+        self.context.nodes.synced().await;
+        // What runs from before has its room before anybody asks for any.
+        for pod in self.pods.list().into_iter().filter_map(|pod| self.context.statics.as_run(pod)) {
+            if pod::is_taken(&pod) && !pod::is_over(&pod) {
+                let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+                self.context.allocations.hold(uid, &pod);
+            }
+        }
         let follow_manifests =
             self.context.statics.clone().follow(self.context.clone(), self.pods.clone()).await;
         let mut workers: HashMap<String, Handle> = HashMap::new();
@@ -218,7 +237,9 @@ impl<R: Runtime> Kubelet<R> {
 
     /// Tells the workers of a key what is wanted now; a new pod gets a worker.
     fn direct(&self, key: &Key, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
-        let present = self.pods.get(key).and_then(|pod| self.context.statics.as_run(pod));
+        let statics = &self.context.statics;
+        let shown = self.pods.get(key).and_then(|pod| statics.as_run(pod));
+        let present = shown.or_else(|| statics.unshown(key));
         let present_uid = present.as_ref().and_then(|pod| pod.metadata.uid.clone());
         for (uid, handle) in workers.iter().filter(|(_, handle)| &handle.key == key) {
             // A static pod is there as long as its manifest is.
@@ -228,9 +249,14 @@ impl<R: Runtime> Kubelet<R> {
                         *desired = Desired::Gone(pod.clone());
                     }
                 });
+                // Others may come in its place before the last of its processes has ended.
+                self.context.allocations.release(uid);
             }
         }
         let (Some(pod), Some(uid)) = (present, present_uid) else { return };
+        if pod::is_over(&pod) {
+            self.context.allocations.release(&uid);
+        }
         if let Some(handle) = workers.get(&uid) {
             handle.desired.send_replace(Desired::Pod(pod));
             return;
@@ -244,11 +270,13 @@ impl<R: Runtime> Kubelet<R> {
         workers.insert(uid, Handle { key: key.clone(), desired, changed, task });
     }
 
-    /// The folder of static pods was read: what has gone from it ends, whether the API shows it or not.
+    /// The folder of static pods was read: what has gone from it ends, and what is in it runs, whether the API shows it
+    /// or not.
     async fn follow_folder(&mut self, workers: &mut HashMap<String, Handle>, running: &mut JoinSet<String>) {
         let of_static = |handle: &&Handle| mirrored(handle.desired.borrow().pod()).is_some();
-        let keys: BTreeSet<Key> =
+        let mut keys: BTreeSet<Key> =
             workers.values().filter(of_static).map(|handle| handle.key.clone()).collect();
+        keys.extend(self.context.statics.unshown_keys());
         for key in keys {
             self.direct(&key, workers, running);
         }
@@ -399,6 +427,7 @@ mod tests {
         let config = Config {
             node: "n".into(),
             address: [127, 0, 0, 1].into(),
+            address6: None,
             dns: [127, 0, 0, 1].into(),
             domain: "d".into(),
             pods: at("pods"),
@@ -410,6 +439,7 @@ mod tests {
             seccomp: at("seccomp"),
             capacity: NodeCapacity { milli_cpu: 1, memory: 1, disk: 1 },
             share_processes: false,
+            max_pods: 110,
             eviction: eviction::Settings::default(),
         };
         let remove = |known: &[String]| Orphans::find(&config, known).unwrap().remove();

@@ -2,21 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
 use serde_json::json;
 
 use super::context::Config;
-use super::eviction::thresholds::Condition;
+use super::eviction::thresholds::{Condition, Signal};
 use super::resources::NodeCapacity;
+use super::sandbox::HANDLERS;
+use crate::api::quantity;
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
 use crate::api::version;
@@ -29,7 +32,7 @@ const RENEW: Duration = Duration::from_secs(10);
 /// Where leases of nodes live.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// kubelet's default `maxPods`.
-pub(super) const MAX_PODS: u32 = 110;
+pub const MAX_PODS: u32 = 110;
 
 /// What is known of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,12 +89,65 @@ fn os_name(os_release: &str) -> String {
     line.unwrap_or("Linux").trim_matches('"').to_owned()
 }
 
-/// The kernel's name of this architecture in Go's words, as labels have it.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
+fn labels(config: &Config) -> BTreeMap<String, String> {
+    [
+        ("kubernetes.io/hostname", config.node.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("kubernetes.io/arch", version::ARCHITECTURE),
+        ("beta.kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", version::ARCHITECTURE),
+        ("node-role.kubernetes.io/control-plane", ""),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+/// What the node has, less so much of its memory and disk.
+fn offers(
+    config: &Config,
+    memory: quantity::Quantity,
+    disk: quantity::Quantity,
+) -> BTreeMap<String, Quantity> {
+    let NodeCapacity { milli_cpu, memory: all_memory, disk: all_disk } = config.capacity;
+    let bytes = |amount: u64| quantity::Quantity::bytes(i64::try_from(amount).unwrap_or(i64::MAX));
+    let zero = quantity::Quantity::bytes(0);
+    [
+        ("cpu", quantity::Quantity::millis(i64::try_from(milli_cpu).unwrap_or(i64::MAX))),
+        ("memory", bytes(all_memory).minus(&memory).max(zero)),
+        ("ephemeral-storage", bytes(all_disk).minus(&disk).max(zero)),
+        ("pods", quantity::Quantity::units(config.max_pods.into())),
+    ]
+    .map(|(name, amount)| (name.to_owned(), Quantity(amount.to_string())))
+    .into()
+}
+
+/// What the node has.
+fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
+    offers(config, quantity::Quantity::bytes(0), quantity::Quantity::bytes(0))
+}
+
+/// What of it pods may have: what must be left is for nobody.
+fn allocatable(config: &Config) -> BTreeMap<String, Quantity> {
+    let least = |signal: Signal, capacity: u64| {
+        let threshold = config.eviction.thresholds.iter().find(|threshold| threshold.signal == signal);
+        threshold.map_or(quantity::Quantity::bytes(0), |threshold| threshold.amount(capacity))
+    };
+    let NodeCapacity { memory, disk, .. } = config.capacity;
+    offers(config, least(Signal::Memory, memory), least(Signal::NodeFs, disk))
+}
+
+/// The node object with nothing but what pods are measured against.
+pub fn bare(config: &Config) -> Node {
+    let name = Some(config.node.clone());
+    Node {
+        metadata: ObjectMeta { name, labels: Some(labels(config)), ..ObjectMeta::default() },
+        status: Some(NodeStatus {
+            capacity: Some(capacity(config)),
+            allocatable: Some(allocatable(config)),
+            features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+            ..NodeStatus::default()
+        }),
+        ..Node::default()
     }
 }
 
@@ -99,29 +155,11 @@ fn architecture() -> &'static str {
 pub fn node(
     config: &Config,
     machine: &Machine,
-    pod_cidr: &str,
+    pod_cidrs: &[String],
     pressure: &BTreeSet<Condition>,
     old: Option<&Node>,
     now: jiff::Timestamp,
 ) -> Node {
-    let labels = [
-        ("kubernetes.io/hostname", config.node.as_str()),
-        ("kubernetes.io/os", "linux"),
-        ("kubernetes.io/arch", architecture()),
-        ("beta.kubernetes.io/os", "linux"),
-        ("beta.kubernetes.io/arch", architecture()),
-        ("node-role.kubernetes.io/control-plane", ""),
-    ]
-    .map(|(key, value)| (key.to_owned(), value.to_owned()));
-    let capacity = &machine.capacity;
-    let resources: BTreeMap<String, Quantity> = [
-        ("cpu", (capacity.milli_cpu / 1000).to_string()),
-        ("memory", format!("{}Ki", capacity.memory / 1024)),
-        ("ephemeral-storage", format!("{}Ki", capacity.disk / 1024)),
-        ("pods", MAX_PODS.to_string()),
-    ]
-    .map(|(name, text)| (name.to_owned(), Quantity(text)))
-    .into();
     let pressures = Condition::ALL.map(|condition| {
         let holds = pressure.contains(&condition);
         let (reason, message, _) = condition.words(holds);
@@ -143,31 +181,23 @@ pub fn node(
         }
     });
     let info = &machine.info;
+    let bare = bare(config);
     Node {
-        metadata: ObjectMeta {
-            name: Some(config.node.clone()),
-            labels: Some(labels.into()),
-            ..ObjectMeta::default()
-        },
+        metadata: bare.metadata,
         spec: Some(NodeSpec {
-            pod_cidr: Some(pod_cidr.to_owned()),
-            pod_cidrs: Some(vec![pod_cidr.to_owned()]),
+            pod_cidr: pod_cidrs.first().cloned(),
+            pod_cidrs: Some(pod_cidrs.to_vec()),
             provider_id: Some(format!("minik://{}", config.node)),
             ..NodeSpec::default()
         }),
         status: Some(NodeStatus {
-            addresses: Some(vec![
-                NodeAddress { type_: "InternalIP".into(), address: config.address.to_string() },
-                NodeAddress { type_: "Hostname".into(), address: config.node.clone() },
-            ]),
-            capacity: Some(resources.clone()),
-            allocatable: Some(resources),
+            addresses: Some(addresses(config)),
             conditions: Some(conditions.collect()),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: 10250 }),
             }),
             node_info: Some(NodeSystemInfo {
-                architecture: architecture().to_owned(),
+                architecture: version::ARCHITECTURE.to_owned(),
                 boot_id: info.boot_id.clone(),
                 container_runtime_version: format!("minik://{}", env!("CARGO_PKG_VERSION")),
                 kernel_version: info.kernel.clone(),
@@ -179,9 +209,29 @@ pub fn node(
                 system_uuid: info.system_uuid.clone(),
                 ..NodeSystemInfo::default()
             }),
-            ..NodeStatus::default()
+            runtime_handlers: Some(runtime_handlers()),
+            ..bare.status.unwrap_or_default()
         }),
     }
+}
+
+/// The handlers that runtime classes may name, the first of which is that of pods without one.
+fn runtime_handlers() -> Vec<NodeRuntimeHandler> {
+    let features =
+        NodeRuntimeHandlerFeatures { recursive_read_only_mounts: Some(true), user_namespaces: Some(true) };
+    let handler =
+        |name: &str| NodeRuntimeHandler { name: Some(name.to_owned()), features: Some(features.clone()) };
+    [""].into_iter().chain(HANDLERS).map(handler).collect()
+}
+
+/// By what the node is reached: its addresses, that of IPv4 first, and its name.
+fn addresses(config: &Config) -> Vec<NodeAddress> {
+    let of = |type_: &str, address: String| NodeAddress { type_: type_.to_owned(), address };
+    let internal = std::iter::once(IpAddr::V4(config.address)).chain(config.address6.map(IpAddr::V6));
+    internal
+        .map(|address| of("InternalIP", address.to_string()))
+        .chain([of("Hostname", config.node.clone())])
+        .collect()
 }
 
 /// Makes the node object, or brings an old one up to date; labels, taints and cordons of the user stay.
@@ -189,7 +239,7 @@ pub async fn register(
     client: &Client,
     config: &Config,
     machine: &Machine,
-    pod_cidr: &str,
+    pod_cidrs: &[String],
     pressure: &BTreeSet<Condition>,
 ) -> Result<(), Status> {
     let nodes = client.all::<Node>();
@@ -198,7 +248,7 @@ pub async fn register(
         Err(status) if status.is("NotFound") => None,
         Err(status) => return Err(status),
     };
-    let fresh = node(config, machine, pod_cidr, pressure, old.as_ref(), jiff::Timestamp::now());
+    let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), jiff::Timestamp::now());
     if old.is_none() {
         nodes.create(&fresh).await?;
     } else {
@@ -245,6 +295,49 @@ fn lease(node: &str, now: MicroTime) -> Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kubelet::eviction::{self, thresholds, thresholds::Threshold};
+
+    fn config(thresholds: Vec<Threshold>) -> Config {
+        Config {
+            node: "n".into(),
+            address: [127, 0, 0, 1].into(),
+            address6: None,
+            dns: [127, 0, 0, 1].into(),
+            domain: "d".into(),
+            pods: "/pods".into(),
+            memory: "/memory".into(),
+            logs: "/logs".into(),
+            container_logs: "/links".into(),
+            images: "/images".into(),
+            manifests: "/manifests".into(),
+            seccomp: "/seccomp".into(),
+            capacity: NodeCapacity { milli_cpu: 2000, memory: 4 << 30, disk: 100 << 30 },
+            share_processes: false,
+            max_pods: 30,
+            eviction: eviction::Settings { thresholds, ..eviction::Settings::default() },
+        }
+    }
+
+    #[test]
+    fn pods_may_have_what_need_not_be_left() {
+        let shown = |thresholds: Vec<Threshold>| {
+            let node = bare(&config(thresholds));
+            let status = node.status.unwrap();
+            let list = |list: Option<BTreeMap<String, Quantity>>| {
+                ["cpu", "memory", "ephemeral-storage", "pods"]
+                    .map(|name| list.as_ref().unwrap()[name].0.clone())
+            };
+            (list(status.capacity), list(status.allocatable))
+        };
+        let all = ["2", "4Gi", "100Gi", "30"].map(str::to_owned);
+        assert_eq!(shown(Vec::new()), (all.clone(), all.clone()));
+        let (capacity, allocatable) = shown(thresholds::usual());
+        assert_eq!(capacity, all);
+        assert_eq!(allocatable, ["2", "3996Mi", "99Gi", "30"]);
+        let statements = thresholds::statements("memory.available<5Gi,nodefs.available<50%").unwrap();
+        let (_, allocatable) = shown(thresholds::parse(&statements).unwrap());
+        assert_eq!(allocatable, ["2", "0", "50Gi", "30"], "never less than nothing");
+    }
 
     #[test]
     fn proc_and_etc_are_read() {

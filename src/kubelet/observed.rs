@@ -23,6 +23,8 @@ pub mod label {
     pub const ATTEMPT: &str = "attempt";
     /// The pod's address.
     pub const ADDRESS: &str = "address";
+    /// Its second one, of IPv6.
+    pub const ADDRESS6: &str = "address6";
     /// The container's name within the pod.
     pub const CONTAINER: &str = "container";
     /// A fingerprint of the container's part of the spec.
@@ -63,6 +65,15 @@ pub struct ObservedSandbox {
     pub alive: bool,
     /// The pod's address; `None` on the host's network.
     pub address: Option<String>,
+    /// Its second one, of IPv6, where it has one.
+    pub address6: Option<String>,
+}
+
+impl ObservedSandbox {
+    /// The pod's addresses, the one that is meant by "its address" first; none on the host's network.
+    pub fn addresses(&self) -> Vec<String> {
+        self.address.iter().chain(&self.address6).cloned().collect()
+    }
 }
 
 /// A container.
@@ -218,6 +229,7 @@ impl ObservedPod {
                 attempt: number(&newest.labels, label::ATTEMPT),
                 alive: newest.alive,
                 address: newest.labels.get(label::ADDRESS).cloned(),
+                address6: newest.labels.get(label::ADDRESS6).cloned(),
             }),
             containers,
             stale_sandboxes: sandboxes.iter().map(|s| s.id.clone()).collect(),

@@ -87,7 +87,7 @@ fn configuration(config: &Config) -> Value {
         "port": 10250,
         "clusterDNS": [config.dns.to_string()],
         "clusterDomain": config.domain,
-        "maxPods": super::node::MAX_PODS,
+        "maxPods": config.max_pods,
         "containerLogMaxFiles": super::container::LOG_MAX_FILES,
         "nodeStatusUpdateFrequency": "10s",
         "nodeLeaseDurationSeconds": super::node::LEASE_SECONDS,

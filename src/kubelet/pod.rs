@@ -11,6 +11,17 @@ pub fn mirrored(pod: &Pod) -> Option<&str> {
     pod.metadata.annotations.as_ref()?.get(MIRROR).map(String::as_str)
 }
 
+/// Whether a pod has ended for good.
+pub fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether a kubelet has taken a pod before: that is when its status begins.
+pub fn is_taken(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| status.start_time.is_some())
+}
+
 /// `NAME_NAMESPACE(UID)`, as Kubernetes names a pod to its user.
 pub fn full_name(pod: &Pod) -> String {
     let part = |text: &Option<String>| text.clone().unwrap_or_default();

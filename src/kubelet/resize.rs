@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::context::Context;
+use super::observed::ObservedPod;
 use super::plan::is_sidecar;
-use super::resources::{NodeCapacity, of_container, of_pod};
+use super::pod::all_containers;
+use super::resources::{of_container, of_pod};
 use super::status::Waiting;
 use crate::api::quantity;
-use crate::runtime::{Consumer, Runtime};
+use crate::runtime::{Consumer, ContainerState, Runtime};
 
 /// How a container's change of resources is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,24 +48,37 @@ pub fn resize(has: &ResourceRequirements, container: &Container) -> Resize {
     }
 }
 
-/// Why the node can never give a pod what it asks for (pure).
-pub fn infeasible(spec: &PodSpec, node: &NodeCapacity) -> Option<String> {
-    let lasting =
-        spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)));
-    let requests: Vec<_> = lasting.filter_map(|c| c.resources.as_ref()?.requests.as_ref()).collect();
-    let total = |name: &str, of: fn(&quantity::Quantity) -> i64| -> u64 {
-        requests
-            .iter()
-            .filter_map(|r| amount(Some(r), name))
-            .map(|a| u64::try_from(of(&a)).unwrap_or(0))
-            .fold(0, u64::saturating_add)
+/// Whether a container that runs has other resources than its spec says (pure).
+pub fn under_way(pod: &Pod, observed: &ObservedPod) -> bool {
+    let differs = |container: &Container| {
+        let running =
+            observed.newest(&container.name).filter(|c| matches!(c.state, ContainerState::Running { .. }));
+        let has = running.and_then(|running| running.resources.as_ref());
+        has.is_some_and(|has| resize(has, container) != Resize::None)
     };
-    let asked = [
-        ("cpu", total("cpu", quantity::Quantity::milli_value), node.milli_cpu),
-        ("memory", total("memory", quantity::Quantity::value), node.memory),
-    ];
-    let (name, asked, there) = asked.into_iter().find(|(_, asked, there)| asked > there)?;
-    Some(format!("Node didn't have enough capacity: {name}, requested: {asked}, capacity: {there}"))
+    let sidecars = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.chain(sidecars.filter(|c| is_sidecar(c))).any(differs)
+}
+
+/// Gives a pod the limits of the spec before one of its containers starts again with other resources than before.
+pub fn around<R: Runtime>(
+    context: &Context<R>,
+    pod: &Pod,
+    observed: &ObservedPod,
+    name: &str,
+) -> Result<(), Waiting> {
+    let (Some(spec), Some(sandbox)) = (&pod.spec, &observed.sandbox) else { return Ok(()) };
+    let before = observed.newest(name).and_then(|container| container.resources.as_ref());
+    let now = all_containers(spec).find(|container| container.name == name);
+    match before.zip(now) {
+        Some((before, now)) if resize(before, now) != Resize::None => {
+            let limited = context.runtime.limit(&Consumer::Sandbox(sandbox.id.clone()), &of_pod(spec));
+            limited
+                .map_err(|error| Waiting { reason: "RunContainerError".into(), message: error.to_string() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Gives a running container, which has `before`, and its pod the limits of the spec.
@@ -75,12 +90,9 @@ pub fn in_place<R: Runtime>(
     before: &ResourceRequirements,
 ) -> Result<(), Waiting> {
     let Some(spec) = &pod.spec else { return Ok(()) };
-    if let Some(message) = infeasible(spec, &context.config.capacity) {
-        return Err(Waiting { reason: "Infeasible".into(), message });
-    }
     let failed = |message: String| Waiting { reason: "Error".into(), message };
     let runtime = &context.runtime;
-    let wanted = of_container(container);
+    let wanted = of_container(spec, container);
     let itself = Consumer::Container { sandbox: sandbox.to_owned(), id: id.to_owned() };
     if let Some(limit) = wanted.memory_limit {
         let used = runtime.stats(&itself).map_err(|error| failed(error.to_string()))?.memory_usage;
@@ -90,7 +102,7 @@ pub fn in_place<R: Runtime>(
         }
     }
     // Where a group must not allow more than the one above it, that one grows first and shrinks last.
-    let before = of_container(&Container { resources: Some(before.clone()), ..Container::default() });
+    let before = of_container(spec, &Container { resources: Some(before.clone()), ..Container::default() });
     let grows = wanted.cpu_quota.unwrap_or(u64::MAX) >= before.cpu_quota.unwrap_or(u64::MAX);
     let whole = (Consumer::Sandbox(sandbox.to_owned()), of_pod(spec));
     let steps = if grows { [whole, (itself, wanted)] } else { [(itself, wanted), whole] };
@@ -121,19 +133,5 @@ mod tests {
                     .unwrap();
             assert_eq!(resize(&has, &container), expected, "{wants}");
         }
-    }
-
-    #[test]
-    fn what_the_node_does_not_have_is_infeasible() {
-        let node = NodeCapacity { milli_cpu: 2000, memory: 1 << 30, disk: 0 };
-        let spec = |cpu: &str| -> PodSpec {
-            let container = |cpu: &str| json!({"name": "a", "resources": {"requests": {"cpu": cpu}}});
-            serde_json::from_value(json!({"containers": [container(cpu), container("500m")]})).unwrap()
-        };
-        assert_eq!(infeasible(&spec("1500m"), &node), None);
-        assert_eq!(
-            infeasible(&spec("4"), &node).unwrap(),
-            "Node didn't have enough capacity: cpu, requested: 4500, capacity: 2000"
-        );
     }
 }

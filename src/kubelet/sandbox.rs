@@ -16,7 +16,7 @@ use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig, Users
 /// From which port on nobody needs a privilege to listen.
 const LOW_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
 /// The handlers of runtime classes that mean the one runtime that there is.
-const HANDLERS: [&str; 2] = ["minik", "runc"];
+pub const HANDLERS: [&str; 2] = ["minik", "runc"];
 
 /// Makes the sandbox with the pod's network.
 pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -> Result<(), Waiting> {
@@ -37,6 +37,9 @@ pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -
         config.hostname = Some(hosts::kernel_name(pod, &context.config.domain).map_err(fail)?);
         let attachment = context.network.attach(&uid).await.map_err(fail)?;
         config.labels.insert(label::ADDRESS.to_owned(), attachment.address.to_string());
+        if let Some(address) = attachment.address6 {
+            config.labels.insert(label::ADDRESS6.to_owned(), address.to_string());
+        }
         config.users = (spec.host_users == Some(false)).then(|| users(attachment.address));
         config.network = NetworkMode::Namespace(attachment.namespace);
     }
@@ -100,10 +103,7 @@ pub fn rejection(pod: &Pod) -> Option<Waiting> {
     let spec = pod.spec.as_ref()?;
     let config = config(pod, spec, 0, false);
     let error = config.sysctls.keys().find_map(|name| sysctl_file(&config, name).err())?;
-    Some(Waiting {
-        reason: "SysctlForbidden".into(),
-        message: format!("Pod was rejected: forbidden sysctl: {error}"),
-    })
+    Some(Waiting { reason: "SysctlForbidden".into(), message: format!("forbidden sysctl: {error}") })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, HostIP, Pod, PodIP, Secret};
 use tokio::sync::Mutex;
 
 use super::context::Context;
@@ -58,8 +58,8 @@ pub struct Start<'a> {
     pub pulled: Option<Result<Images, pull::Failure>>,
     /// The runtime's id of the pod's sandbox.
     pub sandbox: &'a str,
-    /// The pod's address; `None` on the host's network.
-    pub address: Option<&'a str>,
+    /// The pod's addresses; none on the host's network.
+    pub addresses: &'a [String],
 }
 
 /// Starts a container; the containers of a pod wait for one and the same making of its volumes.
@@ -69,7 +69,7 @@ pub async fn container<R: Runtime>(
     start: Start<'_>,
     volumes: &Mutex<Volumes>,
 ) -> Result<(), NotStarted> {
-    let Start { name, attempt, pulled, sandbox, address } = start;
+    let Start { name, attempt, pulled, sandbox, addresses } = start;
     let Some(container) = super::pod::container(pod, name) else { return Ok(()) };
     let container = &*container;
     let images = match pulled {
@@ -81,10 +81,10 @@ pub async fn container<R: Runtime>(
         context.event(pod, Some(name), EventType::Warning, "Failed", &format!("Error: {message}"));
         waiting(reason, message)
     };
-    let env = environment(context, pod, container, address, &images.own.config.env)
+    let env = environment(context, pod, container, addresses, &images.own.config.env)
         .await
         .map_err(|message| failed("CreateContainerConfigError", message))?;
-    let files = files(context, pod, container, attempt, address)
+    let files = files(context, pod, container, attempt, addresses)
         .await
         .map_err(|message| failed("CreateContainerError", message))?;
     let parts = container::Parts {
@@ -150,7 +150,7 @@ async fn environment<R>(
     context: &Context<R>,
     pod: &Pod,
     container: &Container,
-    address: Option<&str>,
+    addresses: &[String],
     image: &[String],
 ) -> Result<env::Environment, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -177,10 +177,13 @@ async fn environment<R>(
     }
     // fieldRef may name addresses that the stored status does not show yet.
     let mut pod = pod.clone();
-    let host = context.config.address.to_string();
+    let host = context.config.addresses();
+    let own = if addresses.is_empty() { &host } else { addresses };
     let status = pod.status.get_or_insert_default();
-    status.pod_ip = Some(address.unwrap_or(&host).to_owned());
-    status.host_ip = Some(host);
+    status.pod_ip = own.first().cloned();
+    status.pod_ips = Some(own.iter().cloned().map(|ip| PodIP { ip }).collect());
+    status.host_ip = host.first().cloned();
+    status.host_ips = Some(host.into_iter().map(|ip| HostIP { ip }).collect());
     env::build(
         container,
         &env::Sources {
@@ -205,18 +208,18 @@ async fn files<R>(
     pod: &Pod,
     container: &Container,
     attempt: u32,
-    address: Option<&str>,
+    addresses: &[String],
 ) -> Result<Files, String> {
     let config = &context.config;
     let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
     let resolver = hosts::resolver(pod, &config.dns.to_string(), &config.domain, &host_resolver()).text();
-    let hosts_file = match address {
-        Some(address) => hosts::etc_hosts(pod, address, &config.domain),
-        None => hosts::host_etc_hosts(pod, &fs::read_to_string("/etc/hosts").unwrap_or_default()),
+    let hosts_file = match addresses {
+        [_, ..] => hosts::etc_hosts(pod, addresses, &config.domain),
+        [] => hosts::host_etc_hosts(pod, &fs::read_to_string("/etc/hosts").unwrap_or_default()),
     };
     let mut contents =
         vec![("hosts", "/etc/hosts", hosts_file), ("resolv.conf", "/etc/resolv.conf", resolver)];
-    if address.is_some() {
+    if !addresses.is_empty() {
         let name = hosts::kernel_name(pod, &config.domain)?;
         contents.push(("hostname", "/etc/hostname", format!("{name}\n")));
     }

@@ -1,17 +1,19 @@
 //! Links, addresses, routes and neighbours of one network namespace, over rtnetlink.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures::TryStreamExt;
-use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::packet_route::neighbour::NeighbourState;
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use super::{Cidr, Config, Error};
+use super::told::{Destination, Held, Link, Route};
+use super::{Config, Error};
 
 /// An Ethernet address.
 pub(super) type Mac = [u8; 6];
@@ -20,15 +22,6 @@ pub(super) type Mac = [u8; 6];
 #[derive(Clone)]
 pub(super) struct Links {
     handle: Handle,
-}
-
-/// What is known of a link.
-#[derive(Debug, Clone)]
-pub(super) struct Link {
-    pub(super) index: u32,
-    pub(super) name: String,
-    pub(super) alias: Option<String>,
-    pub(super) mtu: u32,
 }
 
 /// A veth pair to be made: one end here, the other directly inside another namespace.
@@ -147,9 +140,15 @@ impl Links {
         }
     }
 
-    /// Gives a link a host address. Already there is fine.
-    pub(super) async fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), Error> {
-        match self.handle.address().add(index, IpAddr::V4(address), 32).execute().await {
+    /// Gives a link a host address. Already there is fine. One of IPv6 is good at once: nobody is there who could have
+    /// it too, so that the kernel needs not ask.
+    pub(super) async fn add_address(&self, index: u32, address: impl Into<IpAddr>) -> Result<(), Error> {
+        let Destination { base: address, bits } = Destination::from(address.into());
+        let mut request = self.handle.address().add(index, address, bits);
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        match request.execute().await {
             Err(error) if !is(&error, libc::EEXIST) => {
                 Err(Error::netlink(format!("adding address {address} to link {index}"))(error))
             }
@@ -158,11 +157,17 @@ impl Links {
     }
 
     /// Writes down the Ethernet address of a neighbour for good.
-    pub(super) async fn add_neighbour(&self, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), Error> {
+    pub(super) async fn add_neighbour(
+        &self,
+        index: u32,
+        address: impl Into<IpAddr>,
+        mac: Mac,
+    ) -> Result<(), Error> {
+        let address = address.into();
         let request = self
             .handle
             .neighbours()
-            .add(index, IpAddr::V4(address))
+            .add(index, address)
             .link_layer_address(&mac)
             .state(NeighbourState::Permanent)
             .replace();
@@ -174,69 +179,78 @@ impl Links {
     pub(super) async fn add_link_route(
         &self,
         index: u32,
-        to: Cidr,
-        source: Option<Ipv4Addr>,
+        to: impl Into<Destination>,
+        source: Option<IpAddr>,
     ) -> Result<(), Error> {
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(to.base, to.prefix)
-            .output_interface(index)
-            .scope(RouteScope::Link);
+        let to = to.into();
+        let mut route = RouteMessageBuilder::<IpAddr>::new().output_interface(index).scope(RouteScope::Link);
+        route = route.destination_prefix(to.base, to.bits).map_err(|error| to.refused(error))?;
         if let Some(source) = source {
-            route = route.pref_source(source);
+            route = route.pref_source(source).map_err(|error| to.refused(error))?;
         }
         self.replace_route(route.build(), to).await
     }
 
-    /// Routes everything else to a gateway.
-    pub(super) async fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), Error> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
-        self.replace_route(route, Cidr { base: Ipv4Addr::UNSPECIFIED, prefix: 0 }).await
+    /// Routes everything else of its family to a gateway.
+    pub(super) async fn add_default_route(
+        &self,
+        index: u32,
+        gateway: impl Into<IpAddr>,
+    ) -> Result<(), Error> {
+        let gateway = gateway.into();
+        let (route, base) = match gateway {
+            IpAddr::V4(gateway) => {
+                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway);
+                (route.output_interface(index).build(), IpAddr::from(Ipv4Addr::UNSPECIFIED))
+            }
+            IpAddr::V6(gateway) => {
+                let route = RouteMessageBuilder::<Ipv6Addr>::new().gateway(gateway);
+                (route.output_interface(index).build(), IpAddr::from(Ipv6Addr::UNSPECIFIED))
+            }
+        };
+        self.replace_route(route, Destination { base, bits: 0 }).await
     }
 
-    async fn replace_route(&self, route: RouteMessage, to: Cidr) -> Result<(), Error> {
+    async fn replace_route(&self, route: RouteMessage, to: Destination) -> Result<(), Error> {
         let added = self.handle.route().add(route).replace().execute().await;
         added.map_err(Error::netlink(format!("adding route to {to}")))
     }
 
-    /// Destinations of all IPv4 routes, of all tables.
-    pub(super) async fn routes(&self) -> Result<Vec<Cidr>, Error> {
-        Ok(self.route_messages().await?.iter().map(destination).collect())
+    /// Every range that is reached by a route of any table or in which the host holds an address, of one family; default
+    /// routes excepted.
+    pub(super) async fn reached(&self, family: AddressFamily) -> Result<Vec<Destination>, Error> {
+        let routes = self.routes(family).await?.into_iter().map(|route| route.to);
+        let held = self.held().await?.into_iter();
+        let held = held.map(|held| Destination { base: held.peer, bits: held.prefix });
+        Ok(routes.chain(held).filter(|to| to.bits > 0).collect())
     }
 
-    /// Ranges of all IPv4 addresses.
-    pub(super) async fn addresses(&self) -> Result<Vec<Cidr>, Error> {
-        let tried = "listing addresses";
-        let addresses: Vec<_> =
-            self.handle.address().get().execute().try_collect().await.map_err(Error::netlink(tried))?;
-        let range = |message: rtnetlink::packet_route::address::AddressMessage| {
-            let prefix = message.header.prefix_len;
-            message.attributes.into_iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(IpAddr::V4(address)) => {
-                    Some(Cidr { base: Cidr { base: address, prefix }.nth(0), prefix })
-                }
-                _ => None,
-            })
-        };
-        Ok(addresses.into_iter().filter_map(range).collect())
+    /// All addresses of all links.
+    pub(super) async fn held(&self) -> Result<Vec<Held>, Error> {
+        let addresses: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(Error::netlink("listing addresses"))?;
+        Ok(addresses.into_iter().filter_map(Held::of).collect())
     }
 
     /// The MTU of the link that the default route leaves by.
     pub(super) async fn uplink_mtu(&self) -> Result<Option<u32>, Error> {
-        let routes = self.route_messages().await?;
-        let uplink =
-            routes.iter().filter(|route| route.header.destination_prefix_length == 0).find_map(|route| {
-                route.attributes.iter().find_map(|attribute| match attribute {
-                    RouteAttribute::Oif(index) => Some(*index),
-                    _ => None,
-                })
-            });
+        let routes = self.routes(AddressFamily::Inet).await?;
+        let uplink = routes.iter().filter(|route| route.is_default()).find_map(|route| route.links.first());
         let links = self.list().await?;
-        Ok(links.into_iter().find(|link| Some(link.index) == uplink).map(|link| link.mtu))
+        Ok(links.into_iter().find(|link| Some(&link.index) == uplink).map(|link| link.mtu))
     }
 
-    async fn route_messages(&self) -> Result<Vec<RouteMessage>, Error> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes = self.handle.route().get(all).execute().try_collect().await;
+    /// All routes of a family, of all tables. A kernel without IPv6 tells those of IPv4 instead.
+    pub(super) async fn routes(&self, family: AddressFamily) -> Result<Vec<Route>, Error> {
+        let mut all = RouteMessage::default();
+        all.header.address_family = family;
+        let routes = self.handle.route().get(all).execute().map_ok(Route::of).try_collect().await;
         routes.map_err(Error::netlink("listing routes"))
     }
 }
@@ -246,10 +260,14 @@ impl Links {
 ///
 /// # Errors
 /// When there is no such link or the kernel refuses.
-pub async fn route_through(link: &str, to: Cidr, source: Ipv4Addr) -> Result<(), Error> {
+pub async fn route_through(
+    link: &str,
+    to: impl Into<Destination>,
+    source: impl Into<IpAddr>,
+) -> Result<(), Error> {
     let links = Links::connect()?;
     let index = links.index(link).await?;
-    links.add_link_route(index, to, Some(source)).await
+    links.add_link_route(index, to, Some(source.into())).await
 }
 
 /// Gives the link of the gateway a carrier, without which other programs take it for one that leads nowhere.
@@ -261,46 +279,7 @@ pub async fn connect_gateway(config: &Config) -> Result<(), Error> {
     Links::connect()?.plug(&config.gateway_link(), [&plug, &end]).await
 }
 
-impl From<LinkMessage> for Link {
-    fn from(message: LinkMessage) -> Link {
-        let mut link = Link { index: message.header.index, name: String::new(), alias: None, mtu: 0 };
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
-                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
-                _ => {}
-            }
-        }
-        link
-    }
-}
-
-fn destination(route: &RouteMessage) -> Cidr {
-    let base = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
-        _ => None,
-    });
-    Cidr { base: base.unwrap_or(Ipv4Addr::UNSPECIFIED), prefix: route.header.destination_prefix_length }
-}
-
 /// Whether the kernel answered with this error number.
 fn is(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
-}
-
-/// Takes no packet of IPv6 from a link: the kernel would give both its ends addresses, and let a pod speak to the
-/// host past every rule. Fine where there is no IPv6 at all.
-pub(super) fn forbid_ipv6(link: &str) -> Result<(), Error> {
-    let switch = format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6");
-    // Where it is off already it may be out of reach.
-    if std::fs::read_to_string(&switch).is_ok_and(|off| off.trim() == "1") {
-        return Ok(());
-    }
-    match std::fs::write(&switch, "1") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io(format!("writing 1 to {switch}"))(error))
-        }
-        _ => Ok(()),
-    }
 }

@@ -6,24 +6,37 @@
 //! address, which lives on a port-less interface of the host; the host has one /32 route per pod. Neighbour
 //! entries are permanent on both sides, so no address resolution happens, and nothing depends on bridge
 //! settings that another program may change.
+//!
+//! A network with IPv6 has a second address for each pod, with routes and neighbours of the same shape. One reservation
+//! serves both: they have the same number in their ranges. Nothing of it is learned or asked for on the link (no
+//! router advertisements, no detection of duplicates), so that it costs a pod no time.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 mod addresses;
 mod forwarding;
+mod host6;
 mod links;
 mod pods;
 mod probe;
 mod range;
+mod routers;
+mod settings6;
 mod sockets;
+mod told;
 
+pub use host6::{Ipv6, ipv6, node_address6};
 pub use links::{connect_gateway, route_through};
 pub use pods::{PodNetwork, link_name};
 pub use probe::probe;
-pub use range::{POD_RANGES, SERVICE_RANGES, choose_range, occupied_ranges};
+pub use range::{
+    Cidr6, POD_RANGES, POD_RANGES6, SERVICE_RANGES, SERVICE_RANGES6, choose_range, occupied_ranges,
+    occupied_ranges6,
+};
 pub use sockets::is_waited_for;
+pub use told::Destination;
 
 /// An IPv4 range such as `10.244.0.0/16`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +54,9 @@ pub struct Config {
     pub prefix: String,
     /// Where pod addresses come from; the first usable one is the gateway's.
     pub pods: Cidr,
+    /// Where pods have a second address each, with the same number in this range as the first one in the other. The
+    /// first of all that are used is the gateway's.
+    pub pods6: Option<Cidr6>,
     /// Where namespaces are bound as files (on a tmpfs such as `/run`).
     pub namespaces: PathBuf,
     /// Where address reservations are kept.
@@ -51,6 +67,17 @@ impl Config {
     /// The address that pods use as their gateway and that reaches the host from every pod.
     pub fn gateway(&self) -> Ipv4Addr {
         self.pods.nth(1)
+    }
+
+    /// The same of IPv6, in a network that has it.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.address6(self.gateway())
+    }
+
+    /// The second address of the pod with this address.
+    pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let number = address.to_bits() & !self.pods.mask();
+        self.pods6.map(|range| range.nth(u64::from(number)))
     }
 
     /// The name of the interface that holds the gateway address.
@@ -71,6 +98,8 @@ pub struct Attachment {
     pub namespace: PathBuf,
     /// The pod's address.
     pub address: Ipv4Addr,
+    /// Its second one, of IPv6, in a network that has it.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// Why the network could not be changed or read.

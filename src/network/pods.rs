@@ -1,18 +1,23 @@
 //! The pod network of one cluster: namespaces prepared ahead, handed to pods, let go, and swept after a crash.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use rtnetlink::packet_route::AddressFamily;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::addresses::{self, Addresses};
-use super::links::{self, Link, Links, Mac, VethPair};
-use super::{Attachment, Cidr, Config, Error, forwarding};
+use super::forwarding::{self, Switches};
+use super::links::{Links, Mac, VethPair};
+use super::told::{Destination, Link};
+use super::{Attachment, Config, Error, routers, settings6};
+use crate::sys::namespace::run_in;
 use crate::sys::netns;
 
 /// How many namespaces wait, complete, for the next pods.
@@ -35,6 +40,8 @@ const HOST_MAC: Mac = [0xee; 6];
 pub struct PodNetwork {
     shared: Arc<Shared>,
     filler: Arc<Mutex<Option<JoinHandle<()>>>>,
+    /// Keeps the host listening to its routers, in a network with IPv6.
+    listener: Arc<Mutex<Option<AbortOnDropHandle<()>>>>,
 }
 
 struct Shared {
@@ -51,6 +58,8 @@ struct State {
     addresses: Addresses,
     /// Addresses of namespaces that are complete and belong to no pod yet.
     pool: VecDeque<Ipv4Addr>,
+    /// Addresses of pods that have no second one: they are of a time when the host had no IPv6.
+    single: HashSet<Ipv4Addr>,
 }
 
 impl PodNetwork {
@@ -67,10 +76,14 @@ impl PodNetwork {
             std::fs::create_dir_all(directory).map_err(Error::io(tried))?;
         }
         let links = Links::connect()?;
+        // Before the links are looked at: none may come unseen.
+        let heard = config.pods6.map(|_| routers::hear()).transpose()?;
         // Whoever turns it on has left a note before: who reads that it is on finds the note among the links.
-        let forwards = forwarding::read()?;
+        let forwards6 = config.pods6.map(|_| forwarding::read6()).transpose()?;
+        let forwards = (forwarding::read()?, forwards6);
         let mut present = links.list().await?;
-        ensure_gateway(&config, &links, &present, &forwards).await?;
+        ensure_gateway(&config, &links, &present, forwards).await?;
+        let listener = heard.map(|events| routers::keep(&config, &links, events));
         let mtu = links.uplink_mtu().await?.unwrap_or(DEFAULT_MTU);
 
         let mut addresses = Addresses::open(&config.state, config.pods)?;
@@ -84,17 +97,19 @@ impl PodNetwork {
         finish(sweep(&config, &links, &present, |address| kept.contains(&address)).await)?;
 
         // Those of an earlier minik may have more than they should.
-        for address in &kept {
-            if let Err(error) = links::forbid_ipv6(&link_name(&config.prefix, *address)) {
+        for address in kept.iter().filter(|_| config.pods6.is_none()) {
+            if let Err(error) = settings6::forbid_ipv6(&link_name(&config.prefix, *address)) {
                 tracing::warn!(%address, %error, "a pod of before may speak IPv6 to the host");
             }
         }
-        let state = Mutex::new(State { addresses, pool: VecDeque::new() });
+        let single = without_ipv6(&config, &links, &kept).await?;
+        let state = Mutex::new(State { addresses, pool: VecDeque::new(), single });
         let refill = Arc::new(Notify::new());
         let closing = AtomicBool::new(false);
         let shared = Arc::new(Shared { config, links, mtu, state, refill: refill.clone(), closing });
         let filler = tokio::spawn(keep_filled(Arc::downgrade(&shared), refill));
-        Ok(PodNetwork { shared, filler: Arc::new(Mutex::new(Some(filler))) })
+        let (filler, listener) = (Arc::new(Mutex::new(Some(filler))), Arc::new(Mutex::new(listener)));
+        Ok(PodNetwork { shared, filler, listener })
     }
 
     /// Gives `id` a namespace with an address; the same one as before when it has one already.
@@ -130,11 +145,17 @@ impl PodNetwork {
     pub fn attachments(&self) -> BTreeMap<String, Attachment> {
         let state = self.shared.lock();
         let reserved = state.addresses.reserved().iter();
-        reserved.map(|(id, address)| (id.clone(), self.shared.attachment(*address))).collect()
+        reserved.map(|(id, address)| (id.clone(), self.shared.attachment(&state, *address))).collect()
     }
 
-    /// Stops preparing namespaces, and waits until the one in the making is done. All attachments stay.
+    /// Stops preparing namespaces and looking at links, and waits until what is under way is done. All attachments stay.
     pub async fn close(&self) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = listener {
+            listener.abort();
+            // That it was ended is what was wanted.
+            let _ = listener.await;
+        }
         self.shared.closing.store(true, Ordering::Relaxed);
         self.shared.refill.notify_one();
         let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -165,16 +186,16 @@ impl PodNetwork {
         let mut errors = sweep(config, &links, &own, |_| false).await;
 
         let remembered =
-            gateway.iter().filter_map(|link| link.alias.as_deref()).find_map(forwarding::remembered);
+            gateway.iter().filter_map(|link| link.alias.as_deref()).find_map(Switches::remembered);
         let other_aliases = others.iter().filter_map(|link| link.alias.as_deref());
-        if let Some(before) = forwarding::put_back(remembered, other_aliases) {
-            errors.extend(forwarding::set(before).err());
+        if let Some(remembered) = remembered.clone() {
+            errors.extend(forwarding::restore(&remembered.put_back(other_aliases)));
         }
         for link in gateway {
             errors.extend(links.delete(link).await.err());
         }
         if let Some(before) = remembered {
-            errors.extend(put_back_at_last(config, &links, before).await.err());
+            errors.extend(put_back_at_last(config, &links, before).await);
         }
         let files = addresses::remove(&config.state);
         errors.extend(files.map_err(Error::io(format!("removing {}", config.state.display()))).err());
@@ -190,16 +211,19 @@ impl Shared {
     fn attached_or_pooled(&self, id: &str) -> Result<Option<Attachment>, Error> {
         let mut state = self.lock();
         if let Some(address) = state.addresses.reserved().get(id).copied() {
-            return Ok(Some(self.attachment(address)));
+            return Ok(Some(self.attachment(&state, address)));
         }
         let Some(address) = state.pool.pop_front() else { return Ok(None) };
         if let Err(error) = state.addresses.assign(id, address) {
             state.pool.push_front(address);
             return Err(error);
         }
+        // Whoever had it before is gone.
+        state.single.remove(&address);
+        let attachment = self.attachment(&state, address);
         drop(state);
         self.refill.notify_one();
-        Ok(Some(self.attachment(address)))
+        Ok(Some(attachment))
     }
 
     /// Makes a namespace complete with link, address and routes, for nobody yet.
@@ -222,36 +246,53 @@ impl Shared {
 
     async fn build(&self, address: Ipv4Addr) -> Result<(), Error> {
         let gateway = self.config.gateway();
+        let (address6, gateway6) = (self.config.address6(address), self.config.gateway6());
         let path = namespace_path(&self.config, address);
-        let (namespace, inside) = create_namespace(path).await?;
-        let name = link_name(&self.config.prefix, address);
+        let (namespace, inside) = create_namespace(path, address6.is_some()).await?;
+        let namespace = Arc::new(namespace);
+        let (name, mac) = (link_name(&self.config.prefix, address), pod_mac(address));
         let pair = VethPair {
             name: &name,
             mac: HOST_MAC,
             peer: POD_LINK,
-            peer_mac: pod_mac(address),
+            peer_mac: mac,
             peer_namespace: namespace.as_fd(),
             mtu: self.mtu,
         };
         self.links.add_veth(pair).await?;
-        links::forbid_ipv6(&name)?;
+        match address6 {
+            // Before the other end is up: the kernel does nothing until there is a carrier.
+            Some(_) => {
+                settings6::quiet_ipv6(&name).map_err(Error::io(format!("quieting IPv6 on link {name}")))?;
+                quiet_inside(namespace.clone(), address).await?;
+            }
+            None => settings6::forbid_ipv6(&name)?,
+        }
 
         let loopback = inside.index("lo").await?;
         inside.set_up(loopback, None).await?;
         let eth0 = inside.index(POD_LINK).await?;
         inside.add_address(eth0, address).await?;
         inside.set_up(eth0, None).await?;
-        inside.add_link_route(eth0, host(gateway), None).await?;
-        inside.add_default_route(eth0, gateway).await?;
-        inside.add_neighbour(eth0, gateway, HOST_MAC).await?;
-
         let outside = self.links.index(&name).await?;
-        self.links.add_link_route(outside, host(address), Some(gateway)).await?;
-        self.links.add_neighbour(outside, address, pod_mac(address)).await
+        let pairs = [Some((IpAddr::V4(address), IpAddr::V4(gateway))), both(address6, gateway6)];
+        for (address, gateway) in pairs.into_iter().flatten() {
+            if address.is_ipv6() {
+                inside.add_address(eth0, address).await?;
+            }
+            inside.add_link_route(eth0, gateway, None).await?;
+            inside.add_default_route(eth0, gateway).await?;
+            inside.add_neighbour(eth0, gateway, HOST_MAC).await?;
+            self.links.add_link_route(outside, address, Some(gateway)).await?;
+            self.links.add_neighbour(outside, address, mac).await?;
+        }
+        Ok(())
     }
 
-    fn attachment(&self, address: Ipv4Addr) -> Attachment {
-        Attachment { namespace: namespace_path(&self.config, address), address }
+    fn attachment(&self, state: &State, address: Ipv4Addr) -> Attachment {
+        let namespace = namespace_path(&self.config, address);
+        let address6 = self.config.address6(address).filter(|_| !state.single.contains(&address));
+        Attachment { namespace, address, address6 }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -293,12 +334,32 @@ async fn add_to_pool(shared: Arc<Shared>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A namespace bound at `path` and a connection to its links.
-pub(super) async fn create_namespace(path: PathBuf) -> Result<(OwnedFd, Links), Error> {
+/// Which of these pods the host has no way to by IPv6, in a network that has it.
+async fn without_ipv6(
+    config: &Config,
+    links: &Links,
+    pods: &HashSet<Ipv4Addr>,
+) -> Result<HashSet<Ipv4Addr>, Error> {
+    if config.pods6.is_none() || pods.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let routes = links.routes(AddressFamily::Inet6).await?;
+    let led: HashSet<Destination> = routes.into_iter().map(|route| route.to).collect();
+    let has = |pod: &Ipv4Addr| {
+        config.address6(*pod).is_some_and(|address| led.contains(&Destination::from(IpAddr::V6(address))))
+    };
+    Ok(pods.iter().copied().filter(|pod| !has(pod)).collect())
+}
+
+/// A namespace bound at `path` and a connection to its links, which speak IPv6 if `ipv6`, whatever those of the host do.
+pub(super) async fn create_namespace(path: PathBuf, ipv6: bool) -> Result<(OwnedFd, Links), Error> {
     let runtime = tokio::runtime::Handle::current();
     let tried = format!("making namespace {}", path.display());
     let work = move || {
         netns::create(&path, || {
+            if ipv6 {
+                settings6::enable_ipv6()?;
+            }
             let _runtime = runtime.enter();
             Links::try_connect()
         })
@@ -309,40 +370,77 @@ pub(super) async fn create_namespace(path: PathBuf) -> Result<(OwnedFd, Links), 
     }
 }
 
-/// `forwards` is what the host's forwarding switch was before `present` was looked at.
+/// Quiets IPv6 on the link of the pod in its namespace, and on none that its containers may make.
+async fn quiet_inside(namespace: Arc<OwnedFd>, address: Ipv4Addr) -> Result<(), Error> {
+    let tried = || format!("quieting IPv6 on link {POD_LINK} of {address}");
+    let work = move || run_in(&namespace, || settings6::quiet_ipv6(POD_LINK)).flatten();
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Error::io(tried())),
+        Err(failed) => Err(Error::io(tried())(failed.into())),
+    }
+}
+
+/// `forwards` is what the host's forwarding switches were before `present` was looked at; that of IPv6 where it is needed.
 async fn ensure_gateway(
     config: &Config,
     links: &Links,
     present: &[Link],
-    forwards: &str,
+    forwards: (String, Option<String>),
 ) -> Result<(), Error> {
     let name = config.gateway_link();
     let own = present.iter().find(|link| link.name == name);
-    let alias =
-        match own.and_then(|link| link.alias.as_deref()).filter(|a| forwarding::remembered(a).is_some()) {
-            Some(alias) => alias.to_owned(),
-            None => {
-                let aliases = present.iter().filter_map(|link| link.alias.as_deref());
-                forwarding::alias(forwarding::before(aliases, forwards))
-            }
-        };
+    let aliases = || present.iter().filter_map(|link| link.alias.as_deref());
+    let remembered = own.and_then(|link| link.alias.as_deref()).and_then(Switches::remembered);
+    let mut switches = match remembered {
+        Some(remembered) => remembered,
+        None => Switches::before(aliases(), forwards.0),
+    };
+    let mut learning = Vec::new();
+    if let Some(forwards6) = forwards.1 {
+        switches.remember6(aliases(), forwards6);
+        // A host that was a router before does not listen to any.
+        if switches.listened() {
+            learning = routers::learning(links, present).await?;
+        }
+        switches.learn(&learning);
+    }
     if own.is_none() {
         links.add_portless_bridge(&name, pod_mac(config.gateway())).await?;
     }
+    if config.pods6.is_some() {
+        settings6::quiet_ipv6(&name).map_err(Error::io(format!("quieting IPv6 on link {name}")))?;
+    }
     let index = links.index(&name).await?;
     // The alias first: whoever dies after it has left a note of what to put back.
-    links.set_up(index, Some(&alias)).await?;
+    links.set_up(index, Some(&switches.alias())).await?;
     links.add_address(index, config.gateway()).await?;
-    forwarding::set("1")
+    forwarding::set("1")?;
+    if let (Some(range), Some(gateway)) = (config.pods6, config.gateway6()) {
+        links.add_address(index, gateway).await?;
+        // Packets to no pod go no further than here; the routes to pods are more special.
+        links.add_link_route(index, range, Some(gateway.into())).await?;
+        forwarding::set6(&learning)?;
+    }
+    Ok(())
 }
 
-/// Puts the forwarding switch to what it is to be once this cluster's gateway is gone: others may have come or gone at the
+fn both(address: Option<Ipv6Addr>, gateway: Option<Ipv6Addr>) -> Option<(IpAddr, IpAddr)> {
+    address.zip(gateway).map(|(address, gateway)| (address.into(), gateway.into()))
+}
+
+/// Puts the forwarding switches to what they are to be once this cluster's gateway is gone: others may have come or gone at the
 /// same time, and each have seen the other.
-async fn put_back_at_last(config: &Config, links: &Links, before: &str) -> Result<(), Error> {
-    let present = links.list().await?;
+async fn put_back_at_last(config: &Config, links: &Links, before: Switches) -> Vec<Error> {
+    let present = match links.list().await {
+        Ok(present) => present,
+        Err(error) => return vec![error],
+    };
     let others = present.iter().filter(|link| link.name != config.gateway_link());
     let aliases = others.filter_map(|link| link.alias.as_deref());
-    forwarding::set(forwarding::put_back(Some(before), aliases).unwrap_or("1"))
+    let restored = before.clone().put_back(aliases);
+    let mut errors = forwarding::restore(&restored);
+    errors.extend(forwarding::keep(&before, &restored).err());
+    errors
 }
 
 /// Lets go of all bound namespaces but those to keep, and removes the given links.
@@ -401,6 +499,10 @@ fn check(config: &Config) -> Result<(), Error> {
     if !(8..=29).contains(&config.pods.prefix) {
         return Err(Error::Config("the pod range must have 8 to 29 fixed bits"));
     }
+    // As many bits that are not fixed as the other has.
+    if config.pods6.is_some_and(|range| range.prefix > 96 + config.pods.prefix) {
+        return Err(Error::Config("the IPv6 pod range must have as many addresses as the IPv4 one"));
+    }
     Ok(())
 }
 
@@ -431,10 +533,6 @@ fn pod_mac(address: Ipv4Addr) -> Mac {
     [0x0a, 0x58, a, b, c, d]
 }
 
-fn host(address: Ipv4Addr) -> Cidr {
-    Cidr { base: address, prefix: 32 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,6 +541,7 @@ mod tests {
         Config {
             prefix: prefix.into(),
             pods: "10.244.0.0/16".parse().unwrap(),
+            pods6: None,
             namespaces: "/run/x".into(),
             state: "/var/x".into(),
         }
@@ -472,5 +571,18 @@ mod tests {
         }
         let tiny = Config { pods: "10.0.0.0/30".parse().unwrap(), ..config("mk") };
         assert!(check(&tiny).is_err());
+        for (range, fits) in [("fd00::/64", true), ("fd00::/112", true), ("fd00::/113", false)] {
+            let config = Config { pods6: Some(range.parse().unwrap()), ..config("mk") };
+            assert_eq!(check(&config).is_ok(), fits, "{range}");
+        }
+    }
+
+    #[test]
+    fn both_addresses_of_a_pod_have_the_same_number() {
+        let address = Ipv4Addr::new(10, 244, 1, 2);
+        assert_eq!(config("mk").address6(address), None);
+        let config = Config { pods6: Some("fd00:10:244::/64".parse().unwrap()), ..config("mk") };
+        assert_eq!(config.address6(address), Some("fd00:10:244::102".parse().unwrap()));
+        assert_eq!(config.gateway6(), Some("fd00:10:244::1".parse().unwrap()));
     }
 }

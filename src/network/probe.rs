@@ -22,7 +22,7 @@ pub async fn probe(path: &Path) -> Result<(), Error> {
     }
     // Of a probe that was killed.
     released(path)?;
-    let (namespace, links) = create_namespace(path.to_owned()).await?;
+    let (namespace, links) = create_namespace(path.to_owned(), false).await?;
     let attempt = async {
         links.add_portless_bridge("bridge0", [0x0a, 0x58, 0, 0, 0, 1]).await?;
         let pair = VethPair {

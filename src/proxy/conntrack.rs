@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Config;
+use super::family::{Address, Range};
 use super::policy::Policies;
 use super::state::{Backends, Endpoint, Frontend, Protocol, State};
 use crate::sys::netlink::{CONNTRACK, Messages, Socket, attribute, flag};
@@ -31,25 +32,23 @@ const STATUS_MASK: u16 = 26;
 const SEEN_REPLY: u32 = 1 << 1;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
-const IP_SOURCE: u16 = 1;
-const IP_DESTINATION: u16 = 2;
 const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_SOURCE: u16 = 2;
 const PROTOCOL_DESTINATION: u16 = 3;
 
 /// One direction of a tracked connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Flow {
+struct Flow<A: Address = Ipv4Addr> {
     protocol: u8,
-    source: Endpoint,
-    destination: Endpoint,
+    source: Endpoint<A>,
+    destination: Endpoint<A>,
 }
 
 /// A tracked connection: where it was made to, and who answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Tracked {
-    original: Flow,
-    reply: Flow,
+struct Tracked<A: Address = Ipv4Addr> {
+    original: Flow<A>,
+    reply: Flow<A>,
     /// Whether anything ever came back.
     answered: bool,
     /// The original tuple as the kernel wrote it, by which it is deleted.
@@ -58,22 +57,22 @@ struct Tracked {
 
 /// The tracked connections that may lead to the wrong place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Suspects {
+pub enum Suspects<A: Address = Ipv4Addr> {
     /// Those to these frontends.
-    To(BTreeSet<Frontend>),
+    To(BTreeSet<Frontend<A>>),
     /// All that the proxy may have led anywhere: which frontends it had is not known.
     All,
 }
 
-impl Default for Suspects {
+impl<A: Address> Default for Suspects<A> {
     fn default() -> Self {
         Suspects::To(BTreeSet::new())
     }
 }
 
-impl Suspects {
+impl<A: Address> Suspects<A> {
     /// These and others.
-    pub fn and(self, others: Suspects) -> Suspects {
+    pub fn and(self, others: Suspects<A>) -> Suspects<A> {
         match (self, others) {
             (Suspects::To(mut these), Suspects::To(others)) => {
                 these.extend(others);
@@ -99,10 +98,16 @@ impl Suspects {
 
 /// Suspects of which there may be more than the first look found: a packet that was on its way while the rules changed
 /// was led by the old ones, and is tracked when it leaves.
-#[derive(Debug, Default)]
-pub struct SecondLook(VecDeque<(Instant, Suspects)>);
+#[derive(Debug)]
+pub struct SecondLook<A: Address = Ipv4Addr>(VecDeque<(Instant, Suspects<A>)>);
 
-impl SecondLook {
+impl<A: Address> Default for SecondLook<A> {
+    fn default() -> Self {
+        SecondLook(VecDeque::new())
+    }
+}
+
+impl<A: Address> SecondLook<A> {
     /// After this time even a process that a busy machine stopped in the middle of its packet went on. A client sends
     /// again after a second, and then after two more.
     const AFTER: Duration = Duration::from_secs(1);
@@ -110,7 +115,7 @@ impl SecondLook {
     const TOGETHER: Duration = Duration::from_millis(500);
 
     /// Suspects of a change that was made at this time.
-    pub fn add(&mut self, suspects: Suspects, changed: Instant) {
+    pub fn add(&mut self, suspects: Suspects<A>, changed: Instant) {
         if !suspects.is_empty() {
             self.0.push_back((changed + Self::AFTER, suspects));
         }
@@ -122,24 +127,30 @@ impl SecondLook {
     }
 
     /// Those that are to be looked for at this time.
-    pub fn take(&mut self, now: Instant) -> Suspects {
+    pub fn take(&mut self, now: Instant) -> Suspects<A> {
         let due = self.0.partition_point(|(time, _)| *time <= now);
         self.0.drain(..due).fold(Suspects::default(), |all, (_, suspects)| all.and(suspects))
     }
 }
 
 /// What to look for among the tracked connections.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Search {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search<A: Address = Ipv4Addr> {
     /// Those that may lead to the wrong place.
-    pub suspects: Suspects,
+    pub suspects: Suspects<A>,
     /// Whether some may be denied by now.
     pub denied: bool,
 }
 
-impl Search {
+impl<A: Address> Default for Search<A> {
+    fn default() -> Self {
+        Search { suspects: Suspects::default(), denied: false }
+    }
+}
+
+impl<A: Address> Search<A> {
     /// This and another.
-    pub fn and(self, other: Search) -> Search {
+    pub fn and(self, other: Search<A>) -> Search<A> {
         Search { suspects: self.suspects.and(other.suspects), denied: self.denied || other.denied }
     }
 }
@@ -149,19 +160,23 @@ impl Search {
 ///
 /// # Errors
 /// When the kernel does not give its table away. One that is already gone is fine.
-pub fn delete_stale(search: &Search, config: &Config, state: &State) -> io::Result<usize> {
+pub fn delete_stale<A: Address>(
+    search: &Search<A>,
+    config: &Config<A>,
+    state: &State<A>,
+) -> io::Result<usize> {
     if search.suspects.is_empty() && !search.denied {
         return Ok(0);
     }
     let policies = state.policies.as_ref().filter(|_| search.denied);
     let own = if policies.is_some() { own_addresses()? } else { BTreeSet::new() };
-    let must_end = |tracked: &Tracked| {
+    let must_end = |tracked: &Tracked<A>| {
         is_stale(tracked, &search.suspects, config, state)
             || policies.is_some_and(|policies| is_denied(tracked, policies, &own))
     };
     let socket = Socket::open()?;
     let mut dump = Messages::default();
-    dump.push(CONNTRACK, GET, flag::DUMP, libc::AF_INET as u8, |attributes| {
+    dump.push(CONNTRACK, GET, flag::DUMP, A::family().number, |attributes| {
         // Kernels before 5.16 give all, which are looked at below.
         if policies.is_none() && !search.suspects.may_be_answered() {
             attributes.u32(STATUS, 0).u32(STATUS_MASK, SEEN_REPLY);
@@ -175,7 +190,7 @@ pub fn delete_stale(search: &Search, config: &Config, state: &State) -> io::Resu
     })?;
     for tuple in &stale {
         let mut delete = Messages::default();
-        delete.push(CONNTRACK, DELETE, flag::ACK, libc::AF_INET as u8, |attributes| {
+        delete.push(CONNTRACK, DELETE, flag::ACK, A::family().number, |attributes| {
             attributes.nest_bytes(TUPLE_ORIGINAL, tuple);
         });
         match socket.request(&delete, |_| {}) {
@@ -188,26 +203,31 @@ pub fn delete_stale(search: &Search, config: &Config, state: &State) -> io::Resu
 
 /// Whether policies deny a connection. They judge where it comes from before that is masqueraded, and where it really
 /// ends.
-fn is_denied(tracked: &Tracked, policies: &Policies, own: &BTreeSet<Ipv4Addr>) -> bool {
+fn is_denied<A: Address>(tracked: &Tracked<A>, policies: &Policies<A>, own: &BTreeSet<A>) -> bool {
     let (source, destination) = (tracked.original.source.address, tracked.reply.source);
     !policies.allows(source, own.contains(&source), tracked.original.protocol, destination)
 }
 
 /// The addresses of this host, in the network namespace of the calling thread.
-fn own_addresses() -> io::Result<BTreeSet<Ipv4Addr>> {
-    let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()));
+fn own_addresses<A: Address>() -> io::Result<BTreeSet<A>> {
+    let addresses = nix::ifaddrs::getifaddrs()?.filter_map(|one| A::of_socket(&one.address?));
     Ok(addresses.collect())
 }
 
 /// Whether a connection is one of the suspects and ends elsewhere than the state says.
-fn is_stale(tracked: &Tracked, suspects: &Suspects, config: &Config, state: &State) -> bool {
+fn is_stale<A: Address>(
+    tracked: &Tracked<A>,
+    suspects: &Suspects<A>,
+    config: &Config<A>,
+    state: &State<A>,
+) -> bool {
     let Some(protocol) = Protocol::of(tracked.original.protocol) else { return false };
     if protocol != Protocol::Udp && tracked.answered {
         return false;
     }
     let Endpoint { address, port } = tracked.original.destination;
     let at = |address| Frontend { address, protocol, port };
-    let is_known = |frontend: &Frontend| {
+    let is_known = |frontend: &Frontend<A>| {
         let changed = matches!(suspects, Suspects::To(frontends) if frontends.contains(frontend));
         changed || state.frontends.contains_key(frontend)
     };
@@ -219,8 +239,8 @@ fn is_stale(tracked: &Tracked, suspects: &Suspects, config: &Config, state: &Sta
         Suspects::To(frontends) => frontends.contains(&frontend),
         Suspects::All => {
             is_known(&frontend)
-                || config.services.contains(address)
-                || translated && config.pods.contains(tracked.reply.source.address)
+                || config.services.has(address)
+                || translated && config.pods.has(tracked.reply.source.address)
         }
     };
     // A frontend of the node means its addresses. What only passes through to the same port elsewhere keeps its
@@ -230,7 +250,7 @@ fn is_stale(tracked: &Tracked, suspects: &Suspects, config: &Config, state: &Sta
     suspected && !passes && !endpoints.contains(&tracked.reply.source)
 }
 
-fn parse(attributes: &[(u16, &[u8])]) -> Option<Tracked> {
+fn parse<A: Address>(attributes: &[(u16, &[u8])]) -> Option<Tracked<A>> {
     let find = |kind| attributes.iter().find(|(other, _)| *other == kind).map(|(_, value)| *value);
     let tuple = find(TUPLE_ORIGINAL)?;
     let status = u32::from_be_bytes(find(STATUS)?.try_into().ok()?);
@@ -242,9 +262,10 @@ fn parse(attributes: &[(u16, &[u8])]) -> Option<Tracked> {
     })
 }
 
-fn parse_flow(tuple: &[u8]) -> Option<Flow> {
+fn parse_flow<A: Address>(tuple: &[u8]) -> Option<Flow<A>> {
     let (ip, transport) = (attribute(tuple, TUPLE_IP)?, attribute(tuple, TUPLE_PROTOCOL)?);
-    let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(attribute(ip, kind)?).ok()?));
+    let address = |kind| A::from_bytes(attribute(ip, kind)?);
+    let (source, destination) = A::family().tracked;
     // Protocols without ports have none here.
     let port = |kind| match attribute(transport, kind) {
         Some(bytes) => Some(u16::from_be_bytes(bytes.try_into().ok()?)),
@@ -252,8 +273,8 @@ fn parse_flow(tuple: &[u8]) -> Option<Flow> {
     };
     Some(Flow {
         protocol: *attribute(transport, PROTOCOL_NUMBER)?.first()?,
-        source: Endpoint { address: address(IP_SOURCE)?, port: port(PROTOCOL_SOURCE)? },
-        destination: Endpoint { address: address(IP_DESTINATION)?, port: port(PROTOCOL_DESTINATION)? },
+        source: Endpoint { address: address(source)?, port: port(PROTOCOL_SOURCE)? },
+        destination: Endpoint { address: address(destination)?, port: port(PROTOCOL_DESTINATION)? },
     })
 }
 
@@ -312,7 +333,7 @@ mod tests {
         let backends = Backends { endpoints: vec![at("10.244.0.2:80")], ..Backends::default() };
         let state = State { frontends: [(web, backends)].into(), ..State::default() };
         let suspects = Suspects::To([web].into());
-        assert!(!suspects.may_be_answered() && Suspects::All.may_be_answered());
+        assert!(!suspects.may_be_answered() && Suspects::<Ipv4Addr>::All.may_be_answered());
         for (protocol, to, led_to, stale) in [
             (Protocol::Tcp, "10.96.0.7:80", "10.244.0.3:80", true),
             (Protocol::Tcp, "10.96.0.7:80", "10.244.0.2:80", false),
@@ -329,8 +350,10 @@ mod tests {
     #[test]
     fn a_second_look_is_for_changes_that_are_old_enough() {
         let (start, millis) = (Instant::now(), Duration::from_millis);
-        let to = |port| Suspects::To([Frontend { address: None, protocol: Protocol::Tcp, port }].into());
-        let mut second = SecondLook::default();
+        let to = |port| -> Suspects {
+            Suspects::To([Frontend { address: None, protocol: Protocol::Tcp, port }].into())
+        };
+        let mut second: SecondLook = SecondLook::default();
         second.add(Suspects::default(), start);
         assert_eq!(second.due(), None);
         second.add(to(1), start);
@@ -348,10 +371,12 @@ mod tests {
 
     #[test]
     fn suspects_add_up() {
-        let to = |port| Suspects::To([Frontend { address: None, protocol: Protocol::Udp, port }].into());
+        let to = |port| -> Suspects {
+            Suspects::To([Frontend { address: None, protocol: Protocol::Udp, port }].into())
+        };
         assert!(matches!(to(1).and(to(2)), Suspects::To(both) if both.len() == 2));
         assert_eq!(to(1).and(Suspects::All), Suspects::All);
-        assert_eq!(Suspects::All.and(Suspects::default()), Suspects::All);
+        assert_eq!(Suspects::<Ipv4Addr>::All.and(Suspects::default()), Suspects::All);
     }
 
     #[test]

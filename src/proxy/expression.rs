@@ -3,8 +3,7 @@
 //! Attribute numbers are those of linux/netfilter/nf_tables.h. Values pass between expressions in sixteen
 //! registers of four bytes; neighbouring registers together make the key or the data of a set.
 
-use std::net::Ipv4Addr;
-
+use super::family::{Address, Family, Range};
 use crate::sys::netlink::Attributes;
 
 /// A register of four bytes, 0 to 15 (`NFT_REG32_00` and following).
@@ -40,16 +39,24 @@ pub(super) enum Interface {
 }
 
 /// A rule under construction: expressions run in order until one does not match.
-pub(super) struct Rule<'a, 'b>(&'a mut Attributes<'b>);
+pub(super) struct Rule<'a, 'b> {
+    list: &'a mut Attributes<'b>,
+    family: &'static Family,
+}
 
 impl<'a, 'b> Rule<'a, 'b> {
-    /// A rule whose expressions are written into `list`.
-    pub(super) fn new(list: &'a mut Attributes<'b>) -> Self {
-        Rule(list)
+    /// A rule for packets of a family, whose expressions are written into `list`.
+    pub(super) fn new(family: &'static Family, list: &'a mut Attributes<'b>) -> Self {
+        Rule { list, family }
+    }
+
+    /// How many registers an address takes.
+    pub(super) fn width(&self) -> u32 {
+        self.family.width()
     }
 
     fn expression(self, name: &str, fill: impl FnOnce(&mut Attributes<'_>)) -> Self {
-        self.0.nest(1, |element| {
+        self.list.nest(1, |element| {
             element.text(1, name).nest(2, fill);
         });
         self
@@ -59,8 +66,8 @@ impl<'a, 'b> Rule<'a, 'b> {
     pub(super) fn load(self, field: Field, into: Reg) -> Self {
         // Base 1 is the network header, 2 the transport header.
         let (base, offset, length) = match field {
-            Field::SourceAddress => (1, 12, 4),
-            Field::DestinationAddress => (1, 16, 4),
+            Field::SourceAddress => (1, self.family.offsets.0, self.family.length),
+            Field::DestinationAddress => (1, self.family.offsets.1, self.family.length),
             Field::DestinationPort => (2, 2, 2),
         };
         self.expression("payload", |payload| {
@@ -79,8 +86,15 @@ impl<'a, 'b> Rule<'a, 'b> {
     }
 
     /// Loads a given address.
-    pub(super) fn load_address(self, address: Ipv4Addr, into: Reg) -> Self {
-        self.load_bytes(&address.octets(), into)
+    pub(super) fn load_address<A: Address>(self, address: A, into: Reg) -> Self {
+        self.load_bytes(address.bytes().as_ref(), into)
+    }
+
+    /// Loads what stands for every address of the node.
+    pub(super) fn load_any_address(self, into: Reg) -> Self {
+        let zeros = [0; 16];
+        let length = self.family.length as usize;
+        self.load_bytes(&zeros[..length], into)
     }
 
     /// Loads a given port.
@@ -109,9 +123,9 @@ impl<'a, 'b> Rule<'a, 'b> {
     }
 
     /// Goes on only when the address does (or does not) lie in the range.
-    pub(super) fn in_range(self, field: Field, range: crate::network::Cidr, inside: bool) -> Self {
-        let mask = range.mask().to_be_bytes();
-        self.load(field, Reg(0)).mask(&mask).compare(Reg(0), inside, &range.nth(0).octets())
+    pub(super) fn in_range(self, field: Field, range: impl Range, inside: bool) -> Self {
+        let (first, mask) = (range.ends().0.bytes(), range.mask_bytes());
+        self.load(field, Reg(0)).mask(mask.as_ref()).compare(Reg(0), inside, first.as_ref())
     }
 
     /// Goes on only for links whose name does (or does not) begin with `prefix`.
@@ -181,7 +195,20 @@ impl<'a, 'b> Rule<'a, 'b> {
         .compare(Reg(0), false, &[0; 4])
     }
 
-    /// Keeps only these bits of the first register.
+    /// Goes on only for packets by which neighbours find each other (solicitations and advertisements of RFC 4861).
+    pub(super) fn discovers_neighbours(self) -> Self {
+        /// `IPPROTO_ICMPV6`, and the first and last of the types.
+        const ICMPV6: u8 = 58;
+        const TYPES: [u8; 2] = [135, 136];
+        self.protocol_is(ICMPV6)
+            .expression("payload", |payload| {
+                payload.u32(1, register(Reg(0))).u32(2, 2).u32(3, 0).u32(4, 1);
+            })
+            .compare_with(Reg(0), 5, &TYPES[..1])
+            .compare_with(Reg(0), 3, &TYPES[1..])
+    }
+
+    /// Keeps only these bits of the first registers.
     fn mask(self, mask: &[u8]) -> Self {
         self.expression("bitwise", |bitwise| {
             bitwise.u32(1, register(Reg(0))).u32(2, register(Reg(0))).u32(3, mask.len() as u32);
@@ -189,7 +216,7 @@ impl<'a, 'b> Rule<'a, 'b> {
                 data.bytes(1, mask);
             });
             bitwise.nest(5, |data| {
-                data.bytes(1, &[0; 4][..mask.len()]);
+                data.bytes(1, &[0; 16][..mask.len()]);
             });
         })
     }
@@ -237,13 +264,14 @@ impl<'a, 'b> Rule<'a, 'b> {
     }
 
     /// Makes the connection come from an address.
-    pub(super) fn translate_source(self, address: Ipv4Addr) {
+    pub(super) fn translate_source<A: Address>(self, address: A) {
         self.load_address(address, Reg(0)).nat(0, Reg(0), None);
     }
 
     fn nat(self, kind: u32, address: Reg, port: Option<Reg>) {
+        let family = u32::from(self.family.number);
         self.expression("nat", |nat| {
-            nat.u32(1, kind).u32(2, libc::AF_INET as u32).u32(3, register(address)).u32(4, register(address));
+            nat.u32(1, kind).u32(2, family).u32(3, register(address)).u32(4, register(address));
             if let Some(port) = port {
                 nat.u32(5, register(port)).u32(6, register(port));
             }
@@ -265,10 +293,11 @@ impl<'a, 'b> Rule<'a, 'b> {
         });
     }
 
-    /// Answers that the port is unreachable (ICMP code 3).
+    /// Answers that the port is unreachable, by ICMP.
     pub(super) fn unreachable(self) {
+        let code = self.family.port_unreachable;
         self.expression("reject", |reject| {
-            reject.u32(1, 0).bytes(2, &[3]);
+            reject.u32(1, 0).bytes(2, &[code]);
         });
     }
 

@@ -3,12 +3,12 @@
 //! A packet must be accepted by every table that looks at it, so minik's own table cannot overrule a `drop` of
 //! Docker's, ufw's or firewalld's. Where one of them would drop, it gets rules of its own kind.
 
+use super::family::Address;
 use super::{Config, Error, table};
 use crate::sys::program;
 
-/// `NFPROTO_INET` and `NFPROTO_IPV4`.
+/// `NFPROTO_INET`.
 const INET: u8 = 1;
-const IP: u8 = 2;
 
 /// What to put in front of `iptables` commands: wait for others who use it.
 const WAIT: &str = "-w";
@@ -18,10 +18,10 @@ const WAIT: &str = "-w";
 const BUS_CLIENT: &str = "busctl";
 
 /// Adds what is missing. Blocks: wrap it in `spawn_blocking` inside async code.
-pub(super) fn open(config: &Config) -> Result<(), Error> {
-    if let Some(listing) = listing()? {
+pub(super) fn open<A: Address>(config: &Config<A>) -> Result<(), Error> {
+    if let Some(listing) = listing::<A>()? {
         for rule in missing(config, &listing) {
-            iptables(&rule)?;
+            iptables::<A>(&rule)?;
         }
     }
     if uses_firewalld()? && !trusts(config)? {
@@ -31,10 +31,10 @@ pub(super) fn open(config: &Config) -> Result<(), Error> {
 }
 
 /// Removes what [`open`] added; nothing there is fine. Blocks.
-pub(super) fn close(config: &Config) -> Result<(), Error> {
-    if let Some(listing) = listing()? {
+pub(super) fn close<A: Address>(config: &Config<A>) -> Result<(), Error> {
+    if let Some(listing) = listing::<A>()? {
         for rule in present(config, &listing) {
-            iptables(&rule)?;
+            iptables::<A>(&rule)?;
         }
     }
     if uses_firewalld()? && trusts(config)? {
@@ -45,7 +45,7 @@ pub(super) fn close(config: &Config) -> Result<(), Error> {
 
 /// The commands that let this cluster's links through the chains of a listing (`iptables -S`) that would drop
 /// some of their packets. None for chains that drop nothing, or that have the rule already.
-fn missing(config: &Config, listing: &str) -> Vec<Vec<String>> {
+fn missing<A: Address>(config: &Config<A>, listing: &str) -> Vec<Vec<String>> {
     let drops = |chain: &str| {
         let policy = format!("-P {chain} DROP");
         let rule = format!("-A {chain} ");
@@ -78,7 +78,7 @@ fn missing(config: &Config, listing: &str) -> Vec<Vec<String>> {
 }
 
 /// The commands that remove this cluster's rules from a listing.
-fn present(config: &Config, listing: &str) -> Vec<Vec<String>> {
+fn present<A: Address>(config: &Config<A>, listing: &str) -> Vec<Vec<String>> {
     let own = listing.lines().filter(|line| line.starts_with("-A ") && is_own(config, line));
     let delete = |line: &str| {
         // Only the comment may be quoted; minik's has no space.
@@ -88,31 +88,32 @@ fn present(config: &Config, listing: &str) -> Vec<Vec<String>> {
     own.map(delete).collect()
 }
 
-fn comment(config: &Config) -> String {
+fn comment<A: Address>(config: &Config<A>) -> String {
     format!("minik:{}", config.table)
 }
 
-fn is_own(config: &Config, line: &str) -> bool {
+fn is_own<A: Address>(config: &Config<A>, line: &str) -> bool {
     let comment = comment(config);
     let mut words = line.split_whitespace().map(|word| word.trim_matches('"'));
     words.any(|word| word == "--comment") && words.next() == Some(comment.as_str())
 }
 
 /// The filter rules of iptables; `None` where nobody uses it. (Asking would otherwise load it.)
-fn listing() -> Result<Option<String>, Error> {
-    let legacy = std::fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
+fn listing<A: Address>() -> Result<Option<String>, Error> {
+    let (program, tables) = A::family().iptables;
+    let legacy = std::fs::read_to_string(tables).unwrap_or_default();
     let used = legacy.lines().any(|table| table == "filter")
-        || table::exists(IP, "filter").map_err(Error::io("looking for the filter table"))?;
-    if !used || program::find("iptables").is_none() {
+        || table::exists(A::family().number, "filter").map_err(Error::io("looking for the filter table"))?;
+    if !used || program::find(program).is_none() {
         return Ok(None);
     }
-    let listing = program::run("iptables", &[WAIT, "-S"], &[])?;
+    let listing = program::run(program, &[WAIT, "-S"], &[])?;
     Ok(Some(String::from_utf8_lossy(&listing).into_owned()))
 }
 
-fn iptables(rule: &[String]) -> Result<(), Error> {
+fn iptables<A: Address>(rule: &[String]) -> Result<(), Error> {
     let args: Vec<&str> = [WAIT].into_iter().chain(rule.iter().map(String::as_str)).collect();
-    program::run("iptables", &args, &[])?;
+    program::run(A::family().iptables.0, &args, &[])?;
     Ok(())
 }
 
@@ -121,12 +122,12 @@ fn uses_firewalld() -> Result<bool, Error> {
     Ok(table && program::find(BUS_CLIENT).is_some())
 }
 
-fn trusts(config: &Config) -> Result<bool, Error> {
+fn trusts<A: Address>(config: &Config<A>) -> Result<bool, Error> {
     Ok(firewalld("querySource", config)?.trim_ascii() == b"b true")
 }
 
 /// Calls a method of firewalld's zones (firewalld.dbus(5)) about the source of pods in the zone that lets all through.
-fn firewalld(method: &str, config: &Config) -> Result<Vec<u8>, Error> {
+fn firewalld<A: Address>(method: &str, config: &Config<A>) -> Result<Vec<u8>, Error> {
     const SERVICE: [&str; 2] = ["org.fedoraproject.FirewallD1", "/org/fedoraproject/FirewallD1"];
     let zones = "org.fedoraproject.FirewallD1.zone";
     let call = ["call", SERVICE[0], SERVICE[1], zones, method, "ss", "trusted", &config.pods.to_string()];

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::Ipv4Addr;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -20,7 +20,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::family::Address;
 use super::state::Health;
+use crate::sys::socket;
 
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,12 +32,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CONNECTIONS: usize = 64;
 
 /// The listeners that are open, with what each of them answers.
-#[derive(Debug, Default)]
-pub(super) struct Listeners {
+#[derive(Debug)]
+pub(super) struct Listeners<A> {
+    family: PhantomData<A>,
     open: BTreeMap<u16, (watch::Sender<Health>, JoinSet<()>)>,
 }
 
-impl Listeners {
+impl<A> Default for Listeners<A> {
+    fn default() -> Self {
+        Listeners { family: PhantomData, open: BTreeMap::new() }
+    }
+}
+
+impl<A: Address> Listeners<A> {
     /// Opens, changes and closes listeners until there is one for each wanted port. Ports that cannot be had, with the
     /// reasons, are tried again on the next call.
     pub(super) async fn set(&mut self, wanted: &BTreeMap<u16, Health>) -> Vec<(u16, io::Error)> {
@@ -46,7 +55,7 @@ impl Listeners {
                 current.send_replace(health.clone());
                 continue;
             }
-            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).await {
+            match socket::tcp_of(A::ANY.into(), *port).and_then(TcpListener::from_std) {
                 Ok(listener) => {
                     let (sender, current) = watch::channel(health.clone());
                     let mut tasks = JoinSet::new();
@@ -112,6 +121,8 @@ fn body(Health { namespace, name, endpoints }: &Health) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -132,7 +143,7 @@ mod tests {
         let health = |endpoints: usize| {
             BTreeMap::from([(port, Health { namespace: "d".into(), name: "web".into(), endpoints })])
         };
-        let mut listeners = Listeners::default();
+        let mut listeners = Listeners::<Ipv4Addr>::default();
         assert_eq!(listeners.set(&health(2)).await.len(), 1, "somebody has the port");
         drop(free);
         assert!(listeners.set(&health(2)).await.is_empty());

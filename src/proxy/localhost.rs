@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -16,10 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::family::Address;
 use super::state::{Backends, Endpoint, Protocol};
 
-/// Where node ports are served: the address that everybody means, and the one that Debian gives the host's own name.
-const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 1, 1)];
 /// How long an endpoint has to accept a connection.
 const CONNECT: Duration = Duration::from_secs(10);
 /// A UDP client that says and hears nothing for so long is forgotten; the kernel's own time for a stream.
@@ -31,18 +30,27 @@ const DATAGRAM: usize = 65_535;
 /// UDP clients served at a time by one port.
 const UDP_CLIENTS: usize = 4096;
 
+/// What a listener spreads over, and its tasks.
+type Open<A> = (watch::Sender<Choice<A>>, JoinSet<()>);
+
 /// The listeners that are open, with the endpoints each of them spreads over.
-#[derive(Debug, Default)]
-pub struct Listeners {
-    open: BTreeMap<(Protocol, u16), (watch::Sender<Choice>, JoinSet<()>)>,
+#[derive(Debug)]
+pub struct Listeners<A: Address = Ipv4Addr> {
+    open: BTreeMap<(Protocol, u16), Open<A>>,
 }
 
-impl Listeners {
+impl<A: Address> Default for Listeners<A> {
+    fn default() -> Self {
+        Listeners { open: BTreeMap::new() }
+    }
+}
+
+impl<A: Address> Listeners<A> {
     /// Opens, changes and closes listeners until there is one for each wanted port. Ports that cannot be had,
     /// with the reasons, are tried again on the next call.
     pub async fn set(
         &mut self,
-        wanted: &BTreeMap<(Protocol, u16), Backends>,
+        wanted: &BTreeMap<(Protocol, u16), Backends<A>>,
     ) -> Vec<(Protocol, u16, io::Error)> {
         // Dropping a listener's tasks closes its connections too, as the end of a service should.
         self.open.retain(|port, _| wanted.contains_key(port));
@@ -52,7 +60,7 @@ impl Listeners {
                 choice.send_if_modified(|choice| {
                     let differs = choice.backends != *backends;
                     if differs {
-                        *choice = Choice::new(backends.clone());
+                        choice.backends = backends.clone();
                     }
                     differs
                 });
@@ -68,35 +76,52 @@ impl Listeners {
     }
 }
 
+/// An endpoint with which clients stay, and until when.
+type Kept<A> = (Endpoint<A>, Instant);
+
 /// Draws endpoints one after the other, or always the same one where clients stay: they all have one address.
 #[derive(Debug, Clone)]
-struct Choice {
-    backends: Backends,
+struct Choice<A: Address> {
+    backends: Backends<A>,
     drawn: Arc<AtomicUsize>,
+    /// With whom clients stay, and until when.
+    kept: Arc<Mutex<Option<Kept<A>>>>,
 }
 
-impl Choice {
-    fn new(backends: Backends) -> Choice {
-        Choice { backends, drawn: Arc::default() }
+impl<A: Address> Choice<A> {
+    fn new(backends: Backends<A>) -> Choice<A> {
+        Choice { backends, drawn: Arc::default(), kept: Arc::default() }
     }
 
     /// An endpoint, after so many that did not answer.
-    fn draw(&self, refused: usize) -> Option<Endpoint> {
+    fn draw(&self, refused: usize) -> Option<Endpoint<A>> {
         let endpoints = &self.backends.endpoints;
-        let number = match self.backends.sticky {
-            Some(_) => refused,
-            None => self.drawn.fetch_add(1, Ordering::Relaxed),
+        let at = |number: usize| endpoints.get(number % endpoints.len().max(1)).copied();
+        let Some(seconds) = self.backends.sticky else {
+            return at(self.drawn.fetch_add(1, Ordering::Relaxed));
         };
-        endpoints.get(number % endpoints.len().max(1)).copied()
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let lasting = kept.filter(|(_, until)| now < *until);
+        let known = lasting.and_then(|(known, _)| endpoints.iter().position(|endpoint| *endpoint == known));
+        // Whoever did not answer was the last one that was drawn.
+        let drawn = at(known.map_or(0, |known| known + usize::from(refused > 0)));
+        *kept = drawn.map(|endpoint| (endpoint, now + Duration::from_secs(seconds.into())));
+        drawn
     }
 }
 
-async fn listen(protocol: Protocol, port: u16, choice: watch::Receiver<Choice>) -> io::Result<JoinSet<()>> {
+async fn listen<A: Address>(
+    protocol: Protocol,
+    port: u16,
+    choice: watch::Receiver<Choice<A>>,
+) -> io::Result<JoinSet<()>> {
     let mut tasks = JoinSet::new();
-    for address in ADDRESSES {
-        let listening = listen_at(SocketAddrV4::new(address, port), protocol, choice.clone(), &mut tasks);
+    for (number, address) in A::LOCAL.iter().enumerate() {
+        let listening =
+            listen_at(SocketAddr::new((*address).into(), port), protocol, choice.clone(), &mut tasks);
         match listening.await {
-            Err(error) if address == Ipv4Addr::LOCALHOST => return Err(error),
+            Err(error) if number == 0 => return Err(error),
             // The second address is a courtesy; whoever has it may keep it.
             Err(error) => tracing::debug!(%address, port, %error, "opening a node port"),
             Ok(()) => {}
@@ -105,10 +130,10 @@ async fn listen(protocol: Protocol, port: u16, choice: watch::Receiver<Choice>) 
     Ok(tasks)
 }
 
-async fn listen_at(
-    address: SocketAddrV4,
+async fn listen_at<A: Address>(
+    address: SocketAddr,
     protocol: Protocol,
-    choice: watch::Receiver<Choice>,
+    choice: watch::Receiver<Choice<A>>,
     tasks: &mut JoinSet<()>,
 ) -> io::Result<()> {
     match protocol {
@@ -126,7 +151,7 @@ async fn listen_at(
     Ok(())
 }
 
-async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
+async fn serve_tcp<A: Address>(listener: TcpListener, choice: watch::Receiver<Choice<A>>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -144,7 +169,7 @@ async fn serve_tcp(listener: TcpListener, choice: watch::Receiver<Choice>) {
 
 /// Copies both ways until both have ended; the end of one direction is passed on by itself. A connection that
 /// cannot be made is reset, so that the client sees a failure and not an empty answer.
-async fn splice(mut client: TcpStream, choice: watch::Receiver<Choice>) {
+async fn splice<A: Address>(mut client: TcpStream, choice: watch::Receiver<Choice<A>>) {
     let Some(mut server) = connect(&choice).await else {
         // The client may be gone already.
         let _ = client.set_zero_linger();
@@ -160,12 +185,12 @@ async fn splice(mut client: TcpStream, choice: watch::Receiver<Choice>) {
 }
 
 /// Connects to an endpoint. One that refuses has just ended: nothing was sent to it, and another can have the connection.
-async fn connect(choice: &watch::Receiver<Choice>) -> Option<TcpStream> {
+async fn connect<A: Address>(choice: &watch::Receiver<Choice<A>>) -> Option<TcpStream> {
     let until = Instant::now() + CONNECT;
     let mut refused = 0;
     loop {
         let endpoint = choice.borrow().draw(refused)?;
-        let connecting = TcpStream::connect(SocketAddrV4::new(endpoint.address, endpoint.port));
+        let connecting = TcpStream::connect(SocketAddr::new(endpoint.address.into(), endpoint.port));
         match timeout_at(until, connecting).await {
             Ok(Ok(server)) => return Some(server),
             Ok(Err(_)) => refused += 1,
@@ -179,8 +204,8 @@ async fn connect(choice: &watch::Receiver<Choice>) -> Option<TcpStream> {
 }
 
 /// Hands each client's datagrams to a socket of its own, so that answers find back.
-async fn serve_udp(socket: Arc<UdpSocket>, choice: watch::Receiver<Choice>) {
-    let mut clients: HashMap<SocketAddr, (Endpoint, Arc<UdpSocket>)> = HashMap::new();
+async fn serve_udp<A: Address>(socket: Arc<UdpSocket>, choice: watch::Receiver<Choice<A>>) {
+    let mut clients: HashMap<SocketAddr, (Endpoint<A>, Arc<UdpSocket>)> = HashMap::new();
     let mut answers = JoinSet::new();
     let mut buffer = vec![0; DATAGRAM];
     loop {
@@ -218,9 +243,9 @@ async fn serve_udp(socket: Arc<UdpSocket>, choice: watch::Receiver<Choice>) {
     }
 }
 
-async fn connect_udp(endpoint: Endpoint) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    socket.connect((endpoint.address, endpoint.port)).await?;
+async fn connect_udp<A: Address>(endpoint: Endpoint<A>) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(SocketAddr::new(A::ANY.into(), 0)).await?;
+    socket.connect(SocketAddr::new(endpoint.address.into(), endpoint.port)).await?;
     Ok(socket)
 }
 
@@ -242,6 +267,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    const ADDRESSES: &[Ipv4Addr] = <Ipv4Addr as Address>::LOCAL;
 
     fn endpoint(address: SocketAddr) -> Endpoint {
         Endpoint { address: Ipv4Addr::LOCALHOST, port: address.port() }
@@ -293,7 +320,7 @@ mod tests {
         let port = free_port().await;
         let _listeners = one((Protocol::Tcp, port), vec![]).await;
         for address in ADDRESSES {
-            let mut client = TcpStream::connect((address, port)).await.unwrap();
+            let mut client = TcpStream::connect((*address, port)).await.unwrap();
             let error = client.read(&mut [0]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{address}");
         }
@@ -315,6 +342,22 @@ mod tests {
                 drop((accepted.unwrap().unwrap(), client));
             }
         }
+    }
+
+    #[tokio::test]
+    async fn ports_of_ipv6_lead_to_endpoints_of_ipv6() {
+        // A machine without IPv6 has no such address.
+        let Ok(server) = TcpListener::bind("[::1]:0").await else { return };
+        let (here, port) = (server.local_addr().unwrap().port(), free_port().await);
+        let endpoint = Endpoint { address: std::net::Ipv6Addr::LOCALHOST, port: here };
+        let backends = Backends { endpoints: vec![endpoint], ..Backends::default() };
+        let mut listeners = Listeners::default();
+        assert!(listeners.set(&[((Protocol::Tcp, port), backends)].into()).await.is_empty());
+        let both = async {
+            tokio::join!(TcpStream::connect((std::net::Ipv6Addr::LOCALHOST, port)), server.accept())
+        };
+        let (client, accepted) = tokio::time::timeout(Duration::from_secs(5), both).await.unwrap();
+        assert!(client.is_ok() && accepted.is_ok());
     }
 
     #[tokio::test]
@@ -349,8 +392,18 @@ mod tests {
         let choice = Choice::new(Backends { endpoints: endpoints.clone(), ..Backends::default() });
         let drawn: Vec<u16> = (0..6).filter_map(|_| choice.draw(0)).map(|e| e.port).collect();
         assert_eq!(drawn, [1, 2, 3, 1, 2, 3]);
-        let choice = Choice::new(Backends { endpoints, sticky: Some(10), ..Backends::default() });
-        assert!((0..6).filter_map(|_| choice.draw(0)).all(|e| e.port == 1));
-        assert_eq!(Choice::new(Backends::default()).draw(0), None);
+        let sticky = |endpoints: &[Endpoint<Ipv4Addr>]| Backends {
+            endpoints: endpoints.to_vec(),
+            sticky: Some(10),
+            ..Backends::default()
+        };
+        let mut choice = Choice::new(sticky(&endpoints[1..]));
+        assert!((0..6).filter_map(|_| choice.draw(0)).all(|e| e.port == 2));
+        choice.backends = sticky(&endpoints);
+        assert_eq!(choice.draw(0).unwrap().port, 2, "another endpoint takes no clients away");
+        let others: Vec<u16> = (1..3).filter_map(|refused| choice.draw(refused)).map(|e| e.port).collect();
+        assert_eq!(others, [3, 1], "each that does not answer is followed by another one");
+        assert_eq!(choice.draw(0).unwrap().port, 1, "and clients stay with that");
+        assert_eq!(Choice::<Ipv4Addr>::new(Backends::default()).draw(0), None);
     }
 }

@@ -2,11 +2,12 @@
 //! differences.
 //!
 //! [`plan`] and [`policy`] turn objects into a [`state::State`]; [`table`] writes it into the kernel; [`localhost`]
-//! serves what the kernel does not; [`Proxy`] keeps all that going.
+//! serves what the kernel does not; [`Proxy`] keeps all that going. All of it is there once for each family of addresses
+//! ([`family`]) that the cluster has: what one of them does is none of the other's.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,24 +21,27 @@ use crate::api::request::ListOptions;
 use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
 use crate::client::{Client, Resource};
-use crate::network::{self, Cidr};
-use crate::sys::netlink::{Events, Heard};
+use crate::network::{self, Cidr, Cidr6};
+use crate::sys::netlink::Events;
 use crate::sys::program;
 
 pub mod conntrack;
 mod expression;
+pub mod family;
 mod firewall;
 mod health;
 pub mod localhost;
+mod node;
 pub mod plan;
 pub mod policy;
 pub mod state;
 pub mod table;
 
-use conntrack::{Search, SecondLook, Suspects};
+use family::Address;
+use node::Node;
 use plan::Options;
 use policy::notices::Notices;
-use state::State;
+use state::States;
 use table::Table;
 
 /// How long to wait after a failure before the next attempt; twice as long after each further one.
@@ -47,19 +51,36 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Other programs change rules in bursts; so long after the first change their firewalls are looked at again.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// What makes one cluster's proxy its own.
+/// What makes one cluster's proxy its own, for one family of addresses.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct Config<A: Address = Ipv4Addr> {
     /// The name of its nf_tables table.
     pub table: String,
     /// Where pods live.
-    pub pods: Cidr,
+    pub pods: A::Range,
     /// Where cluster addresses of services are given out.
-    pub services: Cidr,
+    pub services: A::Range,
     /// The host's address on the pod network.
-    pub gateway: Ipv4Addr,
+    pub gateway: A,
     /// How the names of the pod network's links begin; followed by `0` the link that holds the gateway address.
     pub link_prefix: String,
+    /// The range of the addresses that the pods' links are named by: where they live in IPv4.
+    pub links: Cidr,
+}
+
+/// What makes one cluster's proxy its own.
+#[derive(Debug, Clone)]
+pub struct Configs {
+    /// For IPv4.
+    pub v4: Config,
+    /// For IPv6, where there is any.
+    pub v6: Option<Config<Ipv6Addr>>,
+}
+
+impl From<Config> for Configs {
+    fn from(v4: Config) -> Configs {
+        Configs { v4, v6: None }
+    }
 }
 
 /// Why the proxy could not do its work.
@@ -88,20 +109,20 @@ impl Error {
 }
 
 /// The addresses of [`State::led`] in the rules that are installed; `None` before there are any.
-pub type Led = Option<Arc<BTreeSet<Ipv4Addr>>>;
+pub type Led = Option<Arc<BTreeSet<IpAddr>>>;
 
 /// The service proxy of one cluster.
 pub struct Proxy {
     client: Client,
-    config: Config,
+    config: Configs,
     options: Options,
     led: watch::Sender<Led>,
 }
 
 impl Proxy {
     /// A proxy that reads services, endpoint slices, pods, network policies and namespaces through `client`.
-    pub fn new(client: Client, config: Config, options: Options) -> Proxy {
-        Proxy { client, config, options, led: watch::channel(None).0 }
+    pub fn new(client: Client, config: impl Into<Configs>, options: Options) -> Proxy {
+        Proxy { client, config: config.into(), options, led: watch::channel(None).0 }
     }
 
     /// Where new connections are led to, as it changes.
@@ -130,7 +151,8 @@ impl Proxy {
         let (sender, states) = watch::channel(None);
         let (recorder, record) = Recorder::new(self.client.clone(), "kube-proxy", "");
         tasks.spawn(record);
-        let mut notices = Notices::new(recorder);
+        let both = self.config.v6.is_some();
+        let mut notices = Notices::new(recorder, both);
         let options = self.options;
         tasks.spawn(async move {
             tokio::join!(
@@ -150,8 +172,13 @@ impl Proxy {
                 };
                 let with_ports = objects.pods.iter().filter(|pod| plan::has_host_ports(pod)).cloned();
                 let with_ports: Vec<_> = with_ports.collect();
-                let mut wanted = plan::plan(&options, &objects.services, &objects.slices, &with_ports);
-                wanted.policies = policy::plan::plan(&objects);
+                let wanted = States {
+                    v4: wanted(&options, &objects, &with_ports),
+                    v6: match both {
+                        true => wanted(&options, &objects, &with_ports),
+                        false => state::State::default(),
+                    },
+                };
                 notices.look(&objects.policies);
                 sender.send_if_modified(|current| {
                     let differs = current.as_ref() != Some(&wanted);
@@ -164,18 +191,37 @@ impl Proxy {
         follow(self.config, states, self.led, shutdown).await
     }
 
-    /// Removes the table and what was added to other firewalls; already gone is fine.
+    /// Removes the tables and what was added to other firewalls; already gone is fine.
     ///
     /// # Errors
-    /// What could not be removed; both are tried.
-    pub async fn destroy(config: &Config) -> Result<(), Error> {
-        let config = config.clone();
+    /// What could not be removed; all are tried.
+    pub async fn destroy(config: impl Into<Configs>) -> Result<(), Error> {
+        let Configs { v4, v6 } = config.into();
         let work = move || {
-            let table = Table::remove(&config.table).map_err(Error::io("removing the service table"));
-            firewall::close(&config).and(table)
+            let removed = Error::io("removing the service table");
+            let table = Table::<Ipv4Addr>::remove(&v4.table).map_err(removed);
+            // Whether there was IPv6 may not be known any more; a kernel without it has no such table.
+            let other = match table::exists(Ipv6Addr::family().number, &v4.table) {
+                Ok(true) => Table::<Ipv6Addr>::remove(&v4.table),
+                _ => Ok(()),
+            };
+            let other = other.map_err(Error::io("removing the service table of IPv6"));
+            let firewalls = [firewall::close(&v4), v6.as_ref().map_or(Ok(()), firewall::close)];
+            firewalls.into_iter().chain([table, other]).collect()
         };
         blocking(work).await?
     }
+}
+
+/// What objects mean for packets of one family.
+fn wanted<A: Address>(
+    options: &Options,
+    objects: &policy::plan::Objects,
+    with_ports: &[Arc<Pod>],
+) -> state::State<A> {
+    let mut wanted = plan::plan(options, &objects.services, &objects.slices, with_ports);
+    wanted.policies = policy::plan::plan(objects);
+    wanted
 }
 
 /// Does what the newest state says, nothing while there is none, until `shutdown`; tells `led` what is done.
@@ -183,26 +229,14 @@ impl Proxy {
 /// # Errors
 /// When it cannot begin; later failures are logged and tried again.
 pub async fn follow(
-    config: Config,
-    mut states: watch::Receiver<Option<State>>,
+    config: impl Into<Configs>,
+    mut states: watch::Receiver<Option<States>>,
     led: watch::Sender<Led>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let events = Events::open().map_err(Error::io("listening to rule changes"))?;
-    let mut table = Table::new(config.clone()).map_err(Error::io("opening netfilter's netlink"))?;
-    if let Err(error) = close(&mut table) {
-        tracing::error!(%error, "closing the way of pods whose policies are not known yet");
-    }
-    let mut node = Node {
-        config,
-        table: Some(table),
-        listeners: localhost::Listeners::default(),
-        search: Search::default(),
-        second: SecondLook::default(),
-        balancers: health::Listeners::default(),
-        led,
-        routed: false,
-    };
+    let config = config.into();
+    let mut node = Node::open(config.clone(), led)?;
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
     let mut firewalls = Some(tokio::time::Instant::now());
@@ -234,11 +268,12 @@ pub async fn follow(
                 Err(source) => return Err(Error::Io { tried: "listening to rule changes", source }),
             },
             () = sleep_until(retry) => {}
-            () = sleep_until(node.second.due()) => node.look_again(),
+            () = sleep_until(node.due()) => node.look_again(),
             () = sleep_until(firewalls), if opening.0.is_none() => {
                 firewalls = None;
-                let config = node.config.clone();
-                opening = Opening(Some(tokio::spawn(blocking(move || firewall::open(&config)))));
+                let Configs { v4, v6 } = config.clone();
+                let work = move || firewall::open(&v4).and(v6.as_ref().map_or(Ok(()), firewall::open));
+                opening = Opening(Some(tokio::spawn(blocking(work))));
                 continue;
             }
             () = opening.done() => continue,
@@ -260,16 +295,6 @@ pub async fn follow(
     Ok(())
 }
 
-/// Lets no pod speak until it is known who may. A table that is there already knows it from before.
-fn close(table: &mut Table) -> io::Result<()> {
-    if !table.is_present()? {
-        table.apply(State::closed())?;
-        // Connections of before, if there are any, are looked at when everything is known.
-        table.invalidate();
-    }
-    Ok(())
-}
-
 /// Letting pods through other firewalls, while that is under way.
 struct Opening(Option<JoinHandle<Result<Result<(), Error>, Error>>>);
 
@@ -282,116 +307,6 @@ impl Opening {
         if let Ok(Err(error)) = done.map(Result::flatten) {
             tracing::warn!(%error, "letting pods through other firewalls");
         }
-    }
-}
-
-/// Everything on this node that makes services work.
-struct Node {
-    config: Config,
-    /// Away only while a blocking call uses it.
-    table: Option<Table>,
-    listeners: localhost::Listeners,
-    balancers: health::Listeners,
-    led: watch::Sender<Led>,
-    /// Tracked connections that could not be looked at yet.
-    search: Search,
-    /// Those to be looked for once more.
-    second: SecondLook,
-    /// Whether the addresses of services have a way out of the host's own programs.
-    routed: bool,
-}
-
-impl Node {
-    fn is_foreign(&self, event: &crate::sys::netlink::Message<'_>) -> bool {
-        self.table.as_ref().is_some_and(|table| event.port != table.port())
-    }
-
-    fn is_damage(&self, event: &crate::sys::netlink::Message<'_>) -> bool {
-        self.table.as_ref().is_some_and(|table| table.is_damage(event))
-    }
-
-    fn is_damaged(&self, heard: Heard) -> bool {
-        match heard {
-            Heard::Nothing => false,
-            Heard::Match => true,
-            // What was lost is not known: look whether the table is still there. When in doubt, it is not.
-            Heard::Overflow => !self.table.as_ref().is_some_and(|table| table.is_present().unwrap_or(false)),
-        }
-    }
-
-    fn invalidate(&mut self) {
-        if let Some(table) = &mut self.table {
-            table.invalidate();
-        }
-    }
-
-    /// Has the next [`Node::apply`] look for suspects of a while ago.
-    fn look_again(&mut self) {
-        let suspects = self.second.take(tokio::time::Instant::now());
-        self.search = std::mem::take(&mut self.search).and(Search { suspects, denied: false });
-    }
-
-    /// Makes it so, as far as it goes. False when a port is taken by somebody else.
-    async fn apply(&mut self, wanted: State) -> Result<bool, Error> {
-        let (local, balancers, led) = (wanted.local.clone(), wanted.health.clone(), wanted.led.clone());
-        // Without it the rest is of use too: pods are cut off until their rules are there.
-        let routed = if self.routed { Ok(()) } else { self.route().await };
-        self.routed = routed.is_ok();
-        let table = match self.table.take() {
-            Some(table) => table,
-            None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
-        };
-        let changed = stale_after(table.installed(), &wanted);
-        let suspects = changed.suspects.clone();
-        let (config, search) = (self.config.clone(), std::mem::take(&mut self.search).and(changed));
-        let (table, search, done) = blocking(move || apply_table(&config, table, search, wanted)).await?;
-        (self.table, self.search) = (Some(table), search);
-        self.second.add(suspects, tokio::time::Instant::now());
-        let failed = self.listeners.set(&local).await;
-        for (protocol, port, error) in &failed {
-            tracing::warn!(?protocol, port, %error, "opening a node port on loopback");
-        }
-        let unasked = self.balancers.set(&balancers).await;
-        for (port, error) in &unasked {
-            tracing::warn!(port, %error, "opening the health port of a service");
-        }
-        done?;
-        self.led.send_replace(Some(led));
-        routed.map(|()| failed.is_empty() && unasked.is_empty())
-    }
-
-    async fn route(&self) -> Result<(), Error> {
-        let Config { services, gateway, link_prefix, .. } = &self.config;
-        Ok(network::route_through(&format!("{link_prefix}0"), *services, *gateway).await?)
-    }
-}
-
-/// Changes the table and then deletes tracked connections; gives back which are still to be looked for.
-fn apply_table(
-    config: &Config,
-    mut table: Table,
-    search: Search,
-    wanted: State,
-) -> (Table, Search, Result<(), Error>) {
-    if let Err(error) = table.apply(wanted) {
-        return (table, search, Err(Error::io("changing the service table")(error)));
-    }
-    let nothing = State::default();
-    match conntrack::delete_stale(&search, config, table.installed().unwrap_or(&nothing)) {
-        Ok(_) => (table, Search::default(), Ok(())),
-        Err(error) => (table, search, Err(Error::io("deleting stale tracked connections")(error))),
-    }
-}
-
-/// What to look for after a change; `None` is when it is not known what was there.
-fn stale_after(installed: Option<&State>, wanted: &State) -> Search {
-    let before = installed.and_then(|installed| installed.policies.as_ref());
-    Search {
-        suspects: match installed {
-            Some(installed) => Suspects::To(wanted.misled(installed)),
-            None => Suspects::All,
-        },
-        denied: wanted.policies.as_ref().is_some_and(|policies| policies.may_deny_more_than(before)),
     }
 }
 
@@ -430,7 +345,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// Whether the kernel lets this process use nf_tables at all.
 pub fn probe() -> std::io::Result<()> {
     // Any name will do: what matters is that the question is understood.
-    table::exists(libc::AF_INET as u8, "minik-probe").map(drop)
+    table::exists(Ipv4Addr::family().number, "minik-probe").map(drop)
+}
+
+/// Whether the kernel does with IPv6 what services need of it: refuse, masquerade, and know the host's own addresses.
+/// Blocks.
+pub fn probe6() -> std::io::Result<()> {
+    let documentation = |third: u16| Ipv6Addr::new(0x2001, 0xdb8, third, 0, 0, 0, 0, 0);
+    let range = |third: u16| Cidr6 { base: documentation(third), prefix: 64 };
+    table::try_out(&Config::<Ipv6Addr> {
+        table: format!("minik-probe-{}", std::process::id()),
+        pods: range(1),
+        services: range(2),
+        gateway: documentation(1),
+        link_prefix: "minik".into(),
+        links: Cidr { base: Ipv4Addr::new(192, 0, 2, 0), prefix: 24 },
+    })
 }
 
 #[cfg(test)]
@@ -449,6 +379,7 @@ mod tests {
             services: "10.96.0.0/12".parse().unwrap(),
             gateway: Ipv4Addr::new(10, 244, 0, 1),
             link_prefix: "mk".into(),
+            links: "10.244.0.0/16".parse().unwrap(),
         }
     }
 
@@ -472,6 +403,7 @@ mod tests {
         let network = network::Config {
             prefix: "mkx".into(),
             pods: "10.244.0.0/16".parse().unwrap(),
+            pods6: None,
             namespaces: directory.path().join("namespaces"),
             state: directory.path().join("state"),
         };
@@ -482,6 +414,7 @@ mod tests {
             services: "10.96.0.0/12".parse().unwrap(),
             gateway: network.gateway(),
             link_prefix: network.prefix.clone(),
+            links: network.pods,
         };
         let api = FakeApi::default();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -523,18 +456,37 @@ mod tests {
         until_rules("policy-", false).await;
         stop.send(()).unwrap();
         running.await.unwrap().unwrap();
-        Proxy::destroy(&config).await.unwrap();
+        Proxy::destroy(config).await.unwrap();
         opened.close().await;
         PodNetwork::destroy(&network).await.unwrap();
     }
 
     #[test]
     fn services_and_slices_of_the_api_become_rules() {
+        on_a_host(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(objects_become_rules());
+        });
+    }
+
+    #[test]
+    fn what_is_tried_out_is_not_left() {
+        on_a_host(|| {
+            let tables = || program::run("nft", &["list", "tables"], &[]).unwrap();
+            probe6().unwrap();
+            assert!(tables().is_empty());
+            // A kernel that refuses a part is noticed: here, a name that is longer than any table's.
+            let config = Config { table: "x".repeat(300), ..config() };
+            assert!(table::try_out(&config).is_err() && tables().is_empty());
+        });
+    }
+
+    /// Runs a test on a thread with namespaces of its own: the kernel removes what is in them with it.
+    fn on_a_host(test: impl FnOnce() + Send + 'static) {
         if !nix::unistd::geteuid().is_root() {
             assert!(std::env::var_os("MINIK_REQUIRE_ROOT").is_none(), "this test needs root");
             return;
         }
-        // A thread with namespaces of its own: the kernel removes what is in them with it.
         let host = std::thread::spawn(|| {
             crate::sys::namespace::unshare(
                 nix::sched::CloneFlags::CLONE_NEWNET | nix::sched::CloneFlags::CLONE_NEWNS,
@@ -542,8 +494,7 @@ mod tests {
             .unwrap();
             let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
             nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(objects_become_rules());
+            test();
         });
         if let Err(panic) = host.join() {
             std::panic::resume_unwind(panic);

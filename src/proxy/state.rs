@@ -1,11 +1,11 @@
 //! What the service proxy wants: frontends and their endpoints, as plain values.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::family::{Address, Range};
 use super::policy::Policies;
-use crate::network::Cidr;
 
 /// A transport protocol, by its number in the IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,9 +28,9 @@ impl Protocol {
 
 /// Where connections are made to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Frontend {
+pub struct Frontend<A: Address = Ipv4Addr> {
     /// The address; `None` for every address of the node but loopback's.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<A>,
     /// The protocol.
     pub protocol: Protocol,
     /// The port.
@@ -39,22 +39,28 @@ pub struct Frontend {
 
 /// Where connections end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Endpoint {
+pub struct Endpoint<A: Address = Ipv4Addr> {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: A,
     /// The port.
     pub port: u16,
 }
 
 /// The endpoints behind a frontend.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Backends {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backends<A: Address = Ipv4Addr> {
     /// In order, each once; with none, connections are refused.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Endpoint<A>>,
     /// A client stays with its endpoint for this many seconds after its last connection.
     pub sticky: Option<u32>,
     /// Where clients that are no pods must come from; everybody may connect when there is no such word.
-    pub sources: Option<Vec<Cidr>>,
+    pub sources: Option<Vec<A::Range>>,
+}
+
+impl<A: Address> Default for Backends<A> {
+    fn default() -> Self {
+        Backends { endpoints: Vec::new(), sticky: None, sources: None }
+    }
 }
 
 /// What load balancers are told that ask after a service.
@@ -68,30 +74,57 @@ pub struct Health {
     pub endpoints: usize,
 }
 
-/// Everything that the proxy is to do.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct State {
+/// Everything that the proxy is to do with the packets of one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State<A: Address = Ipv4Addr> {
     /// By address.
-    pub frontends: BTreeMap<Frontend, Backends>,
+    pub frontends: BTreeMap<Frontend<A>, Backends<A>>,
     /// Ports of the loopback address, served in user space.
-    pub local: BTreeMap<(Protocol, u16), Backends>,
+    pub local: BTreeMap<(Protocol, u16), Backends<A>>,
     /// What pods may do; `None` when nothing is to be judged.
-    pub policies: Option<Policies>,
+    pub policies: Option<Policies<A>>,
     /// Ports of the node on which load balancers ask after a service.
     pub health: BTreeMap<u16, Health>,
     /// The addresses that new connections are led to for as long as they last: not those of endpoints that end and
     /// have connections only where there is nobody else.
-    pub led: Arc<BTreeSet<Ipv4Addr>>,
+    pub led: Arc<BTreeSet<A>>,
 }
 
-impl State {
+/// Everything that the proxy is to do with packets of either family.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct States {
+    /// With those of IPv4.
+    pub v4: State,
+    /// With those of IPv6, where there is any.
+    pub v6: State<Ipv6Addr>,
+}
+
+impl From<State> for States {
+    fn from(v4: State) -> States {
+        States { v4, v6: State::default() }
+    }
+}
+
+impl<A: Address> Default for State<A> {
+    fn default() -> Self {
+        State {
+            frontends: BTreeMap::new(),
+            local: BTreeMap::new(),
+            policies: None,
+            health: BTreeMap::new(),
+            led: Arc::default(),
+        }
+    }
+}
+
+impl<A: Address> State<A> {
     /// Nothing, and nobody may do anything: for as long as nothing is known.
-    pub fn closed() -> State {
+    pub fn closed() -> State<A> {
         State { policies: Some(Policies::default()), ..State::default() }
     }
 
     /// Addresses of endpoints: a pod that reaches itself through a service needs another source address.
-    pub fn endpoint_addresses(&self) -> BTreeSet<Ipv4Addr> {
+    pub fn endpoint_addresses(&self) -> BTreeSet<A> {
         self.frontends
             .values()
             .flat_map(|backends| &backends.endpoints)
@@ -100,11 +133,11 @@ impl State {
     }
 
     /// Endpoints that are no pods: they would answer past this host.
-    pub fn outside(&self, pods: Cidr) -> BTreeSet<(Ipv4Addr, Protocol, u16)> {
+    pub fn outside(&self, pods: A::Range) -> BTreeSet<(A, Protocol, u16)> {
         let all = self.frontends.iter().flat_map(|(frontend, backends)| {
             backends.endpoints.iter().map(|endpoint| (endpoint.address, frontend.protocol, endpoint.port))
         });
-        all.filter(|(address, ..)| !pods.contains(*address)).collect()
+        all.filter(|(address, ..)| !pods.has(*address)).collect()
     }
 
     /// Ports of the node that nobody is behind.
@@ -118,11 +151,11 @@ impl State {
 
     /// Frontends whose tracked connections may lead to the wrong place after a change from `old`: an endpoint went,
     /// or the first one came. That one is nothing to protocols whose clients were refused before.
-    pub fn misled(&self, old: &State) -> BTreeSet<Frontend> {
-        fn endpoints<'a>(state: &'a State, frontend: &Frontend) -> &'a [Endpoint] {
+    pub fn misled(&self, old: &State<A>) -> BTreeSet<Frontend<A>> {
+        fn endpoints<'a, A: Address>(state: &'a State<A>, frontend: &Frontend<A>) -> &'a [Endpoint<A>] {
             state.frontends.get(frontend).map_or(&[], |backends| &backends.endpoints)
         }
-        let gone_or_first = |frontend: &Frontend| {
+        let gone_or_first = |frontend: &Frontend<A>| {
             let (before, now) = (endpoints(old, frontend), endpoints(self, frontend));
             let is_first = || frontend.protocol == Protocol::Udp && before.is_empty() && !now.is_empty();
             before != now
@@ -167,7 +200,7 @@ mod tests {
             }
         }
         assert_eq!(State::default().misled(&udp(&[1])).len(), 1, "the whole frontend went");
-        assert!(State::default().misled(&udp(&[])).is_empty());
+        assert!(State::<Ipv4Addr>::default().misled(&udp(&[])).is_empty());
     }
 
     #[test]

@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::api::resources::Resources;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, PodSpec};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
-use serde_json::Value;
-
-use crate::api::resources::{self, Resources};
 
 /// The labels of an object.
 pub type Labels = BTreeMap<String, String>;
@@ -18,7 +16,7 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Placed {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// Its requests.
+    /// What it takes of its node.
     pub requests: Arc<Resources>,
 }
 
@@ -101,20 +99,13 @@ pub fn node_of(pod: &Pod) -> &str {
     spec(pod).node_name.as_deref().unwrap_or_default()
 }
 
-/// The most that a pod asks for at one time, with what its sandbox takes.
-pub fn requests(pod: &Pod) -> Resources {
-    let spec = serde_json::to_value(spec(pod)).unwrap_or(Value::Null);
-    let mut asked = resources::of_pod(&spec, "requests");
-    resources::add(&mut asked, &resources::read(&spec["overhead"]));
-    asked
-}
-
 #[cfg(test)]
 pub mod testing {
     //! Clusters of a few words for tests.
 
     use super::*;
-    use serde_json::json;
+    use crate::api::resources::held;
+    use serde_json::{Value, json};
 
     /// A node that is ready, with two CPUs, 1 GiB and room for ten pods.
     pub fn node(name: &str, change: impl FnOnce(&mut Value)) -> Arc<Node> {
@@ -148,7 +139,7 @@ pub mod testing {
 
     /// The pod with its requests.
     pub fn placed(pod: &Arc<Pod>) -> Placed {
-        Placed { pod: pod.clone(), requests: Arc::new(requests(pod)) }
+        Placed { pod: pod.clone(), requests: Arc::new(held(pod)) }
     }
 
     /// A cluster of these nodes, with pods on those that they name.

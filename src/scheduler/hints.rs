@@ -4,13 +4,14 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::cluster::{is_over, node_of};
 use super::filter::Plugin;
+use crate::api::resources::held;
 
 /// Something happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A pod has come to a node, or has other labels.
     PodCame,
-    /// A pod has left a node.
+    /// A pod has left a node, or takes another part of it.
     PodLeft,
     /// A node is there, or offers something else.
     Node,
@@ -47,11 +48,7 @@ pub fn pod_changed(before: Option<&Pod>, after: Option<&Pod>) -> Option<Event<'s
         (None, Some(_)) => Some(Event::PodCame),
         (Some(_), None) => Some(Event::PodLeft),
         (Some(before), Some(after)) => {
-            let requests = |pod: &Pod| {
-                let containers = pod.spec.iter().flat_map(|spec| spec.containers.clone());
-                containers.map(|container| container.resources).collect::<Vec<_>>()
-            };
-            if before.metadata.uid != after.metadata.uid || requests(before) != requests(after) {
+            if before.metadata.uid != after.metadata.uid || held(before) != held(after) {
                 return Some(Event::PodLeft);
             }
             (before.metadata.labels != after.metadata.labels).then_some(Event::PodCame)

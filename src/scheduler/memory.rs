@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, Pod};
 
-use super::cluster::{Placed, node_of, requests};
+use super::cluster::{Placed, node_of};
 use super::filter::volumes::Bindings;
 use super::uid;
-use crate::api::resources::Resources;
+use crate::api::resources::{Resources, held};
 use crate::api::volumes;
 
 /// By the uids of pods.
@@ -64,7 +64,7 @@ impl Memory {
         let requests = match known {
             Some((_, requests)) => requests.clone(),
             None => {
-                let requests = Arc::new(requests(pod));
+                let requests = Arc::new(held(pod));
                 self.requests.insert(uid(pod).to_owned(), (version.clone(), requests.clone()));
                 requests
             }

@@ -1,6 +1,6 @@
 //! The store file: documents and log in redb tables, written in one transaction for each group of changes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +14,7 @@ use redb::{
 };
 
 use super::memory::State;
-use super::rows::{self, FORMAT, Span, UNPLACED};
+use super::rows::{self, FORMAT, REPEATING, Span, UNPLACED};
 use super::{Entry, Error, Event, Revision};
 
 const DOCUMENTS: TableDefinition<&str, &[u8]> = TableDefinition::new("documents");
@@ -176,21 +176,27 @@ impl Disk {
         let Some(span) = head.get(SPAN)?.and_then(|row| rows::decode_span(SPAN, row.value())) else {
             return Ok(None);
         };
-        let log = transaction.open_table(LOG)?;
-        let mut events = Vec::new();
+        let (log, documents) = (transaction.open_table(LOG)?, transaction.open_table(DOCUMENTS)?);
+        let mut found = Vec::new();
         for revision in known + 1..=span.newest {
             let row = log.get(revision)?;
-            let Some(event) = row.and_then(|row| rows::decode_event(FORMAT, revision, row.value())) else {
+            let Some(row) = row.and_then(|row| rows::decode_event(FORMAT, revision, row.value())) else {
                 return Ok(None);
             };
-            events.push(event);
+            found.push(row);
         }
-        Ok((span.newest >= known).then_some((events, span)))
+        // One that cannot be read is one that is not there.
+        let document = |key: &str| {
+            let row = documents.get(key).ok().flatten()?;
+            rows::decode_document(FORMAT, key, row.value())
+        };
+        let events = rows::events(found, document).ok();
+        Ok(events.filter(|_| span.newest >= known).map(|events| (events.into(), span)))
     }
 
     fn load(&self) -> Result<State, Error> {
         let format = match self.format().map_err(|e| self.fail("read the format", e))? {
-            Some(format @ (UNPLACED | FORMAT)) => format,
+            Some(format @ (UNPLACED | REPEATING | FORMAT)) => format,
             None => {
                 self.rewrite(&[], &[], Span { compacted: 0, newest: 0 })
                     .map_err(|e| self.fail("make the tables", e))?;
@@ -212,18 +218,21 @@ impl Disk {
                 .ok_or_else(|| damaged(&self.path, &format!("the document {key} fails its checksum")))?;
             present.insert(key, entry);
         }
-        let mut events = VecDeque::new();
+        let mut found = Vec::new();
         for row in log.iter().map_err(|e| self.fail("read the log", e))? {
             let (revision, value) = row.map_err(|e| self.fail("read the log", e))?;
             let revision = revision.value();
-            let event = rows::decode_event(format, revision, value.value())
+            let row = rows::decode_event(format, revision, value.value())
                 .ok_or_else(|| damaged(&self.path, &format!("revision {revision} of the log is broken")))?;
-            events.push_back(event);
+            found.push(row);
         }
-        let newest = events.back().map(|event| event.revision);
+        let newest = found.last().map(rows::Row::revision);
         let span = self.span(format, newest).map_err(|e| self.fail("read", e))?;
-        let span = span.ok_or_else(|| damaged(&self.path, "how far the log reaches fails its checksum"))?;
-        rows::joined(&present, &mut events, span).map_err(|what| damaged(&self.path, &what))?;
+        let damaged = |what: String| damaged(&self.path, &what);
+        let span = span.ok_or_else(|| damaged("how far the log reaches fails its checksum".into()))?;
+        rows::check_reach(&found, span).map_err(damaged)?;
+        let mut events = rows::events(found, |key| present.get(key).cloned()).map_err(damaged)?;
+        rows::joined(&present, &mut events, span.compacted).map_err(damaged)?;
         if format != FORMAT {
             drop((documents, log, transaction));
             let documents: Vec<&Entry> = present.values().map(AsRef::as_ref).collect();

@@ -8,9 +8,12 @@ use bytes::Bytes;
 
 use super::{Entry, Event, Revision};
 
-/// The format of the rows that this code writes.
-pub const FORMAT: u64 = 2;
-/// The format whose checksums do not cover the keys, which is still read.
+/// The format of the rows that this code writes. A row of the log does not repeat the document that the event made, which is
+/// there as a document, or as what the next event of its key replaced.
+pub const FORMAT: u64 = 3;
+/// The format whose log repeats every document, which is still read.
+pub const REPEATING: u64 = 2;
+/// The format before it, whose checksums do not cover the keys either.
 pub const UNPLACED: u64 = 1;
 
 /// How far the log reaches.
@@ -105,37 +108,110 @@ pub fn decode_document(format: u64, key: &str, row: &[u8]) -> Option<Arc<Entry>>
     Some(Entry::new(key.to_owned(), Bytes::copy_from_slice(body), created, revision))
 }
 
-/// `deleted created key bytes [previous-created previous-revision previous-bytes]`.
+/// A row of the log.
+#[derive(Debug)]
+pub struct Row {
+    revision: Revision,
+    key: String,
+    created: Revision,
+    deleted: bool,
+    /// The document that the event made, where the row itself tells it.
+    bytes: Option<Bytes>,
+    previous: Option<Arc<Entry>>,
+}
+
+impl Row {
+    /// The event's revision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+}
+
+/// `deleted created key replaced [previous-created previous-revision previous-bytes] [final-bytes]`: what was there before when
+/// `replaced` is 1, and of a deletion how it left the document.
 pub fn encode_event(event: &Event) -> Vec<u8> {
-    let held = |entry: &Entry| 24 + entry.key.len() + entry.bytes.len();
-    let mut row = begun(16 + held(&event.entry) + event.previous.as_deref().map_or(0, held));
+    let last = event.deleted.then_some(&event.entry.bytes);
+    let held = |entry: &Entry| 24 + entry.bytes.len();
+    let previous = event.previous.as_deref().map_or(0, held);
+    let mut row = begun(32 + event.entry.key.len() + previous + last.map_or(0, |bytes| 8 + bytes.len()));
     row.extend(u64::from(event.deleted).to_le_bytes());
     row.extend(event.entry.created.to_le_bytes());
     put_slice(&mut row, event.entry.key.as_bytes());
-    put_slice(&mut row, &event.entry.bytes);
+    row.extend(u64::from(event.previous.is_some()).to_le_bytes());
     if let Some(previous) = &event.previous {
-        row.extend(previous.created.to_le_bytes());
-        row.extend(previous.revision.to_le_bytes());
-        put_slice(&mut row, &previous.bytes);
+        put_previous(&mut row, previous);
+    }
+    if let Some(bytes) = last {
+        put_slice(&mut row, bytes);
     }
     sealed(&event.revision.to_le_bytes(), row)
 }
 
-/// What [`encode_event`] wrote, or the code of an older format.
-pub fn decode_event(format: u64, revision: Revision, row: &[u8]) -> Option<Event> {
+fn put_previous(row: &mut Vec<u8>, previous: &Entry) {
+    row.extend(previous.created.to_le_bytes());
+    row.extend(previous.revision.to_le_bytes());
+    put_slice(row, &previous.bytes);
+}
+
+fn take_previous(key: &str, body: &mut &[u8]) -> Option<Arc<Entry>> {
+    let (created, revision) = (take_u64(body)?, take_u64(body)?);
+    Some(Entry::new(key.to_owned(), Bytes::copy_from_slice(take_slice(body)?), created, revision))
+}
+
+/// What [`encode_event`] wrote, or the code of an older format: `deleted created key bytes [previous]`.
+pub fn decode_event(format: u64, revision: Revision, row: &[u8]) -> Option<Row> {
     let mut body = unsealed(place(format, &revision.to_le_bytes()), row)?;
     let deleted = take_u64(&mut body)? == 1;
     let created = take_u64(&mut body)?;
     let key = std::str::from_utf8(take_slice(&mut body)?).ok()?.to_owned();
-    let bytes = Bytes::copy_from_slice(take_slice(&mut body)?);
-    let previous = if body.is_empty() {
-        None
+    let (bytes, previous);
+    if format == FORMAT {
+        let replaced = take_u64(&mut body)? == 1;
+        previous = if replaced { Some(take_previous(&key, &mut body)?) } else { None };
+        bytes = if deleted { Some(Bytes::copy_from_slice(take_slice(&mut body)?)) } else { None };
     } else {
-        let created = take_u64(&mut body)?;
-        let revision = take_u64(&mut body)?;
-        Some(Entry::new(key.clone(), Bytes::copy_from_slice(take_slice(&mut body)?), created, revision))
-    };
-    Some(Event { revision, entry: Entry::new(key, bytes, created, revision), previous, deleted })
+        bytes = Some(Bytes::copy_from_slice(take_slice(&mut body)?));
+        previous = if body.is_empty() { None } else { Some(take_previous(&key, &mut body)?) };
+    }
+    body.is_empty().then_some(Row { revision, key, created, deleted, bytes, previous })
+}
+
+/// Says what is wrong when the rows do not reach as far as the log should, or not without a gap.
+pub fn check_reach(rows: &[Row], span: Span) -> Result<(), String> {
+    if (span.compacted + 1..=span.newest).eq(rows.iter().map(Row::revision)) {
+        return Ok(());
+    }
+    let reached = rows.last().map_or(span.compacted, Row::revision);
+    Err(format!("the log does not reach from {} to {}: {reached}", span.compacted, span.newest))
+}
+
+/// The events of the newest rows of a log, with what each made of its document; `document` answers those that are there now.
+/// Says what is wrong when one is nowhere.
+pub fn events(
+    rows: Vec<Row>,
+    mut document: impl FnMut(&str) -> Option<Arc<Entry>>,
+) -> Result<VecDeque<Event>, String> {
+    // What was there before the next event of each key.
+    let mut replaced: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
+    let mut events = VecDeque::with_capacity(rows.len());
+    for row in rows.into_iter().rev() {
+        let Row { revision, key, created, deleted, bytes, previous } = row;
+        let entry = match (bytes, replaced.get(&key)) {
+            (Some(bytes), _) => Entry::new(key.clone(), bytes, created, revision),
+            (None, Some(next)) => match next {
+                Some(entry) if entry.revision == revision && entry.created == created => entry.clone(),
+                _ => return Err(format!("revision {revision} of the log is broken")),
+            },
+            (None, None) => match document(&key) {
+                Some(entry) if entry.revision == revision && entry.created == created => entry,
+                Some(_) => return Err(format!("the document {key} is not what the log made of it")),
+                None => return Err(format!("the document {key} is missing")),
+            },
+        };
+        replaced.insert(key, previous.clone());
+        events.push_front(Event { revision, entry, previous, deleted });
+    }
+    Ok(events)
 }
 
 /// Joins the two ways in which documents lie in the file: the newest event of a key and its document become
@@ -144,14 +220,9 @@ pub fn decode_event(format: u64, revision: Revision, row: &[u8]) -> Option<Event
 pub fn joined(
     documents: &BTreeMap<String, Arc<Entry>>,
     log: &mut VecDeque<Event>,
-    span: Span,
+    compacted: Revision,
 ) -> Result<(), String> {
     let broken = |revision: Revision| format!("revision {revision} of the log is broken");
-    let contiguous = (span.compacted + 1..=span.newest).eq(log.iter().map(|event| event.revision));
-    if !contiguous {
-        let reached = log.back().map_or(span.compacted, |event| event.revision);
-        return Err(format!("the log does not reach from {} to {}: {reached}", span.compacted, span.newest));
-    }
     let mut last: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
     for event in log {
         let known = match last.get(&event.entry.key) {
@@ -176,7 +247,7 @@ pub fn joined(
     for (key, document) in documents {
         let right = match last.remove(key) {
             Some(newest) => newest.is_some_and(|newest| newest.revision == document.revision),
-            None => document.revision <= span.compacted,
+            None => document.revision <= compacted,
         };
         if !right {
             return Err(format!("the document {key} is not what the log made of it"));
@@ -214,6 +285,7 @@ mod tests {
         let row = encode_event(&change);
         assert_eq!(decode_event(FORMAT, 7, &row).unwrap().previous.unwrap().revision, 5);
         assert!(decode_event(FORMAT, 8, &row).is_none());
+        assert!(decode_event(REPEATING, 7, &row).is_none());
         let span = Span { compacted: 4, newest: 7 };
         let mut row = encode_span("span", span);
         assert_eq!(decode_span("span", &row), Some(span));
@@ -222,8 +294,55 @@ mod tests {
     }
 
     #[test]
+    fn an_event_finds_its_document_where_it_lies() {
+        // `a` was made and changed; `b` came, went and came again.
+        let (a1, a2, b2) = (entry("a", 1, 1), entry("a", 1, 2), entry("b", 3, 3));
+        let (end, b5) = (entry("b", 3, 4), entry("b", 5, 5));
+        let log = [
+            event(a1.clone(), None, false),
+            event(a2.clone(), Some(a1), false),
+            event(b2.clone(), None, false),
+            event(end, Some(b2), true),
+            event(b5.clone(), None, false),
+        ];
+        let rows = |skip: usize| {
+            let rows = log.iter().skip(skip);
+            rows.map(|event| decode_event(FORMAT, event.revision, &encode_event(event)).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let documents = BTreeMap::from([("a", a2), ("b", b5)]);
+        let there = |key: &str| documents.get(key).cloned();
+        for skip in 0..log.len() {
+            let found = events(rows(skip), there).unwrap();
+            assert_eq!(found.len(), log.len() - skip);
+            for (found, event) in found.iter().zip(&log[skip..]) {
+                assert!(same(&found.entry, &event.entry) && found.deleted == event.deleted);
+                let previous = (found.previous.as_deref(), event.previous.as_deref());
+                assert!(matches!(previous, (None, None)) || same(previous.0.unwrap(), previous.1.unwrap()));
+            }
+        }
+        assert_eq!(events(rows(0), |_| None).unwrap_err(), "the document b is missing");
+        let other = |key: &str| (key == "b").then(|| entry("b", 5, 6)).or_else(|| there(key));
+        assert_eq!(events(rows(0), other).unwrap_err(), "the document b is not what the log made of it");
+        let mut gap = rows(0);
+        gap.remove(1);
+        assert_eq!(events(gap, there).unwrap_err(), "the document a is not what the log made of it");
+        let mut gap = rows(0);
+        gap.remove(3);
+        assert_eq!(events(gap, there).unwrap_err(), "revision 3 of the log is broken");
+        let span = Span { compacted: 0, newest: 5 };
+        check_reach(&rows(0), span).unwrap();
+        check_reach(&rows(2), Span { compacted: 2, ..span }).unwrap();
+        let mut short = rows(0);
+        short.pop();
+        assert_eq!(check_reach(&short, span).unwrap_err(), "the log does not reach from 0 to 5: 4");
+        let mut gap = rows(0);
+        gap.remove(1);
+        assert!(check_reach(&gap, span).is_err());
+    }
+
+    #[test]
     fn documents_and_log_must_tell_the_same() {
-        let span = Span { compacted: 2, newest: 6 };
         // `a` was made before the log begins, changed, and is there; `b` came and went; `old` lies still.
         let log = || {
             VecDeque::from([
@@ -238,7 +357,7 @@ mod tests {
         };
         let (a, old) = (entry("a", 1, 5), entry("old", 2, 2));
         let mut whole = log();
-        joined(&documents(&[a.clone(), old.clone()]), &mut whole, span).unwrap();
+        joined(&documents(&[a.clone(), old.clone()]), &mut whole, 2).unwrap();
         assert!(
             Arc::ptr_eq(&whole[2].entry, &a)
                 && Arc::ptr_eq(&whole[0].entry, whole[2].previous.as_ref().unwrap())
@@ -250,17 +369,11 @@ mod tests {
             (documents(&[entry("a", 1, 3)]), "the document a is not what the log made of it"),
             (documents(&[entry("a", 2, 5)]), "revision 5 of the log is broken"),
         ] {
-            assert_eq!(joined(&documents, &mut log(), span).unwrap_err(), wrong);
+            assert_eq!(joined(&documents, &mut log(), 2).unwrap_err(), wrong);
         }
         let all = documents(&[a, old]);
-        let mut short = log();
-        short.pop_back();
-        assert!(joined(&all, &mut short, span).unwrap_err().contains("does not reach from 2 to 6: 5"));
-        let mut gap = log();
-        gap.remove(1);
-        assert!(joined(&all, &mut gap, span).is_err());
         let mut forged = log();
         forged[2].previous = Some(entry("a", 1, 4));
-        assert_eq!(joined(&all, &mut forged, span).unwrap_err(), "revision 5 of the log is broken");
+        assert_eq!(joined(&all, &mut forged, 2).unwrap_err(), "revision 5 of the log is broken");
     }
 }

@@ -169,6 +169,11 @@ pub struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The family that it is about; `None` of what has no netfilter header.
+    pub fn family(&self) -> Option<u8> {
+        self.payload.first().copied()
+    }
+
     /// The attributes behind the netfilter header, as kind (without flags) and value.
     pub fn attributes(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         attributes(self.payload.get(4..).unwrap_or_default())

@@ -210,6 +210,11 @@ impl Drop for Helper {
     }
 }
 
+/// A program on behalf of whoever runs this one: it has the same terminal, streams and environment.
+pub fn on_behalf(executable: &Path) -> Command {
+    Command::new(executable)
+}
+
 /// Starts `executable` in a session of its own, away from this process's terminal and directory; what it prints
 /// goes to `log`. It outlives the caller.
 pub fn spawn_detached(

@@ -1,7 +1,7 @@
 //! Unix sockets that carry file descriptors and know their peer; sockets on addresses that are still to come.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -84,15 +84,25 @@ const QUEUE: usize = 4 << 20;
 
 /// TCP listeners on a port of all addresses of the host: those of IPv4 and, where they can be had, those of IPv6.
 pub fn tcp_everywhere(port: u16) -> io::Result<Vec<TcpListener>> {
-    let v4 = unbound(SockType::Stream, AddressFamily::Inet)?;
-    let v4 = listening(v4, &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
-    let v6 = || {
-        let socket = unbound(SockType::Stream, AddressFamily::Inet6)?;
-        setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
-        listening(socket, &SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0)))
-    };
+    let v4 = tcp_of(Ipv4Addr::UNSPECIFIED.into(), port)?;
     // A host without IPv6, or one where another program has the port there.
-    Ok([Some(v4), v6().ok()].into_iter().flatten().collect())
+    let v6 = tcp_of(Ipv6Addr::UNSPECIFIED.into(), port).ok();
+    Ok([Some(v4), v6].into_iter().flatten().collect())
+}
+
+/// A TCP listener on an address, or on all of its family: those of IPv6 never stand for those of IPv4 as well.
+pub fn tcp_of(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    match address {
+        IpAddr::V4(address) => {
+            let socket = unbound(SockType::Stream, AddressFamily::Inet)?;
+            listening(socket, &SockaddrIn::from(SocketAddrV4::new(address, port)))
+        }
+        IpAddr::V6(address) => {
+            let socket = unbound(SockType::Stream, AddressFamily::Inet6)?;
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
+            listening(socket, &SockaddrIn6::from(SocketAddrV6::new(address, port, 0, 0)))
+        }
+    }
 }
 
 fn listening(socket: OwnedFd, address: &dyn SockaddrLike) -> io::Result<TcpListener> {

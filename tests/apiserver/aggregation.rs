@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+use super::kubectl::Kubectl;
 use super::server::Fixture;
 
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
@@ -36,11 +37,48 @@ async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<
             let moved = http::Response::builder().status(302).header("location", "https://elsewhere/");
             return Ok(moved.body(Full::default()).unwrap());
         }
+        // Who is asked for its documents with the tag of what it said before says nothing new.
+        "/openapi/v2" if all("if-none-match") == ["\"one\""] => {
+            return Ok(http::Response::builder().status(304).body(Full::default()).unwrap());
+        }
+        "/openapi/v2" => older(),
+        "/openapi/v3" => json!({"paths": {
+            "apis": {"serverRelativeURL": "/openapi/v3/apis?hash=1"},
+            "apis/wardle.example.com": {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com?hash=2"},
+            "apis/wardle.example.com/v1alpha1": {
+                "serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=3"}}}),
+        "/openapi/v3/apis/wardle.example.com/v1alpha1" => {
+            json!({"openapi": "3.0.0", "info": {"title": "wardle", "version": "1"},
+            "paths": {"/apis/wardle.example.com/v1alpha1/namespaces/{namespace}/flunders": {"get": {
+                "x-kubernetes-group-version-kind":
+                    {"group": "wardle.example.com", "version": "v1alpha1", "kind": "Flunder"}}}}, "components": {"schemas": {"com.example.wardle.v1alpha1.Flunder": flunder()}}})
+        }
         _ => json!({"kind": "Flunder", "user": all("x-remote-user"), "groups": all("x-remote-group"),
             "authorization": all("authorization"), "uri": request.uri().to_string()}),
     };
-    let response = http::Response::builder().header("content-type", "application/json");
+    let response =
+        http::Response::builder().header("content-type", "application/json").header("etag", "\"one\"");
     Ok(response.body(Full::new(body.to_string().into())).unwrap())
+}
+
+/// The type that the aggregated server serves.
+fn flunder() -> Value {
+    json!({"type": "object", "description": "A flunder is for tests.",
+        "properties": {"height": {"type": "integer", "description": "How high it is."}},
+        "x-kubernetes-group-version-kind": [{"group": "wardle.example.com", "version": "v1alpha1", "kind": "Flunder"}]})
+}
+
+/// All that the aggregated server serves, in the older form.
+fn older() -> Value {
+    let reads = |name: &str| {
+        json!({"get": {"operationId": format!("read{name}"), "produces": ["application/json"], "responses":
+            {"200": {"description": "OK", "schema": {"$ref": format!("#/definitions/{name}")}}}}})
+    };
+    json!({"swagger": "2.0", "info": {"title": "wardle", "version": "1"},
+        "paths": {"/apis/": reads("Groups"),
+            "/apis/wardle.example.com/v1alpha1/namespaces/{namespace}/flunders/{name}":
+                reads("com.example.wardle.v1alpha1.Flunder")},
+        "definitions": {"Groups": {"type": "object"}, "com.example.wardle.v1alpha1.Flunder": flunder()}})
 }
 
 /// A server with a certificate of this authority.
@@ -156,6 +194,51 @@ async fn another_server_answers_for_its_group() {
     assert_eq!(item["versions"][0]["freshness"], "Current");
     assert_eq!(item["versions"][0]["resources"][0]["resource"], "flunders");
 
+    described(&f).await;
+    let k = Kubectl::of(f);
+    let explained = k.ok("explain flunders.height", "").await;
+    assert!(
+        explained.contains("FIELD: height <integer>") && explained.contains("How high it is."),
+        "{explained}"
+    );
+    let f = k.fixture;
     f.delete(&format!("{SERVICES}/{name}")).await.expect(200);
     assert_eq!(f.get(flunders).await.code, 404);
+    let gone = async {
+        while f.get("/openapi/v3").await.json()["paths"].get("apis/wardle.example.com/v1alpha1").is_some() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("what is gone is described no longer");
+    let whole = f.get("/openapi/v2").await.expect(200);
+    assert!(whole["definitions"].get("com.example.wardle.v1alpha1.Flunder").is_none());
+}
+
+/// The types of the aggregated server are among those of the cluster's documents.
+async fn described(f: &Fixture) {
+    let told = async {
+        loop {
+            let index = f.get("/openapi/v3").await.expect(200);
+            let place = index["paths"]["apis/wardle.example.com/v1alpha1"]["serverRelativeURL"].clone();
+            if let Some(place) = place.as_str() {
+                return (index, place.to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let (index, place) = tokio::time::timeout(Duration::from_secs(10), told).await.expect("it is described");
+    assert_eq!(place, "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=3");
+    assert!(index["paths"]["apis/wardle.example.com"].is_object());
+    assert!(!index["paths"]["apis"].to_string().contains("hash=1"), "the others are this server's own");
+    let document = f.get(&place).await.expect(200);
+    assert_eq!(document["components"]["schemas"]["com.example.wardle.v1alpha1.Flunder"], flunder());
+    let whole = f.get("/openapi/v2").await.expect(200);
+    assert_eq!(whole["definitions"]["com.example.wardle.v1alpha1.Flunder"], flunder());
+    assert!(whole["definitions"].get("Groups").is_none());
+    let path = "/apis/wardle.example.com/v1alpha1/namespaces/{namespace}/flunders/{name}";
+    assert!(whole["paths"][path].is_object() && whole["paths"]["/api/v1/namespaces"].is_object());
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let packed = super::server::sent(f.request("GET", "/openapi/v2").header("accept", accept)).await;
+    let name = b"com.example.wardle.v1alpha1.Flunder";
+    assert!(packed.bytes.windows(name.len()).any(|window| window == name));
 }

@@ -251,7 +251,7 @@ async fn custom_objects_go_with_their_owners() {
 }
 
 /// A webhook on loopback that converts widgets: what one version calls `size`, the other calls `length`.
-mod converter {
+pub mod converter {
     use std::sync::Arc;
 
     use base64::Engine;
@@ -265,6 +265,7 @@ mod converter {
     use tokio_rustls::TlsAcceptor;
     use tokio_util::task::AbortOnDropHandle;
 
+    /// A webhook that converts widgets until it is dropped.
     pub struct Converter {
         pub port: u16,
         /// Its certificate, as a `caBundle`.
@@ -331,8 +332,8 @@ mod converter {
     }
 }
 
-#[tokio::test]
-async fn versions_are_converted_by_a_webhook() {
+/// A server with widgets whose `spec.size` is the `spec.length` of their older version, as a webhook has it.
+pub async fn converting() -> (Fixture, converter::Converter) {
     let f = Fixture::start().await;
     let hook = converter::start().await;
     let mut definition = widgets();
@@ -347,6 +348,12 @@ async fn versions_are_converted_by_a_webhook() {
         "conversionReviewVersions": ["v1"],
         "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", hook.port), "caBundle": hook.ca}}});
     f.post(DEFINITIONS, definition).await.expect(201);
+    (f, hook)
+}
+
+#[tokio::test]
+async fn versions_are_converted_by_a_webhook() {
+    let (f, _hook) = converting().await;
     let old = |name: &str| json!({"apiVersion": "example.com/v1beta1", "kind": "Widget", "metadata": {"name": name}, "spec": {"length": 3}});
     let made = f.post(OLD_WIDGETS, old("a")).await.expect(201);
     assert_eq!((&made["apiVersion"], &made["spec"]["length"]), (&json!("example.com/v1beta1"), &json!(3)));
@@ -389,4 +396,43 @@ async fn what_is_defined_is_served_whoever_wrote_it() {
         }
     };
     tokio::time::timeout(std::time::Duration::from_secs(10), served).await.expect("it is served");
+}
+
+#[tokio::test]
+async fn objects_within_objects_are_objects() {
+    let f = Fixture::start().await;
+    let template = json!({"type": "object", "x-kubernetes-embedded-resource": true,
+        "x-kubernetes-preserve-unknown-fields": true});
+    let mut definition = widgets();
+    for version in definition["spec"]["versions"].as_array_mut().unwrap() {
+        version["schema"]["openAPIV3Schema"]["properties"]["template"] = template.clone();
+    }
+    f.post(DEFINITIONS, definition).await.expect(201);
+    let with = |name: &str, template: Value| {
+        let mut object = widget(name, json!({"size": 1}));
+        object["template"] = template;
+        object
+    };
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "spec": {"any": "thing"},
+        "metadata": {"name": "p", "odd": 1, "creationTimestamp": null, "labels": {"a": "b"}}});
+    let made = f.post(&format!("{WIDGETS}?fieldValidation=Warn"), with("a", pod.clone())).await;
+    assert_eq!(made.warnings(), ["unknown field \"template.metadata.odd\""]);
+    let made = made.expect(201);
+    assert_eq!(made["template"]["metadata"], json!({"name": "p", "labels": {"a": "b"}}));
+    assert_eq!(made["template"]["spec"], json!({"any": "thing"}));
+    let strict = f.post(&format!("{WIDGETS}?fieldValidation=Strict"), with("b", pod)).await.expect(400);
+    let message = strict["message"].as_str().unwrap();
+    assert!(message.contains("unknown field \"template.metadata.odd\""), "{message}");
+    let wrong = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"labels": "x"}});
+    let refused = f.post(WIDGETS, with("c", wrong)).await.expect(400);
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.contains("Go struct field ObjectMeta.labels of type map[string]string"), "{message}");
+    let refused =
+        f.post(WIDGETS, with("d", json!({"kind": "a.b", "metadata": {"name": ".."}}))).await.expect(422);
+    let causes = refused["details"]["causes"].as_array().unwrap();
+    let fields: Vec<&str> = causes.iter().map(|cause| cause["field"].as_str().unwrap()).collect();
+    assert!(
+        fields.starts_with(&["template.apiVersion", "template.kind", "template.metadata.name"]),
+        "{fields:?}"
+    );
 }

@@ -13,13 +13,17 @@ use super::server::Fixture;
 
 /// kubectl with the administrator's certificate.
 pub struct Kubectl {
-    fixture: Fixture,
+    pub fixture: Fixture,
     home: tempfile::TempDir,
 }
 
 impl Kubectl {
     pub async fn start() -> Kubectl {
-        let fixture = Fixture::start().await;
+        Kubectl::of(Fixture::start().await)
+    }
+
+    /// For this server.
+    pub fn of(fixture: Fixture) -> Kubectl {
         let home = tempfile::tempdir().unwrap();
         let leaf = fixture.pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
         for (name, text) in
@@ -157,6 +161,7 @@ async fn every_field_is_explained() {
         ("hpa.spec.metrics --recursive", "averageUtilization\t<integer>"),
         ("storageclass", "volumeBindingMode\t<string>"),
         ("apiservice.spec.service", "port\t<integer>"),
+        ("pods.containers --api-version=metrics.k8s.io/v1beta1", "usage\t<map[string]Quantity> -required-"),
     ] {
         let text = k.ok(&format!("explain {what}"), "").await;
         assert!(text.contains("DESCRIPTION:") && text.contains(told), "{what}: {text}");

@@ -15,6 +15,8 @@ mod deletion;
 mod discovery;
 mod documents;
 mod events;
+mod fairness;
+mod families;
 mod figures;
 mod identity;
 mod kubectl;

@@ -12,7 +12,7 @@ use minik::api::node::{
 };
 use minik::api::status::Status;
 use minik::apiserver::aggregation::identity::FrontProxy;
-use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::allocate::ServiceRanges;
 use minik::apiserver::audit::Audit;
 use minik::apiserver::http::{Config as Around, DEADLINE, Server};
 use minik::apiserver::pki::{Identity, LEAF_LIFETIME, Pki, ServerNames, Tls};
@@ -146,11 +146,18 @@ struct Settings {
     front_proxy: Option<FrontProxy>,
     audit: Option<Audit>,
     deadline: Duration,
+    service_ranges: &'static str,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { lifetime: LEAF_LIFETIME, front_proxy: None, audit: None, deadline: DEADLINE }
+        Settings {
+            lifetime: LEAF_LIFETIME,
+            front_proxy: None,
+            audit: None,
+            deadline: DEADLINE,
+            service_ranges: "10.96.0.0/16",
+        }
     }
 }
 
@@ -160,6 +167,12 @@ impl Fixture {
         let fixture = Fixture::start_bare().await;
         fixture.api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
         fixture
+    }
+
+    /// A server of a cluster that has addresses of both families.
+    pub async fn start_dual_stack() -> Fixture {
+        let service_ranges = "10.96.0.0/16,fd00:10:96::/112";
+        Fixture::start_with(Settings { service_ranges, ..Settings::default() }).await
     }
 
     /// A server that has not yet made the cluster's first objects.
@@ -194,7 +207,7 @@ impl Fixture {
     }
 
     async fn start_as(settings: Settings) -> Fixture {
-        let Settings { lifetime, front_proxy, audit, deadline } = settings;
+        let Settings { lifetime, front_proxy, audit, deadline, service_ranges } = settings;
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let directory = tempfile::tempdir().unwrap();
@@ -202,16 +215,16 @@ impl Fixture {
         let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
         let tls = Arc::new(Tls::new(pki.clone(), names, lifetime).unwrap());
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let service_ranges = ServiceRanges::parse(service_ranges).unwrap();
         let token_key = pki.token_key().to_vec();
-        let api = ApiServer::new(Config { store: store.clone(), service_range, token_key }).unwrap();
+        let api = ApiServer::new(Config { store: store.clone(), service_ranges, token_key }).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dial = Arc::new(Loopback::default());
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let around = Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit, deadline };
         let server = Server::new(api.clone(), around);
-        tokio::spawn(server.serve(listener, tls.config.clone(), stopped.map(drop)));
+        tokio::spawn(server.serve(vec![listener], tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
         let admin = client(&pki, Some(&leaf)).build().unwrap();
@@ -234,9 +247,9 @@ impl Fixture {
 
     /// Another server over the same store, as after a restart.
     pub fn restarted(&self) -> Arc<ApiServer> {
-        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let service_ranges = *self.api.registry().allocator().ranges();
         let token_key = self.pki.token_key().to_vec();
-        ApiServer::new(Config { store: self.store.clone(), service_range, token_key }).unwrap()
+        ApiServer::new(Config { store: self.store.clone(), service_ranges, token_key }).unwrap()
     }
 
     /// A request of the administrator's.

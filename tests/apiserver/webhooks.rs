@@ -289,3 +289,60 @@ async fn other_versions_of_a_custom_kind_are_meant_as_well() {
     }
     assert_eq!(seen[0]["object"]["apiVersion"], "e.com/v1");
 }
+
+#[tokio::test]
+async fn an_object_is_converted_for_who_knows_it_in_another_version_and_back() {
+    let (f, _converter) = super::custom::converting().await;
+    const OLD: &str = "/apis/example.com/v1beta1/namespaces/default/widgets";
+    let growing = Hook::start(|request| {
+        let grown = json!([{"op": "replace", "path": "/spec/size", "value": 9}]);
+        Some(if request["object"]["spec"]["size"] == 3 { patch(grown) } else { json!({"allowed": true}) })
+    })
+    .await;
+    let rules = |operations: Value| json!([{"operations": operations, "apiGroups": ["example.com"], "apiVersions": ["v1"], "resources": ["widgets"]}]);
+    mutating(&f, json!([growing.webhook(json!({"rules": rules(json!(["CREATE", "DELETE"]))}))])).await;
+    let policy = json!({"metadata": {"name": "small"}, "spec": {
+        "matchConstraints": {"resourceRules": rules(json!(["CREATE"]))},
+        "validations": [{"expression": "object.spec.size < 10"}]}});
+    f.post(&format!("{GROUP}/validatingadmissionpolicies"), policy).await.expect(201);
+    let binding = json!({"metadata": {"name": "small"}, "spec": {"policyName": "small", "validationActions": ["Deny"]}});
+    f.post(&format!("{GROUP}/validatingadmissionpolicybindings"), binding).await.expect(201);
+    let adding = json!({"metadata": {"name": "color"}, "spec": {
+        "matchConstraints": {"resourceRules": rules(json!(["CREATE"]))}, "reinvocationPolicy": "Never",
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression":
+            "object.spec.size == 4 ? [JSONPatch{op: 'replace', path: '/spec/size', value: 5}] : []"}}]}});
+    f.post(&format!("{GROUP}/mutatingadmissionpolicies"), adding).await.expect(201);
+    let binding = json!({"metadata": {"name": "color"}, "spec": {"policyName": "color"}});
+    f.post(&format!("{GROUP}/mutatingadmissionpolicybindings"), binding).await.expect(201);
+
+    let old = |name: &str, length: u32| json!({"apiVersion": "example.com/v1beta1", "kind": "Widget", "metadata": {"name": name}, "spec": {"length": length}});
+    let made = f.post(OLD, old("a", 3)).await.expect(201);
+    assert_eq!((&made["apiVersion"], &made["spec"]), (&json!("example.com/v1beta1"), &json!({"length": 9})));
+    let seen = growing.seen();
+    assert_eq!(
+        (&seen[0]["kind"]["version"], &seen[0]["requestKind"]["version"]),
+        (&json!("v1"), &json!("v1beta1"))
+    );
+    assert_eq!(
+        (&seen[0]["object"]["apiVersion"], &seen[0]["object"]["spec"]),
+        (&json!("example.com/v1"), &json!({"size": 3}))
+    );
+    assert_eq!(f.post(OLD, old("b", 4)).await.expect(201)["spec"], json!({"length": 5}));
+    let refused = f.post(OLD, old("c", 12)).await.expect(422);
+    assert_eq!(
+        refused["message"],
+        "widgets.example.com \"c\" is forbidden: ValidatingAdmissionPolicy 'small' with binding 'small' denied \
+         request: failed expression: object.spec.size < 10"
+    );
+    let cursed = f.post(OLD, old("cursed", 3)).await.expect(500);
+    assert_eq!(
+        cursed["message"],
+        "Internal error occurred: conversion webhook for example.com/v1beta1, Kind=Widget failed: it is cursed"
+    );
+    f.delete(&format!("{OLD}/a")).await.expect(200);
+    let removed = growing.seen().pop().unwrap();
+    assert_eq!(
+        (&removed["operation"], &removed["oldObject"]["spec"]),
+        (&json!("DELETE"), &json!({"size": 9}))
+    );
+}

@@ -5,20 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use minik::network::{Attachment, Config, PodNetwork};
+use minik::proxy::Configs;
 use minik::proxy::plan::{Options, plan};
-use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State};
+use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State, States};
 use minik::proxy::table::Table;
 use minik::sys::namespace::{run_in_path, unshare};
 use nix::sched::CloneFlags;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+mod dualstack;
 mod policies;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -67,6 +69,7 @@ impl Host {
         Config {
             prefix: "mkt".into(),
             pods: "10.244.0.0/16".parse().unwrap(),
+            pods6: None,
             namespaces: self.directory.path().join("namespaces"),
             state: self.directory.path().join("state"),
         }
@@ -79,6 +82,7 @@ impl Host {
             services: "10.96.0.0/12".parse().unwrap(),
             gateway: self.network().gateway(),
             link_prefix: "mkt".into(),
+            links: "10.244.0.0/16".parse().unwrap(),
         }
     }
 
@@ -92,6 +96,8 @@ impl Host {
             run("ip", "neigh"),
             run("nft", "list ruleset"),
             std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap(),
+            run("ip", "-6 route show table all"),
+            std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding").unwrap(),
             String::from_utf8(files.stdout).unwrap(),
         ]
         .join("\n--\n")
@@ -110,11 +116,14 @@ fn ip(args: &str) {
 
 /// A server in a namespace that answers with its name and the address it sees the client at.
 fn serve(namespace: &Path, name: &str, port: u16) {
-    let (tcp, udp) = run_in_path(namespace, || {
-        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap())
-    })
-    .unwrap();
+    serve_at(namespace, name, (Ipv4Addr::UNSPECIFIED, port).into());
+}
+
+/// The same at an address.
+fn serve_at(namespace: &Path, name: &str, address: SocketAddr) {
+    let (tcp, udp) =
+        run_in_path(namespace, || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap()))
+            .unwrap();
     let tcp_name = name.to_owned();
     std::thread::spawn(move || {
         while let Ok((mut stream, peer)) = tcp.accept() {
@@ -146,15 +155,25 @@ fn ask(from: Option<&Path>, address: &str) -> Result<String, ErrorKind> {
 fn ask_udp(from: Option<&Path>, address: &str) -> Result<String, ErrorKind> {
     let address: SocketAddr = address.parse().unwrap();
     let work = move || -> std::io::Result<String> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(TIMEOUT))?;
+        let socket = UdpSocket::bind(any_like(address))?;
+        // The kernel answers nobody with more than so many refusals in a second: asked again, it may.
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         socket.connect(address)?;
-        socket.send(b"?")?;
-        let mut buffer = [0; 64];
-        let length = socket.recv(&mut buffer)?;
-        Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        let (mut buffer, end) = ([0; 64], Instant::now() + TIMEOUT);
+        loop {
+            socket.send(b"?")?;
+            match socket.recv(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => {}
+                other => return Ok(String::from_utf8_lossy(&buffer[..other?]).into_owned()),
+            }
+        }
     };
     inside(from, work).map_err(|error| error.kind())
+}
+
+/// Any address and port of the same family.
+fn any_like(address: SocketAddr) -> SocketAddr {
+    if address.is_ipv6() { (Ipv6Addr::UNSPECIFIED, 0).into() } else { (Ipv4Addr::UNSPECIFIED, 0).into() }
 }
 
 fn inside<T: Send>(namespace: Option<&Path>, work: impl FnOnce() -> T + Send) -> T {
@@ -240,24 +259,27 @@ fn serve_host(address: &str) {
 
 /// A running proxy that does what it is told.
 struct Proxy {
-    states: watch::Sender<Option<State>>,
+    states: watch::Sender<Option<States>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), minik::proxy::Error>>,
 }
 
 impl Proxy {
     fn start(host: &Host) -> Proxy {
+        Proxy::start_with(host.proxy())
+    }
+
+    fn start_with(config: impl Into<Configs> + Send + 'static) -> Proxy {
         let (states, receiver) = watch::channel(None);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
-        let task =
-            tokio::spawn(minik::proxy::follow(host.proxy(), receiver, watch::channel(None).0, shutdown));
+        let task = tokio::spawn(minik::proxy::follow(config, receiver, watch::channel(None).0, shutdown));
         Proxy { states, stop, task }
     }
 
     /// Tells it what to do, and waits until the rules hold so many elements of services.
     async fn set(&self, state: &State, services: usize) {
-        self.states.send(Some(state.clone())).unwrap();
+        self.states.send(Some(state.clone().into())).unwrap();
         until("the rules", || elements("services") == services).await;
     }
 
@@ -278,7 +300,12 @@ fn clients() -> usize {
 }
 
 fn listed(kind: &str, name: &str) -> usize {
-    let output = Command::new("nft").args(["-j", "list", kind, "ip", "minik-test", name]).output().unwrap();
+    listed_in("ip", kind, name)
+}
+
+/// The same in the table of a family.
+fn listed_in(family: &str, kind: &str, name: &str) -> usize {
+    let output = Command::new("nft").args(["-j", "list", kind, family, "minik-test", name]).output().unwrap();
     let Ok(listing) = serde_json::from_slice::<serde_json::Value>(&output.stdout) else { return 0 };
     let found =
         listing["nftables"].as_array().into_iter().flatten().find_map(|part| part[kind]["elem"].as_array());
@@ -444,6 +471,7 @@ fn the_forwarding_switch_is_put_back_by_the_last_cluster() {
         let other = Config {
             prefix: "mku".into(),
             pods: "10.245.0.0/16".parse().unwrap(),
+            pods6: None,
             namespaces: host.directory.path().join("other"),
             state: host.directory.path().join("other-state"),
         };
@@ -484,7 +512,12 @@ fn ranges_in_use_are_seen() {
         ip("route add 10.245.0.0/16 via 192.0.2.2 table 77");
         let occupied = minik::network::occupied_ranges().await.unwrap();
         assert!(occupied.contains(&"192.0.2.0/24".parse().unwrap()), "{occupied:?}");
-        let chosen = minik::network::choose_range(&occupied, &minik::network::POD_RANGES).unwrap();
+        let chosen = minik::network::choose_range(
+            &occupied,
+            &minik::network::POD_RANGES,
+            minik::network::Cidr::overlaps,
+        )
+        .unwrap();
         assert_eq!(chosen.to_string(), "10.246.0.0/16");
     });
 }
@@ -560,8 +593,8 @@ fn services_are_reached_from_everywhere() {
 
         proxy.stop().await;
         assert!(ask_from(Some(b), "10.96.0.8:8080").await.is_ok(), "rules serve on without the proxy");
-        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
-        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        minik::proxy::Proxy::destroy(host.proxy()).await.unwrap();
+        minik::proxy::Proxy::destroy(host.proxy()).await.unwrap();
         network.close().await;
         PodNetwork::destroy(&host.network()).await.unwrap();
         assert_eq!(without_neighbours(&host.inventory()), without_neighbours(&before));
@@ -570,7 +603,9 @@ fn services_are_reached_from_everywhere() {
 
 /// The uplink's neighbours come and go by themselves.
 fn without_neighbours(inventory: &str) -> String {
-    inventory.lines().filter(|line| !line.contains(" lladdr ")).collect::<Vec<_>>().join("\n")
+    const PASSING: [&str; 6] = ["REACHABLE", "STALE", "DELAY", "PROBE", "FAILED", "INCOMPLETE"];
+    let stays = |line: &&str| !PASSING.iter().any(|state| line.trim_end().ends_with(state));
+    inventory.lines().filter(stays).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -630,13 +665,44 @@ fn clients_stay_with_their_endpoint_while_it_lasts() {
         let name = &first[..1];
         let others = pods.iter().filter(|(other, _)| **other != name).map(|(_, pod)| pod);
         state.frontends.insert(frontend, Backends { sticky: Some(600), ..backends(others) });
-        proxy.states.send(Some(state.clone())).unwrap();
+        proxy.states.send(Some(state.clone().into())).unwrap();
         until("two choices", || elements("choices") == 2).await;
         let second = ask_from(Some(&client), "10.96.0.7:80").await.unwrap();
         assert_ne!(second, first);
         for _ in 0..20 {
             assert_eq!(ask_from(Some(&client), "10.96.0.7:80").await.unwrap(), second);
         }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn a_client_too_many_to_be_remembered_is_served_all_the_same() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let client = network.attach("client").await.unwrap();
+        let proxy = Proxy::start(&host);
+        let all = Backends { sticky: Some(600), ..backends(pods.values()) };
+        let state = State {
+            frontends: [(frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), all)].into(),
+            ..State::default()
+        };
+        proxy.set(&state, 1).await;
+        apart(|| {
+            let others = (0..65_536u32).map(|n| {
+                let address = std::net::Ipv4Addr::from_bits(0x6440_0000 + n);
+                format!("{address} . 10.96.0.7 . tcp . 80 . 10.244.0.9 timeout 600s")
+            });
+            let others = others.collect::<Vec<_>>().join(", ");
+            let text = format!("add element ip minik-test clients {{ {others} }}");
+            minik::sys::program::run("nft", &["-f", "-"], text.as_bytes()).unwrap();
+        })
+        .await;
+        for _ in 0..20 {
+            ask_from(Some(&client), "10.96.0.7:80").await.unwrap();
+        }
+        assert_eq!(clients(), 65_536);
         proxy.stop().await;
     });
 }
@@ -760,7 +826,7 @@ fn objects_decide_where_packets_go() {
             assert!(ask_from(None, "10.96.0.7:8090").await.unwrap().starts_with("a "));
         }
         let ready = endpoint("c", true, true, false);
-        proxy.states.send(Some(state([ending, vec![ready.clone()]].concat(), &[]))).unwrap();
+        proxy.states.send(Some(state([ending, vec![ready.clone()]].concat(), &[]).into())).unwrap();
         until("the ready one", || {
             let rules = run("nft", "list map ip minik-test endpoints");
             !rules.contains(&a.address.to_string())
@@ -825,7 +891,7 @@ fn datagrams_follow_their_service() {
         let socket = std::sync::Arc::new(socket);
         for name in ["a", "b", "c"] {
             state.frontends.insert(frontend, backends([&pods[name]]));
-            proxy.states.send(Some(state.clone())).unwrap();
+            proxy.states.send(Some(state.clone().into())).unwrap();
             let end = Instant::now() + TIMEOUT;
             loop {
                 let socket = socket.clone();
@@ -937,7 +1003,7 @@ fn other_firewalls_are_asked_to_let_pods_through() {
         run("iptables", "-F FORWARD");
         until("the accept rules", || run("iptables", "-S").matches("minik:minik-test").count() == 3).await;
         proxy.stop().await;
-        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        minik::proxy::Proxy::destroy(host.proxy()).await.unwrap();
         assert_eq!(run("iptables", "-S"), before);
     });
 }
@@ -976,7 +1042,7 @@ fn docker_starts_beside_a_cluster() {
         let theirs = run("nft", "list table ip theirs");
         assert!(theirs.contains("counter packets") && theirs.contains("accept"), "{theirs}");
         proxy.stop().await;
-        minik::proxy::Proxy::destroy(&host.proxy()).await.unwrap();
+        minik::proxy::Proxy::destroy(host.proxy()).await.unwrap();
         let left = run("iptables", "-S");
         assert!(left.contains("-A DOCKER-USER -j RETURN") && left.contains("-P FORWARD DROP"), "{left}");
         assert!(!left.contains("minik"), "{left}");
@@ -1018,7 +1084,7 @@ fn balancers_take_only_whom_they_know() {
                 (&["0.0.0.0/0"], true, true),
                 (&[], false, false),
             ] {
-                proxy.states.send(Some(all(ranges, sticky))).unwrap();
+                proxy.states.send(Some(all(ranges, sticky).into())).unwrap();
                 let wanted = ranges.len() + 2;
                 let rules = || {
                     let guard = ["list", "chain", "ip", "minik-test", "guard-10.96.0.7-6-80"];

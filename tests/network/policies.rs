@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use minik::proxy::family::Address;
 use minik::proxy::policy::plan::{Objects, plan};
 use serde_json::{Value, json};
 
@@ -11,12 +12,71 @@ use super::*;
 /// How long a client waits for what is denied. What is allowed has all the time in the world.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// A family of addresses, and who has which on the stage.
+pub(crate) trait Side: Address {
+    /// How `nft` calls its tables.
+    const TABLE: &str;
+    /// The other end of the uplink, and the host on the pod network.
+    const STRANGER: Self;
+    const GATEWAY: Self;
+
+    /// A pod's address.
+    fn of(pod: &Attachment) -> Self;
+    /// What the proxy is told.
+    fn states(state: State<Self>) -> States;
+    /// Where a block of the case is in this family.
+    fn block(cidr: &'static str) -> &'static str;
+}
+
+impl Side for Ipv4Addr {
+    const TABLE: &str = "ip";
+    const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
+
+    fn of(pod: &Attachment) -> Ipv4Addr {
+        pod.address
+    }
+
+    fn states(state: State) -> States {
+        state.into()
+    }
+
+    fn block(cidr: &'static str) -> &'static str {
+        cidr
+    }
+}
+
+impl Side for Ipv6Addr {
+    const TABLE: &str = "ip6";
+    const STRANGER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+    const GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 1);
+
+    fn of(pod: &Attachment) -> Ipv6Addr {
+        pod.address6.unwrap()
+    }
+
+    fn states(v6: State<Ipv6Addr>) -> States {
+        States { v6, ..States::default() }
+    }
+
+    fn block(cidr: &'static str) -> &'static str {
+        match cidr {
+            "192.0.2.0/24" => "2001:db8::/64",
+            "192.0.2.0/30" => "2001:db8::/126",
+            "255.0.0.0/8" => "ff00::/8",
+            "0.0.0.0/0" => "::/0",
+            "::/0" => "0.0.0.0/0",
+            other => panic!("{other}"),
+        }
+    }
+}
+
 /// Pods `a`, `b` and `c` of the namespace `n`, the last one of another team, with these policies.
-fn state(pods: &BTreeMap<&str, Attachment>, specs: &[Value]) -> State {
+fn state<A: Side>(pods: &BTreeMap<&str, Attachment>, specs: &[Value]) -> State<A> {
     let pod = |(name, at): (&&str, &Attachment)| {
         json!({"metadata": {"name": name, "namespace": if *name == "c" { "other" } else { "n" }, "labels": {"app": name}},
             "spec": {"containers": [{"name": "c", "ports": [{"name": "web", "containerPort": 80}]}]},
-            "status": {"phase": "Running", "podIP": at.address.to_string()}})
+            "status": {"phase": "Running", "podIP": at.address.to_string(), "podIPs": [{"ip": A::of(at).to_string()}]}})
     };
     let policy = |(number, spec): (usize, &Value)| json!({"metadata": {"name": number.to_string(), "namespace": "n"}, "spec": spec});
     let namespace = |name: &str| json!({"metadata": {"name": name, "labels": {"team": name}}});
@@ -28,7 +88,7 @@ fn state(pods: &BTreeMap<&str, Attachment>, specs: &[Value]) -> State {
             "labels": {"k8s-app": "kube-dns"}}})]),
         slices: objects(&[json!({"metadata": {"name": "kube-dns", "namespace": "kube-system",
             "labels": {"kubernetes.io/service-name": "kube-dns"}}, "addressType": "IPv4",
-            "endpoints": [{"addresses": ["10.244.0.1"]}],
+            "endpoints": [{"addresses": [A::GATEWAY.to_string()]}],
             "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]})]),
     };
     State { policies: plan(&objects), ..State::default() }
@@ -36,11 +96,12 @@ fn state(pods: &BTreeMap<&str, Attachment>, specs: &[Value]) -> State {
 
 impl Proxy {
     /// Tells it what to do, and waits until the kernel has it.
-    async fn enforce(&self, state: &State) {
-        self.states.send(Some(state.clone())).unwrap();
+    async fn enforce<A: Side>(&self, state: &State<A>) {
+        self.states.send(Some(A::states(state.clone()))).unwrap();
         let policies = state.policies.clone().unwrap_or_default();
         until("the policies", || {
-            let rules = run("nft", "list ruleset");
+            let rules = run("nft", &format!("list ruleset {}", A::TABLE));
+            let listed = |kind: &str, name: &str| listed_in(A::TABLE, kind, name);
             rules.contains("chain services")
                 && rules.contains("chain policy-forward") == state.policies.is_some()
                 && policies.rule_sets.keys().all(|name| rules.contains(&format!("chain {name} ")))
@@ -52,16 +113,16 @@ impl Proxy {
 }
 
 /// One attempt: from where (`None`: the host), the address that it comes from, to where.
-struct Attempt {
+struct Attempt<A: Side> {
     from: Option<PathBuf>,
-    source: Ipv4Addr,
+    source: A,
     from_node: bool,
     protocol: Protocol,
-    to: Endpoint,
+    to: Endpoint<A>,
 }
 
 /// Makes all attempts at once and compares them with what the policies say.
-async fn compare(what: &str, state: &State, attempts: Vec<Attempt>) {
+async fn compare<A: Side>(what: &str, state: &State<A>, attempts: Vec<Attempt<A>>) {
     let mut running = Vec::new();
     for Attempt { from, source, from_node, protocol, to } in attempts {
         let expected = state
@@ -69,7 +130,7 @@ async fn compare(what: &str, state: &State, attempts: Vec<Attempt>) {
             .as_ref()
             .is_none_or(|policies| policies.allows(source, from_node, protocol as u8, to));
         let patience = if expected { TIMEOUT } else { PATIENCE };
-        let address = SocketAddr::from((to.address, to.port));
+        let address = SocketAddr::new(to.address.into(), to.port);
         let work = move || inside(from.as_deref(), || reaches(protocol, address, patience));
         let name = format!("{what}: {protocol:?} {source} -> {address}");
         running.push((name, expected, tokio::task::spawn_blocking(work)));
@@ -92,7 +153,7 @@ fn reaches(protocol: Protocol, to: SocketAddr, patience: Duration) -> Result<(),
         if protocol == Protocol::Tcp {
             return TcpStream::connect_timeout(&to, patience).map(drop);
         }
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        let socket = UdpSocket::bind(any_like(to))?;
         socket.set_read_timeout(Some(patience))?;
         socket.connect(to)?;
         socket.send(b"?")?;
@@ -103,9 +164,8 @@ fn reaches(protocol: Protocol, to: SocketAddr, patience: Duration) -> Result<(),
 
 /// Everybody to everybody, by both protocols: pods, the host and a stranger to each pod, each pod to the host, to DNS
 /// and to the stranger.
-fn everything(pods: &BTreeMap<&str, Attachment>, outside: &Path) -> Vec<Attempt> {
-    let stranger = Ipv4Addr::new(192, 0, 2, 2);
-    let gateway = Ipv4Addr::new(10, 244, 0, 1);
+fn everything<A: Side>(pods: &BTreeMap<&str, Attachment>, outside: &Path) -> Vec<Attempt<A>> {
+    let (stranger, gateway) = (A::STRANGER, A::GATEWAY);
     let mut attempts = Vec::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let mut attempt = |from: Option<&Path>, source, from_node, address, port| {
@@ -115,15 +175,15 @@ fn everything(pods: &BTreeMap<&str, Attachment>, outside: &Path) -> Vec<Attempt>
         for to in pods.values() {
             for port in [80, 81] {
                 for from in pods.values().filter(|from| *from != to) {
-                    attempt(Some(&from.namespace), from.address, false, to.address, port);
+                    attempt(Some(&from.namespace), A::of(from), false, A::of(to), port);
                 }
-                attempt(Some(outside), stranger, false, to.address, port);
-                attempt(None, gateway, true, to.address, port);
+                attempt(Some(outside), stranger, false, A::of(to), port);
+                attempt(None, gateway, true, A::of(to), port);
             }
         }
         for from in pods.values() {
             for (address, port) in [(gateway, 53), (gateway, 54), (stranger, 7)] {
-                attempt(Some(&from.namespace), from.address, false, address, port);
+                attempt(Some(&from.namespace), A::of(from), false, address, port);
             }
         }
     }
@@ -156,104 +216,113 @@ fn the_kernel_lets_through_what_policies_allow_and_nothing_else() {
     on_a_host(async |host: Host| {
         let (_network, pods, outside) = stage(&host).await;
         let proxy = Proxy::start(&host);
-        let a = json!({"matchLabels": {"app": "a"}});
-        let b = json!({"matchLabels": {"app": "b"}});
-        let other = json!({"matchLabels": {"team": "other"}});
-        let dns = json!({"namespaceSelector": {"matchLabels": {"team": "kube-system"}},
-            "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}});
-        let cases = [
-            ("no policy", vec![]),
-            ("deny ingress", vec![json!({"podSelector": {}, "policyTypes": ["Ingress"]})]),
-            ("deny egress", vec![json!({"podSelector": {}, "policyTypes": ["Egress"]})]),
-            ("deny all", vec![json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})]),
-            (
-                "allow all",
-                vec![
-                    json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]}),
-                ],
-            ),
-            ("from a pod", vec![json!({"podSelector": a, "ingress": [{"from": [{"podSelector": b}]}]})]),
-            (
-                "from a namespace",
-                vec![json!({"podSelector": a, "ingress": [{"from": [{"namespaceSelector": other}]}]})],
-            ),
-            ("a port", vec![json!({"podSelector": a, "ingress": [{"ports": [{"port": 80}]}]})]),
-            (
-                "a range",
-                vec![
-                    json!({"podSelector": a, "ingress": [{"ports": [{"port": 81, "endPort": 90}, {"protocol": "UDP", "port": 1, "endPort": 80}]}]}),
-                ],
-            ),
-            ("a named port", vec![json!({"podSelector": {}, "ingress": [{"ports": [{"port": "web"}]}]})]),
-            ("a protocol", vec![json!({"podSelector": {}, "ingress": [{"ports": [{"protocol": "UDP"}]}]})]),
-            (
-                "a block",
-                vec![
-                    json!({"podSelector": a, "ingress": [{"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}]}),
-                ],
-            ),
-            (
-                "a block but for one",
-                vec![
-                    json!({"podSelector": a, "ingress": [{"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["192.0.2.0/30", "255.0.0.0/8"]}}]}]}),
-                ],
-            ),
-            (
-                "a block of IPv6",
-                vec![json!({"podSelector": a, "ingress": [{"from": [{"ipBlock": {"cidr": "::/0"}}]}]})],
-            ),
-            (
-                "DNS only",
-                vec![
-                    json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [dns], "ports": [{"port": 53, "protocol": "UDP"}]}]}),
-                ],
-            ),
-            (
-                "out to a pod",
-                vec![
-                    json!({"podSelector": a, "policyTypes": ["Egress"], "egress": [{"to": [{"podSelector": b}], "ports": [{"port": "web"}]}]}),
-                ],
-            ),
-            (
-                "out to a block",
-                vec![
-                    json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}]}),
-                ],
-            ),
-            (
-                "both ends",
-                vec![
-                    json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}),
-                    json!({"podSelector": a, "ingress": [{"from": [{"podSelector": b}, {"namespaceSelector": other}]}]}),
-                    json!({"podSelector": b, "policyTypes": ["Egress"], "egress": [{"to": [{"podSelector": a}], "ports": [{"port": 80}]}]}),
-                ],
-            ),
-        ];
-        for (what, specs) in &cases {
-            let state = state(&pods, specs);
-            proxy.enforce(&state).await;
-            compare(what, &state, everything(&pods, &outside)).await;
-        }
-        proxy.stop().await;
-        // By then the host of the next test may be another one.
-        let mut table = Table::new(host.proxy()).unwrap();
-        for (_, specs) in cases.iter().chain(cases.iter().rev()).chain(cases.iter().step_by(3)) {
-            table.apply(state(&pods, specs)).unwrap();
-        }
-        let last = state(&pods, &cases[cases.len() - 3].1);
-        table.apply(last.clone()).unwrap();
-        // The kernel lists elements in any order, several in a line.
-        let parts = || sorted(&run("nft", "list ruleset").replace(", ", "\n"));
-        let by_differences = parts();
-        table.invalidate();
-        table.apply(last).unwrap();
-        assert_eq!(by_differences, parts());
-        table.apply(state(&pods, &[])).unwrap();
-        let without = run("nft", "list ruleset");
-        for part in ["policy-", "egress", "ingress", "from-pod", "pods-", "blocks-"] {
-            assert!(!without.contains(part), "no policy costs nothing, but there is {part}:\n{without}");
-        }
+        kernel_agrees(proxy, Table::new(host.proxy()).unwrap(), &pods, &outside).await;
     });
+}
+
+/// Has a proxy enforce all kinds of policies on these pods, and then a table alone.
+pub(crate) async fn kernel_agrees<A: Side>(
+    proxy: Proxy,
+    mut table: Table<A>,
+    pods: &BTreeMap<&'static str, Attachment>,
+    outside: &Path,
+) {
+    let a = json!({"matchLabels": {"app": "a"}});
+    let b = json!({"matchLabels": {"app": "b"}});
+    let other = json!({"matchLabels": {"team": "other"}});
+    let dns = json!({"namespaceSelector": {"matchLabels": {"team": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}});
+    let cases = [
+        ("no policy", vec![]),
+        ("deny ingress", vec![json!({"podSelector": {}, "policyTypes": ["Ingress"]})]),
+        ("deny egress", vec![json!({"podSelector": {}, "policyTypes": ["Egress"]})]),
+        ("deny all", vec![json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})]),
+        (
+            "allow all",
+            vec![
+                json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"], "ingress": [{}], "egress": [{}]}),
+            ],
+        ),
+        ("from a pod", vec![json!({"podSelector": a, "ingress": [{"from": [{"podSelector": b}]}]})]),
+        (
+            "from a namespace",
+            vec![json!({"podSelector": a, "ingress": [{"from": [{"namespaceSelector": other}]}]})],
+        ),
+        ("a port", vec![json!({"podSelector": a, "ingress": [{"ports": [{"port": 80}]}]})]),
+        (
+            "a range",
+            vec![
+                json!({"podSelector": a, "ingress": [{"ports": [{"port": 81, "endPort": 90}, {"protocol": "UDP", "port": 1, "endPort": 80}]}]}),
+            ],
+        ),
+        ("a named port", vec![json!({"podSelector": {}, "ingress": [{"ports": [{"port": "web"}]}]})]),
+        ("a protocol", vec![json!({"podSelector": {}, "ingress": [{"ports": [{"protocol": "UDP"}]}]})]),
+        (
+            "a block",
+            vec![
+                json!({"podSelector": a, "ingress": [{"from": [{"ipBlock": {"cidr": A::block("192.0.2.0/24")}}]}]}),
+            ],
+        ),
+        (
+            "a block but for one",
+            vec![
+                json!({"podSelector": a, "ingress": [{"from": [{"ipBlock": {"cidr": A::block("0.0.0.0/0"), "except": [A::block("192.0.2.0/30"), A::block("255.0.0.0/8")]}}]}]}),
+            ],
+        ),
+        (
+            "a block of the other family",
+            vec![json!({"podSelector": a, "ingress": [{"from": [{"ipBlock": {"cidr": A::block("::/0")}}]}]})],
+        ),
+        (
+            "DNS only",
+            vec![
+                json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [dns], "ports": [{"port": 53, "protocol": "UDP"}]}]}),
+            ],
+        ),
+        (
+            "out to a pod",
+            vec![
+                json!({"podSelector": a, "policyTypes": ["Egress"], "egress": [{"to": [{"podSelector": b}], "ports": [{"port": "web"}]}]}),
+            ],
+        ),
+        (
+            "out to a block",
+            vec![
+                json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": A::block("192.0.2.0/24")}}]}]}),
+            ],
+        ),
+        (
+            "both ends",
+            vec![
+                json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}),
+                json!({"podSelector": a, "ingress": [{"from": [{"podSelector": b}, {"namespaceSelector": other}]}]}),
+                json!({"podSelector": b, "policyTypes": ["Egress"], "egress": [{"to": [{"podSelector": a}], "ports": [{"port": 80}]}]}),
+            ],
+        ),
+    ];
+    for (what, specs) in &cases {
+        let state = state::<A>(pods, specs);
+        proxy.enforce(&state).await;
+        compare(what, &state, everything(pods, outside)).await;
+    }
+    proxy.stop().await;
+    // By then the host of the next test may be another one.
+    for (_, specs) in cases.iter().chain(cases.iter().rev()).chain(cases.iter().step_by(3)) {
+        table.apply(state::<A>(pods, specs)).unwrap();
+    }
+    let last = state::<A>(pods, &cases[cases.len() - 3].1);
+    table.apply(last.clone()).unwrap();
+    // The kernel lists elements in any order, several in a line.
+    let parts = || sorted(&run("nft", &format!("list ruleset {}", A::TABLE)).replace(", ", "\n"));
+    let by_differences = parts();
+    table.invalidate();
+    table.apply(last).unwrap();
+    assert_eq!(by_differences, parts());
+    table.apply(state::<A>(pods, &[])).unwrap();
+    let without = run("nft", &format!("list ruleset {}", A::TABLE));
+    for part in ["policy-", "egress", "ingress", "from-pod", "pods-", "blocks-"] {
+        assert!(!without.contains(part), "no policy costs nothing, but there is {part}:\n{without}");
+    }
 }
 
 #[test]
@@ -263,17 +332,17 @@ fn a_pod_that_is_not_known_is_closed() {
         let proxy = Proxy::start(&host);
         // Nothing is known at all yet: only the node gets through.
         until("the closed table", || run("nft", "list ruleset").contains("chain policy-forward")).await;
-        compare("closed", &State::closed(), closed(&pods, &outside)).await;
-        let open = state(&pods, &[json!({"podSelector": {"matchLabels": {"app": "nobody"}}})]);
+        compare::<Ipv4Addr>("closed", &State::closed(), closed(&pods, &outside)).await;
+        let open = state::<Ipv4Addr>(&pods, &[json!({"podSelector": {"matchLabels": {"app": "nobody"}}})]);
         proxy.enforce(&open).await;
         compare("known and not isolated", &open, everything(&pods, &outside)).await;
         let late = network.attach("late").await.unwrap();
         serve(&late.namespace, "late", 80);
         let late = BTreeMap::from([("late", late)]);
-        compare("not known yet", &State::closed(), closed(&late, &outside)).await;
+        compare::<Ipv4Addr>("not known yet", &State::closed(), closed(&late, &outside)).await;
         // Nobody gets another pod's rights by its address.
         let (a, b) = (&pods["a"], &pods["b"]);
-        let only_b = state(
+        let only_b = state::<Ipv4Addr>(
             &pods,
             &[json!({"podSelector": {"matchLabels": {"app": "a"}},
             "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]})],
@@ -306,10 +375,10 @@ fn a_pod_that_is_not_known_is_closed() {
 
 /// Attempts that fail where nobody is known, and those of the node, which do not. (The evaluation knows only what
 /// known pods may do.)
-fn closed(pods: &BTreeMap<&str, Attachment>, outside: &Path) -> Vec<Attempt> {
-    let shut = everything(pods, outside).into_iter().filter(|attempt| attempt.from_node);
+fn closed(pods: &BTreeMap<&str, Attachment>, outside: &Path) -> Vec<Attempt<Ipv4Addr>> {
+    let shut = everything::<Ipv4Addr>(pods, outside).into_iter().filter(|attempt| attempt.from_node);
     let open = shut.filter(|attempt| attempt.to.port == 80);
-    for attempt in everything(pods, outside).into_iter().filter(|attempt| !attempt.from_node) {
+    for attempt in everything::<Ipv4Addr>(pods, outside).into_iter().filter(|attempt| !attempt.from_node) {
         if attempt.protocol == Protocol::Tcp && attempt.to.port != 81 {
             let address = SocketAddr::from((attempt.to.address, attempt.to.port));
             let reached = inside(attempt.from.as_deref(), || reaches(Protocol::Tcp, address, PATIENCE));
@@ -328,7 +397,7 @@ fn policies_hold_through_services() {
         let web = frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 8080);
         let node = frontend(None, Protocol::Tcp, 30080);
         let with_services = |specs: &[Value]| {
-            let mut state = state(&pods, specs);
+            let mut state: State = state(&pods, specs);
             state.frontends.extend([web, node].map(|frontend| (frontend, backends([a]))));
             state.local.insert((Protocol::Tcp, 30080), backends([a]));
             state
@@ -402,7 +471,7 @@ fn a_change_ends_the_connections_that_it_denies_and_no_other() {
         let (_network, pods, _outside) = stage(&host).await;
         let (a, b, c) = (&pods["a"], &pods["b"], &pods["c"]);
         let proxy = Proxy::start(&host);
-        proxy.enforce(&state(&pods, &[])).await;
+        proxy.enforce(&state::<Ipv4Addr>(&pods, &[])).await;
         let mut allowed = Talk::begin(Some(b), a, 1001);
         let mut of_host = Talk::begin(None, a, 1002);
         // The one of them that speaks first decides which end the kernel hears of.
@@ -424,7 +493,7 @@ fn a_change_ends_the_connections_that_it_denies_and_no_other() {
         until_answered().await;
         let from = |app: &str| json!({"podSelector": {"matchLabels": {"app": "a"}}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": app}}}]}]});
         for specs in [vec![from("b")], vec![from("b"), from("x")], vec![from("x"), from("b")]] {
-            proxy.enforce(&state(&pods, &specs)).await;
+            proxy.enforce(&state::<Ipv4Addr>(&pods, &specs)).await;
             allowed.goes_on().unwrap();
             of_host.goes_on().unwrap();
         }
@@ -442,7 +511,7 @@ fn a_change_ends_the_connections_that_it_denies_and_no_other() {
         server_first.far.write_all(b"?").unwrap();
         ended(server_first.far.read_exact(&mut [0]).unwrap_err());
         // What is allowed again begins anew.
-        proxy.enforce(&state(&pods, &[])).await;
+        proxy.enforce(&state::<Ipv4Addr>(&pods, &[])).await;
         until_answered().await;
         Talk::begin(Some(c), a, 1005).goes_on().unwrap();
         allowed.goes_on().unwrap();

@@ -14,11 +14,13 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use minik::api::kinds::{self, Kind};
-use minik::api::node::NoNode;
+use minik::api::node::{
+    ContainerRef, ExecOptions, LogOptions, NoNode, Node, NodeUsage, Page, PodUsage, Taken, Usage,
+};
 use minik::api::request::{Action, Change, DeleteOptions, PatchKind, Response, Target, User, WriteOptions};
 use minik::api::status::Status;
 use minik::api::{meta, yaml};
-use minik::apiserver::allocate::ServiceRange;
+use minik::apiserver::allocate::ServiceRanges;
 use minik::apiserver::{ApiServer, Config as ServerConfig};
 use minik::client::Client;
 use minik::client::follow::{Entry, Follower, Revision};
@@ -35,6 +37,7 @@ use minik::network::Attachment;
 use minik::runtime::sim::{SimProgram, SimRuntime};
 use minik::runtime::{ContainerState, Runtime};
 use minik::scheduler::Scheduler;
+use minik::stdio::{Duplex, Reader, Session};
 use minik::store::Store;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -52,6 +55,7 @@ pub struct Cluster {
     /// The containers of the first node.
     pub runtime: SimRuntime,
     images: Arc<Images>,
+    metrics: Arc<Metrics>,
     eviction: eviction::Settings,
     tasks: JoinSet<()>,
     views: Mutex<BTreeMap<String, watch::Receiver<Shown>>>,
@@ -86,6 +90,50 @@ impl ImageSource for Images {
     }
 }
 
+/// What pods use, as the test says: the memory of their container `c` by `NAMESPACE/NAME`; nothing else of a node.
+#[derive(Default)]
+struct Metrics(Mutex<BTreeMap<String, u64>>);
+
+impl Node for Metrics {
+    fn logs(&self, of: ContainerRef, options: LogOptions) -> BoxFuture<'_, Result<Reader, Status>> {
+        NoNode.logs(of, options)
+    }
+
+    fn exec(&self, of: ContainerRef, options: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        NoNode.exec(of, options)
+    }
+
+    fn attach(&self, of: ContainerRef, options: ExecOptions) -> BoxFuture<'_, Result<Session, Status>> {
+        NoNode.attach(of, options)
+    }
+
+    fn port_forward(
+        &self,
+        namespace: String,
+        pod: String,
+        port: u16,
+    ) -> BoxFuture<'_, Result<Box<dyn Duplex>, Status>> {
+        NoNode.port_forward(namespace, pod, port)
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<NodeUsage, Status>> {
+        let taken = Taken { at: Timestamp::now(), window: Duration::from_secs(1) };
+        let of = |(key, bytes): (&String, &u64)| {
+            let (namespace, name) = key.split_once('/').unwrap();
+            let usage = Usage { nano_cpus: 0, working_set: *bytes };
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            PodUsage { namespace, name, taken, containers: vec![("c".into(), usage)] }
+        };
+        let pods = self.0.lock().unwrap().iter().map(of).collect();
+        let usage = NodeUsage { node: "minik".into(), taken, machine: Usage::default(), pods };
+        async { Ok(usage) }.boxed()
+    }
+
+    fn page(&self, path: String, query: String) -> BoxFuture<'_, Result<Page, Status>> {
+        NoNode.page(path, query)
+    }
+}
+
 /// Addresses that nobody has.
 #[derive(Default)]
 struct Network(AtomicU32);
@@ -94,7 +142,7 @@ impl Addresses for Network {
     fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
         let host = 2 + self.0.fetch_add(1, Ordering::Relaxed);
         let address = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(192, 0, 2, 0)) + host);
-        async move { Ok(Attachment { namespace: "/nowhere".into(), address }) }.boxed()
+        async move { Ok(Attachment { namespace: "/nowhere".into(), address, address6: None }) }.boxed()
     }
 
     fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
@@ -193,16 +241,17 @@ impl Cluster {
     pub async fn start_with(eviction: eviction::Settings) -> Cluster {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store")).unwrap();
-        let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
+        let service_ranges = ServiceRanges::parse("10.96.0.0/16").unwrap();
         let token_key = minik::apiserver::pki::Pki::open(&directory.path().join("pki")).unwrap();
         let token_key = token_key.token_key().to_vec();
-        let api = ApiServer::new(ServerConfig { store, service_range, token_key }).unwrap();
+        let api = ApiServer::new(ServerConfig { store, service_ranges, token_key }).unwrap();
         api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
         let client = |name: &str| Client::new(api.clone(), User::component(name));
         let mut cluster = Cluster {
             client: client("kubernetes-admin"),
             runtime: SimRuntime::new(),
             images: Arc::default(),
+            metrics: Arc::default(),
             eviction,
             tasks: JoinSet::new(),
             views: Mutex::default(),
@@ -215,7 +264,7 @@ impl Cluster {
             dns_service: Ipv4Addr::new(10, 96, 0, 10),
             dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
             storage: Arc::new(Disk(cluster.directory.path().join("volumes"))),
-            node: Arc::new(NoNode),
+            node: cluster.metrics.clone(),
         };
         let controllers = Controllers::new(client("system:kube-controller-manager"), config);
         cluster.tasks.spawn(controllers.run(std::future::pending()));
@@ -243,7 +292,7 @@ impl Cluster {
             self.images.clone(),
             Arc::new(Network::default()),
             Machine::read(self.directory.path()),
-            "192.0.2.0/24".into(),
+            vec!["192.0.2.0/24".into()],
         );
         self.tasks.spawn(async move { kubelet.run(std::future::pending()).await.unwrap() });
         let ready = |node: &Value| node["status"]["conditions"].as_array().is_some();
@@ -253,6 +302,11 @@ impl Cluster {
     /// Has the containers of an image do something else when they start.
     pub fn program(&self, image: &str, program: SimProgram) {
         self.runtime.program(image, program);
+    }
+
+    /// Says how much memory a pod of the first node uses, to who asks for metrics.
+    pub fn uses(&self, pod: &str, bytes: u64) {
+        self.metrics.0.lock().unwrap().insert(format!("{NAMESPACE}/{pod}"), bytes);
     }
 
     /// Has pulls of an image take until it is released: its pods wait.
@@ -361,6 +415,15 @@ impl Cluster {
         let action = Action::Patch(PatchKind::Merge, json!({"status": status}), WriteOptions::default());
         let mut target = target(&kind(plural), namespace, Some(name));
         target.subresource = Some("status".into());
+        self.write(target, action).await.unwrap();
+    }
+
+    /// Changes what the container `c` of a pod may use.
+    pub async fn resize(&self, name: &str, resources: Value) {
+        let patch = json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
+        let action = Action::Patch(PatchKind::Strategic, patch, WriteOptions::default());
+        let mut target = target(&kind("pods"), NAMESPACE, Some(name));
+        target.subresource = Some("resize".into());
         self.write(target, action).await.unwrap();
     }
 
@@ -526,6 +589,7 @@ fn config(node: &str, dir: &Path, eviction: eviction::Settings) -> Config {
     Config {
         node: node.to_owned(),
         address: Ipv4Addr::LOCALHOST,
+        address6: None,
         dns: Ipv4Addr::LOCALHOST,
         domain: "cluster.local".into(),
         pods: dir.join("pods"),
@@ -537,6 +601,7 @@ fn config(node: &str, dir: &Path, eviction: eviction::Settings) -> Config {
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 8000, memory: 8 << 30, disk: 8 << 30 },
         share_processes: false,
+        max_pods: 110,
         eviction,
     }
 }

@@ -3,10 +3,12 @@
 
 mod cluster;
 
+mod autoscaling;
 mod daemon_sets;
 mod deployments;
 mod evictions;
 mod jobs;
+mod node;
 mod pressure;
 mod replica_sets;
 mod stateful_sets;

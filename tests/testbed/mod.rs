@@ -46,22 +46,36 @@ fn text(output: Output) -> Run {
 impl Testbed {
     /// Makes a host; needs root.
     pub fn up(name: &str) -> Testbed {
+        Self::up_with(name, &[])
+    }
+
+    /// Makes a host that has addresses of both families.
+    pub fn up_dual(name: &str) -> Testbed {
+        Self::up_with(name, &[("TESTBED_IPV6", "1")])
+    }
+
+    fn up_with(name: &str, settings: &[(&str, &str)]) -> Testbed {
         let owner = std::process::id().to_string();
         let host = format!("{name}-{owner}");
         let bed = Testbed { name: format!("mtb-{host}"), host };
         let mut up = Command::new(script());
-        let made = up.args(["up", &bed.host]).env("TESTBED_OWNER", owner).output();
+        let made =
+            up.args(["up", &bed.host]).env("TESTBED_OWNER", owner).envs(settings.iter().copied()).output();
         let made = text(made.expect("scripts/testbed runs"));
         assert!(made.status.success(), "test host: {}{}", made.stdout, made.stderr);
         bed
     }
 
     fn command(&self, args: &[&str]) -> Command {
+        self.command_within(COMMAND, args)
+    }
+
+    fn command_within(&self, seconds: &str, args: &[&str]) -> Command {
         let tools = std::env::var("MINIK_TOOLS").unwrap_or_else(|_| "/opt/minik-tools".into());
         let path = format!("{tools}:{}", std::env::var("PATH").unwrap_or_default());
         let mut command = Command::new(script());
         command
-            .args(["exec", &self.host, "--", "timeout", COMMAND])
+            .args(["exec", &self.host, "--", "timeout", seconds])
             .args(args)
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("PATH", path)
@@ -73,6 +87,12 @@ impl Testbed {
     /// Runs a command on the host.
     pub fn run(&self, args: &[&str]) -> Run {
         text(self.command(args).output().expect("a command on the test host"))
+    }
+
+    /// Begins a command on the host, whose output is to be read when it has ended.
+    pub fn begin(&self, args: &[&str]) -> Child {
+        let mut command = self.command_within("900", args);
+        command.stdout(Stdio::piped()).spawn().expect("a command on the test host")
     }
 
     /// Runs a command that must succeed; answers what it printed.

@@ -20,6 +20,10 @@ pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// The provisioner that made a volume.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// The provisioner of minik's own class.
+pub const PROVISIONER: &str = "minik.io/hostpath";
+/// The provisioners whose volumes minik makes: its own, and the one that manifests written for minikube name.
+pub const PROVISIONERS: &[&str] = &[PROVISIONER, "k8s.io/minikube-hostpath"];
 /// The node for whose pod a claim's volume is to be made.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// The provisioner of classes whose volumes somebody makes by hand.

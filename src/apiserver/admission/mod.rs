@@ -63,7 +63,7 @@ pub async fn mutate(
     let mut hooks = hooks::mutating::Round::begin(registry, attributes);
     let mut changed = false;
     if let Some(policies) = &mut policies {
-        changed |= policies.call(registry, attributes, object)?;
+        changed |= policies.call(registry, attributes, object).await?;
     }
     if let Some(hooks) = &mut hooks {
         changed |= hooks.call(registry, attributes, object).await?;
@@ -72,7 +72,7 @@ pub async fn mutate(
         // What was added may be something that the plugins before complete or refuse.
         complete(registry, attributes, object).await?;
         if let Some(policies) = &mut policies {
-            policies.again(registry, attributes, object)?;
+            policies.again(registry, attributes, object).await?;
         }
         if let Some(hooks) = &mut hooks {
             hooks.again(registry, attributes, object).await?;
@@ -142,7 +142,7 @@ pub async fn validate(
         }
         _ => pod_security::validate(registry, attributes, object)?,
     }
-    policies::validating::validate(registry, attributes, object)?;
+    policies::validating::validate(registry, attributes, object).await?;
     hooks::validating::call(registry, attributes, object).await?;
     let charge = quota::check(registry, attributes, object).await?;
     Ok(Admitted { charge })

@@ -4,20 +4,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::select_all;
-use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderValue};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::availability::Condition;
+use self::description::Descriptions;
 use self::identity::FrontProxy;
+use self::question::Question;
 use self::registration::Action;
 use super::answer::{self, Body};
-use super::proxy::exchange::{self, Backend};
+use super::openapi::others::Description;
+use super::proxy::exchange::Backend;
 use super::proxy::{Passage, Proxy, port_of_service};
 use super::registry::{Part, Place, Registry};
 use super::{ApiServer, discovery, resource_metrics};
@@ -28,8 +29,10 @@ use crate::api::status::Status;
 use crate::store::{Entry, Store};
 
 mod availability;
+mod description;
 pub mod identity;
 pub mod merge;
+mod question;
 mod registration;
 
 /// Where APIServices are in the store.
@@ -48,6 +51,7 @@ pub struct Aggregator {
     front: FrontProxy,
     /// What servers said that they serve, by their APIServices.
     lists: Mutex<HashMap<String, Value>>,
+    descriptions: Descriptions,
 }
 
 /// What is left to do after a round.
@@ -73,7 +77,21 @@ pub fn remote(store: &Store, path: &str) -> Option<Arc<Entry>> {
 impl Aggregator {
     /// An aggregator that is vouched for by `front`.
     pub fn new(front: FrontProxy) -> Aggregator {
-        Aggregator { front, lists: Mutex::default() }
+        Aggregator { front, lists: Mutex::default(), descriptions: Descriptions::default() }
+    }
+
+    /// How other servers describe what they serve.
+    pub fn descriptions(&self) -> Arc<Vec<Description>> {
+        self.descriptions.all()
+    }
+
+    /// The APIService by which another server answers at this path: it serves what is there, or describes what it serves.
+    pub fn behind(&self, api: &ApiServer, path: &str) -> Option<Arc<Entry>> {
+        let store = api.registry().store();
+        let Some(name) = path.strip_prefix("/openapi/v3/") else { return remote(store, path) };
+        let (all, kinds) = (self.descriptions(), api.served().kinds());
+        let shows = |description: &&Description| description.shown(&kinds).any(|(shown, _)| shown == name);
+        store.get(&format!("{SERVICES}{}", all.iter().find(shows)?.service))
     }
 
     fn lists(&self) -> MutexGuard<'_, HashMap<String, Value>> {
@@ -208,16 +226,20 @@ impl Aggregator {
             .into_iter()
             .filter(|entry| !entry.json()["spec"]["service"].is_null())
             .collect::<Vec<_>>();
-        self.lists().retain(|name, _| remotes.iter().any(|entry| meta::name(entry.json()) == name));
+        let is_there = |name: &str| remotes.iter().any(|entry| meta::name(entry.json()) == name);
+        self.lists().retain(|name, _| is_there(name));
+        self.descriptions.retain(is_there);
         for entry in &remotes {
             let service = entry.json();
             let condition = self.check(api.registry(), proxy, service).await;
-            if !condition.available {
-                round.failed = true;
-            }
+            let available = condition.available;
+            round.failed |= !available;
             if let Some(conditions) = condition.into_conditions(service, Timestamp::now()) {
                 let written = keeper.conditions(meta::name(service), conditions).await;
                 round.failed |= written.is_err();
+            }
+            if available && let Ok(backend) = self.backend(api.registry(), proxy, service) {
+                self.descriptions.ask(proxy.dial(), &backend, service).await;
             }
         }
         round.remotes = remotes;
@@ -246,13 +268,21 @@ impl Aggregator {
         };
         let path = availability::path(service);
         let url = format!("https://{}{path}", backend.address);
-        let asked = tokio::time::timeout(PATIENCE, ask(proxy, &backend, &path, &url));
+        let user =
+            User { groups: vec!["system:masters".to_owned()], ..User::component("system:kube-aggregator") };
+        let question = Question { path: &path, user, tag: "", most: LIST_BYTES };
+        let asked = tokio::time::timeout(PATIENCE, question::ask(proxy.dial(), &backend, question));
+        let missing =
+            |why: String| Condition::failed(format!("failing or missing response from {url}: {why}"));
         match asked.await.unwrap_or_else(|_| Err("context deadline exceeded".to_owned())) {
-            Ok(list) => {
+            Ok(told) if (200..300).contains(&told.code) => {
+                // What is no list of resources says at least that somebody is there.
+                let list = serde_json::from_slice(&told.bytes).unwrap_or(Value::Null);
                 self.lists().insert(meta::name(service).to_owned(), list);
                 Condition::passed()
             }
-            Err(why) => Condition::failed(format!("failing or missing response from {url}: {why}")),
+            Ok(told) => missing(format!("bad status from {url}: {}", told.code)),
+            Err(why) => missing(why),
         }
     }
 }
@@ -280,29 +310,6 @@ fn plain(code: u16, text: &str) -> http::Response<Body> {
 
 fn has_location(response: &http::Response<Body>) -> bool {
     response.headers().contains_key(header::LOCATION)
-}
-
-async fn ask(proxy: &Proxy, backend: &Backend, path: &str, url: &str) -> Result<Value, String> {
-    let mut request = http::Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = path.parse().map_err(|error| format!("{error}"))?;
-    let mut headers: HeaderMap = identity::headers(&User {
-        groups: vec!["system:masters".to_owned()],
-        ..User::component("system:kube-aggregator")
-    });
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-    if let Ok(host) = HeaderValue::from_str(&backend.address.to_string()) {
-        headers.insert(header::HOST, host);
-    }
-    *request.headers_mut() = headers;
-    let response =
-        exchange::exchange(proxy.dial(), backend, request).await.map_err(|error| error.to_string())?;
-    if !response.status().is_success() {
-        return Err(format!("bad status from {url}: {}", response.status().as_u16()));
-    }
-    let bytes =
-        Limited::new(response.into_body(), LIST_BYTES).collect().await.map_err(|error| error.to_string())?;
-    // What is no list of resources says at least that somebody is there.
-    Ok(serde_json::from_slice(&bytes.to_bytes()).unwrap_or(Value::Null))
 }
 
 /// Resolves when something changes on which APIServices depend.

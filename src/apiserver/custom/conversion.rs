@@ -75,6 +75,20 @@ pub async fn stored(registry: &Registry, kind: &Kind, value: Value) -> Result<Va
     converted.pop().ok_or_else(|| Status::internal("a conversion gave no object"))
 }
 
+/// An object of a custom kind in the version that `kind` serves, with nothing filled in.
+pub async fn in_version(registry: &Registry, kind: &Kind, mut value: Value) -> Result<Value, Status> {
+    let wanted = kind.api_version();
+    if meta::api_version(&value) == wanted {
+        return Ok(value);
+    }
+    if let Some((_, webhook)) = webhook(kind) {
+        let mut converted = convert(registry, webhook, &wanted, vec![value]).await?;
+        return converted.pop().ok_or_else(|| Status::internal("a conversion gave no object"));
+    }
+    meta::map_mut(&mut value).insert("apiVersion".to_owned(), wanted.into());
+    Ok(value)
+}
+
 /// An answer with its objects in the version that `kind` serves.
 pub async fn finish(registry: &Registry, kind: &Arc<Kind>, response: Response) -> Result<Response, Status> {
     if webhook(kind).is_none() {

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// Whether and how a level is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+enum Limit {
     /// Not at all.
     None,
     /// What is too much waits.
@@ -19,10 +19,10 @@ pub struct LevelPreset {
     /// Its name.
     pub name: &'static str,
     /// How much of the server it gets.
-    pub shares: u32,
+    shares: u32,
     lendable: u32,
     /// What becomes of what is too much.
-    pub limit: Limit,
+    limit: Limit,
     /// Queues and hand size, as Kubernetes has them.
     queues: (u32, u32),
 }
@@ -56,7 +56,7 @@ impl LevelPreset {
                     json!({"type": "Reject"})
                 } else {
                     json!({"type": "Queue", "queuing": {"queues": queues, "handSize": hand,
-                        "queueLengthLimit": super::level::QUEUE}})
+                        "queueLengthLimit": 50}})
                 };
                 json!({"type": "Limited", "limited": limited})
             }

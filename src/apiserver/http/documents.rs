@@ -10,16 +10,17 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::negotiate::{Form, Shown};
+use super::open_api::Subjects;
 use super::query::Query;
 use super::{Server, form_of, health, metrics, respond};
 use crate::api::kinds::Kind;
 use crate::api::status::Status;
-use crate::api::version::{self, MAJOR, MINOR};
+use crate::api::version::{self, ARCHITECTURE, MAJOR, MINOR};
 use crate::api::{exposition, meta};
 use crate::apiserver::aggregation::Aggregator;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::auth::tokens::ISSUER;
-use crate::apiserver::{aggregation, discovery, resource_metrics};
+use crate::apiserver::{discovery, resource_metrics};
 use crate::store::Store;
 
 impl Server {
@@ -42,9 +43,12 @@ impl Server {
         }
         if trimmed.starts_with("/openapi") && trimmed != "/openapi/v1/jwks" {
             let (documents, kinds) = (self.documents.clone(), self.api.served().kinds());
+            let others = self.aggregator.as_ref().map(Aggregator::descriptions).unwrap_or_default();
             let (path, hash) = (trimmed.to_owned(), query.text("hash").to_owned());
             let headers = request.headers().clone();
-            let answer = move || documents.answer(&kinds, &path, &hash, &headers);
+            let usage = resource_metrics::are_own(self.api.registry().store());
+            let subjects = Subjects { kinds, usage, others };
+            let answer = move || documents.answer(&subjects, &path, &hash, &headers);
             return tokio::task::spawn_blocking(answer).await.map_err(Status::internal)?;
         }
         if let Some((media, value)) = self.issuer(trimmed) {
@@ -110,9 +114,7 @@ impl Server {
         let aggregated = form.shown == Shown::Discovery;
         let mut kinds = self.api.served().kinds().to_vec();
         let store = self.api.registry().store();
-        let usage = format!("/apis/{}/{}", resource_metrics::GROUP, resource_metrics::VERSION);
-        // An add-on may serve them instead.
-        if aggregation::remote(store, &usage).is_none() {
+        if resource_metrics::are_own(store) {
             kinds.extend(resource_metrics::KINDS.iter().cloned());
         }
         let kinds = &kinds;
@@ -166,16 +168,7 @@ fn version() -> Value {
         "gitVersion": format!("{}+minik.{}", version::KUBERNETES, env!("CARGO_PKG_VERSION")),
         "gitCommit": commit, "gitTreeState": if commit.is_empty() { "" } else { "clean" },
         "buildDate": meta::timestamp(built), "goVersion": "",
-        "compiler": "rustc", "platform": format!("{}/{}", std::env::consts::OS, platform())})
-}
-
-/// The processor as Go names it.
-fn platform() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
+        "compiler": "rustc", "platform": format!("{}/{ARCHITECTURE}", std::env::consts::OS)})
 }
 
 fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {

@@ -22,13 +22,12 @@ use super::answer::{self, Body};
 use super::audit::{self, Audit, Received, Record};
 use super::auth::Peer;
 use super::auth::attributes::Attributes;
-use super::fairness::{self, Class, Fairness};
+use super::fairness::{Class, Fairness};
 use super::proxy::exchange::Dial;
 use super::proxy::{Origin, Proxy};
 use super::table::IncludeObject;
-use super::{ApiServer, admission, aggregation, resource_metrics, reviews, streaming};
+use super::{ApiServer, admission, resource_metrics, reviews, streaming};
 use crate::api::kinds::{self, Kind};
-use crate::api::meta;
 use crate::api::node::Node;
 use crate::api::request::{Action, Request, Target, User};
 use crate::api::status::{FieldError, Status};
@@ -182,8 +181,8 @@ impl Server {
         if let Some(record) = record {
             record.acting_as(&user);
         }
-        let class = fairness::classify(&user, &attributes);
-        let permit = if route.is_long() { Ok(None) } else { self.fairness.enter(&class).await };
+        let class = self.fairness.classify(&user, &attributes);
+        let permit = if route.is_long() { Ok(None) } else { class.enter().await };
         let allowed = permit.and_then(|permit| {
             self.api.authorizer().authorize(&user, &attributes)?;
             Ok(permit)
@@ -198,7 +197,7 @@ impl Server {
             Err(status) => (verb, Err(status)),
         };
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
-        self.tell_class(&class, &mut response);
+        tell_class(&class, &mut response);
         (verb, Ok(response))
     }
 
@@ -211,7 +210,7 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> (&'static str, Result<http::Response<Body>, Status>) {
         if let Some(aggregator) = &self.aggregator
-            && let Some(service) = aggregation::remote(self.api.registry().store(), request.uri().path())
+            && let Some(service) = aggregator.behind(&self.api, request.uri().path())
         {
             let answer =
                 aggregator.serve(self.api.registry(), &self.proxy, service.json(), &user, request).await;
@@ -241,18 +240,9 @@ impl Server {
         }
     }
 
-    /// Tells by uids, which say nothing to others, how the request was sorted.
-    fn tell_class(&self, class: &Class, response: &mut http::Response<Body>) {
-        let store = self.api.registry().store();
-        for (header, key) in [
-            ("x-kubernetes-pf-flowschema-uid", format!("flowschemas/{}", class.schema)),
-            ("x-kubernetes-pf-prioritylevel-uid", format!("prioritylevelconfigurations/{}", class.level)),
-        ] {
-            let uid = store.get(&key).and_then(|entry| HeaderValue::from_str(meta::uid(entry.json())).ok());
-            if let Some(uid) = uid {
-                response.headers_mut().insert(HeaderName::from_static(header), uid);
-            }
-        }
+    /// Sorts requests by the objects that say how, until dropped.
+    async fn keep_fair(self: Arc<Self>) {
+        self.fairness.keep(self.api.registry()).await;
     }
 
     async fn converse(
@@ -414,6 +404,18 @@ fn shown(kind: Option<Arc<Kind>>, headers: &HeaderMap, query: &Query) -> Result<
         None => IncludeObject::default(),
     };
     Ok(respond::Show { kind, form, include })
+}
+
+/// Tells by uids, which say nothing to others, how the request was sorted.
+fn tell_class(class: &Class, response: &mut http::Response<Body>) {
+    let (schema, level) = class.uids();
+    for (header, uid) in
+        [("x-kubernetes-pf-flowschema-uid", schema), ("x-kubernetes-pf-prioritylevel-uid", level)]
+    {
+        if let Some(uid) = HeaderValue::from_str(uid).ok().filter(|uid| !uid.is_empty()) {
+            response.headers_mut().insert(HeaderName::from_static(header), uid);
+        }
+    }
 }
 
 fn accepts_gzip(headers: &HeaderMap) -> bool {

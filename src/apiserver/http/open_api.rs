@@ -18,7 +18,9 @@ use super::accepts_gzip;
 use crate::api::kinds::Kind;
 use crate::api::status::Status;
 use crate::apiserver::answer::{self, Body};
+use crate::apiserver::openapi::others::{self, Description};
 use crate::apiserver::openapi::{self, Source};
+use crate::apiserver::resource_metrics;
 use crate::sys::memory;
 
 /// How long a client may keep a document that it named by its hash.
@@ -31,13 +33,50 @@ const PROTOBUF: [&str; 2] = [
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 ];
 
-/// The kinds that are served, by which it is known whether something has changed.
-type Kinds = Arc<Vec<Arc<Kind>>>;
+/// What the documents are about, by which it is known whether something has changed.
+#[derive(Debug, Clone)]
+pub(super) struct Subjects {
+    /// The kinds that are stored and served.
+    pub kinds: Arc<Vec<Arc<Kind>>>,
+    /// Whether what nodes and pods use is served, too.
+    pub usage: bool,
+    /// What other servers say of what they serve.
+    pub others: Arc<Vec<Description>>,
+}
+
+impl Subjects {
+    fn is(&self, other: &Subjects) -> bool {
+        let none = self.others.is_empty() && other.others.is_empty();
+        Arc::ptr_eq(&self.kinds, &other.kinds)
+            && self.usage == other.usage
+            && (none || Arc::ptr_eq(&self.others, &other.others))
+    }
+
+    /// All kinds that this server serves.
+    fn own(&self) -> Vec<Arc<Kind>> {
+        let usage = resource_metrics::KINDS.iter().filter(|_| self.usage);
+        self.kinds.iter().chain(usage).cloned().collect()
+    }
+
+    /// The documents of version 3 that this server makes from what others say.
+    fn converted(&self) -> impl Iterator<Item = (String, Value)> {
+        self.others.iter().filter_map(|other| Some((format!("{INDEX}/{}", other.own()), other.converted()?)))
+    }
+
+    /// `/openapi/v2`.
+    fn older(&self) -> Value {
+        let mut all = Source::new(&self.own()).v2();
+        for other in self.others.iter().filter_map(Description::older) {
+            others::merge(&mut all, other);
+        }
+        all
+    }
+}
 
 /// The hashes of all documents by their paths, made when the first document is asked for; cheap to clone.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Documents {
-    known: Arc<Mutex<Option<(Kinds, Hashes)>>>,
+    known: Arc<Mutex<Option<(Subjects, Hashes)>>>,
 }
 
 type Hashes = Arc<BTreeMap<String, String>>;
@@ -54,33 +93,49 @@ fn bytes(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn hashes(kinds: &[Arc<Kind>]) -> Hashes {
-    let source = Source::new(kinds);
+fn hashes(subjects: &Subjects) -> Hashes {
     let mut all = BTreeMap::new();
-    for name in openapi::names(kinds) {
-        all.insert(format!("{INDEX}/{name}"), hash(&bytes(&source.v3(&name))));
+    {
+        let own = subjects.own();
+        let source = Source::new(&own);
+        for name in openapi::names(&own) {
+            all.insert(format!("{INDEX}/{name}"), hash(&bytes(&source.v3(&name))));
+        }
     }
-    all.insert(OLDER.to_owned(), hash(&bytes(&source.v2())));
-    all.insert(INDEX.to_owned(), hash(&bytes(&index(&all))));
+    for (path, document) in subjects.converted() {
+        all.insert(path, hash(&bytes(&document)));
+    }
+    all.insert(OLDER.to_owned(), hash(&bytes(&subjects.older())));
+    all.insert(INDEX.to_owned(), hash(&bytes(&index(subjects, &all))));
     Arc::new(all)
 }
 
-/// `/openapi/v3`: where each document is found.
-fn index(hashes: &BTreeMap<String, String>) -> Value {
+/// `/openapi/v3`: where each document is found. Other servers' own documents are where these say, which is below the same
+/// path: requests for them are led there.
+fn index(subjects: &Subjects, hashes: &BTreeMap<String, String>) -> Value {
     let mut paths = Map::new();
     for (path, hash) in hashes {
         if let Some(name) = path.strip_prefix(INDEX).and_then(|rest| rest.strip_prefix('/')) {
             paths.insert(name.to_owned(), json!({"serverRelativeURL": address(path, hash)}));
         }
     }
+    for (name, place) in subjects.others.iter().flat_map(|other| other.shown(&subjects.kinds)) {
+        paths.insert(name.clone(), place.clone());
+    }
     json!({ "paths": paths })
 }
 
-fn document(kinds: &[Arc<Kind>], hashes: &BTreeMap<String, String>, path: &str) -> Vec<u8> {
+fn document(subjects: &Subjects, hashes: &BTreeMap<String, String>, path: &str) -> Vec<u8> {
     match path {
-        INDEX => bytes(&index(hashes)),
-        OLDER => bytes(&Source::new(kinds).v2()),
-        _ => bytes(&Source::new(kinds).v3(path.trim_start_matches(INDEX).trim_start_matches('/'))),
+        INDEX => bytes(&index(subjects, hashes)),
+        OLDER => bytes(&subjects.older()),
+        _ => match subjects.converted().find(|(own, _)| own == path) {
+            Some((_, document)) => bytes(&document),
+            None => {
+                let name = path.trim_start_matches(INDEX).trim_start_matches('/');
+                bytes(&Source::new(&subjects.own()).v3(name))
+            }
+        },
     }
 }
 
@@ -113,15 +168,15 @@ fn compressed(plain: &[u8]) -> Vec<u8> {
 }
 
 impl Documents {
-    /// The hashes of the documents about these kinds.
-    fn hashes(&self, kinds: &Kinds) -> Hashes {
+    /// The hashes of the documents about all this.
+    fn hashes(&self, subjects: &Subjects) -> Hashes {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some((of, hashes)) if Arc::ptr_eq(of, kinds) => hashes.clone(),
+            Some((of, hashes)) if of.is(subjects) => hashes.clone(),
             _ => {
-                let made = hashes(kinds);
+                let made = hashes(subjects);
                 memory::give_back();
-                *known = Some((kinds.clone(), made.clone()));
+                *known = Some((subjects.clone(), made.clone()));
                 made
             }
         }
@@ -131,12 +186,12 @@ impl Documents {
     /// documents.
     pub(super) fn answer(
         &self,
-        kinds: &Kinds,
+        subjects: &Subjects,
         path: &str,
         hash: &str,
         headers: &HeaderMap,
     ) -> Result<http::Response<Body>, Status> {
-        let hashes = self.hashes(kinds);
+        let hashes = self.hashes(subjects);
         let current = hashes.get(path).ok_or_else(Status::no_such_path)?;
         let form = negotiated(path, headers)?;
         let tag = match form {
@@ -156,8 +211,8 @@ impl Documents {
             answer::typed(304, media, "")
         } else {
             let plain = match form {
-                Form::Json => document(kinds, &hashes, path),
-                Form::Protobuf => openapi::protobuf::encode(&Source::new(kinds).v2()),
+                Form::Json => document(subjects, &hashes, path),
+                Form::Protobuf => openapi::protobuf::encode(&subjects.older()),
             };
             let body = if accepts_gzip(headers) { compressed(&plain) } else { plain };
             memory::give_back();
@@ -191,17 +246,21 @@ mod tests {
     use super::*;
     use crate::api::kinds::KINDS;
 
+    fn about(kinds: &[Arc<Kind>]) -> Subjects {
+        Subjects { kinds: Arc::new(kinds.to_vec()), usage: true, others: Arc::default() }
+    }
+
     #[test]
     fn documents_are_known_by_their_hash() {
         let documents = Documents::default();
-        let kinds: Kinds = Arc::new(KINDS.clone());
+        let subjects = about(&KINDS);
         let mut headers = HeaderMap::new();
         let of = |path: &str, hash: &str, headers: &HeaderMap| {
-            documents.answer(&kinds, path, hash, headers).unwrap()
+            documents.answer(&subjects, path, hash, headers).unwrap()
         };
         let first = of("/openapi/v3", "", &headers);
         assert_eq!(first.status(), 200);
-        let index = index(&documents.hashes(&kinds));
+        let index = index(&subjects, &documents.hashes(&subjects));
         let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap();
         let (path, hash) = url.split_once("?hash=").unwrap();
         assert_eq!((path, hash.len()), ("/openapi/v3/api/v1", 128));
@@ -224,20 +283,34 @@ mod tests {
             header::ACCEPT,
             HeaderValue::from_static("application/com.github.proto-openapi.spec.v3.v1.0+protobuf"),
         );
-        assert_eq!(documents.answer(&kinds, path, "", &headers).unwrap_err().code, 406);
+        assert_eq!(documents.answer(&subjects, path, "", &headers).unwrap_err().code, 406);
     }
 
     #[test]
     fn documents_change_with_the_kinds() {
         let documents = Documents::default();
-        let kinds: Kinds = Arc::new(KINDS.clone());
-        let before = documents.hashes(&kinds);
-        assert!(Arc::ptr_eq(&before, &documents.hashes(&kinds)));
-        let fewer: Kinds = Arc::new(KINDS[1..].to_vec());
+        let subjects = about(&KINDS);
+        let before = documents.hashes(&subjects);
+        assert!(Arc::ptr_eq(&before, &documents.hashes(&subjects)));
+        let fewer = about(&KINDS[1..]);
         let after = documents.hashes(&fewer);
         assert_ne!(before["/openapi/v3"], after["/openapi/v3"]);
         assert_ne!(before["/openapi/v3/api/v1"], after["/openapi/v3/api/v1"]);
         let plain = document(&fewer, &after, "/openapi/v3/api/v1");
         assert_eq!(super::hash(&plain), after["/openapi/v3/api/v1"]);
+        let other = Description {
+            service: "v1.w".into(),
+            group: "w".into(),
+            version: "v1".into(),
+            documents: None,
+            older: Some(r#"{"paths": {"/apis/w/v1/f": {}}, "definitions": {}}"#.into()),
+        };
+        let more = Subjects { others: Arc::new(vec![other]), ..fewer };
+        let with = documents.hashes(&more);
+        assert_ne!(with["/openapi/v2"], after["/openapi/v2"]);
+        assert_eq!(
+            super::hash(&document(&more, &with, "/openapi/v3/apis/w/v1")),
+            with["/openapi/v3/apis/w/v1"]
+        );
     }
 }

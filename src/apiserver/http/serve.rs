@@ -1,7 +1,9 @@
 //! Connections: TLS, who is at the other end, and a drain at the end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
@@ -29,10 +31,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl Server {
-    /// Serves connections of `listener` until `shutdown`, then lets running requests finish.
+    /// Serves connections of `listeners` until `shutdown`, then lets running requests finish.
     pub async fn serve(
         self: Arc<Self>,
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         tls: Settings,
         shutdown: impl Future<Output = ()>,
     ) {
@@ -40,13 +42,14 @@ impl Server {
         let graceful = Arc::new(GracefulShutdown::new());
         let mut shutdown = std::pin::pin!(shutdown);
         let _keeper = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_api_services()));
+        let _sorter = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_fair()));
         let api = self.api.clone();
         let definitions = async move { api.registry().follow_definitions().await };
         let _follower = AbortOnDropHandle::new(tokio::spawn(definitions));
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
-                accepted = listener.accept() => accepted,
+                accepted = accept(&listeners) => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
@@ -65,7 +68,7 @@ impl Server {
                 }
             }
         }
-        drop(listener);
+        drop(listeners);
         self.stopping.cancel();
         if let Some(graceful) = Arc::into_inner(graceful)
             && tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err()
@@ -101,6 +104,15 @@ impl Server {
             tracing::debug!(%error, "connection ended");
         }
     }
+}
+
+/// The next connection to any of the listeners.
+async fn accept(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    let any = |context: &mut Context<'_>| {
+        let mut all = listeners.iter().map(|listener| listener.poll_accept(context));
+        all.find(Poll::is_ready).unwrap_or(Poll::Pending)
+    };
+    std::future::poll_fn(any).await
 }
 
 async fn handshake(

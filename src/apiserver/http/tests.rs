@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::api::node::NoNode;
 use crate::apiserver::Config;
-use crate::apiserver::allocate::ServiceRange;
+use crate::apiserver::allocate::ServiceRanges;
 use crate::apiserver::pki::{Pki, ServerNames, Tls};
 use crate::apiserver::proxy::exchange::HostNetwork;
 use crate::store::Store;
@@ -18,12 +18,18 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
     let names = ServerNames { node: "minik".into(), addresses: Vec::new() };
     let tls = Tls::new(pki.clone(), names, Duration::from_secs(3600)).unwrap();
     let store = Store::open(&directory.path().join("store")).unwrap();
-    let service_range = ServiceRange::parse("10.96.0.0/16").unwrap();
-    let api = ApiServer::new(Config { store, service_range, token_key: pki.token_key().to_vec() }).unwrap();
+    let service_ranges = ServiceRanges::parse("10.96.0.0/16").unwrap();
+    let api = ApiServer::new(Config { store, service_ranges, token_key: pki.token_key().to_vec() }).unwrap();
     api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
     api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("https://{}", listener.local_addr().unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let base = format!("https://127.0.0.1:{port}");
+    // A machine without IPv6 has no such address.
+    let other = crate::sys::socket::tcp_of(std::net::Ipv6Addr::LOCALHOST.into(), port)
+        .and_then(tokio::net::TcpListener::from_std);
+    let bases: Vec<String> =
+        std::iter::once(base.clone()).chain(other.is_ok().then(|| format!("https://[::1]:{port}"))).collect();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let config = super::Config {
         node: Arc::new(NoNode),
@@ -32,7 +38,11 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
         audit: None,
         deadline: super::DEADLINE,
     };
-    let served = Server::new(api, config).serve(listener, tls.config.clone(), stopped.map(drop));
+    let served = Server::new(api, config).serve(
+        [Ok(listener), other].into_iter().flatten().collect(),
+        tls.config.clone(),
+        stopped.map(drop),
+    );
     let served = tokio::spawn(served);
 
     // Another test may have installed the same provider before.
@@ -41,7 +51,9 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
     let builder = || reqwest::Client::builder().no_proxy().tls_certs_only([ca.clone()]);
     let stranger = builder().build().unwrap();
     let code = |response: reqwest::Response| response.status().as_u16();
-    assert_eq!(code(stranger.get(format!("{base}/readyz")).send().await.unwrap()), 200);
+    for base in &bases {
+        assert_eq!(code(stranger.get(format!("{base}/readyz")).send().await.unwrap()), 200);
+    }
     assert_eq!(code(stranger.get(format!("{base}/api")).send().await.unwrap()), 403);
 
     let admin = pki.client("admin", &["system:masters"], Duration::from_secs(3600)).unwrap();

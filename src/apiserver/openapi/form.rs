@@ -119,7 +119,8 @@ impl Form {
         }
     }
 
-    fn base(self) -> &'static str {
+    /// What references to types begin with.
+    pub(super) fn base(self) -> &'static str {
         match self {
             Form::V2 => "#/definitions/",
             Form::V3 => REFERENCE,
@@ -170,27 +171,35 @@ impl Form {
     }
 }
 
-/// Version 2 keeps types elsewhere, and knows neither choices between types nor an `allOf` around one reference.
-fn as_v2(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            if let Some([one]) = fields.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
-                && let Some(reference) = one.get("$ref").cloned()
-            {
-                fields.remove("allOf");
-                fields.insert("$ref".into(), reference);
-            }
-            if fields.get("oneOf").is_some_and(Value::is_array) {
-                fields.remove("oneOf");
-            }
-            for (key, value) in fields.iter_mut() {
-                match value.as_str().and_then(|v| v.strip_prefix(REFERENCE)) {
-                    Some(name) if key == "$ref" => *value = json!(format!("{}{name}", Form::V2.base())),
-                    _ => as_v2(value),
-                }
-            }
-        }
-        Value::Array(list) => list.iter_mut().for_each(as_v2),
-        _ => {}
+/// Version 2 keeps types elsewhere, knows neither choices between types nor an `allOf` around one reference, and says
+/// nothing of defaults.
+fn as_v2(schema: &mut Value) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    if let Some([one]) = fields.get("allOf").and_then(Value::as_array).map(Vec::as_slice)
+        && let Some(reference) = one.get("$ref").cloned()
+    {
+        fields.remove("allOf");
+        fields.insert("$ref".into(), reference);
     }
+    fields.remove("oneOf");
+    fields.remove("default");
+    if let Some(name) = fields.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix(REFERENCE)) {
+        let moved = json!(format!("{}{name}", Form::V2.base()));
+        fields.insert("$ref".into(), moved);
+    }
+    below(fields).for_each(as_v2);
+}
+
+/// The schemas that stand directly in a schema.
+fn below(schema: &mut Map<String, Value>) -> impl Iterator<Item = &mut Value> {
+    schema.iter_mut().flat_map(|(key, value)| -> Box<dyn Iterator<Item = &mut Value>> {
+        match (key.as_str(), value) {
+            ("properties", Value::Object(fields)) => Box::new(fields.values_mut()),
+            ("allOf" | "anyOf" | "oneOf", Value::Array(list)) => Box::new(list.iter_mut()),
+            ("items" | "additionalProperties" | "not", value @ Value::Object(_)) => {
+                Box::new(std::iter::once(value))
+            }
+            _ => Box::new(std::iter::empty()),
+        }
+    })
 }

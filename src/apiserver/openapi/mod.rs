@@ -3,8 +3,10 @@
 //! kubectl reads them before it writes and for `explain`; client generators and dynamic clients read all of them.
 //! Names and forms are those of k8s.io/apiserver `pkg/endpoints/installer.go` and k8s.io/kube-openapi.
 
+mod custom;
 mod form;
 mod operation;
+pub mod others;
 mod parameter;
 mod paths;
 pub mod protobuf;
@@ -55,7 +57,7 @@ impl<'a> Source<'a> {
         let operations = paths::of_document(self.kinds, name);
         let own = |kind: &&Arc<Kind>| name == paths::root(kind).trim_start_matches('/');
         let kinds = self.kinds.iter().filter(own).map(|kind| types::name(kind));
-        let schemas = self.types.closure(kinds.chain(named(&operations)));
+        let schemas = self.types.closure(kinds.chain(named(&operations)), Form::V3);
         json!({
             "openapi": "3.0.0",
             "info": info(),
@@ -73,7 +75,7 @@ impl<'a> Source<'a> {
         let operations: Vec<Operation> =
             names.flat_map(|name| paths::of_document(self.kinds, &name)).collect();
         let kinds = self.kinds.iter().map(|kind| types::name(kind));
-        let definitions = self.types.closure(kinds.chain(named(&operations)));
+        let definitions = self.types.closure(kinds.chain(named(&operations)), Form::V2);
         json!({
             "swagger": "2.0",
             "info": info(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::types::collect_references;
+use super::types::{REFERENCE, collect_references};
 use super::{Source, names};
 use crate::api::custom::Version;
 use crate::api::kinds::{self, KINDS, Kind};
@@ -28,7 +28,7 @@ fn every_document_stands_for_itself() {
             }
         }
         let mut wanted = Vec::new();
-        collect_references(&document, &mut wanted);
+        collect_references(&document, REFERENCE, &mut wanted);
         for name in wanted {
             assert!(document["components"]["schemas"].get(&name).is_some(), "{name} is missing");
         }

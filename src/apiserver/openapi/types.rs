@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use super::custom;
+use super::form::Form;
 use crate::api::kinds::Kind;
 use crate::api::schema::{document, legacy};
 
@@ -61,27 +63,27 @@ impl<'a> Types<'a> {
         }
     }
 
-    /// The named types and everything that they refer to.
-    pub(super) fn closure(&self, names: impl Iterator<Item = String>) -> Map<String, Value> {
+    /// The named types and everything that they refer to, for a document of this form.
+    pub(super) fn closure(&self, names: impl Iterator<Item = String>, form: Form) -> Map<String, Value> {
         let mut found = Map::new();
         let mut wanted: Vec<String> = names.collect();
         while let Some(name) = wanted.pop() {
             if found.contains_key(&name) {
                 continue;
             }
-            let Some(schema) = self.schema(&name) else { continue };
-            collect_references(&schema, &mut wanted);
+            let Some(schema) = self.schema(&name, form) else { continue };
+            collect_references(&schema, REFERENCE, &mut wanted);
             found.insert(name, schema);
         }
         found
     }
 
-    fn schema(&self, name: &str) -> Option<Value> {
+    fn schema(&self, name: &str, form: Form) -> Option<Value> {
         if let Some(kind) = self.lists.get(name) {
             return Some(self.list(kind));
         }
         if let Some(version) = self.kinds.get(name).and_then(|kind| kind.types.custom()) {
-            return Some(self.custom(self.kinds[name], &version.described()));
+            return Some(self.custom(self.kinds[name], &version.described(), form));
         }
         let mut schema = self.described.get(name)?.clone();
         if matches!(name, DELETE_OPTIONS | WATCH_EVENT) {
@@ -109,52 +111,55 @@ impl<'a> Types<'a> {
         let mut metadata = reference(&format!("{META}.ListMeta"));
         metadata["description"] = "What is said of the list as a whole.".into();
         properties.insert("metadata".to_owned(), metadata);
-        json!({
+        let mut list = json!({
             "type": "object",
             "description": format!("{} is a list of {}.", kind.list, kind.plural),
             "required": ["items"],
             "properties": properties,
             "x-kubernetes-group-version-kind": [group_version_kind(kind, &kind.list)],
-        })
+        });
+        say_selectable(kind, &mut list);
+        list
     }
 
     /// A type that a client defined, with the fields that every object has.
-    fn custom(&self, kind: &Kind, schema: &Value) -> Value {
-        let mut schema = schema.clone();
-        if !schema.is_object() {
-            schema = json!({"type": "object"});
-        }
-        schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind, &kind.kind)]);
-        let mut properties = self.type_fields();
+    fn custom(&self, kind: &Kind, schema: &Value, form: Form) -> Value {
+        let mut common = self.type_fields();
         let metadata = json!({
             "description": "What is said of every object.",
             "allOf": [{"$ref": format!("{REFERENCE}{META}.ObjectMeta")}],
         });
-        properties.insert("metadata".to_owned(), metadata);
-        match schema.get_mut("properties").and_then(Value::as_object_mut) {
-            Some(own) => own.extend(properties),
-            None => schema["properties"] = Value::Object(properties),
-        }
+        common.insert("metadata".to_owned(), metadata);
+        let mut schema = custom::described(schema, form, &common);
+        schema["x-kubernetes-group-version-kind"] = json!([group_version_kind(kind, &kind.kind)]);
+        say_selectable(kind, &mut schema);
         schema
     }
+}
+
+/// Names the fields by which objects of a kind that a client defined can be selected.
+fn say_selectable(kind: &Kind, schema: &mut Value) {
+    let Some(version) = kind.types.custom().filter(|version| !version.selectable.is_empty()) else { return };
+    let fields = version.selectable.iter().map(|(path, _)| json!({"fieldPath": path}));
+    schema["x-kubernetes-selectable-fields"] = fields.collect();
 }
 
 fn group_version_kind(kind: &Kind, named: &str) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": named})
 }
 
-/// The names of the types that a schema refers to.
-pub(super) fn collect_references(value: &Value, names: &mut Vec<String>) {
+/// The names of the types that a schema refers to, of those whose references begin with `base`.
+pub(super) fn collect_references(value: &Value, base: &str, names: &mut Vec<String>) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                match value.as_str().and_then(|v| v.strip_prefix(REFERENCE)) {
+                match value.as_str().and_then(|v| v.strip_prefix(base)) {
                     Some(name) if key == "$ref" => names.push(name.to_owned()),
-                    _ => collect_references(value, names),
+                    _ => collect_references(value, base, names),
                 }
             }
         }
-        Value::Array(list) => list.iter().for_each(|v| collect_references(v, names)),
+        Value::Array(list) => list.iter().for_each(|v| collect_references(v, base, names)),
         _ => {}
     }
 }

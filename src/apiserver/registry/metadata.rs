@@ -153,20 +153,44 @@ fn drop_empty(object: &mut Value) {
 
 /// What is wrong with an object's metadata.
 pub fn validate(object: &Value, kind: &Kind) -> Vec<FieldError> {
+    let mut errors = name_errors(object, &|name| strategy::of(kind).name_errors(object, name));
+    if meta::name(object).is_empty() {
+        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
+    }
+    errors.extend(common_errors(object));
+    errors
+}
+
+/// The same for an object that stands within another one, of whose kind nothing is known.
+pub fn validate_embedded(object: &Value) -> Vec<FieldError> {
+    let mut errors = name_errors(object, &names::path_segment);
+    let namespace = meta::namespace(object);
+    for detail in names::dns_label(namespace).iter().filter(|_| !namespace.is_empty()) {
+        errors.push(FieldError::invalid("metadata.namespace", &json!(namespace), detail));
+    }
+    errors.extend(common_errors(object));
+    errors
+}
+
+/// What is wrong with the names that an object has.
+fn name_errors(object: &Value, rule: &dyn Fn(&str) -> Vec<String>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let (name, base) = (meta::name(object), meta::generate_name(object));
     if !base.is_empty() {
-        for detail in strategy::of(kind).name_errors(object, &as_prefix(base)) {
+        for detail in rule(&as_prefix(base)) {
             errors.push(FieldError::invalid("metadata.generateName", &json!(base), &detail));
         }
     }
-    if name.is_empty() {
-        errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else {
-        for detail in strategy::of(kind).name_errors(object, name) {
+    if !name.is_empty() {
+        for detail in rule(name) {
             errors.push(FieldError::invalid("metadata.name", &json!(name), &detail));
         }
     }
+    errors
+}
+
+fn common_errors(object: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
     let metadata = &object["metadata"];
     for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
         for detail in names::qualified_name(key) {

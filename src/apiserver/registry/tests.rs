@@ -7,7 +7,7 @@ use crate::api::kinds;
 use crate::api::request::{
     Changes, DeleteOptions, ListOptions, PatchKind, Response, User, WatchOptions, WriteOptions,
 };
-use crate::apiserver::allocate::ServiceRange;
+use crate::apiserver::allocate::ServiceRanges;
 use crate::store::faults::Faults;
 
 struct Fixture {
@@ -22,7 +22,7 @@ async fn fixture() -> Fixture {
 async fn fixture_on(disk: &Arc<Faults>) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
     let store = disk.store(&directory.path().join("store"));
-    let range = ServiceRange::parse("10.96.0.0/16").unwrap();
+    let range = ServiceRanges::parse("10.96.0.0/16").unwrap();
     let authorizer = Arc::new(Authorizer::new(store.clone()).unwrap());
     let allocator = Arc::new(Allocator::new(range, std::iter::empty()));
     let registry = Registry::new(store, allocator, authorizer).unwrap();

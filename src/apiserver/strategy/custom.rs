@@ -5,8 +5,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::column;
-use super::{Column, Strategy};
+use super::{Column, Strategy, column, embedded};
 use crate::api::custom::{self, Version};
 use crate::api::meta;
 use crate::api::status::FieldError;
@@ -88,6 +87,7 @@ fn errors(version: &Version, object: &Value, old: Option<&Value>) -> Vec<FieldEr
         errors.extend(replica_errors(object, &scale.spec));
         errors.extend(replica_errors(object, &scale.status));
     }
+    errors.extend(embedded::errors(&version.node, object));
     if version.node.any(&|node| !node.rules.is_empty()) {
         if errors.iter().any(|error| BLOCKING.contains(&error.reason)) {
             let why = "some validation rules were not checked because the object was invalid; correct the existing \

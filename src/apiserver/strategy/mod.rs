@@ -8,7 +8,6 @@ mod checks;
 mod column;
 mod error;
 mod selector;
-pub(super) mod value;
 
 mod admissionregistration;
 mod apiextensions;
@@ -20,6 +19,7 @@ pub mod certificates;
 mod componentstatus;
 mod configmap;
 mod custom;
+mod embedded;
 mod endpoints;
 mod event;
 mod flowcontrol;
@@ -49,6 +49,7 @@ use serde_json::{Value, json};
 use crate::api::kinds::Kind;
 use crate::api::names;
 use crate::api::status::FieldError;
+pub(super) use crate::api::value;
 
 /// A column of a server-printed table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Horizontal pod autoscalers: as many pods as the use of CPU and memory asks for (Kubernetes
 //! `pkg/controller/podautoscaler`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +54,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, kinds: Kinds, node: Arc<d
         node,
         recorder,
         memories: Mutex::default(),
+        selectors: Mutex::default(),
     };
     let reconcile = |key: String| {
         let controller = &controller;
@@ -72,6 +73,20 @@ struct Controller {
     recorder: Recorder,
     /// By key; after a restart the windows begin anew.
     memories: Mutex<HashMap<String, (Timestamp, Memory)>>,
+    /// Which pods each autoscaler was last seen to scale, by key.
+    selectors: Mutex<BTreeMap<String, LabelSelector>>,
+}
+
+/// The autoscalers of a namespace that scale some of these pods, when they are several (pure).
+fn rivals(namespace: &str, pods: &[Arc<Pod>], selectors: &BTreeMap<String, LabelSelector>) -> Option<String> {
+    let scales = |selector: &LabelSelector| pods.iter().any(|pod| selects(selector, &pod.metadata));
+    let names: Vec<String> = selectors
+        .iter()
+        .map(|(key, selector)| (split_key(key), selector))
+        .filter(|((of, _), selector)| *of == namespace && scales(selector))
+        .map(|((_, name), _)| format!("{{{name} {namespace}}}"))
+        .collect();
+    (names.len() > 1).then(|| names.join(" "))
 }
 
 /// What an autoscaler scales.
@@ -99,10 +114,15 @@ impl Controller {
         self.memories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn selectors(&self) -> MutexGuard<'_, BTreeMap<String, LabelSelector>> {
+        self.selectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Looks at an autoscaler once a period, however often it changes.
     async fn reconcile(&self, key: &str) -> Result<Next, Status> {
         let Some(scaler) = self.scalers.get(key) else {
             self.memories().remove(key);
+            self.selectors().remove(key);
             return Ok(Next::Await);
         };
         let now = Timestamp::now();
@@ -243,9 +263,22 @@ impl Controller {
             set(status, "ScalingActive", false, "InvalidSelector", told_too, now);
             return Err(told.to_owned());
         }
-        let chosen = LabelSelector::parse(chosen)?;
+        let text = chosen;
+        let chosen = LabelSelector::parse(text)?;
         let pods = self.pods.in_namespace(&owner.namespace).into_iter();
         let pods: Vec<Arc<Pod>> = pods.filter(|pod| selects(&chosen, &pod.metadata)).collect();
+        let name = scaler.metadata.name.as_deref().unwrap_or_default();
+        let rivals = {
+            let mut selectors = self.selectors();
+            selectors.insert(format!("{}/{name}", owner.namespace), chosen);
+            rivals(&owner.namespace, &pods, &selectors)
+        };
+        if let Some(rivals) = rivals {
+            let told = format!("pods by selector {text} are controlled by multiple HPAs: [{rivals}]");
+            tell("AmbiguousSelector", &told);
+            set(status, "ScalingActive", false, "AmbiguousSelector", &told, now);
+            return Err(told);
+        }
         let usage = self.node.usage().await.map_err(|status| status.to_string());
         let specs = scaler.spec.metrics.as_deref().unwrap_or_default();
         let mut asked = Asked { replicas: 0, metric: String::new(), statuses: Vec::new() };

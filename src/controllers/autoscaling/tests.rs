@@ -117,3 +117,18 @@ fn tolerances_are_the_rules_or_the_usual_one() {
     assert_eq!(tolerance(&scaler(Value::Null)), (0.1, 0.1));
     assert_eq!(tolerance(&scaler(json!({"scaleUp": {"tolerance": "50m"}}))), (0.05, 0.1));
 }
+
+#[test]
+fn pods_that_several_autoscalers_scale_are_told() {
+    let pod = |app: &str| -> Arc<Pod> {
+        Arc::new(serde_json::from_value(json!({"metadata": {"name": app, "labels": {"app": app}}})).unwrap())
+    };
+    let selectors =
+        [("d/a", "app=web"), ("d/b", "app in (web,other)"), ("d/c", "app=third"), ("e/a", "app=web")];
+    let selectors = selectors.map(|(key, text)| (key.to_owned(), LabelSelector::parse(text).unwrap())).into();
+    for (namespace, app, expected) in
+        [("d", "web", Some("{a d} {b d}")), ("d", "other", None), ("d", "third", None), ("e", "web", None)]
+    {
+        assert_eq!(rivals(namespace, &[pod(app)], &selectors).as_deref(), expected, "{namespace} {app}");
+    }
+}

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::members::{hostname, inherited_labels, is_headless, is_ready, ports_of, publishes_all, reference};
+use super::members::{
+    addresses, families, hostname, inherited_labels, is_headless, is_ready, ports_of, publishes_all,
+    reference,
+};
 use super::{Action, listed};
 
 /// The label that says who wrote the object.
@@ -53,7 +56,10 @@ fn wanted(service: &Service, members: &[&Arc<Pod>]) -> Endpoints {
 fn subsets(service: &Service, members: &[&Arc<Pod>]) -> Vec<EndpointSubset> {
     let has_ports = service.spec.as_ref().is_some_and(|spec| !listed(&spec.ports).is_empty());
     let mut subsets: Vec<EndpointSubset> = Vec::new();
-    for pod in members.iter().take(MOST) {
+    // The object is of the service's first family alone.
+    let family = families(service)[0];
+    let members = members.iter().filter_map(|pod| Some((pod, addresses(pod, family).into_iter().next()?)));
+    for (pod, ip) in members.take(MOST) {
         let leaves = pod.metadata.deletion_timestamp.is_some() && !publishes_all(service);
         let ports = ports(service, pod);
         // Only a headless service without ports leads to addresses alone; a pod that has none of the named ports
@@ -74,7 +80,7 @@ fn subsets(service: &Service, members: &[&Arc<Pod>]) -> Vec<EndpointSubset> {
             true => &mut subset.addresses,
             false => &mut subset.not_ready_addresses,
         };
-        list.get_or_insert_default().push(address(service, pod));
+        list.get_or_insert_default().push(address(service, pod, ip));
     }
     subsets
 }
@@ -91,10 +97,10 @@ fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-fn address(service: &Service, pod: &Pod) -> EndpointAddress {
+fn address(service: &Service, pod: &Pod, ip: String) -> EndpointAddress {
     EndpointAddress {
         hostname: hostname(service, pod),
-        ip: pod.status.as_ref().and_then(|s| s.pod_ip.clone()).unwrap_or_default(),
+        ip,
         node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()),
         target_ref: Some(reference(pod)),
     }

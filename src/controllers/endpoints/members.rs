@@ -1,6 +1,7 @@
 //! Which pods are behind a service, and what each of them offers. Pure.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, ObjectReference, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointPort;
@@ -21,6 +22,43 @@ pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
     };
     let labels = pod.metadata.labels.as_ref();
     selector.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+}
+
+/// The families of a service's addresses, as slices name their types, the first first: what it has of addresses, and of
+/// one that has none what it names.
+pub(super) fn families(service: &Service) -> Vec<&'static str> {
+    const KNOWN: [&str; 2] = ["IPv4", "IPv6"];
+    let spec = service.spec.as_ref();
+    let one = spec.and_then(|spec| spec.cluster_ip.as_ref());
+    let listed = spec.and_then(|spec| spec.cluster_ips.as_deref()).unwrap_or_default();
+    let addresses = listed.iter().chain(one).filter_map(|text| text.parse::<IpAddr>().ok());
+    let named = spec.iter().flat_map(|spec| spec.ip_families.iter().flatten());
+    let named = named.filter_map(|name| KNOWN.into_iter().find(|known| known == name));
+    let mut families: Vec<&str> = Vec::new();
+    for family in addresses.map(|address| KNOWN[usize::from(address.is_ipv6())]) {
+        // The one address is the first of the list.
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    if families.is_empty() {
+        families.extend(named);
+    }
+    if families.is_empty() {
+        families.push(KNOWN[0]);
+    }
+    families
+}
+
+/// The addresses that a pod has of a family.
+pub(super) fn addresses(pod: &Pod, family: &str) -> Vec<String> {
+    let status = pod.status.as_ref();
+    let listed = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+    let first = status.and_then(|status| status.pod_ip.as_ref()).filter(|_| listed.is_empty());
+    let all = listed.iter().map(|ip| &ip.ip).chain(first);
+    let is_of_family =
+        |text: &&String| text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6() == (family == "IPv6"));
+    all.filter(is_of_family).cloned().collect()
 }
 
 /// Whether a pod can be an endpoint: it has an address and has not come to its end.
@@ -114,5 +152,30 @@ pub(super) fn reference(pod: &Pod) -> ObjectReference {
         namespace: pod.metadata.namespace.clone(),
         uid: pod.metadata.uid.clone(),
         ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_families_of_a_service_are_those_of_its_addresses() {
+        for (spec, expected) in [
+            (json!({}), vec!["IPv4"]),
+            (json!({"clusterIP": "fd00::1"}), vec!["IPv6"]),
+            (json!({"clusterIP": "None", "ipFamilies": ["IPv6", "IPv4"]}), vec!["IPv6", "IPv4"]),
+            (json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1", "10.0.0.1"]}), vec!["IPv6", "IPv4"]),
+            // As an older minik took it.
+            (
+                json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv6"]}),
+                vec!["IPv4"],
+            ),
+        ] {
+            let of = |spec: &Value| -> Service { serde_json::from_value(json!({"spec": spec})).unwrap() };
+            assert_eq!(families(&of(&spec)), expected, "{spec}");
+        }
     }
 }

@@ -161,8 +161,8 @@ fn plan(
     actions
 }
 
-fn delete_all(slices: &[Arc<EndpointSlice>]) -> Vec<Action> {
-    slices.iter().filter_map(|slice| slice.metadata.name.clone()).map(Action::DeleteSlice).collect()
+fn delete_all<'a>(slices: impl IntoIterator<Item = &'a Arc<EndpointSlice>>) -> Vec<Action> {
+    slices.into_iter().filter_map(|slice| slice.metadata.name.clone()).map(Action::DeleteSlice).collect()
 }
 
 /// No list and an empty one say the same.
@@ -233,6 +233,77 @@ mod tests {
         assert_eq!(subset.addresses.as_ref().unwrap().len(), 1);
         assert_eq!(subset.not_ready_addresses.as_ref().unwrap().len(), 1);
         assert!(plan(Some(&web()), &pods, &[slice], Some(endpoints)).is_empty());
+    }
+
+    #[test]
+    fn each_family_has_slices_of_its_own() {
+        let both = |name: &str, ips: &[&str]| {
+            let mut pod = Pod::clone(&pod(name, ips[0], true));
+            let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+            pod.status.as_mut().unwrap().pod_ips = serde_json::from_value(json!(ips)).unwrap();
+            Arc::new(pod)
+        };
+        let pods = [both("a", &["10.0.0.1", "fd00::1"]), both("b", &["10.0.0.2"])];
+        let of = |families: &[&str]| {
+            let mut service = web();
+            let spec = service.spec.as_mut().unwrap();
+            let address = |family: &&str| if *family == "IPv4" { "10.96.0.9" } else { "fd00:10:96::9" };
+            let addresses: Vec<String> = families.iter().map(|family| address(family).to_owned()).collect();
+            spec.cluster_ip = addresses.first().cloned();
+            spec.cluster_ips = Some(addresses);
+            service
+        };
+        let shown = |actions: &[Action]| {
+            let mut shown: Vec<String> = Vec::new();
+            for action in actions {
+                let (what, address_type, addresses) = match action {
+                    Action::CreateSlice(slice) | Action::UpdateSlice(slice) => {
+                        let addresses =
+                            listed(&slice.endpoints).iter().flat_map(|e| e.addresses.clone()).collect();
+                        ("slice", slice.address_type.clone(), addresses)
+                    }
+                    Action::CreateEndpoints(endpoints) => {
+                        let subsets = listed(&endpoints.subsets).iter();
+                        let addresses: Vec<String> =
+                            subsets.flat_map(|s| listed(&s.addresses).iter().map(|a| a.ip.clone())).collect();
+                        ("endpoints", String::new(), addresses)
+                    }
+                    Action::DeleteSlice(name) => ("delete", name.clone(), Vec::new()),
+                    other => panic!("{other:?}"),
+                };
+                shown.push(format!("{what} {address_type} {}", addresses.join(" ")));
+            }
+            shown
+        };
+        for (families, expected) in [
+            (&["IPv4"][..], vec!["slice IPv4 10.0.0.1 10.0.0.2", "endpoints  10.0.0.1 10.0.0.2"]),
+            (
+                &["IPv4", "IPv6"],
+                vec!["slice IPv4 10.0.0.1 10.0.0.2", "slice IPv6 fd00::1", "endpoints  10.0.0.1 10.0.0.2"],
+            ),
+            (&["IPv6"], vec!["slice IPv6 fd00::1", "endpoints  fd00::1"]),
+        ] {
+            assert_eq!(shown(&plan(Some(&of(families)), &pods, &[], None)), expected, "{families:?}");
+        }
+        // A family that the service gives up takes its slices with it; one without endpoints has an empty slice.
+        let first = plan(Some(&of(&["IPv4", "IPv6"])), &pods, &[], None);
+        let slices: Vec<Arc<EndpointSlice>> = first
+            .iter()
+            .filter_map(|action| match action {
+                Action::CreateSlice(slice) => {
+                    let mut slice = EndpointSlice::clone(slice);
+                    slice.metadata.name = Some(format!("web-{}", slice.address_type));
+                    Some(Arc::new(slice))
+                }
+                _ => None,
+            })
+            .collect();
+        let after = plan(Some(&of(&["IPv4"])), &pods, &slices, None);
+        assert_eq!(after[0], Action::DeleteSlice("web-IPv6".into()));
+        assert_eq!(
+            shown(&plan(Some(&of(&["IPv4", "IPv6"])), &pods[1..], &slices[..1], None))[1..],
+            ["slice IPv6 ", "endpoints  10.0.0.2"].map(String::from)
+        );
     }
 
     #[test]

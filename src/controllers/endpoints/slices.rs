@@ -9,8 +9,10 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::members::{hostname, inherited_labels, is_ready, ports_of, publishes_all, reference};
-use super::{Action, SERVICE_NAME, listed};
+use super::members::{
+    addresses, families, hostname, inherited_labels, is_ready, ports_of, publishes_all, reference,
+};
+use super::{Action, SERVICE_NAME, delete_all, listed};
 
 /// The label that says whose slice it is.
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -30,11 +32,29 @@ pub(super) fn is_managed(slice: &EndpointSlice, namespace: &str, service: &str, 
         && label(MANAGED_BY) == Some(manager)
 }
 
-/// Endpoints in groups of equal ports, each in slices of at most [`PER_SLICE`].
+/// What to do so that the slices of a service say what it and its pods say: for each of its families, endpoints in
+/// groups of equal ports, each in slices of at most [`PER_SLICE`].
 pub(super) fn plan(service: &Service, members: &[&Arc<Pod>], present: &[Arc<EndpointSlice>]) -> Vec<Action> {
+    let families = families(service);
+    let mut actions = Vec::new();
+    for family in &families {
+        let of_family: Vec<Arc<EndpointSlice>> =
+            present.iter().filter(|slice| slice.address_type == *family).cloned().collect();
+        actions.extend(fit(&template(service, family), wanted(service, members, family), &of_family));
+    }
+    // Their type cannot change.
+    let others = present.iter().filter(|slice| !families.contains(&slice.address_type.as_str()));
+    actions.extend(delete_all(others));
+    actions
+}
+
+fn wanted(service: &Service, members: &[&Arc<Pod>], family: &str) -> Vec<Content> {
     let mut groups: Vec<Content> = Vec::new();
     for pod in members {
-        add(&mut groups, ports_of(service, pod), endpoint(service, pod));
+        let addresses = addresses(pod, family);
+        if !addresses.is_empty() {
+            add(&mut groups, ports_of(service, pod), endpoint(service, pod, addresses));
+        }
     }
     let mut wanted: Vec<Content> = groups
         .into_iter()
@@ -46,8 +66,12 @@ pub(super) fn plan(service: &Service, members: &[&Arc<Pod>], present: &[Arc<Endp
         // A service without endpoints has one empty slice, so that watchers see it.
         wanted.push((Vec::new(), Vec::new()));
     }
-    let template = EndpointSlice {
-        address_type: "IPv4".to_owned(),
+    wanted
+}
+
+fn template(service: &Service, family: &str) -> EndpointSlice {
+    EndpointSlice {
+        address_type: family.to_owned(),
         endpoints: None,
         metadata: ObjectMeta {
             generate_name: service.metadata.name.as_ref().map(|name| format!("{name}-")),
@@ -57,8 +81,7 @@ pub(super) fn plan(service: &Service, members: &[&Arc<Pod>], present: &[Arc<Endp
             ..ObjectMeta::default()
         },
         ports: None,
-    };
-    fit(&template, wanted, present)
+    }
 }
 
 /// Puts an endpoint to those with the same ports.
@@ -116,13 +139,13 @@ pub(super) fn fit(
     actions
 }
 
-fn endpoint(service: &Service, pod: &Pod) -> Endpoint {
+fn endpoint(service: &Service, pod: &Pod, addresses: Vec<String>) -> Endpoint {
     let terminating = pod.metadata.deletion_timestamp.is_some();
     let serving = is_ready(pod);
     let ready = publishes_all(service) || serving && !terminating;
     let node = pod.spec.as_ref().and_then(|s| s.node_name.clone());
     Endpoint {
-        addresses: pod.status.as_ref().and_then(|s| s.pod_ip.clone()).into_iter().collect(),
+        addresses,
         conditions: Some(EndpointConditions {
             ready: Some(ready),
             serving: Some(serving),

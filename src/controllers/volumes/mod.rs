@@ -23,12 +23,11 @@ use self::plan::{ForClaim, ForVolume, News, World};
 use super::{Next, queue, reflect, work};
 use crate::api::status::Status;
 use crate::api::volumes;
+use crate::api::volumes::PROVISIONER;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::queue::Queue;
 use crate::client::reflector::{Reflector, key_of, split_key};
 use crate::client::{Client, Resource};
-
-pub use self::plan::PROVISIONER;
 
 /// Where the data of volumes is that minik makes.
 pub trait Storage: Send + Sync + 'static {

@@ -8,13 +8,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use crate::api::volumes::{self, BIND_COMPLETED, NO_PROVISIONER, PROVISIONED_BY, SELECTED_NODE, Seeker};
+use crate::api::volumes::{
+    self, BIND_COMPLETED, NO_PROVISIONER, PROVISIONED_BY, PROVISIONERS, SELECTED_NODE, Seeker,
+};
 use crate::client::events::EventType;
 
-/// The provisioner of minik's own class.
-pub const PROVISIONER: &str = "minik.io/hostpath";
-/// The provisioners whose volumes minik makes: its own, and the one that manifests written for minikube name.
-pub const PROVISIONERS: &[&str] = &[PROVISIONER, "k8s.io/minikube-hostpath"];
 /// Held by a volume for as long as its data is there.
 pub const DATA_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
 

@@ -6,45 +6,26 @@
 //! `docs/user-guide/nginx-configuration/annotations.md`.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderName;
 use regex::Regex;
 
+mod access;
 mod read;
+mod redirects;
 #[cfg(test)]
 mod tests;
+mod upstream;
+
+pub use access::{Auth, External, Limits, Range};
+pub use redirects::Redirect;
+pub use upstream::{Next, Protocol};
 
 use read::Reader;
 
-use super::variables;
-
 /// What all names of annotations begin with.
 pub const PREFIX: &str = "nginx.ingress.kubernetes.io/";
-
-/// How a backend is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Protocol {
-    /// HTTP/1.1.
-    #[default]
-    Http,
-    /// HTTP/1.1 in TLS.
-    Https,
-    /// HTTP/2 without TLS.
-    Grpc,
-    /// HTTP/2 in TLS.
-    Grpcs,
-}
-
-/// Where a client is sent instead of being answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Redirect {
-    /// The status.
-    pub code: u16,
-    /// The address.
-    pub to: String,
-}
 
 /// Which pages of other origins may ask, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,48 +42,6 @@ pub struct Cors {
     pub credentials: bool,
     /// For how many seconds an answer to a preflight request holds.
     pub max_age: u64,
-}
-
-/// Where the passwords are that open a location.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Auth {
-    /// The secret, in the namespace of the ingress.
-    pub secret: String,
-    /// Each key of the secret is a user (`auth-map`), rather than `auth` being a file of them (`auth-file`).
-    pub by_key: bool,
-    /// What the client is told that it is about.
-    pub realm: String,
-}
-
-/// A range of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    base: IpAddr,
-    bits: u8,
-}
-
-impl Range {
-    /// `10.0.0.0/8`, `fd00::/8`, or one address.
-    pub fn parse(text: &str) -> Option<Range> {
-        let (base, bits) = match text.split_once('/') {
-            Some((base, bits)) => (base.parse().ok()?, Some(bits.parse::<u8>().ok()?)),
-            None => (text.parse::<IpAddr>().ok()?, None),
-        };
-        let most = if base.is_ipv4() { 32 } else { 128 };
-        let bits = bits.unwrap_or(most);
-        (bits <= most).then_some(Range { base, bits })
-    }
-
-    /// Whether the address lies inside.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let widened = |address: IpAddr| match address {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,
-            IpAddr::V6(v6) => v6.to_bits(),
-        };
-        let differing = widened(self.base) ^ widened(address);
-        let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
-        self.base.is_ipv4() == address.is_ipv4() && differing & mask == 0
-    }
 }
 
 /// How a client comes back to the endpoint that it had before.
@@ -150,6 +89,8 @@ pub struct Canary {
     pub weight: u64,
     /// See `weight`.
     pub total: u64,
+    /// Clients have no session with the canary: each request is decided about by itself.
+    pub legacy: bool,
 }
 
 /// What an ingress asks for, complete.
@@ -177,10 +118,18 @@ pub struct Settings {
     pub send_timeout: Duration,
     /// How many endpoints are tried for one request.
     pub tries: usize,
+    /// What another endpoint is tried after.
+    pub next: Next,
+    /// For how long another endpoint may be tried, from the request's beginning on.
+    pub next_timeout: Option<Duration>,
     /// Who else may ask.
     pub cors: Option<Cors>,
     /// Who knows a password.
     pub auth: Option<Auth>,
+    /// Who else is asked.
+    pub external: Option<External>,
+    /// How much one client may ask.
+    pub limits: Limits,
     /// From where clients may come.
     pub allowed: Option<Vec<Range>>,
     /// From where they may not.
@@ -195,8 +144,16 @@ pub struct Settings {
     pub forwarded_prefix: Option<String>,
     /// Whether the service's own address is used rather than those of its endpoints.
     pub service_upstream: bool,
+    /// Requests with the same text have the same endpoint.
+    pub hash_by: Option<String>,
+    /// What addresses that a backend sends clients to begin with, and what with instead.
+    pub moved: Option<(String, String)>,
     /// The service that answers when another has no endpoint.
     pub default_backend: Option<String>,
+    /// The statuses for which it answers too.
+    pub custom_errors: Vec<u16>,
+    /// Whether the host with `www.` before it, or without, leads here.
+    pub www: bool,
     /// Further hosts.
     pub aliases: Vec<String>,
     /// Why everything is answered by 503.
@@ -217,8 +174,12 @@ impl Default for Settings {
             read_timeout: Duration::from_secs(60),
             send_timeout: Duration::from_secs(60),
             tries: 3,
+            next: Next::default(),
+            next_timeout: None,
             cors: None,
             auth: None,
+            external: None,
+            limits: Limits::default(),
             allowed: None,
             refused: Vec::new(),
             upstream_vhost: None,
@@ -226,7 +187,11 @@ impl Default for Settings {
             affinity: None,
             forwarded_prefix: None,
             service_upstream: false,
+            hash_by: None,
+            moved: None,
             default_backend: None,
+            custom_errors: Vec::new(),
+            www: false,
             aliases: Vec::new(),
             denied: None,
         }
@@ -246,6 +211,13 @@ pub struct Parsed {
 
 /// Carried out by other means, or without a meaning where bodies are never put aside and no log is written.
 const WITHOUT_EFFECT: &[&str] = &[
+    // Every request is asked for anew.
+    "auth-cache-duration",
+    "auth-cache-key",
+    "auth-keepalive",
+    "auth-keepalive-requests",
+    "auth-keepalive-share-vars",
+    "auth-keepalive-timeout",
     "client-body-buffer-size",
     "enable-access-log",
     "enable-rewrite-log",
@@ -255,34 +227,23 @@ const WITHOUT_EFFECT: &[&str] = &[
     "proxy-buffers-number",
     "proxy-busy-buffers-size",
     "proxy-max-temp-file-size",
-    "proxy-next-upstream-timeout",
     "proxy-request-buffering",
     "ssl-prefer-server-ciphers",
     "session-cookie-change-on-failure",
     "session-cookie-conditional-samesite-none",
 ];
 
-/// Who asks for these wants something closed; it must not be open because nobody here can close it.
-const CLOSING: &[&str] = &["auth-url", "auth-tls-secret"];
-/// What is said about those.
-const CANNOT_CHECK: &str = "minik cannot check this, so requests are answered by 503";
-
 /// Reads the annotations of an ingress.
 pub fn parse(annotations: &BTreeMap<String, String>) -> Parsed {
     let mut reader = Reader::new(annotations);
     let mut settings = Settings::default();
     paths(&mut reader, &mut settings);
-    redirects(&mut reader, &mut settings);
-    backends(&mut reader, &mut settings);
+    redirects::read(&mut reader, &mut settings);
+    upstream::read(&mut reader, &mut settings);
     settings.cors = cors(&mut reader);
     settings.affinity = affinity(&mut reader);
-    access(&mut reader, &mut settings);
+    access::read(&mut reader, &mut settings);
     let canary = canary(&mut reader);
-    for name in CLOSING {
-        if reader.text(name).is_some() {
-            close(&mut reader, &mut settings, name, CANNOT_CHECK);
-        }
-    }
     WITHOUT_EFFECT.iter().for_each(|name| reader.know(name));
     Parsed { settings, canary, complaints: reader.finish() }
 }
@@ -295,96 +256,6 @@ fn paths(reader: &mut Reader<'_>, settings: &mut Settings) {
     settings.use_regex = reader.flag("use-regex").unwrap_or(false);
     settings.forwarded_prefix = reader.header_text("x-forwarded-prefix");
     settings.aliases = reader.list("server-alias").map(str::to_lowercase).collect();
-}
-
-fn redirects(reader: &mut Reader<'_>, settings: &mut Settings) {
-    settings.ssl_redirect = reader.flag("ssl-redirect").unwrap_or(true);
-    settings.force_ssl_redirect = reader.flag("force-ssl-redirect").unwrap_or(false);
-    let rooted = |text: &str| text.starts_with('/') && http::HeaderValue::from_str(text).is_ok();
-    settings.app_root =
-        reader.checked("app-root", "a path such as /app", |text| rooted(text).then(|| text.to_owned()));
-    let address = |text: &str| {
-        let scheme = ["http://", "https://", "$scheme://"].iter().any(|scheme| text.starts_with(scheme));
-        (scheme && http::HeaderValue::from_str(text).is_ok()).then(|| text.to_owned())
-    };
-    let wanted = "an address such as https://example.com/";
-    let code = |reader: &mut Reader<'_>, name, usual| {
-        let code = reader.checked(name, "a status of 300 to 308", |text| {
-            text.parse::<u16>().ok().filter(|code| (300..=308).contains(code))
-        });
-        code.unwrap_or(usual)
-    };
-    let temporal_code = code(reader, "temporal-redirect-code", 302);
-    let permanent_code = code(reader, "permanent-redirect-code", 301);
-    let temporal = reader.checked("temporal-redirect", wanted, address);
-    let permanent = reader.checked("permanent-redirect", wanted, address);
-    for name in ["temporal-redirect", "permanent-redirect"] {
-        reader.know_variables(name, |name| variables::OF_REQUEST.contains(&name));
-    }
-    let temporal = temporal.map(|to| Redirect { code: temporal_code, to });
-    settings.redirect = temporal.or(permanent.map(|to| Redirect { code: permanent_code, to }));
-}
-
-fn backends(reader: &mut Reader<'_>, settings: &mut Settings) {
-    let usual = Settings::default();
-    settings.body_limit = match reader.checked("proxy-body-size", "a size such as 8m", read::size) {
-        Some(0) => None,
-        Some(limit) => Some(limit),
-        None => usual.body_limit,
-    };
-    settings.connect_timeout = reader.seconds("proxy-connect-timeout").unwrap_or(usual.connect_timeout);
-    settings.read_timeout = reader.seconds("proxy-read-timeout").unwrap_or(usual.read_timeout);
-    settings.send_timeout = reader.seconds("proxy-send-timeout").unwrap_or(usual.send_timeout);
-    settings.upstream_vhost = reader.header_text("upstream-vhost");
-    reader.know_variables("upstream-vhost", |_| false);
-    settings.service_upstream = reader.flag("service-upstream").unwrap_or(false);
-    settings.default_backend = reader.text("default-backend").map(str::to_owned);
-    let protocol = reader.checked("backend-protocol", "HTTP, HTTPS, GRPC or GRPCS", |text| {
-        Some(match text.to_ascii_uppercase().as_str() {
-            "HTTP" | "AUTO_HTTP" => Protocol::Http,
-            "HTTPS" => Protocol::Https,
-            "GRPC" => Protocol::Grpc,
-            "GRPCS" => Protocol::Grpcs,
-            _ => return None,
-        })
-    });
-    settings.protocol = protocol.unwrap_or_default();
-    let verify = reader.checked("proxy-ssl-verify", "on or off", |text| match text {
-        "on" => Some(true),
-        "off" => Some(false),
-        _ => None,
-    });
-    // Without TLS there is nothing to verify.
-    if verify == Some(true) && matches!(settings.protocol, Protocol::Https | Protocol::Grpcs) {
-        close(reader, settings, "proxy-ssl-verify", CANNOT_CHECK);
-    }
-    settings.tries = tries(reader).unwrap_or(usual.tries);
-    reader.checked("proxy-http-version", "1.1", |text| (text == "1.1").then_some(()));
-    reader.checked("load-balance", "round_robin", |text| (text == "round_robin").then_some(()));
-}
-
-/// How many endpoints are tried, where the ingress says so.
-fn tries(reader: &mut Reader<'_>) -> Option<usize> {
-    let name = "proxy-next-upstream";
-    let when: Vec<&str> = reader.text(name).unwrap_or_default().split_whitespace().collect();
-    if when.iter().any(|when| !matches!(*when, "error" | "timeout" | "invalid_header" | "off")) {
-        reader.complain(
-            name,
-            "minik tries another endpoint when one cannot be reached or breaks off, and then alone",
-        );
-    }
-    let tries = reader.checked("proxy-next-upstream-tries", "a whole number", |text| text.parse().ok());
-    match tries {
-        _ if when.contains(&"off") => Some(1),
-        Some(0) => Some(usize::MAX),
-        tries => tries,
-    }
-}
-
-/// Says why nobody gets in.
-fn close(reader: &mut Reader<'_>, settings: &mut Settings, name: &str, why: &str) {
-    reader.complain(name, why);
-    settings.denied = Some(format!("{PREFIX}{name}: {why}"));
 }
 
 fn cors(reader: &mut Reader<'_>) -> Option<Cors> {
@@ -461,44 +332,6 @@ fn affinity(reader: &mut Reader<'_>) -> Option<Affinity> {
     })
 }
 
-/// What closes a location. One that is asked for, but not understood, closes it altogether.
-fn access(reader: &mut Reader<'_>, settings: &mut Settings) {
-    let mut ranges = |name: &'static str| {
-        let wanted = "a list of ranges such as 10.0.0.0/8,192.168.1.7 (requests are answered by 503)";
-        let given = reader.text(name).is_some();
-        let ranges = reader.checked(name, wanted, |text| {
-            let parts = text.split(',').map(str::trim).filter(|one| !one.is_empty());
-            parts.map(Range::parse).collect::<Option<Vec<Range>>>().filter(|ranges| !ranges.is_empty())
-        });
-        if given && ranges.is_none() {
-            settings.denied = Some(format!("{PREFIX}{name} is no list of ranges"));
-        }
-        ranges
-    };
-    let allowed = ranges("whitelist-source-range");
-    settings.allowed = ranges("allowlist-source-range").or(allowed);
-    settings.refused = ranges("denylist-source-range").unwrap_or_default();
-    let (of, secret) = (reader.text("auth-type"), reader.text("auth-secret").map(str::to_owned));
-    let by_key = reader.checked("auth-secret-type", "auth-file or auth-map", |text| match text {
-        "auth-file" => Some(false),
-        "auth-map" => Some(true),
-        _ => None,
-    });
-    let realm = reader.header_text("auth-realm").map(|realm| realm.replace(['"', '\\'], ""));
-    match (of, secret) {
-        (None, _) => {}
-        (Some("basic"), None) => {
-            let why = "must name the secret with the passwords; requests are answered by 503";
-            close(reader, settings, "auth-secret", why);
-        }
-        (Some("basic"), Some(secret)) => {
-            settings.auth =
-                Some(Auth { secret, by_key: by_key.unwrap_or(false), realm: realm.unwrap_or_default() });
-        }
-        (Some(_), _) => close(reader, settings, "auth-type", "must be basic; requests are answered by 503"),
-    }
-}
-
 fn canary(reader: &mut Reader<'_>) -> Option<Canary> {
     let is_canary = reader.flag("canary").unwrap_or(false);
     let header = reader.checked("canary-by-header", "a header's name such as X-Canary", |text| {
@@ -519,12 +352,14 @@ fn canary(reader: &mut Reader<'_>) -> Option<Canary> {
         (None, Some(pattern)) => Wanted::Pattern(pattern),
         (None, None) => Wanted::Switch,
     };
+    let legacy = reader.text("affinity-canary-behavior") == Some("legacy");
     is_canary.then(|| Canary {
         header: header.map(|header| (header, wanted)),
         cookie,
         weight: weight.unwrap_or(0),
         // A total below 100 has no effect.
         total: total.unwrap_or(100).max(100),
+        legacy,
     })
 }
 

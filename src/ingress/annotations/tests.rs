@@ -67,6 +67,54 @@ fn values_are_understood() {
 }
 
 #[test]
+fn what_follows_a_failure_is_understood() {
+    let next = |pairs: &[(&str, &str)]| {
+        let parsed = parsed(pairs);
+        assert_eq!(parsed.complaints, [""; 0], "{pairs:?}");
+        (parsed.settings.next, parsed.settings.next_timeout)
+    };
+    assert_eq!(next(&[]), (Next::default(), None));
+    assert_eq!(next(&[("proxy-next-upstream-timeout", "0")]).1, None);
+    assert_eq!(next(&[("proxy-next-upstream-timeout", "7")]).1, Some(Duration::from_secs(7)));
+    let statuses = vec![http::StatusCode::BAD_GATEWAY, http::StatusCode::SERVICE_UNAVAILABLE];
+    assert_eq!(
+        next(&[("proxy-next-upstream", "error http_502 http_503 non_idempotent")]).0,
+        Next { error: true, timeout: false, statuses, non_idempotent: true }
+    );
+}
+
+#[test]
+fn limits_and_other_servers_are_understood() {
+    let limited = parsed(&[
+        ("limit-rps", "5"),
+        ("limit-connections", "3"),
+        ("limit-rpm", "0"),
+        ("limit-whitelist", "10.0.0.0/8"),
+    ]);
+    let limits = Limits {
+        connections: Some(3),
+        per_second: Some(5),
+        per_minute: None,
+        burst: 5,
+        exempt: vec![Range::parse("10.0.0.0/8").unwrap()],
+    };
+    assert_eq!((limited.settings.limits, limited.complaints), (limits, vec![]));
+    let asked = parsed(&[
+        ("auth-url", "https://$host/oauth2/auth"),
+        ("auth-signin", "https://$host/oauth2/start?rd=$escaped_request_uri"),
+        ("auth-response-headers", "X-Auth-Request-User, Authorization"),
+    ]);
+    assert_eq!(asked.complaints, [""; 0]);
+    let external = asked.settings.external.unwrap();
+    assert_eq!((external.method.as_str(), external.redirect_param.as_str()), ("GET", "rd"));
+    assert_eq!(external.headers, ["x-auth-request-user", "authorization"]);
+    let errors = parsed(&[("custom-http-errors", "404, 503"), ("default-backend", "sorry")]);
+    assert_eq!((errors.settings.custom_errors, errors.complaints), (vec![404, 503], vec![]));
+    assert_eq!(parsed(&[("custom-http-errors", "404")]).complaints.len(), 1);
+    assert_eq!(parsed(&[("custom-http-errors", "200"), ("default-backend", "sorry")]).complaints.len(), 1);
+}
+
+#[test]
 fn nonsense_is_told_and_the_default_holds() {
     for (pairs, complaint, denies) in [
         (
@@ -108,8 +156,8 @@ fn nonsense_is_told_and_the_default_holds() {
             true,
         ),
         (
-            &[("proxy-next-upstream", "error http_503")],
-            "proxy-next-upstream: minik tries another endpoint when one cannot be reached or breaks off, and then alone",
+            &[("proxy-next-upstream", "error timeout sometimes")],
+            "proxy-next-upstream: \"sometimes\" must be error, timeout, http_502 or the like",
             false,
         ),
         (
@@ -123,8 +171,14 @@ fn nonsense_is_told_and_the_default_holds() {
             true,
         ),
         (
-            &[("auth-url", "http://a.example")],
-            "auth-url: minik cannot check this, so requests are answered by 503",
+            &[("auth-tls-secret", "d/ca")],
+            "auth-tls-secret: minik cannot check this, so requests are answered by 503",
+            true,
+        ),
+        (
+            &[("auth-url", "auth.example/check")],
+            "auth-url: \"auth.example/check\" must be an address such as http://auth.default.svc.cluster.local/check \
+             (requests are answered by 503)",
             true,
         ),
     ] {
@@ -147,7 +201,7 @@ fn variables_are_known_or_told() {
     for (name, value, other) in [
         ("permanent-redirect", "https://b.example$request_uri", None),
         ("temporal-redirect", "$scheme://$host/$1", Some("1")),
-        ("permanent-redirect", "https://b.example/$remote_addr", Some("remote_addr")),
+        ("permanent-redirect", "https://b.example/$time_local", Some("time_local")),
         ("upstream-vhost", "$host", Some("host")),
         ("upstream-vhost", "b.example", None),
         ("x-forwarded-prefix", "/$1", None),
@@ -175,6 +229,7 @@ fn a_canary_says_who_comes_to_it() {
         parsed(&all).canary.unwrap()
     };
     assert!(parsed(&[("canary-weight", "10")]).canary.is_none());
+    assert!(!canary(&[]).legacy && canary(&[("affinity-canary-behavior", "legacy")]).legacy);
     let by_weight = canary(&[("canary-weight", "10"), ("canary-weight-total", "50")]);
     assert_eq!((by_weight.weight, by_weight.total), (10, 100));
     let by_header = canary(&[("canary-by-header", "X-New"), ("canary-by-header-value", "yes")]);

@@ -1,10 +1,10 @@
-//! Further names of hosts, by `server-alias` (pure).
+//! Further names of hosts, by `server-alias` and `from-to-www-redirect` (pure).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::ingress::annotations::PREFIX;
-use crate::ingress::route::Table;
+use crate::ingress::route::{Host, Table};
 use crate::ingress::tls::{Certificates, for_host};
 
 /// Another name for the hosts of an ingress.
@@ -39,12 +39,43 @@ pub(super) fn add(
                 continue;
             }
         }
-        if for_host(certificates, &name).is_none()
-            && let Some(certificate) = for_host(certificates, host).cloned()
-        {
-            certificates.insert(name.clone(), certificate);
-        }
+        certify(certificates, &name, host);
         given.insert(name, of);
+    }
+    wrong
+}
+
+/// A name is shown its host's certificate unless it has one of its own.
+fn certify(certificates: &mut Certificates, name: &str, host: &str) {
+    if for_host(certificates, name).is_none()
+        && let Some(certificate) = for_host(certificates, host).cloned()
+    {
+        certificates.insert(name.to_owned(), certificate);
+    }
+}
+
+/// Sends clients of each host with `www.` before it, or without, to the host; says of which there is an ingress. The hosts
+/// are those of ingresses, by their places.
+pub(super) fn add_www(
+    hosts: Vec<(usize, String)>,
+    table: &mut Table,
+    certificates: &mut Certificates,
+) -> Vec<(usize, String)> {
+    let mut wrong = Vec::new();
+    for (of, host) in hosts.into_iter().filter(|(_, host)| !host.is_empty() && !host.starts_with('*')) {
+        let other = host.strip_prefix("www.").map_or_else(|| format!("www.{host}"), str::to_owned);
+        match table.entry(&other) {
+            Entry::Vacant(free) => {
+                free.insert(Host { moved: Some(host.clone()), ..Host::default() });
+                certify(certificates, &other, &host);
+            }
+            // Another path of the same host has said it already.
+            Entry::Occupied(known) if known.get().moved.as_ref() == Some(&host) => {}
+            Entry::Occupied(_) => {
+                let why = format!("{PREFIX}from-to-www-redirect: {other:?} is a host of its own");
+                wrong.push((of, why));
+            }
+        }
     }
     wrong
 }

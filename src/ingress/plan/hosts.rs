@@ -1,6 +1,7 @@
 //! Hosts while their ingresses are read, and how their paths are compared in the end (pure).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use crate::ingress::annotations::{Canary, Settings};
@@ -18,7 +19,9 @@ pub(super) struct Draft {
     pub settings: Arc<Settings>,
     pub guard: Option<Guard>,
     pub backend: Arc<Backend>,
-    pub canary: Option<(Canary, Arc<Backend>)>,
+    /// The canary, with the ingress that it is of.
+    pub canary: Option<(String, Canary, Arc<Backend>)>,
+    pub errors: Option<Arc<Backend>>,
 }
 
 /// A host before it is complete.
@@ -33,18 +36,32 @@ pub(super) struct HostDraft {
 }
 
 impl HostDraft {
-    pub(super) fn finish(self, patterns: &mut Patterns<'_>, wrong: &mut Wrong) -> Host {
+    /// The host of this name.
+    pub(super) fn finish(self, name: &str, patterns: &mut Patterns<'_>, wrong: &mut Wrong) -> Host {
         let by_pattern = self.by_pattern;
-        let mut seen = BTreeSet::new();
-        // Of two that are the same, the older one has the path.
-        let kept =
-            self.paths.into_iter().filter(|draft| seen.insert((draft.path.clone(), draft.kind.clone())));
+        let (mut kept, mut owners) = (Vec::new(), BTreeMap::new());
+        for draft in self.paths {
+            match owners.entry((draft.path.clone(), draft.kind.clone())) {
+                Entry::Vacant(free) => {
+                    free.insert(draft.ingress.clone());
+                    kept.push(draft);
+                }
+                // Of two that are the same, the older one has the path.
+                Entry::Occupied(owner) => {
+                    let (path, kind, owner) = (&draft.path, &draft.kind, owner.get());
+                    let taken = format!("host {name:?} and path {path:?} of type {kind} are already defined");
+                    wrong
+                        .push((draft.ingress, format!("{taken} in ingress {owner}, which has the requests")));
+                }
+            }
+        }
         let finish = |draft: Draft| {
             let pattern = by_pattern.then(|| draft.pattern(patterns, wrong)).flatten();
             Arc::new(draft.finish(pattern.map(Matcher::Pattern)))
         };
-        let locations = kept.map(finish).collect();
-        let mut host = Host { locations, default: self.default, tls: self.tls, app_root: self.app_root };
+        let locations = kept.into_iter().map(finish).collect();
+        let HostDraft { default, tls, app_root, .. } = self;
+        let mut host = Host { locations, default, tls, app_root, moved: None };
         host.sort();
         host
     }
@@ -92,7 +109,8 @@ impl Draft {
             settings: self.settings,
             guard: self.guard,
             backend: self.backend,
-            canary: self.canary,
+            canary: self.canary.map(|(_, canary, backend)| (canary, backend)),
+            errors: self.errors,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! which backends begin).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Secret, Service};
@@ -60,6 +61,8 @@ pub struct Plan {
     pub table: Table,
     /// What clients of TLS are shown.
     pub certificates: Certificates,
+    /// See [`super::Asked`].
+    pub asked: BTreeSet<IpAddr>,
     /// The ingresses that are carried out, oldest first, each with what is wrong with it.
     pub ours: Vec<(Arc<Ingress>, Vec<String>)>,
 }
@@ -110,7 +113,7 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
         .iter()
         .map(|ingress| annotations::parse(ingress.metadata.annotations.as_ref().unwrap_or(&BTreeMap::new())))
         .collect();
-    let mut aliases = Vec::new();
+    let (mut aliases, mut www) = (Vec::new(), Vec::new());
     for (at, (ingress, parsed)) in ours.iter().zip(&mut parsed).enumerate() {
         if parsed.canary.is_some() {
             continue;
@@ -119,6 +122,9 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
         let settings = std::mem::take(&mut parsed.settings);
         let alias = |name: &String| Alias { of: at, name: name.clone(), hosts: of.hosts().collect() };
         aliases.extend(settings.aliases.iter().map(alias));
+        if settings.www {
+            www.extend(of.hosts().map(|host| (at, host)));
+        }
         work.add(&of, settings, &mut parsed.complaints);
     }
     for (ingress, parsed) in ours.iter().zip(&mut parsed) {
@@ -126,12 +132,12 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
             work.add_canary(&Of::new(ingress), canary, &mut parsed.complaints);
         }
     }
-    let Work { secrets, hosts, mut certificates, .. } = work;
+    let Work { secrets, hosts, mut certificates, services, .. } = work;
     secrets.finish();
     let (mut table, mut wrong) = (Table::default(), Wrong::new());
     let mut patterns = Patterns::new(&mut memory.patterns);
     for (name, host) in hosts {
-        let host = host.finish(&mut patterns, &mut wrong);
+        let host = host.finish(&name, &mut patterns, &mut wrong);
         if name.is_empty() {
             table.any = host;
         } else {
@@ -139,7 +145,9 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
         }
     }
     patterns.finish();
-    for (at, why) in aliases::add(aliases, &mut table, &mut certificates) {
+    let taken = aliases::add(aliases, &mut table, &mut certificates);
+    let taken = taken.into_iter().chain(aliases::add_www(www, &mut table, &mut certificates));
+    for (at, why) in taken {
         parsed[at].complaints.push(why);
     }
     let names: HashMap<String, usize> =
@@ -150,7 +158,9 @@ pub fn plan(observed: &Observed<'_>, memory: &mut Memory) -> Plan {
         }
     }
     let ours = ours.into_iter().cloned().zip(parsed.into_iter().map(|parsed| parsed.complaints)).collect();
-    Plan { table, certificates, ours }
+    let lasting = services.lasting();
+    let asked = table.endpoints().map(|endpoint| endpoint.ip()).filter(|ip| lasting.contains(ip)).collect();
+    Plan { table, certificates, asked, ours }
 }
 
 /// An ingress' own words.
@@ -198,6 +208,7 @@ impl Work<'_> {
     fn add(&mut self, of: &Of<'_>, mut settings: Settings, complaints: &mut Vec<String>) {
         let guard = self.guard(of, &mut settings, complaints);
         let settings = Arc::new(settings);
+        let errors = self.errors(of, &settings, complaints);
         let by_pattern = settings.use_regex || settings.rewrite_target.is_some();
         for host in of.hosts() {
             let draft = self.hosts.entry(host).or_default();
@@ -208,6 +219,7 @@ impl Work<'_> {
         }
         for (host, path, kind, backend) in of.paths() {
             let backend = self.backend(of, backend, &settings, complaints);
+            let errors = errors.clone();
             let draft = Draft {
                 ingress: of.name.clone(),
                 path,
@@ -216,6 +228,7 @@ impl Work<'_> {
                 guard: guard.clone(),
                 backend,
                 canary: None,
+                errors,
             };
             self.hosts.entry(host).or_default().paths.push(draft);
         }
@@ -230,9 +243,17 @@ impl Work<'_> {
                 guard: guard.clone(),
                 backend,
                 canary: None,
+                errors,
             });
             for host in of.hosts() {
-                self.hosts.entry(host).or_default().default.get_or_insert_with(|| location.clone());
+                let shown = format!("{host:?}");
+                let default =
+                    self.hosts.entry(host).or_default().default.get_or_insert_with(|| location.clone());
+                if default.ingress != of.name {
+                    let other = &default.ingress;
+                    complaints
+                        .push(format!("host {shown} already has the default backend of ingress {other}"));
+                }
             }
         }
         for tls in of.tls {
@@ -284,7 +305,13 @@ impl Work<'_> {
             let backend = self.backend(of, backend, &settings, complaints);
             if let Some(draft) = self.hosts.get_mut(&host).and_then(|draft| draft.paths.get_mut(main)) {
                 // One canary a path; the oldest has it.
-                draft.canary.get_or_insert_with(|| (canary.clone(), backend));
+                match &draft.canary {
+                    None => draft.canary = Some((of.name.clone(), canary.clone(), backend)),
+                    Some((other, ..)) => complaints.push(format!(
+                        "{PREFIX}canary: host {host:?} and path {path:?} of type {kind} already have the canary {other}, and \
+                         one is all that they can have"
+                    )),
+                }
             }
         }
     }
@@ -321,6 +348,27 @@ impl Work<'_> {
         let made = Arc::new(made);
         self.backends.insert(key, made.clone());
         made
+    }
+
+    /// Who answers for failures.
+    fn errors(
+        &mut self,
+        of: &Of<'_>,
+        settings: &Settings,
+        complaints: &mut Vec<String>,
+    ) -> Option<Arc<Backend>> {
+        let service = settings.default_backend.as_deref().filter(|_| !settings.custom_errors.is_empty())?;
+        match self.services.target(of.namespace, service, None, false) {
+            Ok(target) => {
+                let name = format!("{}/{service}:", of.namespace);
+                Some(Arc::new(Backend::new(name, target).beginning_at(random_u64())))
+            }
+            Err(_) => {
+                let what = format!("{PREFIX}default-backend: there is no service {service:?} with a port");
+                complaints.push(format!("{what} in namespace {}", of.namespace));
+                None
+            }
+        }
     }
 
     /// Who is let in. Whoever cannot be asked for a password is not.

@@ -213,6 +213,34 @@ fn a_canary_belongs_to_the_ingress_of_its_path() {
 }
 
 #[test]
+fn what_an_older_ingress_has_is_told() {
+    let canary = json!({"canary": "true", "canary-weight": "10"});
+    let twice = |host: &str| {
+        let mut spec = rule(host, &[("/", "Prefix", "b"), ("/", "Exact", "b")]);
+        spec["defaultBackend"] = backend("b");
+        spec
+    };
+    let plan = Cluster::default()
+        .with("older", json!({}), twice("x.example"))
+        .with("younger", json!({}), twice("x.example"))
+        .with("canary", canary.clone(), rule("x.example", &[("/", "Prefix", "c")]))
+        .with("second", canary, rule("x.example", &[("/", "Prefix", "c")]))
+        .plan();
+    let complaints: Vec<_> = plan.ours.into_iter().map(|(_, complaints)| complaints).collect();
+    let taken = |kind: &str| {
+        format!(
+            "host \"x.example\" and path \"/\" of type {kind} are already defined in ingress d/older, which has the requests"
+        )
+    };
+    let default = "host \"x.example\" already has the default backend of ingress d/older".to_owned();
+    let second = format!(
+        "{PREFIX}canary: host \"x.example\" and path \"/\" of type Prefix already have the canary d/canary, and one is all \
+         that they can have"
+    );
+    assert_eq!(complaints, [vec![], vec![default, taken("Prefix"), taken("Exact")], vec![], vec![second]]);
+}
+
+#[test]
 fn certificates_come_from_secrets() {
     let (certificate, key) = tls::tests::pair(&["x.example"]);
     let with = |tls: Value| {
@@ -292,6 +320,46 @@ fn further_names_lead_to_the_same_place() {
     let told = |host: &str| vec![format!("{PREFIX}server-alias: {host:?} is a host of another ingress")];
     let complaints: Vec<_> = plan.ours.into_iter().map(|(_, complaints)| complaints).collect();
     assert_eq!(complaints, [told("y.example"), vec![], told("w.example"), vec![]]);
+}
+
+#[test]
+fn a_host_has_its_name_with_and_without_www() {
+    let (certificate, key) = tls::tests::pair(&["x.example"]);
+    let mut secured = rule("x.example", &[("/", "Prefix", "a"), ("/b", "Prefix", "b")]);
+    secured["tls"] = json!([{"hosts": ["x.example"], "secretName": "good"}]);
+    let www = json!({"from-to-www-redirect": "true"});
+    let plan = Cluster::default()
+        .with("one", www.clone(), secured)
+        .with("two", www.clone(), rule("www.y.example", &[("/", "Prefix", "b")]))
+        .with("three", www, rule("z.example", &[("/", "Prefix", "b")]))
+        .with("other", json!({}), rule("www.z.example", &[("/", "Prefix", "c")]))
+        .secret("good", &[("tls.crt", &certificate), ("tls.key", &key)])
+        .plan();
+    let moved = |host: &str| plan.table.host(host).moved.clone();
+    assert_eq!(moved("www.x.example").as_deref(), Some("x.example"));
+    assert_eq!(moved("y.example").as_deref(), Some("www.y.example"));
+    assert_eq!((moved("x.example"), moved("www.z.example"), moved("w.example")), (None, None, None));
+    assert!(plan.certificates.contains_key("www.x.example"));
+    let complaints: Vec<_> = plan.ours.iter().map(|(_, complaints)| complaints.len()).collect();
+    assert_eq!(complaints, [0, 0, 1, 0]);
+}
+
+#[test]
+fn failures_have_a_backend_of_their_own() {
+    let errors = |service: &str| {
+        let annotations = json!({"custom-http-errors": "404", "default-backend": service});
+        Cluster::default().with("web", annotations, rule("x.example", &[("/", "Prefix", "a")])).plan()
+    };
+    let plan = errors("b");
+    let location = plan.table.host("x.example").find("/").unwrap();
+    assert_eq!(
+        location.errors.as_ref().unwrap().target,
+        Target::Endpoints(vec!["10.244.0.1:8080".parse().unwrap()])
+    );
+    assert!(plan.asked.contains(&"10.244.0.1".parse().unwrap()), "it is asked too");
+    let plan = errors("none");
+    assert!(plan.table.host("x.example").find("/").unwrap().errors.is_none());
+    assert_eq!(plan.ours[0].1.len(), 1);
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
             env,
         },
         security,
-        resources: resources::of_container(container),
+        resources: resources::of_container(spec, container),
         stdin: match (container.stdin, container.stdin_once) {
             (Some(true), Some(true)) => Stdin::Once,
             (Some(true), _) => Stdin::Open,

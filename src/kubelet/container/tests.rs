@@ -108,6 +108,18 @@ fn users_are_checked() {
 }
 
 #[test]
+fn the_groups_of_the_image_count_unless_the_policy_is_strict() {
+    let user = User { uid: 1, gid: 1, groups: vec![30, 20], ..User::default() };
+    for (policy, expected) in
+        [(None, vec![5, 20, 30]), (Some("Merge"), vec![5, 20, 30]), (Some("Strict"), vec![5])]
+    {
+        let context = json!({"supplementalGroups": [5], "supplementalGroupsPolicy": policy});
+        let context: PodSecurityContext = serde_json::from_value(context).unwrap();
+        assert_eq!(groups(&context, &user), expected, "{policy:?}");
+    }
+}
+
+#[test]
 fn image_volumes_are_layers() {
     let mounts = json!([{"name": "pictures", "mountPath": "/all"},
                         {"name": "pictures", "mountPath": "/one", "subPath": "a/b"}]);

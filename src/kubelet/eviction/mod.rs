@@ -24,6 +24,7 @@ use self::rank::{Candidate, is_critical, message, rank, refusal};
 use self::thresholds::{Condition, Level, Levels, Seen, Signal, Threshold, met, pause};
 use super::context::Context;
 use super::image_gc::{Collected, Collector, Policy};
+use super::pod::is_over;
 use super::status::Waiting;
 use super::storage_limits::Usage;
 use super::volumes::empty_dir;
@@ -184,11 +185,6 @@ enum Relief {
     None,
 }
 
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
 impl<R: Runtime> Manager<R> {
     /// Looks for the first time, so that the node can be registered as it is.
     pub async fn new(context: Arc<Context<R>>, pods: Reflector<Pod>) -> Manager<R> {
@@ -268,7 +264,7 @@ impl<R: Runtime> Manager<R> {
         if !conditions.is_empty() {
             return Some(if relief == Relief::None { HOPELESS } else { AGAIN });
         }
-        let runs = self.pods.list().iter().any(|pod| !has_ended(pod));
+        let runs = self.pods.list().iter().any(|pod| !is_over(pod));
         runs.then(|| pause(&thresholds, &levels))
     }
 
@@ -375,7 +371,7 @@ impl<R: Runtime> Manager<R> {
     async fn candidates(&self, short: Signal) -> Vec<Candidate> {
         let may_go = |pod: &Arc<Pod>| {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            let ends = pod.metadata.deletion_timestamp.is_some() || has_ended(pod);
+            let ends = pod.metadata.deletion_timestamp.is_some() || is_over(pod);
             !ends && !is_critical(pod) && self.context.eviction.of(uid).is_none()
         };
         let pods: Vec<Arc<Pod>> = self.pods.list().into_iter().filter(may_go).collect();

@@ -123,7 +123,7 @@ pub fn refusal(pod: &Pod, conditions: &[Condition]) -> Option<String> {
         }
     }
     let names: Vec<&str> = conditions.iter().map(|condition| condition.name()).collect();
-    Some(format!("Pod was rejected: The node had condition: [{}]. ", names.join(" ")))
+    Some(format!("The node had condition: [{}]. ", names.join(" ")))
 }
 
 #[cfg(test)]
@@ -194,7 +194,7 @@ mod tests {
             |pod: Value, conditions: &[Condition]| refusal(&serde_json::from_value(pod).unwrap(), conditions);
         let (memory, disk) = (Condition::MemoryPressure, Condition::DiskPressure);
         let class = |class: &str| json!({"spec": {"containers": []}, "status": {"qosClass": class}});
-        let words = |names: &str| Some(format!("Pod was rejected: The node had condition: [{names}]. "));
+        let words = |names: &str| Some(format!("The node had condition: [{names}]. "));
         let tolerates = |key: &str| {
             let tolerations = json!([{"key": key, "operator": "Exists", "effect": "NoSchedule"}]);
             json!({"spec": {"containers": [], "tolerations": tolerations}, "status": {"qosClass": "BestEffort"}})

@@ -46,8 +46,6 @@ pub struct Memory {
     pub pre_stops: HashMap<String, PreStop>,
     /// Whether the pod is deleted and services still lead new connections to it.
     pub led: bool,
-    /// Whether the node can never give the pod what its spec asks for.
-    pub infeasible: bool,
 }
 
 impl Memory {

@@ -119,7 +119,7 @@ impl Keep<'_> {
                     && let Some(reason) = self.reason_to_end(newest, container)
                 {
                     self.end(newest, container, reason, plan);
-                } else if let Some(newest) = newest.filter(|c| self.resize(c, container) == Resize::InPlace) {
+                } else if let Some(newest) = newest.filter(|c| resize_of(c, container) == Resize::InPlace) {
                     let to = json!(container.resources).to_string();
                     let (id, container) = (newest.id.clone(), container.name.clone());
                     plan.actions.push(Action::Resize { id, container, to });
@@ -153,21 +153,13 @@ impl Keep<'_> {
         if newest.hash != fingerprint(container) {
             return Some(KillReason::Changed);
         }
-        if self.resize(newest, container) == Resize::Restart {
+        if resize_of(newest, container) == Resize::Restart {
             return Some(KillReason::Resized);
         }
         let ailment = newest.health.ailment?;
         let never = RestartPolicy::of(self.spec, container) == RestartPolicy::Never;
         let returns = ailment != Ailment::PostStart && !never;
         Some(KillReason::Ails { ailment, returns })
-    }
-
-    fn resize(&self, newest: &ObservedContainer, container: &Container) -> Resize {
-        match newest.resources.as_ref().map_or(Resize::None, |has| resize(has, container)) {
-            // A restart would not bring it either: the try in place tells so, and costs nothing.
-            Resize::Restart if self.memory.infeasible => Resize::InPlace,
-            resize => resize,
-        }
     }
 
     /// Such a container ends like those of a pod do, then starts anew by its history.
@@ -195,6 +187,10 @@ impl Keep<'_> {
             false => plan.actions.push(start),
         }
     }
+}
+
+fn resize_of(newest: &ObservedContainer, container: &Container) -> Resize {
+    newest.resources.as_ref().map_or(Resize::None, |has| resize(has, container))
 }
 
 fn has_post_start(spec: &Container) -> bool {

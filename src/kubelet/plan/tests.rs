@@ -60,7 +60,13 @@ fn exited(code: i32) -> ContainerState {
 
 fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
     ObservedPod {
-        sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
+        sandbox: Some(ObservedSandbox {
+            id: "s".into(),
+            attempt: 0,
+            alive: true,
+            address: None,
+            address6: None,
+        }),
         containers,
         stale_sandboxes: vec![],
         pulling: Default::default(),

@@ -1,9 +1,11 @@
 //! The manifest of a static pod, and the mirror that the API shows of it (pure).
 
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::api::meta::MIRROR;
+use crate::api::pod::{defaults, qos};
 use crate::api::{meta, yaml};
 use crate::client::reflector::Key;
 
@@ -19,6 +21,17 @@ pub struct Static {
     pub key: Key,
     /// The mirror, but for its owner, which is the node.
     pub mirror: Value,
+}
+
+impl Static {
+    /// The pod as it is run where the API shows no mirror of it.
+    pub fn unshown(&self) -> Result<Pod, serde_json::Error> {
+        let mut pod = self.mirror.clone();
+        defaults::pod(&mut pod);
+        pod["metadata"]["uid"] = json!(self.hash);
+        pod["status"] = json!({"phase": "Pending", "qosClass": qos::class(&pod)});
+        serde_json::from_value(pod)
+    }
 }
 
 /// Reads a manifest; a file that says nothing is none.
@@ -94,6 +107,20 @@ mod tests {
         assert_eq!(mirror["spec"]["tolerations"], json!([{"operator": "Exists", "effect": "NoExecute"}]));
         assert!(mirror.get("status").is_none() && mirror["metadata"]["uid"].is_null());
         assert_eq!(one(&PROXY.replace("  namespace: kube-system\n", "")).key, "default/proxy-node1");
+    }
+
+    #[test]
+    fn a_pod_without_a_mirror_is_as_the_api_would_have_made_it() {
+        let one = one(PROXY);
+        let pod = one.unshown().unwrap();
+        let spec = pod.spec.unwrap();
+        assert_eq!(pod.metadata.uid, Some(one.hash));
+        assert_eq!(
+            (spec.restart_policy.as_deref(), spec.termination_grace_period_seconds),
+            (Some("Always"), Some(30))
+        );
+        assert_eq!(spec.containers[0].image_pull_policy.as_deref(), Some("Always"));
+        assert_eq!(pod.status.unwrap().qos_class.as_deref(), Some("BestEffort"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 mod manifest;
 mod plan;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -52,6 +52,8 @@ struct Shared {
 struct State {
     /// What the folder holds.
     wanted: BTreeMap<Key, Static>,
+    /// Those that the API does not take, by hash: they run all the same.
+    unshown: BTreeSet<String>,
     /// The pods of this node that have a worker, by the uid by which they are run.
     active: HashMap<String, Key>,
 }
@@ -76,6 +78,22 @@ impl Statics {
         run.metadata.uid = Some(uid);
         run.metadata.deletion_timestamp = None;
         Some(Arc::new(run))
+    }
+
+    /// The static pod of this key, when the API does not take its mirror and what it replaces has ended.
+    pub fn unshown(&self, key: &str) -> Option<Arc<Pod>> {
+        let state = self.lock();
+        let one = state.wanted.get(key).filter(|one| state.unshown.contains(&one.hash))?;
+        let waits = state.active.iter().any(|(uid, of)| of == key && *uid != one.hash);
+        let pod = (!waits).then(|| one.unshown())?;
+        pod.inspect_err(|error| tracing::warn!(pod = key, %error, "no pod")).ok().map(Arc::new)
+    }
+
+    /// The keys of all of them.
+    pub fn unshown_keys(&self) -> Vec<Key> {
+        let state = self.lock();
+        let unshown = state.wanted.values().filter(|one| state.unshown.contains(&one.hash));
+        unshown.map(|one| one.key.clone()).collect()
     }
 
     /// Whether the pod with this uid is a static one whose manifest is there.
@@ -182,7 +200,10 @@ impl<R> Mirrors<R> {
         }
         self.told = wrong;
         self.refusals.retain(|hash, _| wanted.values().any(|one| one.hash == *hash));
-        self.statics.lock().wanted = wanted;
+        let mut state = self.statics.lock();
+        state.unshown.retain(|hash| wanted.values().any(|one| one.hash == *hash));
+        state.wanted = wanted;
+        drop(state);
         self.statics.0.read.notify_one();
     }
 
@@ -246,7 +267,7 @@ impl<R> Mirrors<R> {
     }
 
     /// Shows a static pod; one that the API does not take is told of and tried again later, as what it lacks (its
-    /// namespace) may come.
+    /// namespace) may come. It runs meanwhile, unless it is no pod at all.
     async fn create(&mut self, key: &Key) -> Result<Option<Instant>, Status> {
         let Some(one) = self.statics.lock().wanted.get(key).cloned() else { return Ok(None) };
         let now = Instant::now();
@@ -262,25 +283,35 @@ impl<R> Mirrors<R> {
             "apiVersion": "v1", "kind": "Node", "name": node, "uid": owner.metadata.uid, "controller": true,
         }]);
         let (namespace, _) = split_key(key);
-        let made = match serde_json::from_value::<Pod>(mirror) {
-            Ok(pod) => {
-                self.context.client.namespaced::<Pod>(namespace).create(&pod).await.map_err(|s| s.to_string())
-            }
-            Err(error) => Err(error.to_string()),
-        };
+        let made =
+            match serde_json::from_value::<Pod>(mirror) {
+                Ok(pod) => {
+                    self.context.client.namespaced::<Pod>(namespace).create(&pod).await.map_err(|status| {
+                        (status.to_string(), !status.is("Invalid") && !status.is("BadRequest"))
+                    })
+                }
+                Err(error) => Err((error.to_string(), false)),
+            };
         match made {
             Ok(pod) => {
                 self.refusals.remove(&one.hash);
+                self.statics.lock().unshown.remove(&one.hash);
                 self.pods.reached(&pod).await;
                 Ok(None)
             }
-            Err(why) => {
+            Err((why, runs)) => {
+                if runs && self.statics.lock().unshown.insert(one.hash.clone()) {
+                    self.statics.0.read.notify_one();
+                }
                 let (backoff, until) =
                     self.refusals.entry(one.hash).or_insert_with(|| (Backoff::quick(), now));
                 backoff.grow(now, now);
                 *until = now + backoff.delay();
                 let until = *until;
-                let message = format!("Error validating pod {key} from file, ignoring: {why}");
+                let message = match runs {
+                    true => format!("Failed creating a mirror pod for {key}: {why}"),
+                    false => format!("Error validating pod {key} from file, ignoring: {why}"),
+                };
                 tracing::warn!("{message}");
                 self.tell(&message);
                 Ok(Some(until))

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use self::conditions::{conditions, merged, unmet_gates};
+use self::conditions::{Condition, conditions, merged, unmet_gates};
 use super::eviction;
 use super::observed::{History, ObservedContainer, ObservedPod, UNSEEN, history, written_status};
 use super::plan::{Outcome, is_sidecar};
@@ -23,12 +23,32 @@ use crate::runtime::ContainerState;
 use crate::stdio::Exit;
 
 /// Why a container does not run yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// `ContainerCreating`, `ErrImagePull`, ...
     pub reason: String,
     /// For people.
     pub message: String,
+}
+
+/// How a change of a pod's resources goes on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Resizing {
+    /// Why the node does not grant it.
+    pub pending: Option<Waiting>,
+    /// It is being carried out, or why that has failed.
+    pub under_way: Option<Waiting>,
+}
+
+impl Resizing {
+    fn conditions(&self) -> impl Iterator<Item = Condition<'_>> {
+        let both = [("PodResizePending", &self.pending), ("PodResizeInProgress", &self.under_way)];
+        both.into_iter().filter_map(|(type_, why)| {
+            let Waiting { reason, message } = why.as_ref()?;
+            let reason = Some(reason.as_str()).filter(|reason| !reason.is_empty());
+            Some((type_, true, reason, Some(message.clone()).filter(|message| !message.is_empty())))
+        })
+    }
 }
 
 /// What the worker knows beside the runtime.
@@ -40,14 +60,14 @@ pub struct Notes {
     pub messages: HashMap<String, String>,
     /// The end that the plan has seen.
     pub outcome: Option<Outcome>,
-    /// The pod's address.
-    pub address: Option<String>,
+    /// The pod's addresses, the one that is meant by "its address" first.
+    pub addresses: Vec<String>,
     /// Why the pod as a whole failed, as reason and message.
     pub failure: Option<Waiting>,
-    /// Which condition tells of a resize that is not carried out, and why it is not.
-    pub resize: Option<(&'static str, Waiting)>,
-    /// The node's address.
-    pub host_address: String,
+    /// How a change of resources goes on.
+    pub resize: Resizing,
+    /// The node's addresses, likewise.
+    pub host_addresses: Vec<String>,
 }
 
 /// A moment as the API writes it.
@@ -96,7 +116,12 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         .collect();
     let phase = phase(pod, notes, &containers, initialized);
     let finished = phase == "Succeeded" || phase == "Failed";
-    let address = notes.address.clone().or_else(|| old.pod_ip.clone());
+    let pod_ips: Vec<PodIP> = match notes.addresses.as_slice() {
+        [] => old.pod_ips.clone().unwrap_or_default(),
+        known => known.iter().cloned().map(|ip| PodIP { ip }).collect(),
+    };
+    let pod_ip = pod_ips.first().map(|one| one.ip.clone()).or_else(|| old.pod_ip.clone());
+    let host_ips = notes.host_addresses.iter().cloned();
     // A pod shows why it failed when it has: until then its containers run out their time.
     let failure = notes.failure.as_ref().filter(|_| phase == "Failed");
     let mut status = PodStatus {
@@ -104,10 +129,10 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         container_statuses: Some(containers),
         init_container_statuses: (!init.is_empty()).then_some(init),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
-        host_ip: Some(notes.host_address.clone()),
-        host_ips: Some(vec![HostIP { ip: notes.host_address.clone() }]),
-        pod_ips: address.clone().map(|ip| vec![PodIP { ip }]),
-        pod_ip: address,
+        host_ip: notes.host_addresses.first().cloned(),
+        host_ips: Some(host_ips.map(|ip| HostIP { ip }).collect()),
+        pod_ips: Some(pod_ips).filter(|ips| !ips.is_empty()),
+        pod_ip,
         start_time: old.start_time.clone().or_else(|| Some(time(now))),
         observed_generation: pod.metadata.generation,
         reason: failure.map(|f| f.reason.clone()).or(old.reason.clone()),
@@ -119,17 +144,13 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
     let sidecars: Vec<&str> =
         spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)).map(|c| c.name.as_str()).collect();
     let gates = spec.readiness_gates.iter().flatten().map(|gate| gate.condition_type.as_str());
-    let resize = notes
-        .resize
-        .as_ref()
-        .map(|(type_, why)| (*type_, true, Some(why.reason.as_str()), Some(why.message.clone())));
     let unmet = unmet_gates(gates, status.conditions.as_deref().unwrap_or(&[]));
     let mut conditions = conditions(&status, &sidecars, finished, initialized, sandboxed, unmet);
     if let Some(evicted) = failure.filter(|failure| failure.reason == eviction::REASON) {
         let message = Some(evicted.message.clone());
         conditions.push(("DisruptionTarget", true, Some("TerminationByKubelet"), message));
     }
-    conditions.extend(resize);
+    conditions.extend(notes.resize.conditions());
     status.conditions = Some(merged(status.conditions.take().unwrap_or_default(), conditions, pod, now));
     status
 }
@@ -266,6 +287,8 @@ fn container_status(
         status.image = old.image.clone();
         status.image_id = old.image_id.clone();
         status.restart_count = old.restart_count;
+        status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+        status.resources = old.resources.clone();
         let ended =
             terminated(&old.state).map_or_else(|| lost(old), |_| old.state.clone().unwrap_or_default());
         if waiting.is_none() && notes.outcome.is_some()
@@ -286,14 +309,17 @@ fn container_status(
 
 /// What a container was given when it was made.
 fn given(status: &mut ContainerStatus, container: &Container, made: &ObservedContainer) {
-    let resources = made.resources.clone().or(container.resources.clone()).unwrap_or_default();
-    status.allocated_resources = resources.requests.clone();
-    status.resources = Some(resources);
+    status.allocated_resources = container.resources.as_ref().and_then(|r| r.requests.clone());
+    let resources = made.resources.clone().or(container.resources.clone());
+    status.resources = Some(resources.unwrap_or_default());
     let mount = |mount: &VolumeMount| VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only.filter(|read_only| *read_only),
-        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        recursive_read_only: (mount.read_only == Some(true)).then(|| {
+            let asked = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+            if asked { "Enabled" } else { "Disabled" }.to_owned()
+        }),
         ..VolumeMountStatus::default()
     };
     status.volume_mounts = container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect());

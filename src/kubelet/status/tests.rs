@@ -45,7 +45,13 @@ fn exited(exit: Option<Exit>, oom_killed: bool) -> ContainerState {
 
 fn observed(containers: Vec<ObservedContainer>) -> ObservedPod {
     ObservedPod {
-        sandbox: Some(ObservedSandbox { id: "s".into(), attempt: 0, alive: true, address: None }),
+        sandbox: Some(ObservedSandbox {
+            id: "s".into(),
+            attempt: 0,
+            alive: true,
+            address: None,
+            address6: None,
+        }),
         containers,
         stale_sandboxes: vec![],
         pulling: Default::default(),
@@ -74,12 +80,13 @@ fn a_running_pod_is_ready_and_keeps_foreign_conditions() {
     let old = json!({"phase": "Pending", "qosClass": "BestEffort", "conditions": [
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
         {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
-    let notes = Notes { address: Some("10.244.0.5".into()), ..Notes::default() };
+    let notes = Notes { addresses: vec!["10.244.0.5".into(), "fd00::5".into()], ..Notes::default() };
     let s = shown(&pod(old), &observed(vec![container(0, running())]), &notes);
     assert_eq!(
         (&s["phase"], &s["podIP"], &s["qosClass"]),
         (&json!("Running"), &json!("10.244.0.5"), &json!("BestEffort"))
     );
+    assert_eq!(s["podIPs"], json!([{"ip": "10.244.0.5"}, {"ip": "fd00::5"}]));
     assert_eq!(s["containerStatuses"][0]["ready"], true);
     assert_eq!(condition(&s, "PodScheduled")["status"], "True");
     assert_eq!(condition(&s, "Initialized")["lastTransitionTime"], "2026-01-01T00:00:00Z");
@@ -255,7 +262,8 @@ fn a_status_says_what_a_container_was_given() {
     let mut pod = pod(json!({"phase": "Running"}));
     let spec: Container = serde_json::from_value(json!({"name": "a", "image": "nginx",
         "resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}},
-        "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w", "readOnly": true}]}))
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}, {"name": "w", "mountPath": "/w", "readOnly": true},
+            {"name": "x", "mountPath": "/x", "readOnly": true, "recursiveReadOnly": "IfPossible"}]}))
     .unwrap();
     pod.spec.as_mut().unwrap().containers = vec![spec];
     let user = Some(StartedAs { uid: 1000, gid: 0, groups: vec![5] });
@@ -266,7 +274,8 @@ fn a_status_says_what_a_container_was_given() {
     assert_eq!(
         c["volumeMounts"],
         json!([{"name": "v", "mountPath": "/v"},
-            {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"}])
+            {"name": "w", "mountPath": "/w", "readOnly": true, "recursiveReadOnly": "Disabled"},
+            {"name": "x", "mountPath": "/x", "readOnly": true, "recursiveReadOnly": "Enabled"}])
     );
     assert_eq!(c["user"]["linux"], json!({"uid": 1000, "gid": 0, "supplementalGroups": [5]}));
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{blocking, host_path};
-use crate::api::volumes;
+use crate::api::volumes::{self, PROVISIONED_BY, PROVISIONERS};
 use crate::client::Client;
 use crate::sys::ownership;
 
@@ -23,24 +23,23 @@ pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, St
     let name = volumes::volume_of(&claim);
     let found = client.all::<PersistentVolume>().get(name).await;
     let volume = found.map_err(|status| format!("failed to fetch PV {name} from API server: {status}"))?;
-    match source(&volume, &claim)? {
-        Directory::Host(path, kind) => blocking(move || host_path::check(&path, &kind).map(|()| path)).await,
-        Directory::Local(path) => {
-            let group = super::fs_group(pod).filter(|_| !is_read_only(pod, of_claim));
-            let lazy = trusts_the_top(pod);
-            blocking(move || {
-                let shown = path.display().to_string();
-                match group {
-                    _ if !path.exists() => Err(format!("path {shown:?} does not exist")),
-                    Some(group) => give(&path, group, lazy)
-                        .map_err(|error| format!("cannot give path {shown:?} to group {group}: {error}"))
-                        .map(|()| path),
-                    None => Ok(path),
-                }
-            })
-            .await
+    let Directory { path, kind, is_for_pods } = source(&volume, &claim)?;
+    let group = super::fs_group(pod).filter(|_| is_for_pods && !is_read_only(pod, of_claim));
+    let lazy = trusts_the_top(pod);
+    blocking(move || {
+        let shown = path.display().to_string();
+        match kind {
+            Some(kind) => host_path::check(&path, &kind)?,
+            None if !path.exists() => return Err(format!("path {shown:?} does not exist")),
+            None => {}
         }
-    }
+        if let Some(group) = group {
+            give(&path, group, lazy)
+                .map_err(|error| format!("cannot give path {shown:?} to group {group}: {error}"))?;
+        }
+        Ok(path)
+    })
+    .await
 }
 
 /// Whether a pod only reads a claim's volume (pure).
@@ -88,11 +87,12 @@ fn check_claim(claim: &PersistentVolumeClaim, pod: &Pod, name: &str) -> Result<(
 
 /// What a persistent volume is on this host.
 #[derive(Debug, PartialEq)]
-enum Directory {
-    /// A path, and what must be there.
-    Host(PathBuf, String),
-    /// A path that is there.
-    Local(PathBuf),
+struct Directory {
+    path: PathBuf,
+    /// What must be there, or is made; `None` for a directory that must be.
+    kind: Option<String>,
+    /// Whether it is there for pods alone, so that it may become that of their group.
+    is_for_pods: bool,
 }
 
 /// Where the volume of a claim lies (pure).
@@ -115,11 +115,16 @@ fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<Di
         return Err(format!("PV {name} is a block device, which minik does not support"));
     }
     if let Some(source) = spec.and_then(|spec| spec.host_path.as_ref()) {
-        let kind = source.type_.clone().unwrap_or_default();
-        return Ok(Directory::Host(Path::new(&source.path).to_owned(), kind));
+        let made_by = volumes::of_volume(volume, PROVISIONED_BY);
+        return Ok(Directory {
+            path: Path::new(&source.path).to_owned(),
+            kind: Some(source.type_.clone().unwrap_or_default()),
+            // What else is on the host belongs to somebody.
+            is_for_pods: made_by.is_some_and(|by| PROVISIONERS.contains(&by)),
+        });
     }
     if let Some(source) = spec.and_then(|spec| spec.local.as_ref()) {
-        return Ok(Directory::Local(Path::new(&source.path).to_owned()));
+        return Ok(Directory { path: Path::new(&source.path).to_owned(), kind: None, is_for_pods: true });
     }
     Err(format!("PV {name} is neither of hostPath nor local, the kinds that minik supports"))
 }
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn local_volumes_are_given_to_the_group_of_a_pod() {
+    async fn volumes_that_are_for_pods_are_given_to_the_group_of_a_pod() {
         use std::os::unix::fs::MetadataExt;
         let api = FakeApi::default();
         let dir = tempfile::tempdir().unwrap();
@@ -191,16 +196,26 @@ mod tests {
             json!({"spec": {"volumeName": "v"},
             "metadata": {"name": "data", "namespace": "d", "uid": "c", "annotations": bound}}),
         );
-        api.put("persistentvolumes", volume(json!({"local": {"path": dir.path().display().to_string()}})));
+        let path = dir.path().display().to_string();
+        let of_host = |by: &str| {
+            let mut volume = volume(json!({"hostPath": {"path": path, "type": ""}}));
+            volume["metadata"]["annotations"] = json!({"pv.kubernetes.io/provisioned-by": by});
+            volume
+        };
+        let local = volume(json!({"local": {"path": path}}));
         let close =
             || std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        for (read_only, policy, expected) in [
-            (true, "Always", 0o600),
-            (false, "OnRootMismatch", 0o660),
-            (false, "OnRootMismatch", 0o600),
-            (false, "Always", 0o660),
+        for (volume, read_only, policy, expected) in [
+            (&of_host("somebody"), false, "Always", 0o600),
+            (&local, true, "Always", 0o600),
+            (&local, false, "OnRootMismatch", 0o660),
+            (&local, false, "OnRootMismatch", 0o600),
+            (&local, false, "Always", 0o660),
+            (&of_host("minik.io/hostpath"), false, "Always", 0o660),
+            (&of_host("minik.io/hostpath"), true, "Always", 0o600),
         ] {
             close();
+            api.put("persistentvolumes", volume.clone());
             let claim = json!({"claimName": "data", "readOnly": read_only});
             let pod: Pod =
                 serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "1"},
@@ -209,7 +224,7 @@ mod tests {
                 .unwrap();
             place(&api.client(), &pod, "data").await.unwrap();
             let mode = std::fs::metadata(&file).unwrap().mode() & 0o777;
-            assert_eq!(mode, expected, "{read_only} {policy}");
+            assert_eq!(mode, expected, "{volume} {read_only} {policy}");
         }
     }
 }

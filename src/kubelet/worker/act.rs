@@ -152,15 +152,12 @@ impl<R: Runtime> Worker<R> {
                 self.holds.failed(action, now);
             }
             (Action::Resize { .. }, Err(NotStarted::Waits(why))) => {
-                let infeasible = why.reason == "Infeasible";
-                let condition = if infeasible { "PodResizePending" } else { "PodResizeInProgress" };
-                self.notes.resize = Some((condition, why));
+                self.resize_failed(pod, why);
                 self.holds.failed(action, now);
             }
             (Action::Resize { id, container: name, .. }, Ok(())) => {
                 let resources = container(pod, name).and_then(|c| c.resources.clone()).unwrap_or_default();
                 self.resized.insert(id.clone(), resources);
-                self.notes.resize = None;
                 self.holds.done(action, now);
             }
             (_, Err(why)) => {
@@ -224,8 +221,9 @@ async fn perform<R: Runtime>(
         Action::CreateSandbox { attempt } => return Ok(sandbox::create(context, pod, *attempt).await?),
         Action::Start { container, attempt } => {
             let sandbox = observed.sandbox.as_ref().map_or("", |s| s.id.as_str());
-            let address = observed.sandbox.as_ref().and_then(|s| s.address.as_deref());
-            let start = Start { name: container, attempt: *attempt, pulled, sandbox, address };
+            let addresses = observed.sandbox.as_ref().map(|s| s.addresses()).unwrap_or_default();
+            resize::around(context, pod, observed, container)?;
+            let start = Start { name: container, attempt: *attempt, pulled, sandbox, addresses: &addresses };
             return start::container(context, pod, start, volumes).await;
         }
         Action::RemoveSandbox { id } => runtime.remove_sandbox(id).await,

@@ -2,7 +2,7 @@
 //!
 //! Many servers close their sockets at the first word. Whoever is led to them after that is refused.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,18 +37,18 @@ pub enum Drain {
 }
 
 impl Drain {
-    /// Whether new connections are led to this pod with this address, which ends. It lasts for a second at most, and when
+    /// Whether new connections are led to this pod with these addresses, which ends. It lasts for a second at most, and when
     /// it is over `wake` is told.
     pub fn lasts(
         &mut self,
         network: &Arc<dyn Addresses>,
         uid: &str,
-        address: Ipv4Addr,
+        addresses: Vec<IpAddr>,
         wake: &Arc<Notify>,
     ) -> bool {
         match self {
-            Drain::Open if network.left(address).now_or_never().is_some() => *self = Drain::Closed,
-            Drain::Open => *self = Drain::begin(network, uid, address, wake),
+            Drain::Open if network.left(addresses.clone()).now_or_never().is_some() => *self = Drain::Closed,
+            Drain::Open => *self = Drain::begin(network, uid, addresses, wake),
             Drain::Closing { over, .. } => {
                 if !matches!(over.try_recv(), Err(oneshot::error::TryRecvError::Empty)) {
                     *self = Drain::Closed;
@@ -59,12 +59,12 @@ impl Drain {
         !matches!(self, Drain::Closed)
     }
 
-    fn begin(network: &Arc<dyn Addresses>, uid: &str, address: Ipv4Addr, wake: &Arc<Notify>) -> Drain {
+    fn begin(network: &Arc<dyn Addresses>, uid: &str, addresses: Vec<IpAddr>, wake: &Arc<Notify>) -> Drain {
         let (tell, over) = oneshot::channel();
         let (network, uid, wake) = (network.clone(), uid.to_owned(), wake.clone());
         let task = tokio::spawn(async move {
             let drained = async {
-                network.left(address).await;
+                network.left(addresses.clone()).await;
                 loop {
                     tokio::time::sleep(ACCEPT).await;
                     if !network.is_waited_for(&uid).await {
@@ -73,7 +73,7 @@ impl Drain {
                 }
             };
             if timeout(PATIENCE, drained).await.is_err() {
-                tracing::debug!(%address, "a pod ends that somebody still connects to");
+                tracing::debug!(?addresses, "a pod ends that somebody still connects to");
             }
             // A worker that is gone does not want to know.
             if tell.send(()).is_ok() {

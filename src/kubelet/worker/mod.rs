@@ -5,12 +5,14 @@ mod drain;
 mod holds;
 mod hooks;
 mod pulls;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod upkeep;
 mod words;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -23,15 +25,17 @@ use self::drain::Drain;
 use self::holds::Holds;
 use self::hooks::{Hooks, Moment};
 use self::pulls::Pulls;
+use self::sizes::Sizes;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
-use super::observed::{ObservedContainer, ObservedPod};
+use super::observed::{ObservedContainer, ObservedPod, ObservedSandbox};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
+use super::pod::is_taken;
 use super::probes::Probes;
 use super::status::{Notes, Waiting, status};
 use super::volumes::Volumes;
-use super::{messages, resize, sandbox};
+use super::{messages, sandbox};
 use crate::api::request::{DeleteOptions, PatchKind};
 use crate::api::status::Status;
 use crate::client::events::EventType;
@@ -85,6 +89,9 @@ pub struct Worker<R> {
     hooks: Hooks,
     probes: Probes,
     drain: Drain,
+    sizes: Sizes,
+    /// Whether the node has taken the pod, and keeps room for it.
+    taken: bool,
     /// What containers (by id) were given since they were started.
     resized: HashMap<String, ResourceRequirements>,
     /// Why containers that are held back wait, by name.
@@ -116,7 +123,7 @@ impl<R: Runtime> Worker<R> {
         desired: watch::Receiver<Desired>,
         changed: Arc<Notify>,
     ) -> Worker<R> {
-        let notes = Notes { host_address: context.config.address.to_string(), ..Notes::default() };
+        let notes = Notes { host_addresses: context.config.addresses(), ..Notes::default() };
         Worker {
             context,
             uid,
@@ -129,6 +136,8 @@ impl<R: Runtime> Worker<R> {
             hooks: Hooks::default(),
             probes: Probes::default(),
             drain: Drain::default(),
+            sizes: Sizes::default(),
+            taken: false,
             resized: HashMap::new(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
@@ -143,7 +152,9 @@ impl<R: Runtime> Worker<R> {
     /// Works until nothing of the pod is left.
     pub async fn run(mut self) {
         let referenced = self.upkeep.referenced();
+        let mut room = self.context.allocations.changes();
         loop {
+            room.mark_unchanged();
             let wait = match self.round().await {
                 Next::Finished => return,
                 Next::Again => continue,
@@ -159,6 +170,7 @@ impl<R: Runtime> Worker<R> {
                 () = self.changed.notified() => {}
                 () = referenced.notified() => self.reference_changed().await,
                 changed = self.desired.changed() => if changed.is_err() { return },
+                changed = room.changed(), if self.waits_for_room() => if changed.is_err() { return },
                 () = timer => {}
             }
         }
@@ -167,6 +179,7 @@ impl<R: Runtime> Worker<R> {
     async fn round(&mut self) -> Next {
         let desired = self.desired.borrow_and_update().clone();
         let pod = self.with_newest_status(desired.pod());
+        let pod = self.allocate(&desired, pod);
         self.hooks.look();
         let mut observed = match self.observe(&pod).await {
             Ok(observed) => observed,
@@ -177,7 +190,7 @@ impl<R: Runtime> Worker<R> {
         };
         let now = Instant::now();
         self.remember(&observed, now);
-        let deadline = self.judge(&desired, &pod, &observed);
+        let deadline = self.judge(&desired, &pod, &observed).await;
         let goal = self.goal(&desired, now);
         match goal {
             Goal::Run => observed.pulling = self.pulls.under_way(&pod),
@@ -187,11 +200,10 @@ impl<R: Runtime> Worker<R> {
         let told = desired.stops() && !matches!(desired, Desired::Stopped(..));
         self.memory.led = goal != Goal::Run && told && self.is_led(&observed);
         self.probes.tend(&self.context, &pod, &observed, goal != Goal::Run, &self.changed);
-        let infeasible =
-            pod.spec.as_ref().and_then(|spec| resize::infeasible(spec, &self.context.config.capacity));
-        self.memory.infeasible = infeasible.is_some();
+        self.follow_resize(&pod, &observed);
         let mut plan = plan(&pod, goal, &observed, &self.memory, now);
         let held = self.holds.apply(&mut plan, &pod, now);
+        self.keep_room(&pod, plan.outcome.is_some() || matches!(desired, Desired::Gone(_)));
         self.take_notes(&pod, &observed, &plan, &held).await;
         // A sandbox is made in less time than it takes to tell that it will be.
         let begins = matches!(plan.actions[..], [Action::CreateSandbox { .. }]);
@@ -265,7 +277,7 @@ impl<R: Runtime> Worker<R> {
     }
 
     /// Sees whether the pod has failed as a whole; answers what is left of its deadline.
-    fn judge(&mut self, desired: &Desired, pod: &Pod, observed: &ObservedPod) -> Option<Duration> {
+    async fn judge(&mut self, desired: &Desired, pod: &Pod, observed: &ObservedPod) -> Option<Duration> {
         let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
         if desired.stops() || self.failed_grace.is_some() || phase == "Succeeded" || phase == "Failed" {
             return None;
@@ -274,8 +286,16 @@ impl<R: Runtime> Worker<R> {
             && phase != "Running"
             && let Some(rejection) = sandbox::rejection(pod).or_else(|| self.context.eviction.refusal(pod))
         {
-            self.fail(pod, EventType::Warning, rejection, Duration::ZERO);
+            self.reject(pod, rejection);
             return None;
+        }
+        if !self.taken {
+            let began = observed.sandbox.is_some() || is_taken(pod);
+            if !began && let Err(rejection) = self.admit(pod).await {
+                self.reject(pod, rejection);
+                return None;
+            }
+            self.taken = true;
         }
         if let Some(evicted) = self.context.eviction.of(&self.uid) {
             self.fail(pod, EventType::Warning, evicted, EVICTION_GRACE);
@@ -292,6 +312,14 @@ impl<R: Runtime> Worker<R> {
             return None;
         }
         Some(left)
+    }
+
+    /// The node does not take the pod, which has failed before it began.
+    fn reject(&mut self, pod: &Pod, why: Waiting) {
+        self.context.event(pod, None, EventType::Warning, &why.reason, &why.message);
+        let message = format!("Pod was rejected: {}", why.message);
+        self.notes.failure = Some(Waiting { message, ..why });
+        self.failed_grace = Some(Duration::ZERO);
     }
 
     /// The pod has failed as a whole: its containers end, and do not come back.
@@ -329,17 +357,19 @@ impl<R: Runtime> Worker<R> {
 
     /// Whether services still lead new connections to a pod that is deleted; the end of that wakes the worker.
     fn is_led(&mut self, observed: &ObservedPod) -> bool {
-        let address = observed.sandbox.as_ref().and_then(|sandbox| sandbox.address.as_deref()?.parse().ok());
-        // Those on the host's own network share its address with others.
-        address
-            .is_some_and(|address| self.drain.lasts(&self.context.network, &self.uid, address, &self.changed))
+        let addresses = observed.sandbox.as_ref().map(ObservedSandbox::addresses).unwrap_or_default();
+        let addresses: Vec<IpAddr> = addresses.iter().filter_map(|address| address.parse().ok()).collect();
+        // Those on the host's own network share its addresses with others.
+        !addresses.is_empty() && self.drain.lasts(&self.context.network, &self.uid, addresses, &self.changed)
     }
 
     /// Learns what the status is to say: addresses, last words, back-offs, the outcome.
     async fn take_notes(&mut self, pod: &Pod, observed: &ObservedPod, plan: &Plan, held: &[Action]) {
         if let Some(sandbox) = &observed.sandbox {
-            let host = self.context.config.address.to_string();
-            self.notes.address = Some(sandbox.address.clone().unwrap_or(host));
+            self.notes.addresses = match sandbox.addresses() {
+                own if own.is_empty() => self.context.config.addresses(),
+                own => own,
+            };
         }
         self.notes.outcome = plan.outcome;
         let start = |action: &Action| match action {
@@ -367,9 +397,6 @@ impl<R: Runtime> Worker<R> {
                 let failed = Waiting { reason: "PostStartHookError".into(), message: message.clone() };
                 waiting.entry(name.clone()).or_insert(failed);
             }
-        }
-        if !plan.actions.iter().chain(held).any(|action| matches!(action, Action::Resize { .. })) {
-            self.notes.resize = None;
         }
         let before = std::mem::take(&mut self.notes.waiting);
         self.notes.waiting = before.into_iter().filter(|(name, _)| starting.contains(name)).collect();

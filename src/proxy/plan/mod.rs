@@ -1,7 +1,6 @@
 //! From services, endpoint slices and pods to what the proxy is to do. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
@@ -9,8 +8,8 @@ use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::family::{Address, Range};
 use super::state::{Backends, Endpoint, Frontend, Health, Protocol, State};
-use crate::network::Cidr;
 
 #[cfg(test)]
 mod tests;
@@ -30,28 +29,28 @@ pub struct Options {
     pub external_ips: bool,
 }
 
-/// What is to be done for these objects. Who comes first, in the order of the arguments, keeps a contested
+/// What is to be done for these objects with packets of one family. Who comes first, in the order of the arguments, keeps a contested
 /// address and port.
-pub fn plan(
+pub fn plan<A: Address>(
     options: &Options,
     services: &[Arc<Service>],
     slices: &[Arc<EndpointSlice>],
     pods: &[Arc<Pod>],
-) -> State {
+) -> State<A> {
     let mut by_service: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.address_type == "IPv4") {
+    for slice in slices.iter().filter(|slice| slice.address_type == A::family().slices) {
         let labels = slice.metadata.labels.as_ref();
         if let Some(service) = labels.and_then(|labels| labels.get(SERVICE_NAME)) {
             by_service.entry((namespace(&slice.metadata), service)).or_default().push(slice);
         }
     }
-    let (mut state, mut led) = (State::default(), Vec::new());
+    let (mut state, mut led) = (State::default(), Vec::<A>::new());
     for service in services {
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let slices = by_service.get(&(namespace(&service.metadata), name)).map_or(&[][..], Vec::as_slice);
         if let Some(spec) = service.spec.as_ref().filter(|spec| is_proxied(spec)) {
             plan_service(&mut state, options, service, spec, slices);
-            led.extend(slices.iter().flat_map(|slice| lasting(slice)));
+            led.extend(slices.iter().flat_map(|slice| lasting::<A>(slice)));
         }
     }
     state.led = Arc::new(led.into_iter().collect());
@@ -66,20 +65,24 @@ pub fn has_host_ports(pod: &Pod) -> bool {
     host_ports(pod).next().is_some()
 }
 
-fn plan_service(
-    state: &mut State,
+fn plan_service<A: Address>(
+    state: &mut State<A>,
     options: &Options,
     service: &Service,
     spec: &ServiceSpec,
     slices: &[&EndpointSlice],
 ) {
+    let own: BTreeSet<A> = cluster_addresses(spec);
+    // A service of the other family only.
+    if own.is_empty() {
+        return;
+    }
     let sticky = sticky(spec);
     let is_local = |policy: &Option<String>| policy.as_deref() == Some("Local");
     let (inside, outside) =
         (is_local(&spec.internal_traffic_policy), is_local(&spec.external_traffic_policy));
-    let sources = sources(service, spec);
-    let own = cluster_addresses(spec);
-    let balanced = balancer_addresses(service);
+    let sources: Option<Vec<A::Range>> = sources::<A>(service, spec);
+    let balanced: BTreeSet<A> = balancer_addresses(service);
     let external = match options.external_ips {
         true => addresses(spec.external_ips.iter().flatten()),
         false => BTreeSet::new(),
@@ -94,7 +97,7 @@ fn plan_service(
         let internal = behind(inside);
         let other = (outside != inside).then(|| behind(outside));
         let from_outside = other.as_ref().unwrap_or(&internal);
-        let mut lead = |address: &Ipv4Addr, backends: &Backends, sources: Option<&Vec<Cidr>>| {
+        let mut lead = |address: &A, backends: &Backends<A>, sources: Option<&Vec<A::Range>>| {
             let frontend = Frontend { address: Some(*address), protocol, port: number };
             let backends = || Backends { sources: sources.cloned(), ..backends.clone() };
             state.frontends.entry(frontend).or_insert_with(backends);
@@ -130,15 +133,23 @@ fn plan_service(
     }
 }
 
-fn plan_host_ports(state: &mut State, pod: &Pod) {
-    let Some(address) = pod_address(pod) else { return };
+fn plan_host_ports<A: Address>(state: &mut State<A>, pod: &Pod) {
+    let Some(address) = pod_address::<A>(pod) else { return };
     for (host, protocol, port, target) in host_ports(pod) {
+        let host: Option<A> = match host.as_deref() {
+            None => None,
+            // An address of the other family is served by the other plan.
+            Some(text) => match text.parse::<A>() {
+                Ok(address) => Some(address).filter(|address| *address != A::ANY),
+                Err(_) => continue,
+            },
+        };
         let backends =
             Backends { endpoints: vec![Endpoint { address, port: target }], ..Backends::default() };
-        if host.is_none_or(|host| host.is_loopback()) {
+        if host.is_none_or(|host| is_loopback(host)) {
             state.local.entry((protocol, port)).or_insert_with(|| backends.clone());
         }
-        if !host.is_some_and(|host| host.is_loopback()) {
+        if !host.is_some_and(|host| is_loopback(host)) {
             let frontend = Frontend { address: host, protocol, port };
             state.frontends.entry(frontend).or_insert(backends);
         }
@@ -146,26 +157,22 @@ fn plan_host_ports(state: &mut State, pod: &Pod) {
 }
 
 /// Where a pod is reached, as long as it has not finished.
-pub(super) fn pod_address(pod: &Pod) -> Option<Ipv4Addr> {
+pub(super) fn pod_address<A: Address>(pod: &Pod) -> Option<A> {
     let status = pod.status.as_ref()?;
     let finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    status.pod_ip.as_deref().filter(|_| !finished)?.parse().ok()
+    let all = status.pod_ip.iter().chain(status.pod_ips.iter().flatten().map(|one| &one.ip));
+    all.filter(|_| !finished).find_map(|text| text.parse().ok())
 }
 
-/// The host ports of a pod: on which address, by which protocol, on which port, to which port of the pod.
-fn host_ports(pod: &Pod) -> impl Iterator<Item = (Option<Ipv4Addr>, Protocol, u16, u16)> {
+/// The host ports of a pod: on which address (as text), by which protocol, on which port, to which port of the pod.
+fn host_ports(pod: &Pod) -> impl Iterator<Item = (Option<String>, Protocol, u16, u16)> {
     let spec = pod.spec.as_ref().filter(|spec| spec.host_network != Some(true));
     let containers =
         spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     containers.flat_map(|container| container.ports.iter().flatten()).filter_map(|port| {
         let number = |port: i32| u16::try_from(port).ok().filter(|port| *port > 0);
-        let host = match port.host_ip.as_deref() {
-            None | Some("" | "0.0.0.0") => None,
-            // An address of another family is not served here.
-            Some(address) => Some(address.parse().ok()?),
-        };
         Some((
-            host,
+            port.host_ip.clone().filter(|address| !address.is_empty()),
             protocol(port.protocol.as_deref())?,
             number(port.host_port?)?,
             number(port.container_port)?,
@@ -173,17 +180,21 @@ fn host_ports(pod: &Pod) -> impl Iterator<Item = (Option<Ipv4Addr>, Protocol, u1
     })
 }
 
+fn is_loopback<A: Address>(address: A) -> bool {
+    A::LOOPBACK.has(address)
+}
+
 fn is_proxied(spec: &ServiceSpec) -> bool {
     let headless = matches!(spec.cluster_ip.as_deref(), None | Some("" | "None"));
     spec.type_.as_deref() != Some("ExternalName") && !headless
 }
 
-fn cluster_addresses(spec: &ServiceSpec) -> BTreeSet<Ipv4Addr> {
+fn cluster_addresses<A: Address>(spec: &ServiceSpec) -> BTreeSet<A> {
     addresses(spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()))
 }
 
 /// The addresses that a service's load balancer has.
-fn balancer_addresses(service: &Service) -> BTreeSet<Ipv4Addr> {
+fn balancer_addresses<A: Address>(service: &Service) -> BTreeSet<A> {
     let ingress = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = ingress.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
     // A balancer that wants its traffic to pass through itself says so.
@@ -191,13 +202,13 @@ fn balancer_addresses(service: &Service) -> BTreeSet<Ipv4Addr> {
     addresses(direct.filter_map(|ingress| ingress.ip.as_ref()))
 }
 
-fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> BTreeSet<Ipv4Addr> {
-    texts.filter_map(|text| text.parse().ok()).filter(can_be_led_elsewhere).collect()
+fn addresses<'a, A: Address>(texts: impl Iterator<Item = &'a String>) -> BTreeSet<A> {
+    texts.filter_map(|text| text.parse().ok()).filter(|address: &A| address.can_be_led_elsewhere()).collect()
 }
 
 /// Where a load balancer's clients must come from, by the service's field or the annotation that came before it; ranges
 /// of the other family have no clients here.
-fn sources(service: &Service, spec: &ServiceSpec) -> Option<Vec<Cidr>> {
+fn sources<A: Address>(service: &Service, spec: &ServiceSpec) -> Option<Vec<A::Range>> {
     const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
     let annotated = || {
         let all = service.metadata.annotations.as_ref()?.get(ANNOTATION)?;
@@ -206,16 +217,6 @@ fn sources(service: &Service, spec: &ServiceSpec) -> Option<Vec<Cidr>> {
     let field = spec.load_balancer_source_ranges.clone().filter(|ranges| !ranges.is_empty());
     let ranges = field.or_else(annotated)?;
     Some(ranges.iter().filter_map(|range| range.trim().parse().ok()).collect())
-}
-
-/// Not for addresses that mean this host, or every one: leading those elsewhere would take the host's own services
-/// away from it.
-fn can_be_led_elsewhere(address: &Ipv4Addr) -> bool {
-    !(address.is_loopback()
-        || address.is_unspecified()
-        || address.is_link_local()
-        || address.is_multicast()
-        || address.is_broadcast())
 }
 
 fn sticky(spec: &ServiceSpec) -> Option<u32> {
@@ -229,13 +230,13 @@ fn sticky(spec: &ServiceSpec) -> Option<u32> {
 
 /// The endpoints of a service port, of those on a node where one is given: the ready ones; when there is none, those that
 /// end but still serve.
-fn endpoints(
+fn endpoints<A: Address>(
     port: &ServicePort,
     protocol: Protocol,
     slices: &[&EndpointSlice],
     node: Option<&str>,
-) -> Vec<Endpoint> {
-    let select = |wanted: &dyn Fn(&SliceEndpoint) -> bool| -> Vec<Endpoint> {
+) -> Vec<Endpoint<A>> {
+    let select = |wanted: &dyn Fn(&SliceEndpoint) -> bool| -> Vec<Endpoint<A>> {
         let mut found = BTreeSet::new();
         for slice in slices {
             let Some(number) = target_port(port, protocol, slice) else { continue };
@@ -254,7 +255,7 @@ fn endpoints(
 }
 
 /// The addresses of a slice that are led to and do not end.
-fn lasting(slice: &EndpointSlice) -> impl Iterator<Item = Ipv4Addr> {
+fn lasting<A: Address>(slice: &EndpointSlice) -> impl Iterator<Item = A> {
     let lasting = slice.endpoints.iter().flatten().filter(|endpoint| is_ready(endpoint) && !ends(endpoint));
     lasting.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| text.parse().ok())
 }

@@ -1,5 +1,7 @@
 //! What is to be done, by table.
 
+use std::net::Ipv6Addr;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -31,7 +33,7 @@ fn http() -> Value {
 }
 
 /// Frontends and endpoints as text: `ADDRESS:PORT/PROTOCOL -> ADDRESS:PORT …`.
-fn show(state: &State) -> Vec<String> {
+fn show<A: Address>(state: &State<A>) -> Vec<String> {
     let lines = state.frontends.iter().map(|(frontend, backends)| {
         let address = frontend.address.map_or("node".into(), |address| address.to_string());
         let targets: Vec<_> =
@@ -60,7 +62,7 @@ fn only_ready_endpoints_count_unless_all_are_ending() {
         (json!([{"addresses": ["nonsense"]}]), "10.96.0.7:80/Tcp -> "),
     ];
     for (endpoints, expected) in cases {
-        let state = plan(
+        let state: State = plan(
             &Options::default(),
             &[service(http())],
             &[slice("a", ports.clone(), endpoints.clone())],
@@ -78,7 +80,7 @@ fn ports_match_by_name_and_protocol_and_slices_may_differ() {
     ]});
     let one = json!([{"name": "dns", "port": 5353, "protocol": "UDP"}, {"name": "dns-tcp", "port": 5353}]);
     let other = json!([{"name": "dns", "port": 1053, "protocol": "UDP"}]);
-    let state = plan(
+    let state: State = plan(
         &Options::default(),
         &[service(spec)],
         &[
@@ -106,7 +108,8 @@ fn services_without_an_address_of_their_own_are_left_out() {
         json!({"clusterIP": "", "ports": [{"port": 80}]}),
         json!({"clusterIP": "fd00::1", "ports": [{"port": 80}]}),
     ] {
-        assert_eq!(plan(&Options::default(), &[service(spec.clone())], &[], &[]), State::default(), "{spec}");
+        let state: State = plan(&Options::default(), &[service(spec.clone())], &[], &[]);
+        assert_eq!(state, State::default(), "{spec}");
     }
 }
 
@@ -132,7 +135,7 @@ fn a_service_has_its_cluster_address_and_its_balancers() {
         let spec = json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": [{"port": 80}],
                           "externalIPs": ["192.0.2.1", "127.0.0.1"]});
         let options = Options { external_ips, ..Options::default() };
-        let state = plan(&options, &[balanced(spec, ingress.clone())], &[], &[]);
+        let state: State = plan(&options, &[balanced(spec, ingress.clone())], &[], &[]);
         assert_eq!(show(&state), expected, "{external_ips} {ingress}");
     }
 }
@@ -158,13 +161,13 @@ fn a_balancers_ranges_are_asked_for_where_its_address_is() {
         (json!(["192.0.2.0/24"]), other, vec!["192.0.2.9: 192.0.2.0/24"]),
         (json!(["2001:db8::/32"]), own.clone(), vec!["10.96.0.7: "]),
     ] {
-        let state = plan(&Options::default(), &[balanced(spec(ranges.clone()), ingress)], &[], &[]);
+        let state: State = plan(&Options::default(), &[balanced(spec(ranges.clone()), ingress)], &[], &[]);
         assert_eq!(sources(&state), expected, "{ranges}");
     }
     let mut service = Service::clone(&balanced(spec(json!([])), own));
     let name = "service.beta.kubernetes.io/load-balancer-source-ranges";
     service.metadata.annotations = Some([(name.to_owned(), "192.0.2.0/25,192.0.2.128/25".to_owned())].into());
-    let state = plan(&Options::default(), &[Arc::new(service)], &[], &[]);
+    let state: State = plan(&Options::default(), &[Arc::new(service)], &[], &[]);
     assert_eq!(sources(&state), ["10.96.0.7: 192.0.2.0/25 192.0.2.128/25"]);
 }
 
@@ -186,7 +189,7 @@ fn policies_choose_among_the_endpoints_of_the_node() {
         let service = balanced(spec, json!([{"ip": "192.0.2.9"}]));
         let slice = slice("a", json!([{"port": 80}]), endpoints.clone());
         let options = Options { node: "here".into(), ..Options::default() };
-        let state = plan(&options, &[service], &[slice], &[]);
+        let state: State = plan(&options, &[service], &[slice], &[]);
         let expected = [
             format!("node:30080/Tcp -> {outside}"),
             format!("10.96.0.7:80/Tcp -> {inside}"),
@@ -213,7 +216,7 @@ fn who_ends_is_led_to_for_want_of_others_only() {
         (json!([{"addresses": ["10.0.0.4"]}]), vec![4]),
     ] {
         let slice = slice("a", json!([{"name": "http", "port": 80}]), endpoints.clone());
-        let state = plan(&Options::default(), &[service(http())], &[slice], &[]);
+        let state: State = plan(&Options::default(), &[service(http())], &[slice], &[]);
         let last: Vec<u8> = state.led.iter().map(|address| address.octets()[3]).collect();
         assert_eq!(last, led, "{endpoints}");
     }
@@ -232,7 +235,7 @@ fn affinity_has_a_default_time() {
     ] {
         let mut spec = http();
         spec.as_object_mut().unwrap().extend(affinity.as_object().unwrap().clone());
-        let state = plan(&Options::default(), &[service(spec)], &[], &[]);
+        let state: State = plan(&Options::default(), &[service(spec)], &[], &[]);
         assert_eq!(state.frontends.values().next().unwrap().sticky, sticky, "{affinity}");
     }
 }
@@ -254,7 +257,7 @@ fn host_ports_lead_to_running_pods() {
     ] {
         let pod = pod(status.clone(), host.clone());
         assert!(has_host_ports(&pod));
-        let state = plan(&Options::default(), &[], &[], &[pod]);
+        let state: State = plan(&Options::default(), &[], &[], &[pod]);
         assert_eq!(
             (show(&state), state.local.len()),
             (frontend.into_iter().map(String::from).collect(), local),
@@ -270,6 +273,51 @@ fn who_comes_first_keeps_a_contested_port() {
     let other: Arc<Service> =
         object(json!({"metadata": {"name": "other", "namespace": "default"}, "spec": spec("10.96.0.2")}));
     let endpoints = slice("a", json!([{"port": 80}]), json!([{"addresses": ["10.0.0.2"]}]));
-    let state = plan(&Options::default(), &[first, other], &[endpoints], &[]);
+    let state: State = plan(&Options::default(), &[first, other], &[endpoints], &[]);
     assert_eq!(show(&state)[0], "node:30080/Tcp -> 10.0.0.2:80");
+}
+
+#[test]
+fn each_family_has_a_plan_of_its_own() {
+    let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7", "fd00::7"],
+        "ports": [{"port": 80, "nodePort": 30080}], "loadBalancerSourceRanges": ["2001:db8::/32", "192.0.2.0/24"]});
+    let service = balanced(spec, json!([{"ip": "192.0.2.9"}, {"ip": "2001:db8::9"}]));
+    let v4 = slice("a", json!([{"port": 80}]), json!([{"addresses": ["10.244.0.2"]}]));
+    let mut v6 =
+        EndpointSlice::clone(&slice("b", json!([{"port": 80}]), json!([{"addresses": ["fd00:1::2"]}])));
+    v6.address_type = "IPv6".into();
+    let pod = object::<Pod>(json!({"metadata": {"name": "a"},
+        "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 81, "hostPort": 8081},
+            {"containerPort": 82, "hostPort": 8082, "hostIP": "::"}, {"containerPort": 83, "hostPort": 8083, "hostIP": "0.0.0.0"}]}]},
+        "status": {"phase": "Running", "podIP": "10.244.0.3", "podIPs": [{"ip": "10.244.0.3"}, {"ip": "fd00:1::3"}]}}));
+    let (services, slices, pods) = (vec![service], vec![v4, Arc::new(v6)], vec![pod]);
+    let state: State = plan(&Options::default(), &services, &slices, &pods);
+    assert_eq!(
+        show(&state),
+        [
+            "node:8081/Tcp -> 10.244.0.3:81",
+            "node:8083/Tcp -> 10.244.0.3:83",
+            "node:30080/Tcp -> 10.244.0.2:80",
+            "10.96.0.7:80/Tcp -> 10.244.0.2:80",
+            "192.0.2.9:80/Tcp -> 10.244.0.2:80",
+        ]
+    );
+    let state: State<Ipv6Addr> = plan(&Options::default(), &services, &slices, &pods);
+    assert_eq!(
+        show(&state),
+        [
+            "node:8081/Tcp -> fd00:1::3:81",
+            "node:8082/Tcp -> fd00:1::3:82",
+            "node:30080/Tcp -> fd00:1::2:80",
+            "2001:db8::9:80/Tcp -> fd00:1::2:80",
+            "fd00::7:80/Tcp -> fd00:1::2:80",
+        ]
+    );
+    let guarded = state.frontends.values().filter_map(|backends| backends.sources.as_ref());
+    assert_eq!(guarded.collect::<Vec<_>>(), [&vec!["2001:db8::/32".parse().unwrap()]]);
+    assert_eq!(state.local.len(), 3);
+    // A service of one family only has no part in the other, not by its node port either.
+    let single = json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80, "nodePort": 30080}]});
+    let state: State<Ipv6Addr> = plan(&Options::default(), &[self::service(single)], &slices, &[]);
+    assert!(state.frontends.is_empty() && state.local.is_empty());
 }

@@ -15,7 +15,8 @@
 //! timeout. A connection that was allowed and is so no longer is reset with its next packet.
 //!
 //! Policies speak of TCP, UDP and SCTP. Other protocols (`ping`) pass an isolated pod only by rules without ports.
-//! Ranges of IPv6 allow nothing here, as nothing on this network has such an address; an event says so.
+//! Ranges of IPv6 allow nothing on a network where nothing has such an address; an event says so. Where pods have
+//! addresses of both families, each is judged by the rules of its own.
 //!
 //! # DNS and the API
 //! The cluster's DNS server is no pod: it is this process, at an address of the host. The policy that everybody
@@ -35,6 +36,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::family::Address;
 use super::state::{Endpoint, Protocol};
 
 pub(super) mod notices;
@@ -42,27 +44,40 @@ mod peers;
 pub mod plan;
 
 /// What is allowed, with everything that the rules refer to by name. The default knows no pod, and so allows nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Policies {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policies<A: Address = Ipv4Addr> {
     /// The pods, by their address.
-    pub pods: BTreeMap<Ipv4Addr, Isolation>,
+    pub pods: BTreeMap<A, Isolation>,
     /// Sets of rules; pods with the same rules share one. What has the same name is the same.
     pub rule_sets: BTreeMap<String, RuleSet>,
     /// Pods that rules select as peers.
-    pub selected: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+    pub selected: BTreeMap<String, BTreeSet<A>>,
     /// Address ranges that rules name as peers. What has the same name is the same.
-    pub blocks: BTreeMap<String, Vec<Range>>,
+    pub blocks: BTreeMap<String, Vec<Range<A>>>,
     /// Where ports of a name are served.
-    pub named_ports: BTreeMap<String, BTreeSet<Served>>,
+    pub named_ports: BTreeMap<String, BTreeSet<Served<A>>>,
     /// Where the cluster's DNS is served.
-    pub dns: BTreeSet<Served>,
+    pub dns: BTreeSet<Served<A>>,
+}
+
+impl<A: Address> Default for Policies<A> {
+    fn default() -> Self {
+        Policies {
+            pods: BTreeMap::new(),
+            rule_sets: BTreeMap::new(),
+            selected: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            named_ports: BTreeMap::new(),
+            dns: BTreeSet::new(),
+        }
+    }
 }
 
 /// An address, protocol and port.
-pub type Served = (Ipv4Addr, Protocol, u16);
+pub type Served<A = Ipv4Addr> = (A, Protocol, u16);
 
-/// Addresses from the first to the last, both included, as numbers.
-pub type Range = (u32, u32);
+/// Addresses from the first to the last, both included.
+pub type Range<A = Ipv4Addr> = (A, A);
 
 /// The sets of rules that a pod is subject to, by name; `None` where everything is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -124,14 +139,14 @@ pub enum Ports {
     Named(String),
 }
 
-impl Policies {
+impl<A: Address> Policies<A> {
     /// Whether a connection may be, as far as its ends are known: a pod that is not known (any more) cannot begin one
     /// anyway. `from_node` is for what the node itself sends.
-    pub fn allows(&self, source: Ipv4Addr, from_node: bool, protocol: u8, destination: Endpoint) -> bool {
-        let subject = |address: Ipv4Addr, set: fn(&Isolation) -> Option<&String>| {
+    pub fn allows(&self, source: A, from_node: bool, protocol: u8, destination: Endpoint<A>) -> bool {
+        let subject = |address: A, set: fn(&Isolation) -> Option<&String>| {
             self.pods.get(&address).and_then(set).and_then(|name| self.rule_sets.get(name))
         };
-        let passes = |set: &RuleSet, peer: Ipv4Addr| {
+        let passes = |set: &RuleSet, peer: A| {
             set.rules.iter().any(|rule| self.matches(rule, peer, protocol, destination))
         };
         let egress = subject(source, |isolation| isolation.egress.as_ref());
@@ -141,19 +156,18 @@ impl Policies {
                 && (from_node || ingress.is_none_or(|set| passes(set, source)))
     }
 
-    fn matches(&self, rule: &Rule, peer: Ipv4Addr, protocol: u8, destination: Endpoint) -> bool {
-        let is_served = |by: &BTreeSet<Served>| {
+    fn matches(&self, rule: &Rule, peer: A, protocol: u8, destination: Endpoint<A>) -> bool {
+        let is_served = |by: &BTreeSet<Served<A>>| {
             by.iter().any(|(address, other, port)| {
                 (*address, *other as u8, *port) == (destination.address, protocol, destination.port)
             })
         };
-        let number = peer.to_bits();
         let peers = match &rule.peers {
             Peers::Everybody => true,
             Peers::Selected(name) => self.selected.get(name).is_some_and(|pods| pods.contains(&peer)),
             Peers::Blocks(name) => {
                 let ranges = self.blocks.get(name).map_or(&[][..], Vec::as_slice);
-                ranges.iter().any(|(first, last)| (*first..=*last).contains(&number))
+                ranges.iter().any(|(first, last)| (*first..=*last).contains(&peer))
             }
             Peers::Dns => is_served(&self.dns),
         };
@@ -169,13 +183,13 @@ impl Policies {
 
     /// Whether some connection that `before` allowed may be denied by these. (That of a pod which is gone does not
     /// matter.)
-    pub fn may_deny_more_than(&self, before: Option<&Policies>) -> bool {
+    pub fn may_deny_more_than(&self, before: Option<&Policies<A>>) -> bool {
         let Some(before) = before else { return true };
-        let is_known = |address: &Ipv4Addr| self.pods.contains_key(address);
+        let is_known = |address: &A| self.pods.contains_key(address);
         let same_pods = before.pods.iter().all(|(a, old)| self.pods.get(a).is_none_or(|new| new == old));
         let new_are_open =
             self.pods.iter().all(|(a, new)| before.pods.contains_key(a) || *new == Isolation::default());
-        let grows = |old: &BTreeSet<Served>, new: &BTreeSet<Served>| {
+        let grows = |old: &BTreeSet<Served<A>>, new: &BTreeSet<Served<A>>| {
             old.iter().all(|one| new.contains(one) || !is_known(&one.0))
         };
         // Where pods have the same sets of rules, what these refer to is still there.

@@ -6,18 +6,20 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer};
 
 use crate::client::events::{EventType, Recorder, reference};
-use crate::network::Cidr;
+use crate::network::{Cidr, Cidr6};
 
 /// What was told already.
 pub(in crate::proxy) struct Notices {
     recorder: Recorder,
+    /// Whether pods have addresses of both families.
+    both: bool,
     /// The generation of each policy that was looked at, by uid.
     seen: HashMap<Option<String>, Option<i64>>,
 }
 
 impl Notices {
-    pub(in crate::proxy) fn new(recorder: Recorder) -> Notices {
-        Notices { recorder, seen: HashMap::new() }
+    pub(in crate::proxy) fn new(recorder: Recorder, both: bool) -> Notices {
+        Notices { recorder, both, seen: HashMap::new() }
     }
 
     /// Looks at those that are new or have changed.
@@ -26,7 +28,7 @@ impl Notices {
         for policy in policies {
             let (uid, generation) = (policy.metadata.uid.clone(), policy.metadata.generation);
             if self.seen.get(&uid) != Some(&generation)
-                && let Some(message) = unenforceable(policy)
+                && let Some(message) = unenforceable(policy, self.both)
             {
                 let about = reference(&**policy);
                 self.recorder.record(&about, EventType::Warning, "UnsupportedIPBlock", &message);
@@ -38,21 +40,22 @@ impl Notices {
 }
 
 /// What of a policy has no effect; `None` when all of it has (pure).
-fn unenforceable(policy: &NetworkPolicy) -> Option<String> {
+fn unenforceable(policy: &NetworkPolicy, both: bool) -> Option<String> {
     let spec = policy.spec.as_ref()?;
     let sources = spec.ingress.iter().flatten().flat_map(|rule| rule.from.iter().flatten());
     let destinations = spec.egress.iter().flatten().flat_map(|rule| rule.to.iter().flatten());
-    let is_of_ipv4 = |text: &str| text.parse::<Cidr>().is_ok();
+    let is_known = |text: &str| text.parse::<Cidr>().is_ok() || both && text.parse::<Cidr6>().is_ok();
     let block = |peer: &NetworkPolicyPeer| peer.ip_block.as_ref().map(|block| block.cidr.clone());
     let others: Vec<String> =
-        sources.chain(destinations).filter_map(block).filter(|cidr| !is_of_ipv4(cidr)).collect();
+        sources.chain(destinations).filter_map(block).filter(|cidr| !is_known(cidr)).collect();
     if others.is_empty() {
         return None;
     }
     let others = others.join(", ");
-    Some(format!(
-        "nothing on this node's network has an address in {others}: only IPv4 blocks allow anything"
-    ))
+    // What the API took and neither family reads allows nothing either.
+    let why =
+        if both { "only blocks of IPv4 and IPv6 allow anything" } else { "only IPv4 blocks allow anything" };
+    Some(format!("nothing on this node's network has an address in {others}: {why}"))
 }
 
 #[cfg(test)]
@@ -69,8 +72,12 @@ mod tests {
             .unwrap()
         };
         let block = |cidr: &str| json!({"ipBlock": {"cidr": cidr}});
-        assert_eq!(unenforceable(&policy(json!([block("10.0.0.0/8")]))), None);
-        let message = unenforceable(&policy(json!([block("fd00::/8"), block("10.0.0.0/8"), block("::/0")])));
-        assert!(message.unwrap().contains("in fd00::/8, ::/0:"));
+        assert_eq!(unenforceable(&policy(json!([block("10.0.0.0/8")])), false), None);
+        let both = policy(json!([block("fd00::/8"), block("10.0.0.0/8"), block("::/0")]));
+        assert_eq!(unenforceable(&both, true), None);
+        let message = unenforceable(&both, false).unwrap();
+        assert!(message.contains("in fd00::/8, ::/0: only IPv4 blocks"), "{message}");
+        let message = unenforceable(&policy(json!([block("10.0.0.0")])), true).unwrap();
+        assert!(message.contains("only blocks of IPv4 and IPv6"), "{message}");
     }
 }

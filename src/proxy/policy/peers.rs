@@ -1,24 +1,18 @@
 //! Address ranges of policies: blocks with holes, made into ranges that neither touch nor overlap. Pure.
 
-use std::net::Ipv4Addr;
-
 use super::Range;
-use crate::network::Cidr;
+use crate::proxy::family::{Address, Range as _};
 
-/// Every address.
-pub(super) const EVERYTHING: Range = (0, u32::MAX);
-
-/// The addresses of a block without the exceptions; none for a block that is not one of IPv4.
-pub(super) fn block(cidr: &str, except: &[String]) -> Vec<Range> {
-    let Ok(cidr) = cidr.parse::<Cidr>() else { return Vec::new() };
-    let holes = except.iter().filter_map(|text| text.parse::<Cidr>().ok()).map(range);
-    let mut rest = vec![range(cidr)];
-    for (first, last) in holes {
+/// The addresses of a block without the exceptions; none for a block of the other family.
+pub(super) fn block<A: Address>(cidr: &str, except: &[String]) -> Vec<Range<A>> {
+    let ends = |text: &str| text.parse::<A::Range>().ok().map(|range| range.ends());
+    let mut rest: Vec<Range<A>> = ends(cidr).into_iter().collect();
+    for (first, last) in except.iter().filter_map(|text| ends(text)) {
         rest = rest
             .into_iter()
             .flat_map(|(from, to)| {
-                let before = first.checked_sub(1).map(|end| (from, end.min(to)));
-                let after = last.checked_add(1).map(|begin| (begin.max(from), to));
+                let before = first.previous().map(|end| (from, end.min(to)));
+                let after = last.next().map(|begin| (begin.max(from), to));
                 [before, after]
             })
             .flatten()
@@ -29,30 +23,28 @@ pub(super) fn block(cidr: &str, except: &[String]) -> Vec<Range> {
 }
 
 /// The same addresses in order, as few ranges as can be.
-pub(super) fn merged(mut ranges: Vec<Range>) -> Vec<Range> {
+pub(super) fn merged<A: Address>(mut ranges: Vec<Range<A>>) -> Vec<Range<A>> {
     ranges.sort_unstable();
-    let mut merged: Vec<Range> = Vec::new();
+    let mut merged: Vec<Range<A>> = Vec::new();
     for (first, last) in ranges {
         match merged.last_mut() {
-            Some(before) if first <= before.1.saturating_add(1) => before.1 = before.1.max(last),
+            Some(before) if before.1.next().is_none_or(|after| first <= after) => {
+                before.1 = before.1.max(last);
+            }
             _ => merged.push((first, last)),
         }
     }
     merged
 }
 
-fn range(cidr: Cidr) -> Range {
-    let number = |n| Ipv4Addr::to_bits(cidr.nth(n));
-    (number(0), number(u32::MAX))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    fn show(ranges: &[Range]) -> Vec<String> {
-        let text = Ipv4Addr::from_bits;
-        ranges.iter().map(|(first, last)| format!("{}-{}", text(*first), text(*last))).collect()
+    fn show<A: Address>(ranges: &[Range<A>]) -> Vec<String> {
+        ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect()
     }
 
     #[test]
@@ -72,15 +64,19 @@ mod tests {
         ];
         for (cidr, except, expected) in cases {
             let except: Vec<String> = except.iter().map(|text| (*text).to_owned()).collect();
-            assert_eq!(show(&merged(block(cidr, &except))), expected, "{cidr} {except:?}");
+            assert_eq!(show(&merged(block::<Ipv4Addr>(cidr, &except))), expected, "{cidr} {except:?}");
         }
+        let except = ["fd00::/16".to_owned(), "10.0.0.0/8".to_owned()];
+        let ranges = show(&merged(block::<Ipv6Addr>("fd00::/8", &except)));
+        assert_eq!(ranges, ["fd01::-fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+        assert_eq!(block::<Ipv6Addr>("10.0.0.0/8", &[]), []);
     }
 
     #[test]
     fn neighbours_become_one() {
-        let number = |n: u8| u32::from(n);
-        let ranges = vec![(number(7), number(9)), (0, number(3)), (number(4), number(5)), (number(8), 20)];
-        assert_eq!(merged(ranges), [(0, 5), (7, 20)]);
-        assert_eq!(merged(vec![(5, u32::MAX), EVERYTHING]), [EVERYTHING]);
+        let range = |(first, last)| (Ipv4Addr::from_bits(first), Ipv4Addr::from_bits(last));
+        let ranges = [(7, 9), (0, 3), (4, 5), (8, 20)].map(range);
+        assert_eq!(merged(ranges.into()), [(0, 5), (7, 20)].map(range));
+        assert_eq!(merged(vec![range((5, u32::MAX)), Ipv4Addr::ALL]), [Ipv4Addr::ALL]);
     }
 }

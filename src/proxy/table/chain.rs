@@ -1,31 +1,31 @@
 //! The chains that translate: which there are for a state, their rules, and the messages that change them.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
-use super::message::{delete_chain, delete_rules, new_chain, new_rule};
-use crate::network::Cidr;
+use super::at;
+use super::message::{In, delete_chain, delete_rules, new_chain, new_rule};
 use crate::proxy::Config;
 use crate::proxy::expression::{Field, Interface, Reg, Rule, Verdict};
+use crate::proxy::family::Address;
 use crate::proxy::state::{Backends, Endpoint, Frontend, State};
 use crate::sys::netlink::Messages;
 
 /// A chain that translates; two chains of the same name are the same but for [`Chain::Sticky`]'s endpoints.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Chain {
+pub(super) enum Chain<A: Address> {
     /// For every frontend with so many endpoints; with `node` for those on any address of the node.
     Spread { endpoints: u32, node: bool },
     /// For one frontend whose clients stay with their endpoint for some seconds.
-    Sticky(Frontend, Backends, u32),
+    Sticky(Frontend<A>, Backends<A>, u32),
     /// For one endpoint of such a frontend.
-    StickyEndpoint(Frontend, Endpoint, u32),
+    StickyEndpoint(Frontend<A>, Endpoint<A>, u32),
     /// For one frontend that only pods and clients from some ranges may connect to; where those go then.
-    Guarded(Frontend, Vec<Cidr>, Box<Chain>),
+    Guarded(Frontend<A>, Vec<A::Range>, Box<Chain<A>>),
 }
 
-impl Chain {
+impl<A: Address> Chain<A> {
     /// Where connections to a frontend go; `None` when nobody is behind it.
-    pub(super) fn of(frontend: &Frontend, backends: &Backends) -> Option<Chain> {
+    pub(super) fn of(frontend: &Frontend<A>, backends: &Backends<A>) -> Option<Chain<A>> {
         let endpoints = u32::try_from(backends.endpoints.len()).ok().filter(|count| *count > 0)?;
         let chain = match backends.sticky {
             None => Chain::Spread { endpoints, node: frontend.address.is_none() },
@@ -38,7 +38,7 @@ impl Chain {
     }
 
     pub(super) fn name(&self) -> String {
-        let of = |frontend: &Frontend| {
+        let of = |frontend: &Frontend<A>| {
             let address = frontend.address.map_or_else(|| "node".to_owned(), |address| address.to_string());
             format!("{address}-{}-{}", frontend.protocol as u8, frontend.port)
         };
@@ -55,12 +55,12 @@ impl Chain {
 }
 
 /// The chains for a state, by name.
-pub(super) fn chains(state: &State) -> BTreeMap<String, Chain> {
+pub(super) fn chains<A: Address>(state: &State<A>) -> BTreeMap<String, Chain<A>> {
     let mut chains = BTreeMap::new();
     for (frontend, backends) in &state.frontends {
         let Some(mut chain) = Chain::of(frontend, backends) else { continue };
         if let Chain::Guarded(_, _, inner) = &chain {
-            let inner = Chain::clone(inner);
+            let inner = Chain::<A>::clone(inner);
             chains.insert(chain.name(), std::mem::replace(&mut chain, inner));
         }
         if let Chain::Sticky(frontend, backends, seconds) = &chain {
@@ -74,13 +74,13 @@ pub(super) fn chains(state: &State) -> BTreeMap<String, Chain> {
 }
 
 /// Makes the new chains, and the rules of those that are new or different.
-pub(super) fn change_chains(
+pub(super) fn change_chains<A: Address>(
     changes: &mut Messages,
-    config: &Config,
-    old: &BTreeMap<String, Chain>,
-    new: &BTreeMap<String, Chain>,
+    config: &Config<A>,
+    old: &BTreeMap<String, Chain<A>>,
+    new: &BTreeMap<String, Chain<A>>,
 ) {
-    let table = &config.table;
+    let table = at(config);
     // All chains before any rule: rules of one chain point at others.
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
         new_chain(changes, table, name, None);
@@ -94,11 +94,11 @@ pub(super) fn change_chains(
 }
 
 /// Removes the chains that nothing points at any more.
-pub(super) fn delete_chains(
+pub(super) fn delete_chains<A: Address>(
     changes: &mut Messages,
-    table: &str,
-    old: &BTreeMap<String, Chain>,
-    new: &BTreeMap<String, Chain>,
+    table: In<'_>,
+    old: &BTreeMap<String, Chain<A>>,
+    new: &BTreeMap<String, Chain<A>>,
 ) {
     let gone = || old.keys().filter(|name| !new.contains_key(*name));
     for name in gone() {
@@ -109,14 +109,17 @@ pub(super) fn delete_chains(
     }
 }
 
-fn chain_rules(changes: &mut Messages, config: &Config, name: &str, chain: &Chain) {
-    let table = &config.table;
+fn chain_rules<A: Address>(changes: &mut Messages, config: &Config<A>, name: &str, chain: &Chain<A>) {
+    // The first register behind an address, a protocol and a port.
+    let width = A::family().width();
+    let behind = width + 2;
+    let table = at(config);
     match chain {
         Chain::Spread { endpoints, node } => new_rule(changes, table, name, &|rule| {
             load_frontend(rule, *node, 0)
-                .load_random(*endpoints, Reg(3))
-                .look_up("endpoints", Reg(0), Reg(4))
-                .translate_destination(Reg(4), Reg(5));
+                .load_random(*endpoints, Reg(behind))
+                .look_up("endpoints", Reg(0), Reg(behind + 1))
+                .translate_destination(Reg(behind + 1), Reg(behind + 1 + width));
         }),
         Chain::Sticky(frontend, backends, seconds) => {
             let node = frontend.address.is_none();
@@ -130,16 +133,21 @@ fn chain_rules(changes: &mut Messages, config: &Config, name: &str, chain: &Chai
             }
             new_rule(changes, table, name, &|rule| {
                 load_frontend(rule, node, 0)
-                    .load_random(backends.endpoints.len() as u32, Reg(3))
+                    .load_random(backends.endpoints.len() as u32, Reg(behind))
                     .look_up_verdict("choices", Reg(0));
             });
         }
-        Chain::StickyEndpoint(frontend, endpoint, seconds) => new_rule(changes, table, name, &|rule| {
-            load_client(rule, frontend.address.is_none(), endpoint)
-                .remember("clients", Reg(0), *seconds)
-                .load_port(endpoint.port, Reg(5))
-                .translate_destination(Reg(4), Reg(5));
-        }),
+        Chain::StickyEndpoint(frontend, endpoint, seconds) => {
+            new_rule(changes, table, name, &|rule| {
+                load_client(rule, frontend.address.is_none(), endpoint).remember("clients", Reg(0), *seconds);
+            });
+            // A rule of its own: who cannot be remembered because too many are is led there all the same.
+            new_rule(changes, table, name, &|rule| {
+                rule.load_address(endpoint.address, Reg(0))
+                    .load_port(endpoint.port, Reg(width))
+                    .translate_destination(Reg(0), Reg(width));
+            });
+        }
         Chain::Guarded(_, sources, inner) => {
             let inner = inner.name();
             new_rule(changes, table, name, &|rule| {
@@ -155,17 +163,20 @@ fn chain_rules(changes: &mut Messages, config: &Config, name: &str, chain: &Chai
     }
 }
 
-/// Loads what endpoints are keyed by into three registers.
+/// Loads what endpoints are keyed by: an address, a protocol and a port.
 pub(super) fn load_frontend<'a, 'b>(rule: Rule<'a, 'b>, node: bool, at: u32) -> Rule<'a, 'b> {
     let rule = match node {
-        true => rule.load_address(Ipv4Addr::UNSPECIFIED, Reg(at)),
+        true => rule.load_any_address(Reg(at)),
         false => rule.load(Field::DestinationAddress, Reg(at)),
     };
-    rule.load_protocol(Reg(at + 1)).load(Field::DestinationPort, Reg(at + 2))
+    let behind = at + rule.width();
+    rule.load_protocol(Reg(behind)).load(Field::DestinationPort, Reg(behind + 1))
 }
 
-/// Loads what clients are remembered by, registers 0 to 4: client, frontend, endpoint. (Not the endpoint's port:
-/// the `nft` program cannot print keys of more than five parts.)
-fn load_client<'a, 'b>(rule: Rule<'a, 'b>, node: bool, endpoint: &Endpoint) -> Rule<'a, 'b> {
-    load_frontend(rule.load(Field::SourceAddress, Reg(0)), node, 1).load_address(endpoint.address, Reg(4))
+/// Loads what clients are remembered by: client, frontend, endpoint. (Not the endpoint's port: the `nft` program cannot
+/// print keys of more than five parts.)
+fn load_client<'a, 'b, A: Address>(rule: Rule<'a, 'b>, node: bool, endpoint: &Endpoint<A>) -> Rule<'a, 'b> {
+    let width = rule.width();
+    let rule = load_frontend(rule.load(Field::SourceAddress, Reg(0)), node, width);
+    rule.load_address(endpoint.address, Reg(2 * width + 2))
 }

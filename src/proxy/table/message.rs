@@ -1,10 +1,16 @@
 //! Messages that make and remove tables, chains and rules.
 
 use crate::proxy::expression::Rule;
+use crate::proxy::family::Family;
 use crate::sys::netlink::{Messages, NFTABLES, flag};
 
-/// `NFPROTO_IPV4`: the family of the table.
-pub(super) const IP: u8 = 2;
+/// Which table: its family and name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct In<'a> {
+    pub(super) family: &'static Family,
+    pub(super) table: &'a str,
+}
+
 /// Message kinds of linux/netfilter/nf_tables.h.
 pub(super) const NEW_TABLE: u8 = 0;
 pub(super) const GET_TABLE: u8 = 1;
@@ -20,9 +26,9 @@ pub(super) const GET_ELEMENTS: u8 = 13;
 pub(super) const DELETE_ELEMENTS: u8 = 14;
 
 /// The table itself, to be made or removed.
-pub(super) fn table(changes: &mut Messages, kind: u8, flags: u16, name: &str) {
-    changes.push(NFTABLES, kind, flags, IP, |table| {
-        table.text(1, name);
+pub(super) fn table(changes: &mut Messages, kind: u8, flags: u16, at: In<'_>) {
+    changes.push(NFTABLES, kind, flags, at.family.number, |table| {
+        table.text(1, at.table);
         if kind == NEW_TABLE {
             table.u32(2, 0);
         }
@@ -30,9 +36,9 @@ pub(super) fn table(changes: &mut Messages, kind: u8, flags: u16, name: &str) {
 }
 
 /// A chain; with a type, a hook and a priority one that packets enter by themselves.
-pub(super) fn new_chain(changes: &mut Messages, table: &str, name: &str, base: Option<(&str, u32, i32)>) {
-    changes.push(NFTABLES, NEW_CHAIN, flag::CREATE, IP, |chain| {
-        chain.text(1, table).text(3, name);
+pub(super) fn new_chain(changes: &mut Messages, at: In<'_>, name: &str, base: Option<(&str, u32, i32)>) {
+    changes.push(NFTABLES, NEW_CHAIN, flag::CREATE, at.family.number, |chain| {
+        chain.text(1, at.table).text(3, name);
         if let Some((kind, hook, priority)) = base {
             chain.nest(4, |attributes| {
                 attributes.u32(1, hook).u32(2, priority as u32);
@@ -43,22 +49,22 @@ pub(super) fn new_chain(changes: &mut Messages, table: &str, name: &str, base: O
 }
 
 /// A rule at the end of a chain.
-pub(super) fn new_rule(changes: &mut Messages, table: &str, chain: &str, build: &dyn Fn(Rule<'_, '_>)) {
-    changes.push(NFTABLES, NEW_RULE, flag::CREATE | flag::APPEND, IP, |rule| {
-        rule.text(1, table).text(2, chain).nest(4, |list| build(Rule::new(list)));
+pub(super) fn new_rule(changes: &mut Messages, at: In<'_>, chain: &str, build: &dyn Fn(Rule<'_, '_>)) {
+    changes.push(NFTABLES, NEW_RULE, flag::CREATE | flag::APPEND, at.family.number, |rule| {
+        rule.text(1, at.table).text(2, chain).nest(4, |list| build(Rule::new(at.family, list)));
     });
 }
 
 /// Removes a chain that is empty and that nothing points at.
-pub(super) fn delete_chain(changes: &mut Messages, table: &str, name: &str) {
-    changes.push(NFTABLES, DELETE_CHAIN, 0, IP, |chain| {
-        chain.text(1, table).text(3, name);
+pub(super) fn delete_chain(changes: &mut Messages, at: In<'_>, name: &str) {
+    changes.push(NFTABLES, DELETE_CHAIN, 0, at.family.number, |chain| {
+        chain.text(1, at.table).text(3, name);
     });
 }
 
 /// Empties a chain.
-pub(super) fn delete_rules(changes: &mut Messages, table: &str, chain: &str) {
-    changes.push(NFTABLES, DELETE_RULE, 0, IP, |rule| {
-        rule.text(1, table).text(2, chain);
+pub(super) fn delete_rules(changes: &mut Messages, at: In<'_>, chain: &str) {
+    changes.push(NFTABLES, DELETE_RULE, 0, at.family.number, |rule| {
+        rule.text(1, at.table).text(2, chain);
     });
 }

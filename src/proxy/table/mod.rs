@@ -1,4 +1,4 @@
-//! The one nf_tables table of a cluster: its fixed rules, its sets, and transactions that change their elements.
+//! The one nf_tables table that a cluster has for each family of addresses: its fixed rules, its sets, and transactions that change their elements.
 //!
 //! The layout is flat. A connection's (address, protocol, port) is looked up once; the chain that this leads to
 //! is shared by all frontends with as many endpoints, draws a number and looks the endpoint up by (address,
@@ -25,6 +25,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use super::Config;
+use super::family::Address;
 use super::state::{Backends, Frontend, Protocol, State};
 use crate::sys::netlink::{Message, Messages, NFTABLES, Socket, flag};
 
@@ -36,7 +37,7 @@ mod skeleton;
 
 use chain::{chains, change_chains, delete_chains};
 use message::{
-    DELETE_CHAIN, DELETE_ELEMENTS, DELETE_RULE, DELETE_SET, DELETE_TABLE, GET_TABLE, IP, NEW_ELEMENTS,
+    DELETE_CHAIN, DELETE_ELEMENTS, DELETE_RULE, DELETE_SET, DELETE_TABLE, GET_TABLE, In, NEW_ELEMENTS,
     NEW_TABLE, table,
 };
 use set::{Content, Element, Set, change_elements, elements, new_set, shared_elements};
@@ -44,15 +45,20 @@ use skeleton::skeleton;
 
 /// The table in the kernel, and what is in it.
 #[derive(Debug)]
-pub struct Table {
-    config: Config,
+pub struct Table<A: Address = Ipv4Addr> {
+    config: Config<A>,
     socket: Socket,
-    installed: Option<State>,
+    installed: Option<State<A>>,
 }
 
-impl Table {
+/// The table of a cluster.
+fn at<A: Address>(config: &Config<A>) -> In<'_> {
+    In { family: A::family(), table: &config.table }
+}
+
+impl<A: Address> Table<A> {
     /// A table that is not known to be installed, in the network namespace of the calling thread.
-    pub fn new(config: Config) -> io::Result<Table> {
+    pub fn new(config: Config<A>) -> io::Result<Table<A>> {
         Ok(Table { config, socket: Socket::open()?, installed: None })
     }
 
@@ -62,7 +68,7 @@ impl Table {
     }
 
     /// What is installed.
-    pub fn installed(&self) -> Option<&State> {
+    pub fn installed(&self) -> Option<&State<A>> {
         self.installed.as_ref()
     }
 
@@ -73,12 +79,12 @@ impl Table {
 
     /// Makes the kernel do what `wanted` says, in one transaction: the difference to what is installed, or
     /// everything when nothing is known to be.
-    pub fn apply(&mut self, wanted: State) -> io::Result<()> {
+    pub fn apply(&mut self, wanted: State<A>) -> io::Result<()> {
         let changes = match &self.installed {
             Some(installed) => difference(&self.config, installed, &wanted),
             None => {
                 let mut changes = full(&self.config, &wanted);
-                let (table, clients) = (&self.config.table, self.clients());
+                let (table, clients) = (at(&self.config), self.clients());
                 change_elements(&mut changes, table, NEW_ELEMENTS, Set::Clients.name(), clients);
                 changes
             }
@@ -92,7 +98,7 @@ impl Table {
 
     /// The clients that stay with an endpoint, from the table that is there.
     fn clients(&self) -> Vec<Element> {
-        set::clients(&self.socket, &self.config.table).unwrap_or_else(|error| {
+        set::clients(&self.socket, at(&self.config)).unwrap_or_else(|error| {
             tracing::warn!(%error, "reading which clients stay with an endpoint; they are spread anew");
             Vec::new()
         })
@@ -105,18 +111,20 @@ impl Table {
         // Attribute 1 is the table's name in all of these.
         let named = |name: &[u8]| name.strip_suffix(&[0]) == Some(self.config.table.as_bytes());
         event.port != self.socket.port()
+            && event.family() == Some(A::family().number)
             && kinds.contains(&event.kind)
             && event.attributes().any(|(kind, value)| kind == 1 && named(value))
     }
 
     /// Whether the kernel has the table.
     pub fn is_present(&self) -> io::Result<bool> {
-        exists(IP, &self.config.table)
+        exists(A::family().number, &self.config.table)
     }
 
     /// Removes the table of this name; already gone is fine.
     pub fn remove(name: &str) -> io::Result<()> {
         let mut changes = Messages::default();
+        let name = In { family: A::family(), table: name };
         // Made first, so that its removal cannot miss it.
         table(&mut changes, NEW_TABLE, flag::CREATE, name);
         table(&mut changes, DELETE_TABLE, 0, name);
@@ -137,10 +145,17 @@ pub(super) fn exists(family: u8, name: &str) -> io::Result<bool> {
     }
 }
 
+/// Whether the kernel takes the rules of a table as this one's, and takes them away again before anybody has seen them.
+pub(super) fn try_out<A: Address>(config: &Config<A>) -> io::Result<()> {
+    let mut changes = full(config, &State::closed());
+    table(&mut changes, DELETE_TABLE, 0, at(config));
+    Socket::open()?.transact(&changes)
+}
+
 /// The transaction that installs everything in place of whatever is there.
-pub fn full(config: &Config, wanted: &State) -> Messages {
+pub fn full<A: Address>(config: &Config<A>, wanted: &State<A>) -> Messages {
     let mut changes = Messages::default();
-    let name = &config.table;
+    let name = at(config);
     table(&mut changes, NEW_TABLE, flag::CREATE, name);
     table(&mut changes, DELETE_TABLE, 0, name);
     table(&mut changes, NEW_TABLE, flag::CREATE, name);
@@ -158,19 +173,24 @@ pub fn full(config: &Config, wanted: &State) -> Messages {
 }
 
 /// The transaction that leads from one state to another; empty when there is no difference.
-pub fn difference(config: &Config, installed: &State, wanted: &State) -> Messages {
+pub fn difference<A: Address>(config: &Config<A>, installed: &State<A>, wanted: &State<A>) -> Messages {
     let mut changes = Messages::default();
     translations(&mut changes, config, installed, wanted);
     policy::change(&mut changes, config, installed.policies.as_ref(), wanted.policies.as_ref());
     changes
 }
 
-fn translations(changes: &mut Messages, config: &Config, installed: &State, wanted: &State) {
+fn translations<A: Address>(
+    changes: &mut Messages,
+    config: &Config<A>,
+    installed: &State<A>,
+    wanted: &State<A>,
+) {
     let (installed, wanted) = concerned(installed, wanted);
     if installed == wanted {
         return;
     }
-    let name = &config.table;
+    let name = at(config);
     let (old_chains, new_chains) = (chains(&installed), chains(&wanted));
     let (mut old, mut new) = (elements(&installed), elements(&wanted));
     old.extend(shared_elements(config, &installed));
@@ -195,10 +215,10 @@ fn translations(changes: &mut Messages, config: &Config, installed: &State, want
 
 /// The parts of two states that their difference depends on: the frontends that differ, and for each thing that
 /// those share with others (a chain, an endpoint) one frontend that stays and needs it too.
-fn concerned(installed: &State, wanted: &State) -> (State, State) {
+fn concerned<A: Address>(installed: &State<A>, wanted: &State<A>) -> (State<A>, State<A>) {
     let (mut old, mut new, mut same) = (State::default(), State::default(), Vec::new());
     let mut others = wanted.frontends.iter().peekable();
-    let add = |state: &mut State, (frontend, backends): (&Frontend, &Backends)| {
+    let add = |state: &mut State<A>, (frontend, backends): (&Frontend<A>, &Backends<A>)| {
         state.frontends.insert(*frontend, backends.clone());
     };
     for (frontend, backends) in &installed.frontends {
@@ -220,12 +240,12 @@ fn concerned(installed: &State, wanted: &State) -> (State, State) {
     let mut shapes: HashSet<(usize, bool)> = differing()
         .map(|(frontend, backends)| (backends.endpoints.len(), frontend.address.is_none()))
         .collect();
-    let mut endpoints: HashSet<(Ipv4Addr, Protocol, u16)> = differing()
+    let mut endpoints: HashSet<(A, Protocol, u16)> = differing()
         .flat_map(|(frontend, backends)| {
             backends.endpoints.iter().map(|e| (e.address, frontend.protocol, e.port))
         })
         .collect();
-    let mut addresses: HashSet<Ipv4Addr> = endpoints.iter().map(|(address, ..)| *address).collect();
+    let mut addresses: HashSet<A> = endpoints.iter().map(|(address, ..)| *address).collect();
     if !old.frontends.is_empty() || !new.frontends.is_empty() {
         for (frontend, backends) in same {
             let mut needs = backends.sticky.is_none()
@@ -245,6 +265,8 @@ fn concerned(installed: &State, wanted: &State) -> (State, State) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::chain::Chain;
     use super::*;
     use crate::proxy::state::Endpoint;
@@ -296,6 +318,10 @@ mod tests {
         let frontend = Frontend { address: Some(far), protocol: Protocol::Sctp, port: u16::MAX };
         let endpoint = Endpoint { address: far, port: u16::MAX };
         // NFT_CHAIN_MAXNAMELEN, with the final zero.
+        assert!(Chain::StickyEndpoint(frontend, endpoint, 86_400).name().len() < 128);
+        let far = Ipv6Addr::from_bits(u128::MAX);
+        let frontend = Frontend { address: Some(far), protocol: Protocol::Sctp, port: u16::MAX };
+        let endpoint = Endpoint { address: far, port: u16::MAX };
         assert!(Chain::StickyEndpoint(frontend, endpoint, 86_400).name().len() < 128);
     }
 }

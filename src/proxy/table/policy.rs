@@ -17,18 +17,19 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 
+use super::at;
 use super::chain::load_frontend;
 use super::message::{
-    DELETE_ELEMENTS, DELETE_SET, IP, NEW_ELEMENTS, delete_chain, delete_rules, new_chain, new_rule,
+    DELETE_ELEMENTS, DELETE_SET, In, NEW_ELEMENTS, delete_chain, delete_rules, new_chain, new_rule,
 };
 use super::set::{
-    ADDRESS, Content, Data, Kind, LINK, Layout, PORT, PROTOCOL, Set, change_elements, key, new_set,
+    ADDRESS, Content, Data, Kind, LINK, Layout, PORT, PROTOCOL, Set, change_elements, key, new_set, port_key,
 };
 use crate::network::link_name;
 use crate::proxy::Config;
 use crate::proxy::expression::{Field, Interface, Reg, Rule as Expressions, Verdict};
+use crate::proxy::family::{Address, Range as _};
 use crate::proxy::policy::{Direction, Isolation, Peers, Policies, Ports, Range, Rule, RuleSet, Served};
 use crate::sys::netlink::{Messages, NFTABLES};
 
@@ -46,16 +47,16 @@ const ENDS: [&str; 2] = ["from-pod", "to-pod"];
 const PRIORITY: i32 = -5;
 
 /// The messages that lead from some policies to others; `None` is none at all.
-pub(super) fn change(
+pub(super) fn change<A: Address>(
     changes: &mut Messages,
-    config: &Config,
-    installed: Option<&Policies>,
-    wanted: Option<&Policies>,
+    config: &Config<A>,
+    installed: Option<&Policies<A>>,
+    wanted: Option<&Policies<A>>,
 ) {
     if installed == wanted {
         return;
     }
-    let table = &config.table;
+    let table = at(config);
     let (old, new) = (sets(installed), sets(wanted));
     let (old_rules, new_rules) = (rule_sets(installed), rule_sets(wanted));
     let (begins, ends) = (installed.is_none(), wanted.is_none());
@@ -102,30 +103,30 @@ pub(super) fn change(
         delete_chain(changes, table, name);
     }
     for name in old.keys().filter(|name| !new.contains_key(*name)) {
-        changes.push(NFTABLES, DELETE_SET, 0, IP, |set| {
-            set.text(1, table).text(2, name);
+        changes.push(NFTABLES, DELETE_SET, 0, table.family.number, |set| {
+            set.text(1, table.table).text(2, name);
         });
     }
 }
 
-fn rule_sets(policies: Option<&Policies>) -> BTreeMap<&str, &RuleSet> {
+fn rule_sets<A: Address>(policies: Option<&Policies<A>>) -> BTreeMap<&str, &RuleSet> {
     let sets = policies.into_iter().flat_map(|policies| &policies.rule_sets);
     sets.map(|(name, set)| (name.as_str(), set)).collect()
 }
 
 /// What is in a set.
 #[derive(Debug, PartialEq)]
-enum Contents<'a> {
-    Senders(&'a BTreeMap<Ipv4Addr, Isolation>),
-    Own(&'a BTreeMap<Ipv4Addr, Isolation>),
-    Receivers(&'a BTreeMap<Ipv4Addr, Isolation>),
-    Addresses(&'a BTreeSet<Ipv4Addr>),
-    Ranges(&'a [Range]),
-    Served(&'a BTreeSet<Served>),
+enum Contents<'a, A: Address> {
+    Senders(&'a BTreeMap<A, Isolation>),
+    Own(&'a BTreeMap<A, Isolation>),
+    Receivers(&'a BTreeMap<A, Isolation>),
+    Addresses(&'a BTreeSet<A>),
+    Ranges(&'a [Range<A>]),
+    Served(&'a BTreeSet<Served<A>>),
 }
 
 /// The sets for these policies, by name.
-fn sets(policies: Option<&Policies>) -> BTreeMap<&str, Contents<'_>> {
+fn sets<A: Address>(policies: Option<&Policies<A>>) -> BTreeMap<&str, Contents<'_, A>> {
     let Some(policies) = policies else { return BTreeMap::new() };
     let selected = policies.selected.iter().map(|(name, pods)| (name.as_str(), Contents::Addresses(pods)));
     let blocks = policies.blocks.iter().map(|(name, ranges)| (name.as_str(), Contents::Ranges(ranges)));
@@ -139,7 +140,7 @@ fn sets(policies: Option<&Policies>) -> BTreeMap<&str, Contents<'_>> {
     fixed.into_iter().chain(selected).chain(blocks).chain(named).collect()
 }
 
-impl Contents<'_> {
+impl<A: Address> Contents<'_, A> {
     fn layout(&self) -> Layout {
         let (key, data, kind): (&[u32], _, _) = match self {
             Contents::Senders(_) => (&[LINK, ADDRESS], Data::Verdict, Kind::Plain),
@@ -152,45 +153,51 @@ impl Contents<'_> {
         Layout { key, data, kind }
     }
 
-    fn elements(&self, config: &Config) -> BTreeMap<Vec<u8>, Content> {
+    fn elements(&self, config: &Config<A>) -> BTreeMap<Vec<u8>, Content> {
         let verdict = |name: &Option<String>| name.clone().map_or(Content::Return, Content::Chain);
-        let link = |address: Ipv4Addr| {
+        let link = |address: A| {
             let mut link = [0; libc::IFNAMSIZ];
-            let name = link_name(&config.link_prefix, address);
+            let name = link_name(&config.link_prefix, config.pods.transpose(address, config.links));
             link[..name.len()].copy_from_slice(name.as_bytes());
             link
         };
         match self {
             Contents::Senders(pods) => {
                 let elements = pods.iter().map(|(address, isolation)| {
-                    (key(&[&link(*address), &address.octets()]), verdict(&isolation.egress))
+                    (key(&[&link(*address), address.bytes().as_ref()]), verdict(&isolation.egress))
                 });
                 elements.collect()
             }
             Contents::Own(pods) => {
-                let own = |a: &Ipv4Addr| (key(&[&link(*a), &a.octets(), &a.octets()]), Content::None);
+                let own = |a: &A| {
+                    let address = a.bytes();
+                    (key(&[&link(*a), address.as_ref(), address.as_ref()]), Content::None)
+                };
                 pods.keys().map(own).collect()
             }
             Contents::Receivers(pods) => {
-                let elements =
-                    pods.iter().map(|(a, isolation)| (key(&[&a.octets()]), verdict(&isolation.ingress)));
+                let elements = pods
+                    .iter()
+                    .map(|(a, isolation)| (key(&[a.bytes().as_ref()]), verdict(&isolation.ingress)));
                 elements.collect()
             }
-            Contents::Addresses(pods) => pods.iter().map(|a| (key(&[&a.octets()]), Content::None)).collect(),
+            Contents::Addresses(pods) => {
+                pods.iter().map(|a| (key(&[a.bytes().as_ref()]), Content::None)).collect()
+            }
             Contents::Ranges(ranges) => {
-                let bytes = |number: u32| number.to_be_bytes().to_vec();
+                let bytes = |address: A| address.bytes().as_ref().to_vec();
                 // An end at the very beginning is how the `nft` program marks that nothing comes before.
-                let mut elements = BTreeMap::from([(bytes(0), Content::End)]);
+                let mut elements = BTreeMap::from([(bytes(A::ALL.0), Content::End)]);
                 for (first, last) in *ranges {
                     elements.insert(bytes(*first), Content::None);
-                    elements.extend(last.checked_add(1).map(|after| (bytes(after), Content::End)));
+                    elements.extend(last.next().map(|after| (bytes(after), Content::End)));
                 }
                 elements
             }
             Contents::Served(at) => {
-                let elements = at.iter().map(|(address, protocol, port)| {
-                    (key(&[&address.octets(), &[*protocol as u8], &port.to_be_bytes()]), Content::None)
-                });
+                let elements = at
+                    .iter()
+                    .map(|(address, protocol, port)| (port_key(*address, *protocol, *port), Content::None));
                 elements.collect()
             }
         }
@@ -198,8 +205,8 @@ impl Contents<'_> {
 }
 
 /// The rules that do not depend on any policy.
-fn skeleton(changes: &mut Messages, config: &Config) {
-    let (name, prefix) = (&config.table, &config.link_prefix);
+fn skeleton<A: Address>(changes: &mut Messages, config: &Config<A>) {
+    let (name, prefix) = (at(config), &config.link_prefix);
     for chain in ENDS {
         new_chain(changes, name, chain, None);
     }
@@ -209,6 +216,10 @@ fn skeleton(changes: &mut Messages, config: &Config) {
     let mut rule = |chain: &str, build: &dyn Fn(Expressions<'_, '_>)| new_rule(changes, name, chain, build);
     for chain in ["policy-input", "policy-forward"] {
         rule(chain, &|rule| rule.continues_connection().verdict(Verdict::Accept));
+        // Neighbours are found on the link; what is forwarded as such is something else.
+        if A::family().discovers && chain == "policy-input" {
+            rule(chain, &|rule| rule.discovers_neighbours().verdict(Verdict::Accept));
+        }
         rule(chain, &|rule| rule.interface(Interface::In, prefix, true).verdict(Verdict::Jump("from-pod")));
     }
     rule("policy-forward", &|rule| {
@@ -223,7 +234,8 @@ fn skeleton(changes: &mut Messages, config: &Config) {
     // By the link too: nobody gets another pod's rights by its address.
     rule("from-pod", &|rule| {
         let rule = rule.load_link(Reg(0)).load(Field::SourceAddress, Reg(4));
-        rule.load(Field::DestinationAddress, Reg(5)).in_set(OWN, Reg(0)).verdict(Verdict::Accept);
+        let behind = Reg(4 + rule.width());
+        rule.load(Field::DestinationAddress, behind).in_set(OWN, Reg(0)).verdict(Verdict::Accept);
     });
     rule("from-pod", &|rule| {
         rule.load_link(Reg(0)).load(Field::SourceAddress, Reg(4)).look_up_verdict(EGRESS, Reg(0));
@@ -237,7 +249,7 @@ fn skeleton(changes: &mut Messages, config: &Config) {
 }
 
 /// The rules of a set, and what becomes of what none of them lets through.
-fn rule_set(changes: &mut Messages, table: &str, name: &str, set: &RuleSet) {
+fn rule_set(changes: &mut Messages, table: In<'_>, name: &str, set: &RuleSet) {
     let peer = match set.direction {
         Direction::Ingress => Field::SourceAddress,
         Direction::Egress => Field::DestinationAddress,

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
 
 use super::chain::Chain;
-use super::message::{GET_ELEMENTS, IP, NEW_ELEMENTS, NEW_SET};
+use super::message::{GET_ELEMENTS, In, NEW_ELEMENTS, NEW_SET};
 use crate::proxy::Config;
 use crate::proxy::expression::{Verdict, write_verdict};
-use crate::proxy::state::{Endpoint, Frontend, State};
+use crate::proxy::family::{Address, Family, Range};
+use crate::proxy::state::{Endpoint, Frontend, Protocol, State};
 use crate::sys::netlink::{Attributes, Messages, NFTABLES, Socket, attribute, attributes, flag};
 
 /// So many elements go into one message; their list may have 64 KiB.
@@ -29,7 +29,8 @@ pub(super) enum Set {
 }
 
 /// The types of set keys and data, numbered as the `nft` program does so that it can print them.
-pub(super) const ADDRESS: u32 = 7;
+/// An address of the table's family, which says its number.
+pub(super) const ADDRESS: u32 = 0;
 pub(super) const PROTOCOL: u32 = 12;
 pub(super) const PORT: u32 = 13;
 const MARK: u32 = 19;
@@ -114,7 +115,7 @@ pub(super) enum Content {
 pub(super) type Elements = BTreeMap<Set, BTreeMap<Vec<u8>, Content>>;
 
 /// The elements that belong to single frontends.
-pub(super) fn elements(state: &State) -> Elements {
+pub(super) fn elements<A: Address>(state: &State<A>) -> Elements {
     let mut elements = Elements::new();
     let mut put = |set: Set, key: Vec<u8>, content: Content| {
         elements.entry(set).or_default().insert(key, content);
@@ -141,25 +142,27 @@ pub(super) fn elements(state: &State) -> Elements {
 }
 
 /// The elements that several frontends may need for the same reason.
-pub(super) fn shared_elements(config: &Config, state: &State) -> Elements {
-    let addresses = state.endpoint_addresses().into_iter().filter(|address| config.pods.contains(*address));
-    let hairpin = addresses.map(|a| (key(&[&a.octets(), &a.octets()]), Content::None)).collect();
-    let outside = state.outside(config.pods).into_iter().map(|(address, protocol, port)| {
-        (key(&[&address.octets(), &[protocol as u8], &port.to_be_bytes()]), Content::None)
-    });
+pub(super) fn shared_elements<A: Address>(config: &Config<A>, state: &State<A>) -> Elements {
+    let addresses = state.endpoint_addresses().into_iter().filter(|address| config.pods.has(*address));
+    let hairpin =
+        addresses.map(|a| (key(&[a.bytes().as_ref(), a.bytes().as_ref()]), Content::None)).collect();
+    let outside = state.outside(config.pods).into_iter();
+    let outside = outside.map(|(address, protocol, port)| (port_key(address, protocol, port), Content::None));
     [(Set::Hairpin, hairpin), (Set::Outside, outside.collect())].into()
 }
 
 /// The clients that a table in the kernel remembers; none when there is no such table.
-pub(super) fn clients(socket: &Socket, table: &str) -> io::Result<Vec<Element>> {
+pub(super) fn clients(socket: &Socket, at: In<'_>) -> io::Result<Vec<Element>> {
     let mut get = Messages::default();
-    get.push(NFTABLES, GET_ELEMENTS, flag::DUMP, IP, |attributes| {
-        attributes.text(1, table).text(2, Set::Clients.name());
+    get.push(NFTABLES, GET_ELEMENTS, flag::DUMP, at.family.number, |attributes| {
+        attributes.text(1, at.table).text(2, Set::Clients.name());
     });
     let mut found = Vec::new();
     let asked = socket.request(&get, |message| {
         let lists = message.attributes().filter(|(kind, _)| *kind == 3);
-        found.extend(lists.flat_map(|(_, list)| attributes(list)).filter_map(|(_, bytes)| client(bytes)));
+        found.extend(
+            lists.flat_map(|(_, list)| attributes(list)).filter_map(|(_, bytes)| client(at.family, bytes)),
+        );
     });
     match asked {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
@@ -168,21 +171,25 @@ pub(super) fn clients(socket: &Socket, table: &str) -> io::Result<Vec<Element>> 
 }
 
 /// A client as the kernel shows it; `None` when it is not one that could be written as it is.
-fn client(element: &[u8]) -> Option<Element> {
+fn client(family: &Family, element: &[u8]) -> Option<Element> {
     let number = |kind| Some(u64::from_be_bytes(attribute(element, kind)?.try_into().ok()?));
     let key = attribute(attribute(element, 1)?, 1)?;
     let (stay, left) = (number(4)?, number(5)?);
-    let fits = key.len() as u32 == length(Set::Clients.layout().key) && (1..=stay).contains(&left);
+    let fits = key.len() as u32 == length(family, Set::Clients.layout().key) && (1..=stay).contains(&left);
     fits.then(|| (key.to_vec(), Content::Expiring { stay, left }))
 }
 
-fn frontend_key(frontend: &Frontend) -> Vec<u8> {
-    let address = frontend.address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    key(&[&address.octets(), &[frontend.protocol as u8], &frontend.port.to_be_bytes()])
+fn frontend_key<A: Address>(frontend: &Frontend<A>) -> Vec<u8> {
+    port_key(frontend.address.unwrap_or(A::ANY), frontend.protocol, frontend.port)
 }
 
-fn endpoint_key(endpoint: &Endpoint) -> Vec<u8> {
-    key(&[&endpoint.address.octets(), &endpoint.port.to_be_bytes()])
+/// A port of an address.
+pub(super) fn port_key<A: Address>(address: A, protocol: Protocol, port: u16) -> Vec<u8> {
+    key(&[address.bytes().as_ref(), &[protocol as u8], &port.to_be_bytes()])
+}
+
+fn endpoint_key<A: Address>(endpoint: &Endpoint<A>) -> Vec<u8> {
+    key(&[endpoint.address.bytes().as_ref(), &endpoint.port.to_be_bytes()])
 }
 
 /// Values one behind the other, each filled up to whole registers.
@@ -196,12 +203,17 @@ pub(super) fn key(values: &[&[u8]]) -> Vec<u8> {
 }
 
 /// How many bytes a key or data of these types has.
-fn length(types: &[u32]) -> u32 {
-    types.iter().map(|kind| if *kind == LINK { libc::IFNAMSIZ as u32 } else { 4 }).sum()
+fn length(family: &Family, types: &[u32]) -> u32 {
+    let length = |kind: &u32| match *kind {
+        ADDRESS => family.length,
+        LINK => libc::IFNAMSIZ as u32,
+        _ => 4,
+    };
+    types.iter().map(length).sum()
 }
 
 /// Makes a set. The kernel names it by the number until the transaction is done.
-pub(super) fn new_set(changes: &mut Messages, table: &str, name: &str, layout: Layout, number: u32) {
+pub(super) fn new_set(changes: &mut Messages, at: In<'_>, name: &str, layout: Layout, number: u32) {
     /// `NFT_SET_INTERVAL`, `NFT_SET_MAP`, `NFT_SET_TIMEOUT`, `NFT_SET_EVAL`.
     const INTERVAL: u32 = 4;
     const MAP: u32 = 8;
@@ -210,16 +222,18 @@ pub(super) fn new_set(changes: &mut Messages, table: &str, name: &str, layout: L
     /// `NFT_DATA_VERDICT`.
     const VERDICT: u32 = 0xffff_ff00;
     // Six bits for each type of a concatenation.
-    let number_of = |types: &[u32]| types.iter().fold(0, |all, one| all << 6 | one);
+    let number_in = |one: u32| if one == ADDRESS { at.family.address_type } else { one };
+    let number_of = |types: &[u32]| types.iter().fold(0, |all, one| all << 6 | number_in(*one));
+    let length = |types: &[u32]| length(at.family, types);
     let Layout { key, data, kind } = layout;
-    changes.push(NFTABLES, NEW_SET, flag::CREATE, IP, |attributes| {
+    changes.push(NFTABLES, NEW_SET, flag::CREATE, at.family.number, |attributes| {
         let map = if data == Data::None { 0 } else { MAP };
         let flags = match kind {
             Kind::Plain => map,
             Kind::Dynamic => map | TIMEOUT | EVAL,
             Kind::Ranges => map | INTERVAL,
         };
-        attributes.text(1, table).text(2, name).u32(3, flags).u32(4, number_of(key)).u32(5, length(key));
+        attributes.text(1, at.table).text(2, name).u32(3, flags).u32(4, number_of(key)).u32(5, length(key));
         match data {
             Data::None => {}
             Data::Verdict => _ = attributes.u32(6, VERDICT),
@@ -237,15 +251,15 @@ pub(super) fn new_set(changes: &mut Messages, table: &str, name: &str, layout: L
 /// Adds or removes elements, by the kind of message.
 pub(super) fn change_elements(
     changes: &mut Messages,
-    table: &str,
+    at: In<'_>,
     kind: u8,
     set: &str,
     elements: Vec<Element>,
 ) {
     let flags = if kind == NEW_ELEMENTS { flag::CREATE } else { 0 };
     for chunk in elements.chunks(ELEMENTS_PER_MESSAGE) {
-        changes.push(NFTABLES, kind, flags, IP, |attributes| {
-            attributes.text(1, table).text(2, set).nest(3, |list| {
+        changes.push(NFTABLES, kind, flags, at.family.number, |attributes| {
+            attributes.text(1, at.table).text(2, set).nest(3, |list| {
                 for (key, content) in chunk {
                     list.nest(1, |element| write_element(element, key, content));
                 }

@@ -1,18 +1,17 @@
 //! The rules that are there whatever the services are: where packets enter, masquerade, refusals.
 
-use std::net::Ipv4Addr;
-
+use super::at;
 use super::chain::load_frontend;
 use super::message::{new_chain, new_rule};
-use crate::network::Cidr;
 use crate::proxy::Config;
 use crate::proxy::expression::{Field, Interface, Reg, Rule, Verdict};
+use crate::proxy::family::Address;
 use crate::proxy::state::Protocol;
 use crate::sys::netlink::Messages;
 
 /// The rules that do not depend on any service.
-pub(super) fn skeleton(changes: &mut Messages, config: &Config) {
-    let name = &config.table;
+pub(super) fn skeleton<A: Address>(changes: &mut Messages, config: &Config<A>) {
+    let name = at(config);
     let (prefix, pods, services) = (&config.link_prefix, config.pods, config.services);
     for chain in ["services", "refuse"] {
         new_chain(changes, name, chain, None);
@@ -36,12 +35,16 @@ pub(super) fn skeleton(changes: &mut Messages, config: &Config) {
         load_frontend(rule, false, 0).look_up_verdict("services", Reg(0));
     });
     rule("services", &|rule| {
-        let rule = rule.destined_here().in_range(Field::DestinationAddress, LOOPBACK, false);
+        let rule = rule.destined_here();
+        // Ports of the node are not translated there but served in user space.
+        let rule = rule.in_range(Field::DestinationAddress, A::LOOPBACK, false);
         load_frontend(rule, true, 0).look_up_verdict("services", Reg(0));
     });
 
     rule("nat-postrouting", &|rule| {
-        let rule = rule.load(Field::SourceAddress, Reg(0)).load(Field::DestinationAddress, Reg(1));
+        let rule = rule.load(Field::SourceAddress, Reg(0));
+        let second = Reg(rule.width());
+        let rule = rule.load(Field::DestinationAddress, second);
         rule.in_set("hairpin", Reg(0)).translate_source(config.gateway);
     });
     rule("nat-postrouting", &|rule| {
@@ -64,7 +67,7 @@ pub(super) fn skeleton(changes: &mut Messages, config: &Config) {
         });
     }
     rule("input", &|rule| {
-        let rule = rule.begins_connection().in_range(Field::DestinationAddress, LOOPBACK, false);
+        let rule = rule.begins_connection().in_range(Field::DestinationAddress, A::LOOPBACK, false);
         rule.load_protocol(Reg(0))
             .load(Field::DestinationPort, Reg(1))
             .in_set("refused", Reg(0))
@@ -73,21 +76,36 @@ pub(super) fn skeleton(changes: &mut Messages, config: &Config) {
     // What is for a pod that is gone must not leave by the host's other routes. Who asked for its address is told; who was
     // led there is not: sent again, it is led elsewhere as soon as it is no longer tracked. (Where it leaves, not all that
     // the host itself sent has been routed anew in its output chain.)
-    for chain in ["forward", "output", "postrouting"] {
-        let strays = |rule: Rule<'_, '_>, then: &dyn Fn(Rule<'_, '_>)| {
-            let rule = rule.in_range(Field::DestinationAddress, pods, true);
-            then(rule.interface(Interface::Out, prefix, false).interface(Interface::Out, "lo\0", false));
-        };
-        if chain == "postrouting" {
-            rule(chain, &|rule| strays(rule, &|rule| rule.verdict(Verdict::Drop)));
-        } else {
-            rule(chain, &|rule| strays(rule, &|rule| rule.translated().verdict(Verdict::Return)));
-            rule(chain, &|rule| strays(rule, &|rule| rule.verdict(Verdict::Jump("refuse"))));
+    for by in [Stray::Elsewhere, Stray::Nowhere] {
+        for chain in ["forward", "output"] {
+            rule(chain, &|rule| by.of(rule, config).translated().verdict(Verdict::Return));
+            rule(chain, &|rule| by.of(rule, config).verdict(Verdict::Jump("refuse")));
         }
+        rule("postrouting", &|rule| by.of(rule, config).verdict(Verdict::Drop));
     }
     rule("refuse", &|rule| rule.protocol_is(Protocol::Tcp as u8).reset());
     rule("refuse", &|rule| rule.unreachable());
 }
 
-/// The loopback addresses; ports of the node are not translated there but served in user space.
-const LOOPBACK: Cidr = Cidr { base: Ipv4Addr::new(127, 0, 0, 0), prefix: 8 };
+/// How a packet for a pod that is not there would go.
+#[derive(Clone, Copy)]
+enum Stray {
+    /// By a link that is not this cluster's.
+    Elsewhere,
+    /// By the link of the gateway, behind which there is nobody.
+    Nowhere,
+}
+
+impl Stray {
+    /// Goes on only for packets that would go so.
+    fn of<'a, 'b, A: Address>(self, rule: Rule<'a, 'b>, config: &Config<A>) -> Rule<'a, 'b> {
+        let prefix = &config.link_prefix;
+        let rule = rule.in_range(Field::DestinationAddress, config.pods, true);
+        match self {
+            Stray::Elsewhere => {
+                rule.interface(Interface::Out, prefix, false).interface(Interface::Out, "lo\0", false)
+            }
+            Stray::Nowhere => rule.interface(Interface::Out, &format!("{prefix}0\0"), true),
+        }
+    }
+}

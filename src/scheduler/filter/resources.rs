@@ -3,6 +3,7 @@
 use super::{Plugin, Refusal};
 use crate::api::quantity::Quantity;
 use crate::api::resources::Resources;
+use crate::api::room;
 use crate::scheduler::cluster::NodeInfo;
 
 /// How much of a resource the pods on a node ask for.
@@ -13,19 +14,14 @@ pub fn used(at: &NodeInfo, name: &str) -> Quantity {
 
 /// Whether a node has room for these requests.
 pub fn check(requests: &Resources, at: &NodeInfo) -> Result<(), Refusal> {
-    let zero = Quantity::units(0);
-    let (mut reasons, mut resolvable) = (Vec::new(), true);
-    let most = at.allocatable("pods").map_or(0, |amount| amount.value());
-    if i64::try_from(at.pods.len()).unwrap_or(i64::MAX) >= most {
-        reasons.push("Too many pods".to_owned());
-    }
-    for (name, asked) in requests.iter().filter(|(_, asked)| !asked.is_zero()) {
-        let all = at.allocatable(name).unwrap_or(zero);
-        if asked.plus(&used(at, name)) > all {
-            reasons.push(format!("Insufficient {name}"));
-            resolvable &= *asked <= all;
-        }
-    }
+    let short = room::short(requests, at.pods.len(), |name| used(at, name), |name| at.allocatable(name));
+    let reason = |short: &room::Short| match &*short.name {
+        "pods" => "Too many pods".to_owned(),
+        name => format!("Insufficient {name}"),
+    };
+    let reasons: Vec<String> = short.iter().map(reason).collect();
+    // What is more than the whole node has, no end of a pod brings.
+    let resolvable = short.iter().all(|short| short.name == "pods" || short.requested <= short.capacity);
     match reasons.is_empty() {
         true => Ok(()),
         false => Err(Refusal { plugin: Plugin::Resources, reasons, resolvable }),
@@ -35,7 +31,7 @@ pub fn check(requests: &Resources, at: &NodeInfo) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::cluster::requests;
+    use crate::api::resources::held;
     use crate::scheduler::cluster::testing::{asking, cluster, node, pod};
     use serde_json::{Value, json};
 
@@ -67,7 +63,7 @@ mod tests {
             (few, json!({}), json!({}), large(&["Too many pods"], true)),
         ] {
             let cluster = cluster(&[node("n", change)], &[on_node(there)]);
-            let refusal = check(&requests(&pod("p", spec.clone())), &cluster.nodes[0]).err();
+            let refusal = check(&held(&pod("p", spec.clone())), &cluster.nodes[0]).err();
             assert_eq!(refusal.map(|r| (r.reasons.join(", "), r.resolvable)), expected, "{spec}");
         }
     }
@@ -76,6 +72,6 @@ mod tests {
     fn sandboxes_take_room_too() {
         let mut spec = asking("1", "1Mi");
         spec["overhead"] = json!({"cpu": "500m"});
-        assert_eq!(requests(&pod("p", spec))["cpu"].milli_value(), 1500);
+        assert_eq!(held(&pod("p", spec))["cpu"].milli_value(), 1500);
     }
 }

@@ -65,10 +65,10 @@ async fn files_of_a_newer_format_and_of_a_running_daemon_are_refused() {
 
     let set =
         |format: u64| meddle(&path, |t| drop(t.open_table(META).unwrap().insert("format", format).unwrap()));
-    set(3);
+    set(4);
     let newer = Store::open(&path).err().unwrap().to_string();
-    assert!(newer.contains("format 3, this version of minik knows format 2"), "{newer}");
-    set(2);
+    assert!(newer.contains("format 4, this version of minik knows format 3"), "{newer}");
+    set(3);
     assert_eq!(Store::open(&path).unwrap().get("k").unwrap().revision, 1);
 }
 
@@ -137,50 +137,83 @@ async fn a_store_that_was_there_and_is_not_is_refused() {
     assert_eq!(Store::open(&new).unwrap().revision(), 0);
 }
 
+/// A row as older formats have it; the oldest leaves the place out of the checksum.
+fn sealed(place: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let body = parts.concat();
+    let mut crc = flate2::Crc::new();
+    crc.update(place);
+    crc.update(&body);
+    [&crc.sum().to_le_bytes(), body.as_slice()].concat()
+}
+
 #[tokio::test]
-async fn a_file_of_the_older_format_is_brought_to_the_present_one() {
-    let (dir, store) = fresh();
-    let path = dir.path().join("store");
-    for n in 1..=3 {
-        store.create(&format!("k{n}"), encode("v")).await.unwrap();
-    }
-    store.delete("k2", 2, encode("end")).await.unwrap();
-    store.compact(1).await.unwrap();
-    store.close().await;
-    // What the older format has not: keys in its checksums, and a row that says how far the log reaches.
-    let resealed = |row: &[u8]| {
-        let mut crc = flate2::Crc::new();
-        crc.update(&row[4..]);
-        [&crc.sum().to_le_bytes(), &row[4..]].concat()
-    };
-    meddle(&path, |t| {
-        let mut documents = t.open_table(DOCUMENTS).unwrap();
-        let rows: Vec<_> = documents
-            .iter()
-            .unwrap()
-            .flatten()
-            .map(|(k, v)| (k.value().to_owned(), resealed(v.value())))
-            .collect();
-        for (key, row) in &rows {
-            documents.insert(key.as_str(), row.as_slice()).unwrap();
+async fn files_of_older_formats_are_brought_to_the_present_one() {
+    let number = |n: usize| (n as u64).to_le_bytes();
+    let text = |text: &str| [&number(text.len())[..], text.as_bytes()].concat();
+    for format in [1, 2] {
+        let (dir, store) = fresh();
+        let path = dir.path().join("store");
+        for n in 1..=3 {
+            store.create(&format!("k{n}"), encode("v")).await.unwrap();
         }
-        let mut log = t.open_table(LOG).unwrap();
-        let rows: Vec<_> =
-            log.iter().unwrap().flatten().map(|(k, v)| (k.value(), resealed(v.value()))).collect();
-        for (revision, row) in &rows {
-            log.insert(revision, row.as_slice()).unwrap();
+        store.update("k1", 1, encode("w")).await.unwrap();
+        store.delete("k2", 2, encode("end")).await.unwrap();
+        store.compact(1).await.unwrap();
+        let mut watch = store.watch("", 1);
+        let mut told = Vec::new();
+        while told.len() < 4 {
+            told.push(watch.next().await.unwrap());
         }
-        let mut meta = t.open_table(META).unwrap();
-        meta.insert("format", 1).unwrap();
-        meta.insert("compacted", 1).unwrap();
-        t.delete_table(HEAD).unwrap();
-    });
-    for _ in 0..2 {
-        let store = Store::open(&path).unwrap();
-        assert_eq!((store.revision(), keys(&store.list("", None, 0, None).unwrap())), (4, vec!["k1", "k3"]));
-        assert_eq!(store.watch("", 1).next().await.unwrap().revision, 2);
-        assert!(store.watch("", 0).next().await.is_err());
         store.close().await;
+        // What older formats have: every event with its document, and the oldest no keys in its checksums and no row
+        // that says how far the log reaches.
+        meddle(&path, |t| {
+            let mut log = t.open_table(LOG).unwrap();
+            for event in &told {
+                let (entry, revision) = (&event.entry, event.revision.to_le_bytes());
+                let place = if format == 1 { &[][..] } else { &revision };
+                let (deleted, created) = (number(event.deleted.into()), entry.created.to_le_bytes());
+                let bytes = |bytes: &Bytes| text(std::str::from_utf8(bytes).unwrap());
+                let before = event.previous.iter().map(|before| {
+                    [&before.created.to_le_bytes()[..], &before.revision.to_le_bytes(), &bytes(&before.bytes)]
+                        .concat()
+                });
+                let before: Vec<u8> = before.flatten().collect();
+                let row =
+                    sealed(place, &[&deleted, &created, &text(&entry.key), &bytes(&entry.bytes), &before]);
+                log.insert(event.revision, row.as_slice()).unwrap();
+            }
+            let mut meta = t.open_table(META).unwrap();
+            meta.insert("format", format).unwrap();
+            if format == 1 {
+                let mut documents = t.open_table(DOCUMENTS).unwrap();
+                let read = documents.iter().unwrap().flatten();
+                let rows: Vec<_> =
+                    read.map(|(k, v)| (k.value().to_owned(), v.value()[4..].to_vec())).collect();
+                for (key, body) in &rows {
+                    documents.insert(key.as_str(), sealed(&[], &[body]).as_slice()).unwrap();
+                }
+                meta.insert("compacted", 1).unwrap();
+                t.delete_table(HEAD).unwrap();
+            }
+        });
+        for _ in 0..2 {
+            let store = Store::open(&path).unwrap();
+            let all = store.list("", None, 0, None).unwrap();
+            assert_eq!((store.revision(), keys(&all)), (5, vec!["k1", "k3"]));
+            let mut watch = store.watch("", 1);
+            for event in &told {
+                let again = watch.next().await.unwrap();
+                assert_eq!((again.revision, again.deleted), (event.revision, event.deleted));
+                assert_eq!(again.entry.bytes, event.entry.bytes);
+                assert_eq!(
+                    again.previous.map(|p| p.bytes.clone()),
+                    event.previous.as_ref().map(|p| p.bytes.clone())
+                );
+            }
+            assert!(store.watch("", 0).next().await.is_err());
+            store.close().await;
+        }
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Source: k8s.io/apiserver `pkg/admission/plugin/cel` and `plugin/webhook/matchconditions`.
 
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use serde_json::{Value, json};
 
 use super::authorizer::{self, Authorizer};
-use super::matching::Match;
+use super::matching::Seen;
 use super::review;
-use crate::api::cel::{CONDITIONS_LIMIT, Env, Fault, Meter, Program, Type, Val};
+use crate::api::cel::{CALL_LIMIT, CONDITIONS_LIMIT, Env, Meter, Program, Type, Val};
 use crate::api::meta;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::auth;
@@ -115,24 +116,36 @@ pub struct Input {
 
 impl Input {
     /// Those of a request that is seen like this.
-    pub fn of(registry: &Registry, attributes: &Attributes<'_>, object: &Value, found: &Match) -> Input {
-        let shown = |object: &Value| Val::of_json(&found.object(object), &Type::Dyn);
-        let request = review::about(attributes, object, found, auth::user_info(attributes.user));
+    pub fn of(registry: &Registry, attributes: &Attributes<'_>, object: &Value, seen: &Seen) -> Input {
+        let shown = |object: &Value| Val::of_json(object, &Type::Dyn);
+        let request = review::about(attributes, object, &seen.found, auth::user_info(attributes.user));
         let namespace = attributes.namespace.map(|name| format!("namespaces/{name}"));
         let namespace = namespace.and_then(|key| registry.store().get(&key));
         let namespace = namespace.map_or(Value::Null, |entry| namespace_object(entry.json()));
         Input {
-            object: shown(object),
-            old: attributes.old.map_or(Val::Null, shown),
+            object: shown(&seen.object),
+            old: shown(&seen.old),
             request: Val::of_json(&request, &REQUEST),
             namespace: Val::of_json(&namespace, &NAMESPACE),
             authorizer: Val::Foreign(Arc::new(Authorizer::of(registry, attributes, object))),
             params: Val::Null,
         }
     }
+}
 
+/// What expressions may name.
+pub trait Names {
     /// The value of a name.
-    pub fn value(&self, name: &str) -> Option<Val> {
+    fn value(&self, name: &str) -> Option<Val>;
+
+    /// What it cost to make values since this was asked last.
+    fn cost(&self) -> u64 {
+        0
+    }
+}
+
+impl Names for Input {
+    fn value(&self, name: &str) -> Option<Val> {
         Some(
             match name {
                 "object" => &self.object,
@@ -183,21 +196,47 @@ impl Expression {
         });
         Expression { text: text.to_owned(), program }
     }
+}
 
-    /// Its value; an error in Kubernetes' words.
+/// What is left of what expressions may cost together.
+#[derive(Debug)]
+pub struct Budget {
+    left: u64,
+}
+
+/// Nothing is left: what was found out so far does not count either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spent;
+
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "validation failed due to running out of cost budget, no further validation rules will be run",
+        )
+    }
+}
+
+impl Budget {
+    /// So much may be spent.
+    pub fn new(limit: u64) -> Budget {
+        Budget { left: limit }
+    }
+
+    /// The value of an expression, of which each may cost only so much by itself; why there is none in Kubernetes' words.
     pub fn evaluate(
-        &self,
-        variables: impl Fn(&str) -> Option<Val>,
-        meter: &mut Meter,
-    ) -> Result<Val, String> {
-        let program = self.program.as_ref().map_err(|why| format!("compilation error: {why}"))?;
-        program.evaluate(variables, meter).map_err(|fault| match fault {
-            Fault::Cost => {
-                "validation failed due to running out of cost budget, no further validation rules will be run"
-                    .to_owned()
-            }
-            Fault::Value(why) => format!("expression '{}' resulted in error: {why}", self.text),
-        })
+        &mut self,
+        expression: &Expression,
+        names: &dyn Names,
+    ) -> Result<Result<Val, String>, Spent> {
+        let program = match &expression.program {
+            Ok(program) => program,
+            Err(why) => return Ok(Err(format!("compilation error: {why}"))),
+        };
+        let mut meter = Meter::new(CALL_LIMIT);
+        let outcome = program.evaluate(|name| names.value(name), &mut meter);
+        let cost = names.cost().saturating_add(meter.spent());
+        self.left = self.left.checked_sub(cost).ok_or(Spent)?;
+        Ok(outcome.map_err(|fault| format!("expression '{}' resulted in error: {fault}", expression.text)))
     }
 }
 
@@ -226,18 +265,16 @@ impl Condition {
 
 /// Whether all conditions hold. One that does not decides alone; else failures do, as whoever asks wants them: they are
 /// no match, or an error.
-pub fn all_hold(
-    conditions: &[Condition],
-    variables: impl Fn(&str) -> Option<Val>,
-    ignores_failures: bool,
-) -> Result<bool, String> {
-    let mut meter = Meter::new(CONDITIONS_LIMIT);
+pub fn all_hold(conditions: &[Condition], names: &dyn Names, ignores_failures: bool) -> Result<bool, String> {
+    let mut budget = Budget::new(CONDITIONS_LIMIT);
     let mut failures = Vec::new();
     for condition in conditions {
-        match condition.expression.evaluate(&variables, &mut meter) {
-            Ok(Val::Bool(true)) => {}
-            Ok(_) => return Ok(false),
-            Err(why) => failures.push(why),
+        match budget.evaluate(&condition.expression, names) {
+            Ok(Ok(Val::Bool(true))) => {}
+            Ok(Ok(_)) => return Ok(false),
+            Ok(Err(why)) => failures.push(why),
+            Err(_) if ignores_failures => return Ok(false),
+            Err(spent) => return Err(spent.to_string()),
         }
     }
     match failures.as_slice() {
@@ -267,6 +304,14 @@ pub mod testing {
             params: Val::Null,
         }
     }
+
+    /// An expression that takes about ten to the power of `depth` steps, and is true.
+    pub fn laborious(depth: usize) -> String {
+        let inner = "true".to_owned();
+        (0..depth).fold(inner, |inner, at| {
+            format!("[0, 1, 2, 3, 4, 5, 6, 7, 8, 9].all(v{at}, v{at} < 0 || {inner})")
+        })
+    }
 }
 
 #[cfg(test)]
@@ -288,11 +333,27 @@ mod tests {
             let list: Vec<Value> =
                 expressions.iter().map(|e| json!({"name": "c", "expression": e})).collect();
             let conditions = Condition::all(&json!(list));
-            let variables = |name: &str| input.value(name);
             let strict: Result<bool, String> = strict.map_err(str::to_owned);
-            assert_eq!(all_hold(&conditions, variables, false), strict, "{expressions:?}");
-            assert_eq!(all_hold(&conditions, variables, true), lenient, "{expressions:?}");
+            assert_eq!(all_hold(&conditions, &input, false), strict, "{expressions:?}");
+            assert_eq!(all_hold(&conditions, &input, true), lenient, "{expressions:?}");
         }
+    }
+
+    #[test]
+    fn conditions_may_cost_only_so_much() {
+        let conditions = |count: usize, depth: usize| {
+            let one = json!({"name": "c", "expression": testing::laborious(depth)});
+            Condition::all(&json!(vec![one; count]))
+        };
+        let input = testing::input(json!({}), Value::Null);
+        assert_eq!(all_hold(&conditions(1, 4), &input, false), Ok(true));
+        let alone = all_hold(&conditions(1, 7), &input, false).unwrap_err();
+        assert!(
+            alone.ends_with("resulted in error: operation cancelled: actual cost limit exceeded"),
+            "{alone}"
+        );
+        assert_eq!(all_hold(&conditions(40, 5), &input, false), Err(Spent.to_string()));
+        assert_eq!(all_hold(&conditions(40, 5), &input, true), Ok(false));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::api::custom::Conversion;
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::selector::LabelSelector;
 use crate::api::status::Status;
 use crate::apiserver::admission::{Attributes, Operation};
+use crate::apiserver::custom::conversion;
 use crate::apiserver::registry::{Registry, as_stored, value_as_served};
+use crate::apiserver::strategy;
 
 /// As what a request is put to somebody.
 #[derive(Debug, Clone)]
@@ -53,26 +54,70 @@ impl Match {
         &self.served
     }
 
-    /// A stored object as it is shown.
-    pub fn object(&self, object: &Value) -> Value {
-        if object.is_null() || !self.whole {
-            return object.clone();
-        }
-        named(&self.served, value_as_served(&self.served, object.clone()))
+    /// The request with its objects as they are shown.
+    pub async fn see(
+        &self,
+        registry: &Registry,
+        attributes: &Attributes<'_>,
+        object: &Value,
+    ) -> Result<Seen, Status> {
+        Ok(Seen {
+            found: self.clone(),
+            object: self.shown(registry, object).await?,
+            old: match attributes.old {
+                Some(old) => self.shown(registry, old).await?,
+                None => Value::Null,
+            },
+        })
     }
 
-    /// An object as it was shown, in the form that is stored.
-    pub fn stored(&self, object: Value) -> Value {
-        if self.whole { named(&self.asked, as_stored(&self.served, object)) } else { object }
+    /// An object in the version that it is shown in.
+    async fn shown(&self, registry: &Registry, object: &Value) -> Result<Value, Status> {
+        if object.is_null() || !self.whole {
+            return Ok(object.clone());
+        }
+        if self.served.types.custom().is_none() {
+            return Ok(value_as_served(&self.served, object.clone()));
+        }
+        conversion::in_version(registry, &self.served, object.clone()).await.map_err(unconverted)
+    }
+
+    /// An object that was changed as it was shown, in the form in which admission has it, with the defaults of its kind.
+    /// A part of an object is what it is.
+    pub async fn taken(
+        &self,
+        registry: &Registry,
+        attributes: &Attributes<'_>,
+        mut object: Value,
+    ) -> Result<Value, Status> {
+        let is_object = attributes.subresource.is_empty();
+        if self.whole && self.served.types.custom().is_some() {
+            if is_object {
+                strategy::of(&self.served).default(&mut object);
+            }
+            object = conversion::in_version(registry, &self.asked, object).await.map_err(unconverted)?;
+        } else if self.whole {
+            object = as_stored(&self.served, object);
+        }
+        if is_object {
+            strategy::of(&self.asked).default(&mut object);
+        }
+        Ok(object)
     }
 }
 
-/// An object of a custom kind in another version, where these differ in nothing but their names.
-fn named(kind: &Kind, mut object: Value) -> Value {
-    if kind.types.custom().is_some() && object.is_object() {
-        object["apiVersion"] = kind.api_version().into();
-    }
-    object
+fn unconverted(status: Status) -> Status {
+    Status::internal(status.message)
+}
+
+/// A request as somebody sees it, who may know its objects in another version than it came in.
+pub struct Seen {
+    /// As what it is put.
+    pub found: Match,
+    /// The object that it brings.
+    pub object: Value,
+    /// The object that there is.
+    pub old: Value,
 }
 
 /// One rule: operations on resources.
@@ -233,15 +278,12 @@ impl Constraints {
     }
 }
 
-/// The other groups and versions that serve the objects of a kind, but for those that only a webhook can convert.
+/// The other groups and versions that serve the objects of a kind.
 fn equivalents<'k>(kinds: &'k [Arc<Kind>], kind: &'k Kind) -> impl Iterator<Item = &'k Arc<Kind>> {
-    let converted =
-        kind.types.custom().is_some_and(|version| version.definition.conversion != Conversion::None);
     kinds.iter().filter(move |other| {
         other.storage == kind.storage
             && other.plural == kind.plural
             && (other.group != kind.group || other.version != kind.version)
-            && !converted
     })
 }
 
@@ -288,8 +330,6 @@ mod tests {
         let asked = attributes("", "events", Operation::Create);
         let found = rule(events.clone()).by_rules(&KINDS, &asked, &json!({})).unwrap();
         assert_eq!(found.kind, json!({"group": "events.k8s.io", "version": "v1", "kind": "Event"}));
-        let shown = found.object(&json!({"apiVersion": "v1", "kind": "Event", "message": "m"}));
-        assert_eq!(shown["note"], "m");
         let mut exact = rule(events);
         exact.equivalent = false;
         assert!(exact.by_rules(&KINDS, &asked, &json!({})).is_none());

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use self::configuration::Webhook;
 use self::expressions::Input;
-use self::matching::Match;
+use self::matching::Seen;
 use super::Attributes;
 use crate::api::status::Status;
 use crate::apiserver::auth;
@@ -122,20 +122,21 @@ impl From<Status> for Failure {
     }
 }
 
-/// Whether a webhook is to be asked about a request, and as what.
-fn concerned(
+/// Whether a webhook is to be asked about a request, and as what it then sees it.
+async fn concerned(
     registry: &Registry,
     hook: &Webhook,
     attributes: &Attributes<'_>,
     object: &Value,
-) -> Result<Option<Match>, Status> {
+) -> Result<Option<Seen>, Status> {
     let Some(found) = hook.constraints.matches(registry, attributes, object)? else { return Ok(None) };
+    let seen = found.see(registry, attributes, object).await?;
     if hook.conditions.is_empty() {
-        return Ok(Some(found));
+        return Ok(Some(seen));
     }
-    let input = Input::of(registry, attributes, object, &found);
-    match expressions::all_hold(&hook.conditions, |name| input.value(name), hook.ignores_failures) {
-        Ok(holds) => Ok(holds.then_some(found)),
+    let input = Input::of(registry, attributes, object, &seen);
+    match expressions::all_hold(&hook.conditions, &input, hook.ignores_failures) {
+        Ok(holds) => Ok(holds.then_some(seen)),
         Err(why) => Err(attributes.forbidden(object, &why)),
     }
 }
@@ -146,7 +147,7 @@ async fn ask(
     hook: &Webhook,
     attributes: &Attributes<'_>,
     object: &Value,
-    found: &Match,
+    seen: &Seen,
     mutating: bool,
 ) -> Result<review::Answer, Failure> {
     if attributes.dry_run() && !hook.is_free_of_side_effects {
@@ -160,7 +161,7 @@ async fn ask(
     };
     let uid = metadata::new_uid()?;
     let user = auth::user_info(attributes.user);
-    let request = review::request(&uid, version, attributes, object, found, user);
+    let request = review::request(&uid, version, attributes, object, seen, user);
     let client = &registry.admission().hooks.client;
     let answer = client.call(registry.store(), &hook.client, &request, hook.timeout).await;
     let answer = answer.map_err(|why| Failure::Unreachable(format!("failed to call webhook: {why}")))?;

@@ -6,11 +6,11 @@ use json_patch::Patch;
 use serde_json::Value;
 
 use super::configuration::Webhook;
-use super::{Failure, Match, ask, concerned, configured, review};
+use super::{Failure, Seen, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::registry::Registry;
-use crate::apiserver::{strategy, structure};
+use crate::apiserver::structure;
 
 /// The webhooks of one request, and which of them are to be asked once more.
 pub struct Round {
@@ -77,11 +77,11 @@ impl Round {
         let hooks = self.hooks.clone();
         let mut changed = false;
         for (i, hook) in hooks.iter().enumerate() {
-            let Some(found) = concerned(registry, hook, attributes, object)? else { continue };
             if only_again && !self.again[i] {
                 continue;
             }
-            let asked = change(registry, hook, attributes, object, &found).await;
+            let Some(seen) = concerned(registry, hook, attributes, object).await? else { continue };
+            let asked = change(registry, hook, attributes, object, &seen).await;
             let changes = matches!(asked, Ok(true));
             if changes {
                 self.has_changed();
@@ -105,9 +105,9 @@ async fn change(
     hook: &Webhook,
     attributes: &mut Attributes<'_>,
     object: &mut Value,
-    found: &Match,
+    seen: &Seen,
 ) -> Result<bool, Failure> {
-    let answer = ask(registry, hook, attributes, object, found, true).await?;
+    let answer = ask(registry, hook, attributes, object, seen, true).await?;
     attributes.warnings.extend(answer.warnings);
     if !answer.allowed {
         return Err(review::rejection(&hook.name, &answer.result).into());
@@ -129,16 +129,16 @@ async fn change(
     if answer.patch_type != "JSONPatch" {
         return Err(Failure::Unreachable(format!("unsupported patch type {:?}", answer.patch_type)));
     }
-    let patched = review::patched(&found.object(object), &patch)?;
+    let patched = review::patched(&seen.object, &patch)?;
     // What a webhook writes is read as what a client sends: without what its kind does not know.
     let patched = match attributes.subresource.is_empty() {
-        true => structure::read_merged(found.kind(), patched).map_err(Status::internal)?,
+        true => structure::read_merged(seen.found.kind(), patched).map_err(Status::internal)?,
         false => patched,
     };
-    let mut patched = found.stored(patched);
-    if attributes.subresource.is_empty() {
-        strategy::of(attributes.kind).default(&mut patched);
+    if patched == seen.object {
+        return Ok(false);
     }
+    let patched = seen.found.taken(registry, attributes, patched).await?;
     let changed = patched != *object;
     *object = patched;
     Ok(changed)

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use json_patch::Patch;
 use serde_json::{Value, json};
 
-use super::matching::Match;
+use super::matching::{Match, Seen};
 use crate::api::status::{Details, Status};
 use crate::apiserver::admission::Attributes;
 
@@ -63,13 +63,13 @@ pub fn request(
     version: Version,
     attributes: &Attributes<'_>,
     object: &Value,
-    found: &Match,
+    seen: &Seen,
     user: Value,
 ) -> Value {
-    let mut request = about(attributes, object, found, user);
+    let mut request = about(attributes, object, &seen.found, user);
     request["uid"] = json!(uid);
-    request["object"] = found.object(object);
-    request["oldObject"] = attributes.old.map_or(Value::Null, |old| found.object(old));
+    request["object"] = seen.object.clone();
+    request["oldObject"] = seen.old.clone();
     json!({
         "kind": "AdmissionReview",
         "apiVersion": format!("admission.k8s.io/{}", version.name()),

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use super::configuration::Webhook;
-use super::{Failure, Match, ask, concerned, configured, review};
+use super::{Failure, Seen, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::registry::Registry;
@@ -19,11 +19,11 @@ pub async fn call(
     let hooks = configured(registry, attributes, "validatingwebhookconfigurations", kept);
     let mut asked = Vec::new();
     for hook in hooks.iter() {
-        if let Some(found) = concerned(registry, hook, attributes, object)? {
-            asked.push((hook, found));
+        if let Some(seen) = concerned(registry, hook, attributes, object).await? {
+            asked.push((hook, seen));
         }
     }
-    let questions = asked.iter().map(|(hook, found)| judge(registry, hook, attributes, object, found));
+    let questions = asked.iter().map(|(hook, seen)| judge(registry, hook, attributes, object, seen));
     let answers = join_all(questions).await;
     let mut refusal = None;
     for ((hook, _), (warnings, judged)) in asked.iter().zip(answers) {
@@ -40,9 +40,9 @@ async fn judge(
     hook: &Webhook,
     attributes: &Attributes<'_>,
     object: &Value,
-    found: &Match,
+    seen: &Seen,
 ) -> (Vec<String>, Result<(), Failure>) {
-    match ask(registry, hook, attributes, object, found, false).await {
+    match ask(registry, hook, attributes, object, seen, false).await {
         Ok(answer) if answer.allowed => (answer.warnings, Ok(())),
         Ok(answer) => (answer.warnings, Err(review::rejection(&hook.name, &answer.result).into())),
         Err(failure) => (Vec::new(), Err(failure)),

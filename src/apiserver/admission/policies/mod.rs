@@ -15,7 +15,7 @@ use self::binding::{Binding, Params};
 use self::variables::Variables;
 use super::Attributes;
 use super::hooks::expressions::{Condition, Input, all_hold, environment};
-use super::hooks::matching::{Constraints, Match};
+use super::hooks::matching::{Constraints, Seen};
 use super::hooks::{Kept, is_exempt};
 use crate::api::cel::{Env, Val};
 use crate::api::meta;
@@ -72,17 +72,17 @@ impl<R> Policy<R> {
         registry: &Registry,
         attributes: &Attributes<'_>,
         object: &Value,
-        found: &Match,
+        seen: &Seen,
         params: &Value,
     ) -> Arc<Variables> {
-        let mut input = Input::of(registry, attributes, object, found);
+        let mut input = Input::of(registry, attributes, object, seen);
         input.params = Val::of_json(params, &crate::api::cel::Type::Dyn);
         Variables::new(self.variables.clone(), input)
     }
 
     /// Whether its match conditions hold; an error when that cannot be said and is not to be passed over.
     fn is_meant(&self, input: &Arc<Variables>) -> Result<bool, String> {
-        all_hold(&self.conditions, |name| input.value(name), self.ignores_failures)
+        all_hold(&self.conditions, &**input, self.ignores_failures)
     }
 }
 

@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 
 use super::binding::Binding;
 use super::{Policy, all, cases};
-use crate::api::cel::{Env, Meter, OBJECT_LIMIT, Val};
+use crate::api::cel::{Env, OBJECT_LIMIT, Val};
 use crate::api::fields;
 use crate::api::kinds::Kind;
 use crate::api::status::{Cause, Status};
 use crate::apiserver::admission::Attributes;
-use crate::apiserver::admission::hooks::expressions::{Expression, environment};
+use crate::apiserver::admission::hooks::expressions::{Budget, Expression, Names, environment};
 use crate::apiserver::admission::hooks::matching::Match;
 use crate::apiserver::registry::Registry;
-use crate::apiserver::{strategy, structure};
+use crate::apiserver::structure;
 
 /// What a mutating policy alone has.
 pub struct Rules {
@@ -79,7 +79,7 @@ impl Round {
     }
 
     /// Lets them change an object; whether one did.
-    pub fn call(
+    pub async fn call(
         &mut self,
         registry: &Registry,
         attributes: &Attributes<'_>,
@@ -106,11 +106,11 @@ impl Round {
                 }
             }
         }
-        self.apply_all(registry, attributes, object, false)
+        self.apply_all(registry, attributes, object, false).await
     }
 
     /// Lets those change it once more that want to know of changes that came after them.
-    pub fn again(
+    pub async fn again(
         &mut self,
         registry: &Registry,
         attributes: &Attributes<'_>,
@@ -119,10 +119,10 @@ impl Round {
         if *object != self.last {
             has_changed(&mut self.cases);
         }
-        self.apply_all(registry, attributes, object, true).map(drop)
+        self.apply_all(registry, attributes, object, true).await.map(drop)
     }
 
-    fn apply_all(
+    async fn apply_all(
         &mut self,
         registry: &Registry,
         attributes: &Attributes<'_>,
@@ -141,14 +141,17 @@ impl Round {
             else {
                 continue;
             };
-            match change(registry, attributes, policy, &found, &case.params, object) {
+            match change(registry, attributes, policy, &found, &case.params, object).await {
                 Ok(None) => {}
                 Ok(Some(changed)) => {
                     *object = changed;
                     has_changed(&mut self.cases);
                 }
-                Err(_) if policy.ignores_failures => {}
-                Err(why) => return Err(refusal(attributes, object, policy, &case.binding, &why)),
+                Err(Failure::Server(status)) => return Err(*status),
+                Err(Failure::Policy(_)) if policy.ignores_failures => {}
+                Err(Failure::Policy(why)) => {
+                    return Err(refusal(attributes, object, policy, &case.binding, &why));
+                }
             }
             self.cases[i].asked |= policy.rules.is_called_again;
         }
@@ -165,32 +168,53 @@ fn has_changed(cases: &mut [Case]) {
     }
 }
 
+/// Why a policy changes nothing.
+enum Failure {
+    /// It cannot be evaluated: what then happens is in the policy.
+    Policy(String),
+    /// The object cannot be shown to it.
+    Server(Box<Status>),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Failure {
+        Failure::Policy(why)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Failure {
+        Failure::Server(Box::new(status))
+    }
+}
+
 /// The object as a policy changes it; `None` when it does not.
-fn change(
+async fn change(
     registry: &Registry,
     attributes: &Attributes<'_>,
     policy: &Policy<Rules>,
     found: &Match,
     params: &Value,
     object: &Value,
-) -> Result<Option<Value>, String> {
-    let input = policy.input(registry, attributes, object, found, params);
-    if !policy.is_meant(&input)? {
+) -> Result<Option<Value>, Failure> {
+    let mut seen = found.see(registry, attributes, object).await?;
+    if !policy.is_meant(&policy.input(registry, attributes, object, &seen, params))? {
         return Ok(None);
     }
     let mut changed = object.clone();
     for mutation in &policy.rules.mutations {
-        // Each sees what those before it made.
-        let input = policy.input(registry, attributes, &changed, found, params);
-        let shown = found.object(&changed);
-        let mutated = mutation.apply(|name| input.value(name), found.kind(), &shown)?;
+        let mutated = {
+            // Each sees what those before it made.
+            let input = policy.input(registry, attributes, &changed, &seen, params);
+            mutation.apply(&*input, found.kind(), &seen.object)?
+        };
         let mutated = match attributes.subresource.is_empty() {
             true => structure::read_merged(found.kind(), mutated)?,
             false => mutated,
         };
-        changed = found.stored(mutated);
-        if attributes.subresource.is_empty() {
-            strategy::of(attributes.kind).default(&mut changed);
+        if mutated != seen.object {
+            changed = found.taken(registry, attributes, mutated).await?;
+            seen = found.see(registry, attributes, &changed).await?;
         }
     }
     Ok((changed != *object).then_some(changed))
@@ -198,16 +222,14 @@ fn change(
 
 impl Mutation {
     /// The object with the change (pure).
-    fn apply(
-        &self,
-        variables: impl Fn(&str) -> Option<Val>,
-        kind: &Kind,
-        object: &Value,
-    ) -> Result<Value, String> {
-        let mut meter = Meter::new(OBJECT_LIMIT);
+    fn apply(&self, names: &dyn Names, kind: &Kind, object: &Value) -> Result<Value, String> {
+        let evaluate = |expression: &Expression| {
+            let value = Budget::new(OBJECT_LIMIT).evaluate(expression, names);
+            value.unwrap_or_else(|spent| Err(spent.to_string()))
+        };
         match self {
             Mutation::Configuration(expression) => {
-                let value = expression.evaluate(variables, &mut meter)?;
+                let value = evaluate(expression)?;
                 let Val::Struct(_) = value else {
                     let of = value.type_name();
                     return Err(format!("unsupported return type from ApplyConfiguration expression: {of}"));
@@ -230,7 +252,7 @@ impl Mutation {
                     .map_err(|error| format!("error applying patch: failed to merge patch: {error}"))
             }
             Mutation::Patch(expression) => {
-                let value = expression.evaluate(variables, &mut meter)?;
+                let value = evaluate(expression)?;
                 let operations = operations(&value)?;
                 let patch: Patch =
                     serde_json::from_value(operations).map_err(|error| format!("JSON Patch: {error}"))?;
@@ -292,7 +314,7 @@ mod tests {
         let policy = read(&json!({"spec": {"mutations": [mutation]}}));
         let input = testing::input(object.clone(), Value::Null);
         let pods = kinds::by_resource("", "v1", "pods").unwrap();
-        policy.rules.mutations[0].apply(|name| input.value(name), pods, object)
+        policy.rules.mutations[0].apply(&input, pods, object)
     }
 
     #[test]

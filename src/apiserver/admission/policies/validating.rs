@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::binding::Binding;
 use super::variables::Variables;
 use super::{Policy, all, cases};
-use crate::api::cel::{Env, Meter, OBJECT_LIMIT, Type, Val};
+use crate::api::cel::{Env, OBJECT_LIMIT, Type, Val};
 use crate::api::status::{Cause, Status};
 use crate::apiserver::admission::Attributes;
-use crate::apiserver::admission::hooks::expressions::{Expression, environment};
+use crate::apiserver::admission::hooks::expressions::{Budget, Expression, Spent, environment};
 use crate::apiserver::registry::Registry;
 
 /// The most bytes of a message that an expression makes.
@@ -66,7 +66,11 @@ fn read(policy: &Value) -> Policy<Rules> {
 }
 
 /// Decides about what is to be written.
-pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &Value) -> Result<(), Status> {
+pub async fn validate(
+    registry: &Registry,
+    attributes: &mut Attributes<'_>,
+    object: &Value,
+) -> Result<(), Status> {
     let kept = &registry.admission().policies;
     let names = ("validatingadmissionpolicies", "validatingadmissionpolicybindings");
     let kept = (&kept.validating, &kept.validating_bindings);
@@ -74,12 +78,21 @@ pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &V
     let mut denied = None;
     for policy in policies.iter() {
         let Some(found) = policy.constraints.matches(registry, attributes, object)? else { continue };
-        for (binding, params) in cases(registry, attributes, object, policy, &bindings)? {
-            let violations = match params {
-                Ok(params) => params
+        let cases = cases(registry, attributes, object, policy, &bindings)?;
+        if cases.is_empty() {
+            continue;
+        }
+        let seen = found.see(registry, attributes, object).await;
+        for (binding, params) in cases {
+            let both = params.and_then(|params| match &seen {
+                Ok(seen) => Ok((params, seen)),
+                Err(status) => Err(format!("failed to convert object version: {}", status.message)),
+            });
+            let violations = match both {
+                Ok((params, seen)) => params
                     .iter()
                     .flat_map(|params| {
-                        let input = policy.input(registry, attributes, object, &found, params);
+                        let input = policy.input(registry, attributes, object, seen, params);
                         violations(policy, &input)
                     })
                     .collect(),
@@ -158,19 +171,38 @@ fn violations(policy: &Policy<Rules>, input: &Arc<Variables>) -> Vec<Violation> 
         Err(_) if policy.ignores_failures => return Vec::new(),
         Err(why) => return vec![failed(why)],
     }
-    let mut meter = Meter::new(OBJECT_LIMIT);
-    let mut found = Vec::new();
+    match judged(policy, input) {
+        Ok(found) => found,
+        Err(_) if policy.ignores_failures => Vec::new(),
+        // Nothing else is known of the request then.
+        Err(spent) => vec![failed(spent.to_string())],
+    }
+}
+
+/// What the expressions of a policy that is meant have against a request.
+fn judged(policy: &Policy<Rules>, input: &Arc<Variables>) -> Result<Vec<Violation>, Spent> {
+    let failed = |message: String| Violation { message, reason: "Invalid".to_owned() };
+    let mut budget = Budget::new(OBJECT_LIMIT);
+    let mut outcomes = Vec::new();
     for validation in &policy.rules.validations {
-        match validation.expression.evaluate(|name| input.value(name), &mut meter) {
+        outcomes.push((validation, budget.evaluate(&validation.expression, &**input)?));
+    }
+    let mut found = Vec::new();
+    for (validation, outcome) in outcomes {
+        match outcome {
             Ok(Val::Bool(true)) => {}
-            Ok(_) => found
-                .push(Violation { message: message(validation, input), reason: validation.reason.clone() }),
+            Ok(_) => match message(validation, input, &mut budget) {
+                Ok(message) => found.push(Violation { message, reason: validation.reason.clone() }),
+                Err(_) if policy.ignores_failures => {}
+                Err(spent) => found.push(failed(format!("failed messageExpression: {spent}"))),
+            },
             Err(_) if policy.ignores_failures => {}
             Err(why) => found.push(failed(why)),
         }
     }
+    let mut budget = Budget::new(OBJECT_LIMIT);
     for (key, expression) in &policy.rules.annotations {
-        match expression.evaluate(|name| input.value(name), &mut meter) {
+        match budget.evaluate(expression, &**input)? {
             Ok(Val::String(value)) if !value.trim().is_empty() => {
                 tracing::info!(policy = policy.name, key, value = value.trim(), "audit annotation");
             }
@@ -179,21 +211,22 @@ fn violations(policy: &Policy<Rules>, input: &Arc<Variables>) -> Vec<Violation> 
             Err(why) => found.push(failed(why)),
         }
     }
-    found
+    Ok(found)
 }
 
 /// What is told of a violation: what the policy's own expression makes, or its text, or the expression that failed.
-fn message(validation: &Validation, input: &Arc<Variables>) -> String {
-    let mut meter = Meter::new(OBJECT_LIMIT);
-    let made = validation.message_expression.as_ref();
-    let made = made.and_then(|made| made.evaluate(|name| input.value(name), &mut meter).ok());
+fn message(validation: &Validation, input: &Arc<Variables>, budget: &mut Budget) -> Result<String, Spent> {
+    let made = match &validation.message_expression {
+        Some(expression) => budget.evaluate(expression, &**input)?.ok(),
+        None => None,
+    };
     let made = made.as_ref().and_then(Val::as_str).map(str::trim);
     let made = made.filter(|text| !text.is_empty() && text.len() <= MESSAGE_BYTES && !text.contains('\n'));
-    match (made, validation.message.as_str()) {
+    Ok(match (made, validation.message.as_str()) {
         (Some(made), _) => made.to_owned(),
         (None, "") => format!("failed expression: {}", validation.expression.text.trim()),
         (None, message) => message.to_owned(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -238,6 +271,35 @@ mod tests {
         ] {
             let expected: Vec<_> = expected.into_iter().map(|(m, r)| (m.to_owned(), r.to_owned())).collect();
             assert_eq!(found(spec.clone(), object.clone()), expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn expressions_may_cost_only_so_much() {
+        let budget =
+            "validation failed due to running out of cost budget, no further validation rules will be run";
+        let (long, longer) = (testing::laborious(5), testing::laborious(7));
+        let exceeded = format!(
+            "expression '{longer}' resulted in error: operation cancelled: actual cost limit exceeded"
+        );
+        let one = |message: &str| vec![(message.to_owned(), "Invalid".to_owned())];
+        let many = |count: usize| vec![json!({ "expression": long }); count];
+        // A variable is evaluated once, and whoever names it first pays for it.
+        let variables: Vec<Value> =
+            (0..40).map(|i| json!({"name": format!("v{i}"), "expression": long})).collect();
+        let named: Vec<Value> = (0..40).map(|i| json!({"expression": format!("variables.v{i}")})).collect();
+        let twice: Vec<Value> = (0..40).map(|_| json!({"expression": "variables.v0"})).collect();
+        let mut late = many(40);
+        late[0] = json!({"expression": "false"});
+        for (spec, expected) in [
+            (json!({"validations": many(1)}), vec![]),
+            (json!({"validations": [{"expression": longer}]}), one(&exceeded)),
+            (json!({"validations": late}), one(budget)),
+            (json!({"validations": many(40), "failurePolicy": "Ignore"}), vec![]),
+            (json!({"validations": named, "variables": variables}), one(budget)),
+            (json!({"validations": twice, "variables": variables}), vec![]),
+        ] {
+            assert_eq!(found(spec, json!({})), expected);
         }
     }
 

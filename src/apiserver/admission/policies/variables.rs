@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde_json::Value;
 
-use crate::api::cel::{Env, Fault, Foreign, Meter, OBJECT_LIMIT, Outcome, Type, Val};
-use crate::apiserver::admission::hooks::expressions::{Expression, Input};
+use crate::api::cel::{CALL_LIMIT, Env, Fault, Foreign, Meter, Outcome, Type, Val};
+use crate::apiserver::admission::hooks::expressions::{Expression, Input, Names};
 
 /// A name for an expression.
 pub struct Variable {
@@ -42,6 +43,8 @@ pub struct Variables {
     variables: Arc<Vec<Variable>>,
     input: Input,
     known: Mutex<HashMap<String, Outcome>>,
+    /// What evaluating them cost that nobody has paid for yet.
+    cost: AtomicU64,
     itself: Weak<Variables>,
 }
 
@@ -52,12 +55,26 @@ impl Variables {
             variables,
             input,
             known: Mutex::default(),
+            cost: AtomicU64::default(),
             itself: itself.clone(),
         })
     }
 
-    /// The value of a name.
-    pub fn value(&self, name: &str) -> Option<Val> {
+    fn evaluate(&self, variable: &Variable) -> Outcome {
+        let mut meter = Meter::new(CALL_LIMIT);
+        let value = match &variable.expression.program {
+            Err(why) => Err(format!("fails to compile: {why}")),
+            Ok(program) => program
+                .evaluate(|name| self.value(name), &mut meter)
+                .map_err(|fault| format!("fails to evaluate: {fault}")),
+        };
+        self.cost.fetch_add(meter.spent(), Ordering::Relaxed);
+        value.map_err(|why| Fault::new(format!("composited variable {:?} {why}", variable.name)))
+    }
+}
+
+impl Names for Variables {
+    fn value(&self, name: &str) -> Option<Val> {
         if name == "variables" {
             let itself: Arc<dyn Foreign> = self.itself.upgrade()?;
             return Some(Val::Foreign(itself));
@@ -65,15 +82,8 @@ impl Variables {
         self.input.value(name)
     }
 
-    fn evaluate(&self, variable: &Variable) -> Outcome {
-        let mut meter = Meter::new(OBJECT_LIMIT);
-        let value = match &variable.expression.program {
-            Err(why) => Err(format!("fails to compile: {why}")),
-            Ok(program) => program
-                .evaluate(|name| self.value(name), &mut meter)
-                .map_err(|fault| format!("fails to evaluate: {fault}")),
-        };
-        value.map_err(|why| Fault::new(format!("composited variable {:?} {why}", variable.name)))
+    fn cost(&self) -> u64 {
+        self.cost.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -109,7 +119,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::apiserver::admission::hooks::expressions::{environment, testing};
+    use crate::api::cel::OBJECT_LIMIT;
+    use crate::apiserver::admission::hooks::expressions::{Budget, environment, testing};
 
     #[test]
     fn variables_may_name_those_before_them() {
@@ -126,7 +137,7 @@ mod tests {
         let env = env.variable("variables", declared);
         let value = |text: &str| {
             let expression = Expression::new(&env, text, &[]);
-            expression.evaluate(|name| variables.value(name), &mut Meter::new(OBJECT_LIMIT))
+            Budget::new(OBJECT_LIMIT).evaluate(&expression, &*variables).unwrap()
         };
         assert_eq!(value("variables.fits").unwrap().to_json(), Some(json!(true)));
         assert_eq!(

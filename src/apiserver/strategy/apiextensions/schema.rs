@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::structure;
 use crate::api::status::FieldError;
 use crate::api::structural::{self, Node, rules};
+use crate::apiserver::strategy::embedded;
 use crate::apiserver::strategy::value::{entries, is_set, items, text};
 
 const TYPES: &[&str] = &["", "array", "boolean", "integer", "null", "number", "object", "string"];
@@ -281,7 +282,8 @@ fn default_errors(schema: &Value, path: &str, root: bool, errors: &mut Vec<Field
             errors.push(FieldError::invalid(format!("{path}.default"), default, why));
         }
         structural::fill(&node, &mut filled);
-        for error in structural::validate(&node, &filled, None) {
+        let within = embedded::errors(&node, &filled);
+        for error in within.into_iter().chain(structural::validate(&node, &filled, None)) {
             let below = if error.field == "<nil>" { String::new() } else { format!(".{}", error.field) };
             errors.push(FieldError { field: format!("{path}.default{below}"), ..error });
         }

@@ -3,10 +3,8 @@
 pub(super) mod affinity;
 mod columns;
 mod containers;
-mod defaults;
 mod fields;
 mod handlers;
-mod qos;
 mod references;
 mod resize;
 mod status;
@@ -21,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::value::text;
 use super::{Column, Strategy};
+use crate::api::pod::{defaults, qos};
 use crate::api::status::FieldError;
 
 /// The strategy of pods.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::super::value::{entries, items, text};
-use super::qos;
 use crate::api::meta;
+use crate::api::pod::qos;
 use crate::api::status::FieldError;
 
 /// What may change, in a list's requests or limits.

@@ -2,6 +2,7 @@
 //!
 //! Addresses and node ports are handed out by the registry's allocator; here is what needs no memory.
 
+mod addresses;
 mod exposure;
 mod validate;
 
@@ -9,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::column::{self, AGE, NAME, NONE};
-use super::value::{carry_over, fill, fill_zero, is_set, items, items_mut, object, text};
+use super::value::{fill, fill_zero, is_set, items, items_mut, object, text};
 use super::{Column, Strategy};
 use crate::api::names;
 use crate::api::status::FieldError;
@@ -68,24 +69,12 @@ impl Strategy for Service {
 
     fn prepare_create(&self, service: &mut Value) {
         service["status"] = json!({"loadBalancer": {}});
+        addresses::prepare_create(service);
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value) {
-        let has_address = |service: &Value| text(&service["spec"], "type") != "ExternalName";
         object(new, "spec");
-        if has_address(new) && has_address(old) {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                if !is_set(&new["spec"], field) {
-                    carry_over(&mut new["spec"], &old["spec"], field);
-                }
-            }
-        } else if has_address(old) && new["spec"]["clusterIP"] == old["spec"]["clusterIP"] {
-            // A change to ExternalName gives the address back.
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"]
-            {
-                carry_over(&mut new["spec"], &Value::Null, field);
-            }
-        }
+        addresses::prepare_update(new, old);
         exposure::drop_unused(new, old);
     }
 

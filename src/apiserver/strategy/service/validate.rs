@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::address;
 use super::super::value::{entries, is_set, items, text};
+use super::addresses;
 use super::exposure::{self, is_balanced, is_checked, is_exposed};
 use crate::api::names;
 use crate::api::status::FieldError;
@@ -37,7 +38,7 @@ pub(super) fn service(service: &Value) -> Vec<FieldError> {
         }
     }
     errors.extend(affinity(spec));
-    errors.extend(addresses(spec));
+    errors.extend(addresses::related(service));
     if !TYPES.contains(&kind) {
         errors.push(FieldError::not_supported("spec.type", &spec["type"], &TYPES));
     }
@@ -161,52 +162,6 @@ fn affinity(spec: &Value) -> Vec<FieldError> {
     }
 }
 
-/// Which families this cluster has is the allocator's to know.
-fn families(spec: &Value) -> Vec<FieldError> {
-    const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
-    const POLICIES: [&str; 3] = ["PreferDualStack", "RequireDualStack", "SingleStack"];
-    let mut errors = Vec::new();
-    let all = items(spec, "ipFamilies");
-    for (i, family) in all.iter().enumerate() {
-        let path = format!("spec.ipFamilies[{i}]");
-        if !FAMILIES.iter().any(|known| family == known) {
-            errors.push(FieldError::not_supported(&path, family, &FAMILIES));
-        }
-        if all[..i].contains(family) {
-            errors.push(FieldError::duplicate(&path, family));
-        }
-    }
-    let policy = &spec["ipFamilyPolicy"];
-    if !policy.is_null() && !POLICIES.iter().any(|known| policy == known) {
-        errors.push(FieldError::not_supported("spec.ipFamilyPolicy", policy, &POLICIES));
-    }
-    errors
-}
-
-fn addresses(spec: &Value) -> Vec<FieldError> {
-    const WHY: &str = address::BAD_IP;
-    let mut errors = Vec::new();
-    let bad = |ip: &Value| ip.as_str().unwrap_or_default().parse::<std::net::IpAddr>().is_err();
-    for (i, ip) in items(spec, "clusterIPs").iter().enumerate() {
-        if ip != "None" && bad(ip) {
-            errors.push(FieldError::invalid(format!("spec.clusterIPs[{i}]"), ip, WHY));
-        }
-    }
-    let (first, own) = (&spec["clusterIPs"][0], &spec["clusterIP"]);
-    if first.is_null() {
-        if is_set(spec, "clusterIP") && own != "None" && bad(own) {
-            errors.push(FieldError::invalid("spec.clusterIPs[0]", own, WHY));
-        }
-    } else if first != own {
-        errors.push(FieldError::invalid(
-            "spec.clusterIPs",
-            &spec["clusterIPs"],
-            "first value must match `clusterIP`",
-        ));
-    }
-    errors
-}
-
 fn external_addresses(spec: &Value) -> Vec<FieldError> {
     let all = items(spec, "externalIPs").iter().enumerate();
     all.filter_map(|(i, ip)| address::endpoint(&format!("spec.externalIPs[{i}]"), ip)).collect()
@@ -214,12 +169,15 @@ fn external_addresses(spec: &Value) -> Vec<FieldError> {
 
 /// What is wrong with fields that services of older versions have as they came: those may stay as they are. The old
 /// service is null for a new one.
-pub(super) fn ratcheted(new: &Value, old: &Value) -> Vec<FieldError> {
-    let (new, old) = (&new["spec"], &old["spec"]);
+pub(super) fn ratcheted(service: &Value, before: &Value) -> Vec<FieldError> {
+    let (new, old) = (&service["spec"], &before["spec"]);
     let changed = |field: &str| new[field] != old[field];
     let mut errors = Vec::new();
+    if ["ipFamilies", "clusterIP", "clusterIPs"].into_iter().any(changed) {
+        errors.extend(addresses::disagreements(service));
+    }
     if changed("ipFamilies") || changed("ipFamilyPolicy") {
-        errors.extend(families(new));
+        errors.extend(addresses::families(new));
     }
     if changed("externalIPs") {
         errors.extend(external_addresses(new));
@@ -268,15 +226,11 @@ fn twice(ports: &[Value]) -> Vec<FieldError> {
         .collect()
 }
 
-/// The address stays while the service has one.
+/// What stays while the service has it.
 pub(super) fn update(new: &Value, old: &Value) -> Vec<FieldError> {
-    let (new, old) = (&new["spec"], &old["spec"]);
-    let addressed = |spec: &Value| text(spec, "type") != "ExternalName" && is_set(spec, "clusterIP");
     const FIXED: &str = "may not change once set";
-    let mut errors = Vec::new();
-    if addressed(new) && addressed(old) && new["clusterIP"] != old["clusterIP"] {
-        errors.push(FieldError::invalid("spec.clusterIPs[0]", &json!([new["clusterIP"]]), FIXED));
-    }
+    let mut errors = addresses::update(new, old);
+    let (new, old) = (&new["spec"], &old["spec"]);
     if is_balanced(new) && is_balanced(old) && new["loadBalancerClass"] != old["loadBalancerClass"] {
         errors.push(FieldError::invalid("spec.loadBalancerClass", &new["loadBalancerClass"], FIXED));
     }
@@ -413,6 +367,10 @@ mod tests {
 
     #[test]
     fn what_was_taken_once_may_stay() {
+        let contradictory =
+            json!({"spec": {"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv6"]}});
+        assert!(ratcheted(&contradictory, &contradictory).is_empty());
+        assert_eq!(ratcheted(&contradictory, &Value::Null).len(), 1);
         let old = json!({"spec": {"ipFamilies": ["IPv5"], "externalIPs": ["127.0.0.1"]}});
         let mut new = old.clone();
         new["spec"]["type"] = json!("ClusterIP");

@@ -8,7 +8,7 @@ mod resizes;
 mod starts;
 mod upkeep;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Mutex as StdMutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Container, Service};
+use k8s_openapi::api::core::v1::{Container, Node, Service};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -167,7 +167,7 @@ impl Default for Network {
 }
 
 impl Addresses for Network {
-    fn left(&self, _: Ipv4Addr) -> BoxFuture<'static, ()> {
+    fn left(&self, _: Vec<IpAddr>) -> BoxFuture<'static, ()> {
         let mut led = self.led.clone();
         async move {
             // A sender that is gone leads nowhere.
@@ -178,7 +178,7 @@ impl Addresses for Network {
 
     fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
         let address = Ipv4Addr::new(10, 244, 0, 5);
-        async move { Ok(Attachment { namespace: "/run/netns/test".into(), address }) }.boxed()
+        async move { Ok(Attachment { namespace: "/run/netns/test".into(), address, address6: None }) }.boxed()
     }
 
     fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
@@ -220,6 +220,7 @@ fn config(dir: &Path) -> Config {
     Config {
         node: "n".into(),
         address: Ipv4Addr::LOCALHOST,
+        address6: None,
         dns: Ipv4Addr::LOCALHOST,
         domain: "cluster.local".into(),
         pods: dir.join("pods"),
@@ -231,6 +232,7 @@ fn config(dir: &Path) -> Config {
         seccomp: dir.join("seccomp"),
         capacity: NodeCapacity { milli_cpu: 1000, memory: 1 << 30, disk: 1 << 30 },
         share_processes: false,
+        max_pods: 110,
         eviction: Default::default(),
     }
 }
@@ -247,6 +249,7 @@ impl Bed {
         *api.pod.lock().unwrap() = json!(pod);
         let (recorder, record) = Recorder::new(client.clone(), "kubelet", "n");
         let (services, _) = Reflector::<Service>::new(client.all::<Service>(), ListOptions::default());
+        let (nodes, _) = Reflector::<Node>::new(client.all::<Node>(), ListOptions::default());
         let images = Arc::new(Images::default());
         let (led, is_led) = watch::channel(false);
         let context = Arc::new(Context {
@@ -260,6 +263,8 @@ impl Bed {
             recorder,
             statics: Default::default(),
             eviction: Default::default(),
+            allocations: Default::default(),
+            nodes,
             http: Default::default(),
         });
         let (desired, wanted) = watch::channel(Desired::Pod(Arc::new(pod)));

@@ -51,7 +51,12 @@ async fn a_policy_may_ask_for_a_restart() {
     bed.resize("1", "RestartContainer");
     pass(2).await;
     assert!(bed.said("Killing: Container a resize requires restart"));
-    assert_eq!((bed.starts(), bed.limits(), bed.given()), (2, vec![], json!("1")));
+    let around = vec![(true, Some(100_000))];
+    assert_eq!(
+        (bed.starts(), bed.limits(), bed.given()),
+        (2, around, json!("1")),
+        "the pod's group grows, too"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -63,9 +68,64 @@ async fn what_the_node_does_not_have_waits() {
         pass(3).await;
         assert_eq!((bed.limits(), bed.given(), bed.starts()), (vec![], json!("500m"), 1), "{policy}");
         assert_eq!(bed.condition("PodResizePending"), "True");
+        assert_eq!(bed.times_said("ResizeInfeasible: Pod resize Infeasible: {"), 1);
         bed.resize("1", policy);
         pass(2).await;
         assert_eq!((bed.given(), bed.condition("PodResizePending")), (json!("1"), Value::Null));
         assert_eq!(bed.starts(), starts, "{policy}");
+        assert_eq!(bed.condition("PodResizeInProgress"), Value::Null);
+        for event in ["ResizeStarted: Pod resize started: {", "ResizeCompleted: Pod resize completed: {"] {
+            assert_eq!(bed.times_said(event), 1, "{event}");
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_given_to_no_container_that_starts_again() {
+    let mut bed = Bed::start(sized("500m", "NotRequired"), SimRuntime::new());
+    pass(1).await;
+    bed.resize("5", "NotRequired");
+    pass(1).await;
+    let restarts = |bed: &Bed, attempt: u32| {
+        bed.runtime.exit(&container_id("u", "a", attempt), Exit::Code(1));
+    };
+    let quota = |bed: &Bed, attempt: u32| {
+        bed.runtime.container(&container_id("u", "a", attempt)).unwrap().resources.cpu_quota
+    };
+    restarts(&bed, 0);
+    pass(15).await;
+    assert_eq!((bed.starts(), quota(&bed, 1)), (2, Some(50_000)));
+    // A new worker knows from the status what was allocated.
+    bed.desired.send_modify(|desired| {
+        let mut pod = Pod::clone(desired.pod());
+        pod.status = serde_json::from_value(bed.status()).unwrap();
+        *desired = Desired::Pod(Arc::new(pod));
+    });
+    bed.restart().await;
+    restarts(&bed, 1);
+    pass(30).await;
+    assert_eq!((bed.starts(), quota(&bed, 2)), (3, Some(50_000)));
+    assert_eq!(bed.status()["containerStatuses"][0]["allocatedResources"], json!({"cpu": "500m"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_have_is_waited_for() {
+    let bed = Bed::start(sized("500m", "NotRequired"), SimRuntime::new());
+    pass(1).await;
+    bed.context.allocations.hold("other", &sized("400m", "NotRequired"));
+    bed.resize("700m", "NotRequired");
+    pass(2).await;
+    let condition = |bed: &Bed| {
+        let status = bed.status();
+        let all = status["conditions"].as_array().unwrap().clone();
+        let pending = all.into_iter().find(|c| c["type"] == "PodResizePending").unwrap_or_default();
+        (pending["reason"].clone(), pending["message"].clone())
+    };
+    let message = "Node didn't have enough resource: cpu, requested: 700, used: 400, capacity: 1000";
+    assert_eq!((condition(&bed), bed.given()), ((json!("Deferred"), json!(message)), json!("500m")));
+    assert_eq!(bed.times_said("ResizeDeferred: Pod resize Deferred: {"), 1);
+    bed.context.allocations.release("other");
+    pass(1).await;
+    assert_eq!((condition(&bed).0, bed.given()), (Value::Null, json!("700m")));
+    assert_eq!(bed.times_said("ResizeDeferred"), 1);
 }

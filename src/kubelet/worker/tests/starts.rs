@@ -1,5 +1,6 @@
 //! Starts that fail, and how soon they are tried again.
 
+use super::upkeep::until;
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -113,12 +114,30 @@ async fn a_worker_that_panics_is_replaced() {
         Arc::new(Images::default()),
         Arc::new(Network::default()),
         Machine::read(dir.path()),
-        "10.244.0.0/24".into(),
+        vec!["10.244.0.0/24".into()],
     );
     let _kubelet = AbortOnDropHandle::new(tokio::spawn(kubelet.run(std::future::pending())));
     let running = async || !runtime.observe().await.unwrap().containers.is_empty();
     while !running().await {
         tokio::task::spawn_blocking(|| ()).await.unwrap();
         pass(1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_class_names_a_handler_that_the_node_has() {
+    for (handler, runs) in [("runc", true), ("minik", true), ("kata", false)] {
+        let spec = json!({"runtimeClassName": "mine",
+            "containers": [{"name": "a", "image": "img", "command": ["web"]}]});
+        let (server, pod) = (FakeApi::default(), pod(spec));
+        server.put("pods", serde_json::to_value(&pod).unwrap());
+        server.put("runtimeclasses", json!({"metadata": {"name": "mine"}, "handler": handler}));
+        let bed = Bed::on(server.client(), Arc::default(), pod, SimRuntime::new());
+        let told = format!(
+            "Failed to create pod sandbox: failed to get sandbox runtime: no runtime for {handler:?} is configured"
+        );
+        let refused = || server.all("events").iter().any(|event| event["message"] == told.as_str());
+        until(&|| bed.starts() == 1 || refused()).await;
+        assert_eq!((bed.starts() == 1, refused()), (runs, !runs), "{handler}");
     }
 }

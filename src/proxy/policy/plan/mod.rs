@@ -1,7 +1,6 @@
 //! From network policies, namespaces, pods and the DNS service to what is allowed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -14,9 +13,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::peers::{EVERYTHING, block, merged};
+use super::peers::{block, merged};
 use super::{Direction, Isolation, Peers, Policies, Ports, Range, Rule, RuleSet, Served};
 use crate::api::selector::LabelSelector;
+use crate::proxy::family::Address;
 use crate::proxy::plan::{SERVICE_NAME, namespace, pod_address, protocol};
 use crate::proxy::state::Protocol;
 
@@ -40,8 +40,8 @@ pub struct Objects {
     pub slices: Vec<Arc<EndpointSlice>>,
 }
 
-/// What these objects allow; `None` when there is no policy, so that nothing needs to be judged.
-pub fn plan(objects: &Objects) -> Option<Policies> {
+/// What these objects allow of the packets of one family; `None` when there is no policy, so that nothing needs to be judged.
+pub fn plan<A: Address>(objects: &Objects) -> Option<Policies<A>> {
     if objects.policies.is_empty() {
         return None;
     }
@@ -103,24 +103,24 @@ struct Policy<'a> {
 
 /// A pod that policies can be about.
 #[derive(Clone, Copy)]
-struct Known<'a> {
+struct Known<'a, A> {
     pod: &'a Pod,
     namespace: &'a str,
     labels: &'a Labels,
-    address: Ipv4Addr,
+    address: A,
 }
 
-impl<'a> Known<'a> {
+impl<'a, A: Address> Known<'a, A> {
     /// `None` for a pod that has no address of its own, or has finished.
-    fn new(pod: &'a Pod, none: &'a Labels) -> Option<Known<'a>> {
+    fn new(pod: &'a Pod, none: &'a Labels) -> Option<Known<'a, A>> {
         let on_host = pod.spec.as_ref()?.host_network == Some(true);
-        let address = pod_address(pod).filter(|_| !on_host)?;
+        let address = pod_address::<A>(pod).filter(|_| !on_host)?;
         let (namespace, labels) = (namespace(&pod.metadata), labels(&pod.metadata, none));
         Some(Known { pod, namespace, labels, address })
     }
 
     /// The ports that it gives this name.
-    fn ports(&self, name: &str, of: Protocol) -> impl Iterator<Item = Served> {
+    fn ports(&self, name: &str, of: Protocol) -> impl Iterator<Item = Served<A>> {
         let spec = self.pod.spec.iter();
         let containers = spec.flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
         let ports = containers.flat_map(|container| container.ports.iter().flatten());
@@ -133,13 +133,13 @@ impl<'a> Known<'a> {
 }
 
 /// The DNS server as the pod that policies take it for.
-struct Dns<'a> {
+struct Dns<'a, A> {
     labels: &'a Labels,
     /// Its ports, with their names.
-    ports: Vec<(&'a str, Served)>,
+    ports: Vec<(&'a str, Served<A>)>,
 }
 
-fn dns<'a>(objects: &'a Objects, none: &'a Labels) -> Dns<'a> {
+fn dns<'a, A: Address>(objects: &'a Objects, none: &'a Labels) -> Dns<'a, A> {
     let is_dns = |meta: &ObjectMeta, named: Option<&str>| (namespace(meta), named) == (DNS.0, Some(DNS.1));
     let service = objects.services.iter().find(|s| is_dns(&s.metadata, s.metadata.name.as_deref()));
     let of_dns = |slice: &&Arc<EndpointSlice>| {
@@ -155,7 +155,7 @@ fn dns<'a>(objects: &'a Objects, none: &'a Labels) -> Dns<'a> {
         let ports: Vec<(&str, Protocol, u16)> = ports.collect();
         // Whoever puts pods behind the service has them selected as pods.
         let endpoints = slice.endpoints.iter().flatten().filter(|e| e.target_ref.is_none());
-        for address in endpoints.flat_map(|e| &e.addresses).filter_map(|text| text.parse().ok()) {
+        for address in endpoints.flat_map(|e| &e.addresses).filter_map(|text| text.parse::<A>().ok()) {
             found.extend(ports.iter().map(|(name, protocol, port)| (*name, (address, *protocol, *port))));
         }
     }
@@ -163,16 +163,16 @@ fn dns<'a>(objects: &'a Objects, none: &'a Labels) -> Dns<'a> {
 }
 
 /// What is known of the objects, and what is made of them.
-struct Planner<'a> {
+struct Planner<'a, A: Address> {
     namespaces: BTreeMap<&'a str, &'a Labels>,
-    pods: Vec<Known<'a>>,
-    dns: Dns<'a>,
+    pods: Vec<Known<'a, A>>,
+    dns: Dns<'a, A>,
     /// Selectors that were read already, by their text.
     selectors: HashMap<String, LabelSelector>,
-    wanted: Policies,
+    wanted: Policies<A>,
 }
 
-impl Planner<'_> {
+impl<A: Address> Planner<'_, A> {
     /// Reads a selector; one that cannot be read selects nothing.
     fn selector(&mut self, selector: &Selector) -> LabelSelector {
         let value = json!(selector);
@@ -227,7 +227,7 @@ impl Planner<'_> {
             }
         }
         let ranges = merged(ranges);
-        if ranges == [EVERYTHING] {
+        if ranges == [A::ALL] {
             return vec![Peers::Everybody];
         }
         if !ranges.is_empty() {
@@ -236,7 +236,7 @@ impl Planner<'_> {
         found
     }
 
-    fn blocks(&mut self, ranges: Vec<Range>) -> String {
+    fn blocks(&mut self, ranges: Vec<Range<A>>) -> String {
         let name = content_name("blocks", &format!("{ranges:?}"));
         self.wanted.blocks.insert(name.clone(), ranges);
         name
@@ -270,7 +270,7 @@ impl Planner<'_> {
             let chosen: BTreeSet<&str> =
                 self.namespaces.keys().copied().filter(|name| selects_namespace(name)).collect();
             // The policy's own namespace may not be known yet.
-            let there = |pod: &&Known<'_>| {
+            let there = |pod: &&Known<'_, A>| {
                 if namespaces.is_some() { chosen.contains(pod.namespace) } else { pod.namespace == from }
             };
             let selected = self.pods.iter().filter(there).filter(|pod| selects_pod(pod.labels));
@@ -310,7 +310,8 @@ impl Planner<'_> {
     fn named(&mut self, port: &str, of: Protocol) -> String {
         let name = format!("port-{}-{port}", of as u8);
         if !self.wanted.named_ports.contains_key(&name) {
-            let mut served: BTreeSet<Served> = self.pods.iter().flat_map(|pod| pod.ports(port, of)).collect();
+            let mut served: BTreeSet<Served<A>> =
+                self.pods.iter().flat_map(|pod| pod.ports(port, of)).collect();
             let of_dns = self.dns.ports.iter().filter(|(name, served)| (*name, served.1) == (port, of));
             served.extend(of_dns.map(|(_, served)| *served));
             self.wanted.named_ports.insert(name.clone(), served);

@@ -1,5 +1,7 @@
 //! Which connections the policies allow that people write, by the plan alone.
 
+use std::net::Ipv4Addr;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -80,7 +82,7 @@ fn allows(policies: &Policies, from: &str, of: Protocol, to: &str, port: u16) ->
 type Case<'a> = (&'a str, &'a str, u16, bool);
 
 fn check(what: &str, policies: &[Value], cases: &[Case<'_>]) {
-    let planned = plan(&objects(policies)).unwrap();
+    let planned: Policies = plan(&objects(policies)).unwrap();
     for (from, to, port, expected) in cases {
         let allowed = allows(&planned, from, Protocol::Tcp, to, *port);
         assert_eq!(allowed, *expected, "{what}: {from} -> {to}:{port}\n{planned:#?}");
@@ -99,7 +101,7 @@ fn for_web(rest: Value) -> Value {
 
 #[test]
 fn without_a_policy_nothing_is_judged() {
-    assert_eq!(plan(&objects(&[])), None);
+    assert_eq!(plan::<Ipv4Addr>(&objects(&[])), None);
 }
 
 #[test]
@@ -129,7 +131,7 @@ fn pods_are_isolated_only_when_selected_and_only_in_that_direction() {
 
 #[test]
 fn finished_pods_and_those_on_the_host_are_no_pods() {
-    let planned = plan(&objects(&[policy(json!({"podSelector": {}}))])).unwrap();
+    let planned: Policies = plan(&objects(&[policy(json!({"podSelector": {}}))])).unwrap();
     let known: Vec<String> = planned.pods.keys().map(Ipv4Addr::to_string).collect();
     assert_eq!(known, [WEB, DB, BLUE, GREEN]);
     let from_blue = for_web(json!({"ingress": [{"from": [{"namespaceSelector": {}}]}]}));
@@ -238,7 +240,7 @@ fn ports_are_numbers_ranges_and_names_of_a_protocol() {
     ];
     check("named ports of peers", &[out], &cases);
     let sctp = for_web(json!({"ingress": [{"ports": [{"port": 80, "protocol": "SCTP"}]}]}));
-    let planned = plan(&objects(&[sctp])).unwrap();
+    let planned: Policies = plan(&objects(&[sctp])).unwrap();
     assert!(allows(&planned, DB, Protocol::Sctp, WEB, 80));
     assert!(!allows(&planned, DB, Protocol::Udp, WEB, 80));
 }
@@ -248,10 +250,10 @@ fn labels_of_a_namespace_count_as_they_are() {
     let from_blue =
         for_web(json!({"ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "blue"}}}]}]}));
     let mut objects = objects(&[from_blue]);
-    let before = plan(&objects).unwrap();
+    let before: Policies = plan(&objects).unwrap();
     assert!(allows(&before, BLUE, Protocol::Tcp, WEB, 80));
     objects.namespaces[1] = object(json!({"metadata": {"name": "blue", "labels": {"team": "red"}}}));
-    let after = plan(&objects).unwrap();
+    let after: Policies = plan(&objects).unwrap();
     assert!(!allows(&after, BLUE, Protocol::Tcp, WEB, 80));
     assert!(after.may_deny_more_than(Some(&before)) && !before.may_deny_more_than(Some(&after)));
     assert_eq!(before.rule_sets, after.rule_sets, "only elements change");
@@ -290,7 +292,7 @@ fn dns_is_a_pod_of_kube_system_that_serves_nothing_else() {
         (json!([{"namespaceSelector": system}]), json!([{"port": 54, "protocol": "UDP"}]), false, false),
     ] {
         let policy = for_web(json!({"policyTypes": ["Egress"], "egress": [{"to": to, "ports": ports}]}));
-        let planned = plan(&objects(&[policy])).unwrap();
+        let planned: Policies = plan(&objects(&[policy])).unwrap();
         let what = format!("{to} {ports}");
         assert_eq!(allows(&planned, WEB, Protocol::Udp, DNS_SERVER, 53), udp, "{what}");
         assert_eq!(allows(&planned, WEB, Protocol::Tcp, DNS_SERVER, 53), tcp, "{what}");
@@ -303,9 +305,37 @@ fn dns_is_a_pod_of_kube_system_that_serves_nothing_else() {
 #[test]
 fn pods_with_the_same_policies_share_their_rules() {
     let one = policy(json!({"podSelector": {}}));
-    let planned = plan(&objects(&[one.clone(), for_web(json!({"policyTypes": ["Egress"]}))])).unwrap();
+    let planned: Policies =
+        plan(&objects(&[one.clone(), for_web(json!({"policyTypes": ["Egress"]}))])).unwrap();
     assert_eq!(planned.rule_sets.len(), 2);
     let ingress = |address: &str| planned.pods[&address.parse().unwrap()].ingress.clone();
     assert_eq!(ingress(WEB), ingress(DB));
     assert_eq!(ingress(BLUE), None);
+}
+
+#[test]
+fn each_family_is_judged_by_its_own_addresses() {
+    let mut objects = objects(&[policy(json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [
+        {"from": [{"podSelector": {"matchLabels": {"app": "db"}}}, {"ipBlock": {"cidr": "2001:db8::/32"}}]}]}))]);
+    for pod in &mut objects.pods {
+        let status = Arc::make_mut(pod).status.get_or_insert_default();
+        let second = status.pod_ip.clone().map(|ip| format!("fd00::{}", ip.replace('.', ":")));
+        let both = status.pod_ip.iter().cloned().chain(second);
+        status.pod_ips = Some(both.map(|ip| k8s_openapi::api::core::v1::PodIP { ip }).collect());
+    }
+    let planned: Policies<std::net::Ipv6Addr> = plan(&objects).unwrap();
+    let web = Endpoint { address: "fd00::10:244:0:2".parse().unwrap(), port: 80 };
+    for (from, allowed) in [
+        ("fd00::10:244:0:3", true),
+        ("fd00::10:244:0:5", false),
+        ("2001:db8::9", true),
+        ("2001:db9::9", false),
+    ] {
+        let from = from.parse().unwrap();
+        assert_eq!(planned.allows(from, false, Protocol::Tcp as u8, web), allowed, "{from}");
+    }
+    let planned: Policies = plan(&objects).unwrap();
+    let web = Endpoint { address: WEB.parse().unwrap(), port: 80 };
+    assert!(planned.allows(DB.parse().unwrap(), false, Protocol::Tcp as u8, web));
+    assert!(!planned.allows(STRANGER.parse().unwrap(), false, Protocol::Tcp as u8, web));
 }

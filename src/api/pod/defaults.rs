@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::super::value::{fill, fill_zero, is_set, items_mut, object, text};
+use crate::api::resources;
+use crate::api::value::{fill, fill_zero, is_set, items_mut, object, text};
 
 /// 0644, the mode of files in volumes.
 const MODE: i64 = 0o644;
 
-pub(super) fn pod(pod: &mut Value) {
+/// Fills in a pod.
+pub fn pod(pod: &mut Value) {
     object(pod, "spec");
     object(pod, "status");
     fill_zero(&mut pod["status"], "phase", "Pending");
@@ -23,10 +25,31 @@ pub(super) fn pod(pod: &mut Value) {
             }
         }
     }
+    requests_of_whole(spec);
+}
+
+/// A pod that states limits for itself asks for what its containers ask for, and for its limits where they ask for
+/// nothing.
+fn requests_of_whole(spec: &mut Value) {
+    let limits = resources::of_whole_pod(spec, "limits");
+    if limits.is_empty() {
+        return;
+    }
+    let mut asked = resources::of_pod_containers(spec, "requests");
+    asked.retain(|name, _| matches!(name.as_str(), "cpu" | "memory"));
+    for (name, limit) in limits {
+        asked.entry(name).or_insert(limit);
+    }
+    let requests = object(&mut spec["resources"], "requests");
+    if let Value::Object(asked) = resources::write(&asked) {
+        for (name, amount) in asked {
+            requests.entry(name).or_insert(amount);
+        }
+    }
 }
 
 /// What pods and the templates of pods have in common; the rest is filled in where a template becomes a pod.
-pub(super) fn spec(spec: &mut Value) {
+pub fn spec(spec: &mut Value) {
     fill_zero(spec, "restartPolicy", "Always");
     fill_zero(spec, "dnsPolicy", "ClusterFirst");
     fill_zero(spec, "schedulerName", "default-scheduler");
@@ -222,6 +245,27 @@ mod tests {
             ("nginx@sha256:00", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");
+        }
+    }
+    #[test]
+    fn a_pod_that_limits_itself_asks_for_something() {
+        let asks = |cpu: &str| json!([{"name": "a", "resources": {"requests": {"cpu": cpu}}}]);
+        for (containers, whole, expected) in [
+            (
+                asks("100m"),
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}}),
+                json!({"cpu": "100m", "memory": "1Gi"}),
+            ),
+            (
+                asks("100m"),
+                json!({"limits": {"cpu": "1"}, "requests": {"cpu": "500m"}}),
+                json!({"cpu": "500m"}),
+            ),
+            (asks("100m"), json!({"requests": {"memory": "1Gi"}}), json!({"memory": "1Gi"})),
+        ] {
+            let mut made = json!({"spec": {"containers": containers, "resources": whole}});
+            pod(&mut made);
+            assert_eq!(made["spec"]["resources"]["requests"], expected, "{whole}");
         }
     }
 }

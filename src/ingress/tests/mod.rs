@@ -1,11 +1,13 @@
 //! Requests through the whole gateway, over real connections on loopback.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -22,8 +24,19 @@ use super::class;
 use super::gateway::{Gateway, Ports, REQUESTS};
 use super::route::{Backend, Host, Location, Matcher, Table, Target};
 use super::server::Server;
-use super::tls;
+use super::{Config, Ingress, Names, tls};
 use crate::client::testing::FakeApi;
+
+mod annotated;
+
+/// A cluster in which every name has these addresses.
+pub(super) struct Cluster(pub(super) Vec<IpAddr>);
+
+impl Names for Cluster {
+    fn addresses(&self, _: &str) -> BoxFuture<'static, Vec<IpAddr>> {
+        futures::future::ready(self.0.clone()).boxed()
+    }
+}
 
 /// A gateway with a port.
 struct Front {
@@ -32,8 +45,8 @@ struct Front {
     _accepting: AbortOnDropHandle<()>,
 }
 
-fn table(endpoints: &[SocketAddr], settings: Settings) -> Table {
-    let location = Location {
+fn location(endpoints: &[SocketAddr], settings: Settings) -> Location {
+    Location {
         ingress: "d/web".into(),
         path: "/".into(),
         matcher: Matcher::Start("/".into()),
@@ -42,7 +55,15 @@ fn table(endpoints: &[SocketAddr], settings: Settings) -> Table {
         guard: None,
         backend: Arc::new(Backend::new("d/web:80".into(), Target::Endpoints(endpoints.to_vec()))),
         canary: None,
-    };
+        errors: None,
+    }
+}
+
+fn table(endpoints: &[SocketAddr], settings: Settings) -> Table {
+    of_location(location(endpoints, settings))
+}
+
+fn of_location(location: Location) -> Table {
     let host = Host { locations: vec![Arc::new(location)], ..Host::default() };
     Table { exact: [("a.example".to_owned(), host)].into(), ..Table::default() }
 }
@@ -58,8 +79,23 @@ fn client_tls() -> rustls::ClientConfig {
 
 impl Front {
     async fn new(endpoints: &[SocketAddr], settings: Settings) -> Front {
-        let gateway = Arc::new(Gateway::new(Ports { http: 80, https: 443 }, &client_tls()));
-        gateway.set_table(table(endpoints, settings));
+        let front = Front::with(Ports { http: 80, https: 443 }, &client_tls(), Vec::new()).await;
+        front.gateway.set_table(table(endpoints, settings));
+        front
+    }
+
+    /// One in whose cluster all names have these addresses.
+    async fn knowing(names: Vec<IpAddr>) -> Front {
+        Front::with(Ports { http: 80, https: 443 }, &client_tls(), names).await
+    }
+
+    /// One that takes a port for its own.
+    async fn at_ports(http: u16) -> Front {
+        Front::with(Ports { http, https: 443 }, &client_tls(), Vec::new()).await
+    }
+
+    async fn with(ports: Ports, tls: &rustls::ClientConfig, names: Vec<IpAddr>) -> Front {
+        let gateway = Arc::new(Gateway::new(ports, tls, Arc::new(Cluster(names))));
         let shown = Arc::new(tls::Shown::new().unwrap());
         let server = Server::new(gateway.clone(), tls::server(shown).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -392,4 +428,57 @@ async fn grpc_passes_with_its_trailers() {
         assert_eq!(trailers["asked"], "http://a.example/service/Method");
         assert_eq!(body.to_bytes(), message);
     }
+}
+
+/// A slice of the service `web` with one endpoint.
+fn slice(address: &str, ending: bool) -> serde_json::Value {
+    json!({
+        "metadata": {"namespace": "d", "name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"port": 80}],
+        "endpoints": [{"addresses": [address],
+                       "conditions": {"ready": !ending, "serving": true, "terminating": ending}}],
+    })
+}
+
+#[tokio::test]
+async fn the_ingress_says_whom_it_asks() {
+    let api = FakeApi::default();
+    // Ports that were free a moment ago.
+    let (http, https) = (nobody().await.port(), nobody().await.port());
+    let (node, gateway) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
+    let config = Config {
+        ports: Ports { http, https },
+        node,
+        gateway,
+        tls: Arc::new(client_tls()),
+        names: Arc::new(Cluster(Vec::new())),
+    };
+    let ingress = Ingress::new(api.client(), config);
+    let mut asked = ingress.asked();
+    assert!(asked.borrow().is_empty(), "without an ingress, nobody is asked");
+    let _running = AbortOnDropHandle::new(tokio::spawn(ingress.run(std::future::pending())));
+    let pod: IpAddr = "10.244.0.5".parse().unwrap();
+    let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
+    let mut until = async |is: bool| {
+        let waiting = asked.wait_for(|asked| asked.contains(&pod) == is);
+        drop(tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("a change"));
+    };
+    api.put(
+        "services",
+        json!({"metadata": {"namespace": "d", "name": "web"}, "spec": {"ports": [{"port": 80}]}}),
+    );
+    api.put("endpointslices", slice("10.244.0.5", false));
+    api.put(
+        "ingresses",
+        json!({"metadata": {"namespace": "d", "name": "web", "uid": "u"},
+               "spec": {"ingressClassName": "nginx", "defaultBackend": backend}}),
+    );
+    until(true).await;
+    // It still has the requests, as there is nobody else; it need not wait for their end.
+    api.put("endpointslices", slice("10.244.0.5", true));
+    until(false).await;
+    api.put("endpointslices", slice("10.244.0.5", false));
+    until(true).await;
+    api.remove("ingresses", "d", "web");
+    until(false).await;
 }

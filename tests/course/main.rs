@@ -1,6 +1,8 @@
 //! The main job, end to end: whole clusters in test hosts, driven by stock kubectl with the course's manifests.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod printed;
+#[path = "../testbed/mod.rs"]
 mod testbed;
 
 use std::time::Duration;

@@ -1,22 +1,30 @@
-//! The quality-of-service class of a pod, from what its containers ask for and may use.
+//! The quality-of-service class of a pod, from what it, or its containers, ask for and may use.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::super::value::{entries, items};
 use crate::api::quantity::{self, Quantity};
+use crate::api::value::{entries, items};
 
 /// `Guaranteed`, `Burstable` or `BestEffort`.
-pub(super) fn class(pod: &Value) -> &'static str {
+pub fn class(pod: &Value) -> &'static str {
     let (mut requests, mut limits) = (BTreeMap::new(), BTreeMap::new());
     let mut guaranteed = true;
     let spec = &pod["spec"];
-    for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
-        let resources = &container["resources"];
-        sum(&mut requests, resources, "requests");
-        let limited = sum(&mut limits, resources, "limits");
-        guaranteed &= limited == 2;
+    let whole = &spec["resources"];
+    if !whole.is_null() {
+        // What a pod states for itself counts, and what its containers do does not.
+        sum(&mut requests, whole, "requests");
+        let limited = sum(&mut limits, whole, "limits");
+        guaranteed = limited == 2 || entries(whole, "limits").next().is_none();
+    } else {
+        for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+            let resources = &container["resources"];
+            sum(&mut requests, resources, "requests");
+            let limited = sum(&mut limits, resources, "limits");
+            guaranteed &= limited == 2;
+        }
     }
     if requests.is_empty() && limits.is_empty() {
         "BestEffort"
@@ -60,6 +68,17 @@ mod tests {
             (json!([some]), "Burstable"),
         ] {
             assert_eq!(class(&json!({"spec": {"containers": containers}})), expected, "{containers}");
+        }
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        for (whole, expected) in [
+            (json!({"limits": both, "requests": both}), "Guaranteed"),
+            (json!({"limits": both, "requests": {"cpu": "500m", "memory": "1Gi"}}), "Burstable"),
+            (json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}), "Burstable"),
+            (json!({"requests": both}), "Burstable"),
+            (json!({}), "BestEffort"),
+        ] {
+            let pod = json!({"spec": {"containers": [full, {}], "resources": whole}});
+            assert_eq!(class(&pod), expected, "{whole}");
         }
     }
 }
