@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+use super::registry::encode;
 use crate::api::custom;
 use crate::api::kinds::{self, KINDS, Kind};
 use crate::api::meta;
@@ -17,6 +20,8 @@ pub struct Served {
     now: RwLock<Arc<Table>>,
     /// What was made of each definition, by its name, and at which revision of it.
     made: Mutex<HashMap<String, Made>>,
+    /// Tells those who follow a custom kind that some have changed.
+    changed: watch::Sender<()>,
 }
 
 /// What was made of a definition.
@@ -35,16 +40,17 @@ struct Made {
 #[derive(Debug, PartialEq)]
 struct Form {
     uid: String,
-    generation: i64,
-    single_version: bool,
+    /// Of the spec, which may be long.
+    digest: Vec<u8>,
+    names: Value,
 }
 
 impl Form {
     fn of(definition: &Value) -> Form {
         Form {
             uid: meta::uid(definition).to_owned(),
-            generation: meta::generation(definition),
-            single_version: custom::is_single_version(definition),
+            digest: Sha256::digest(encode(&definition["spec"])).to_vec(),
+            names: definition["status"]["acceptedNames"].clone(),
         }
     }
 }
@@ -70,7 +76,11 @@ fn place(group: &str, version: &str, plural: &str) -> String {
 
 impl Default for Served {
     fn default() -> Served {
-        Served { now: RwLock::new(Arc::new(Table::new(Vec::new()))), made: Mutex::default() }
+        Served {
+            now: RwLock::new(Arc::new(Table::new(Vec::new()))),
+            made: Mutex::default(),
+            changed: watch::Sender::default(),
+        }
     }
 }
 
@@ -89,6 +99,23 @@ impl Served {
         kinds::by_resource(group, version, plural)
             .cloned()
             .or_else(|| self.table().custom.get(&place(group, version, plural)).cloned())
+    }
+
+    /// Returns once a custom kind is no longer what it is in this row: its definition has another form, or is gone.
+    /// Built-in kinds stay.
+    pub async fn outdated(&self, kind: &Kind) {
+        let Some(version) = kind.types.custom() else { return std::future::pending().await };
+        let is_current = || {
+            let current = self.by_resource(&kind.group, &kind.version, &kind.plural);
+            let current = current.as_ref().and_then(|kind| kind.types.custom());
+            current.is_some_and(|current| current.definition.since == version.definition.since)
+        };
+        let mut changed = self.changed.subscribe();
+        while is_current() {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Serves what these definitions define beside the built-in kinds, and nothing else. Only what has changed since the
@@ -127,6 +154,7 @@ impl Served {
                 .then_with(|| a.plural.cmp(&b.plural))
         });
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table::new(all));
+        self.changed.send_replace(());
         Ok(())
     }
 }
@@ -134,25 +162,34 @@ impl Served {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::registry::encode;
     use serde_json::json;
 
-    #[test]
-    fn only_another_form_makes_the_objects_old() {
+    #[tokio::test]
+    async fn only_another_form_makes_a_kind_another() {
         let served = Served::default();
-        let written = |revision: u64, generation: i64, label: &str| {
-            let definition = json!({"metadata": {"name": "w", "uid": "u", "generation": generation, "labels": {"a": label}},
-                "spec": {"group": "example.com", "versions": [{"name": "v1", "served": true, "storage": true}]},
+        let written = |revision: u64, scope: &str, label: &str| {
+            let definition = json!({"metadata": {"name": "w", "uid": "u", "generation": revision,
+                "labels": {"a": label}},
+                "spec": {"group": "example.com", "scope": scope, "versions": [{"name": "v1", "served": true, "storage": true}]},
                 "status": {"acceptedNames": {"plural": "widgets", "kind": "Widget"},
                     "conditions": [{"type": "Established", "status": "True"}]}});
             let entry = Entry::new("customresourcedefinitions/w".into(), encode(&definition), 1, revision);
             served.refresh(|| Ok::<_, ()>(vec![entry])).unwrap();
-            let kind = served.by_resource("example.com", "v1", "widgets").unwrap();
-            kind.types.custom().unwrap().definition.since
+            served.by_resource("example.com", "v1", "widgets").unwrap()
         };
-        assert_eq!(written(3, 1, "x"), 3);
-        assert_eq!(written(5, 1, "y"), 3);
-        assert_eq!(written(7, 2, "y"), 7);
+        let since = |kind: &Kind| kind.types.custom().unwrap().definition.since;
+        let first = written(3, "Cluster", "x");
+        let mut follower = Box::pin(served.outdated(&first));
+        assert!(futures::poll!(&mut follower).is_pending());
+        assert_eq!(since(&written(5, "Cluster", "y")), 3);
+        assert!(futures::poll!(&mut follower).is_pending());
+        let next = written(7, "Namespaced", "y");
+        assert_eq!(since(&next), 7);
+        assert!(futures::poll!(follower).is_ready());
+        served.refresh(|| Ok::<_, ()>(Vec::new())).unwrap();
+        assert!(futures::poll!(Box::pin(served.outdated(&next))).is_ready());
+        let pods = served.by_resource("", "v1", "pods").unwrap();
+        assert!(futures::poll!(Box::pin(served.outdated(&pods))).is_pending());
     }
 
     #[test]
