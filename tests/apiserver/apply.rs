@@ -609,10 +609,7 @@ async fn fields_are_owned_across_versions_that_a_webhook_converts() {
     assert_eq!(owned(&made, "a"), &json!({"f:spec": {"f:length": {}}}));
     let b = widget("v1", json!({"size": 5, "color": "red"}));
     let refused = f.apply(&path("v1"), "fieldManager=b", &b).await.expect(409);
-    assert_eq!(
-        refused["message"],
-        "Apply failed with 1 conflict: conflict with \"a\" using example.com/v1beta1: .spec.length"
-    );
+    assert_eq!(refused["message"], "Apply failed with 1 conflict: conflict with \"a\": .spec.length");
     let same = widget("v1", json!({"size": 3, "color": "red"}));
     let both = f.apply(&path("v1"), "fieldManager=b", &same).await.expect(200);
     assert_eq!(managers(&both), ["a Apply", "b Apply"]);
