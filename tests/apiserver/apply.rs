@@ -597,7 +597,7 @@ async fn whatever_is_applied_is_there_and_is_written_once() {
 
 #[tokio::test]
 async fn fields_are_owned_across_versions_that_a_webhook_converts() {
-    let (f, hook) = super::custom::converting().await;
+    let (f, _hook) = super::custom::converting().await;
     let path = |version: &str| format!("/apis/example.com/{version}/namespaces/default/widgets/one");
     let widget = |version: &str, spec: Value| {
         json!({"apiVersion": format!("example.com/{version}"), "kind": "Widget", "metadata": {"name": "one"},
@@ -623,7 +623,11 @@ async fn fields_are_owned_across_versions_that_a_webhook_converts() {
     // Where nothing can be compared, an update is managed by nobody and an apply is refused.
     f.delete(&path("v1")).await.expect(200);
     f.apply(&path("v1beta1"), "fieldManager=a", &a).await.expect(201);
-    drop(hook);
+    let nowhere = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://127.0.0.1:1/convert"}}}}});
+    f.patch("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com", nowhere)
+        .await
+        .expect(200);
+    f.apply(&path("v1"), "fieldManager=b", &same).await.expect(500);
     let patched = f.patch(&path("v1"), json!({"spec": {"color": "blue"}})).await.expect(200);
     assert_eq!(managers(&patched), [""; 0]);
 }
