@@ -12,16 +12,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::StreamExt;
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use minik::api::node::NoNode;
 use minik::apiserver::allocate::ServiceRanges;
-use minik::apiserver::http::{self, Server};
+use minik::apiserver::http::{Config as Serving, Server};
 use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
 use minik::apiserver::proxy::exchange::HostNetwork;
 use minik::apiserver::{ApiServer, Config};
 use minik::store::Store;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -55,12 +64,12 @@ async fn serve(directory: &Path) -> Result<()> {
     let told = json!({"address": listener.local_addr()?.to_string(), "ca": pki.ca_pem(),
         "identity": format!("{}{}", admin.certificate, admin.key)});
     writeln!(std::io::stdout(), "{told}")?;
-    let config = http::Config {
+    let config = Serving {
         node: Arc::new(NoNode),
         dial: Arc::new(HostNetwork),
         front_proxy: None,
         audit: None,
-        deadline: http::DEADLINE,
+        deadline: minik::apiserver::http::DEADLINE,
     };
     let parent = async {
         // The load holds the other end.
@@ -75,9 +84,8 @@ async fn serve(directory: &Path) -> Result<()> {
 /// A server in a process of its own.
 struct Served {
     child: Child,
-    base: String,
-    ca: reqwest::Certificate,
-    identity: String,
+    address: String,
+    tls: Arc<rustls::ClientConfig>,
     _directory: tempfile::TempDir,
 }
 
@@ -97,17 +105,31 @@ impl Served {
         BufReader::new(child.stdout.take().ok_or("no output")?).read_line(&mut line)?;
         let told: Value = serde_json::from_str(&line)?;
         let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
-        let ca = reqwest::Certificate::from_pem(text("ca").as_bytes())?;
-        let base = format!("https://{}", text("address"));
-        Ok(Served { child, base, ca, identity: text("identity"), _directory: directory })
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(text("ca").as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        let identity = text("identity");
+        let chain = CertificateDer::pem_slice_iter(identity.as_bytes());
+        let chain = chain.collect::<std::result::Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_slice(identity.as_bytes())?;
+        let mut tls = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Served { child, address: text("address"), tls: Arc::new(tls), _directory: directory })
     }
 
     /// A client with a connection of its own.
-    fn client(&self) -> Result<Client> {
-        let identity = reqwest::Identity::from_pem(self.identity.as_bytes())?;
-        let client =
-            reqwest::Client::builder().no_proxy().tls_certs_only([self.ca.clone()]).identity(identity);
-        Ok(Client { http: client.build()?, base: self.base.clone() })
+    async fn client(&self) -> Result<Client> {
+        let stream = connected(&self.address).await?;
+        let name = ServerName::from(stream.peer_addr()?.ip());
+        let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await?;
+        Client::over(stream, format!("https://{}", self.address)).await
+    }
+
+    async fn clients(&self, count: usize) -> Result<Vec<Client>> {
+        try_join_all((0..count).map(|_| self.client())).await
     }
 
     /// Processor seconds that the server has used.
@@ -127,20 +149,74 @@ impl Drop for Served {
     }
 }
 
+async fn connected(address: &str) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// A connection of HTTP/2 and nothing beside: what a library for clients does with each request would take the processors
+/// from the server that is to be measured.
 #[derive(Clone)]
 struct Client {
-    http: reqwest::Client,
+    requests: SendRequest<Full<Bytes>>,
     base: String,
 }
 
+/// How much a server may send ahead on a stream and on a connection: what Go's client grants, with which kubectl is built
+/// (golang.org/x/net/http2, `transportDefaultStreamFlow` and `transportDefaultConnFlow`).
+const WINDOWS: (u32, u32) = (4 << 20, 1 << 30);
+
 impl Client {
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        base: String,
+    ) -> Result<Client> {
+        let (requests, connection) = http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(WINDOWS.0)
+            .initial_connection_window_size(WINDOWS.1)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        tokio::spawn(async move {
+            // Who asks on it hears of its end.
+            let _ = connection.await;
+        });
+        Ok(Client { requests, base })
+    }
+
+    async fn ask(&self, request: http::request::Builder, body: Bytes) -> Result<http::Response<Incoming>> {
+        let mut requests = self.requests.clone();
+        requests.ready().await?;
+        let response = requests.send_request(request.body(Full::new(body))?).await?;
+        match response.status() {
+            code if code.is_success() => Ok(response),
+            code => Err(format!("{code}: {:?}", response.into_body().collect().await?.to_bytes()).into()),
+        }
+    }
+
+    async fn start(&self, path: &str) -> Result<Incoming> {
+        let request = http::Request::get(format!("{}{path}", self.base));
+        Ok(self.ask(request, Bytes::new()).await?.into_body())
+    }
+
     async fn get(&self, path: &str) -> Result<Bytes> {
-        Ok(self.http.get(format!("{}{path}", self.base)).send().await?.error_for_status()?.bytes().await?)
+        Ok(self.start(path).await?.collect().await?.to_bytes())
+    }
+
+    /// Reads an answer to its end and keeps nothing of it; how many bytes it had.
+    async fn read(&self, path: &str) -> Result<usize> {
+        let mut body = self.start(path).await?;
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            bytes += frame?.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(bytes)
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<()> {
-        let sent = self.http.post(format!("{}{path}", self.base)).json(body).send().await?;
-        sent.error_for_status()?.bytes().await?;
+        let request = http::Request::post(format!("{}{path}", self.base));
+        let request = request.header("content-type", "application/json");
+        self.ask(request, serde_json::to_vec(body)?.into()).await?.into_body().collect().await?;
         Ok(())
     }
 }
@@ -180,8 +256,6 @@ where
     Fut: Future<Output = Result<()>> + Send,
 {
     let (turn, next) = (Arc::new(turn), Arc::new(AtomicU64::new(0)));
-    // Whatever comes of it (an etcd refuses a GET): the connection is there.
-    join_all(clients.iter().map(|client| client.http.get(&client.base).send())).await;
     let began = Instant::now();
     let each = clients.into_iter().map(|client| {
         let (turn, next) = (turn.clone(), next.clone());
@@ -217,7 +291,7 @@ fn pod(name: &str) -> Value {
 async fn measure() -> Result<()> {
     let scale = Scale::of_environment();
     let served = Served::start()?;
-    let client = served.client()?;
+    let client = served.client().await?;
     client
         .post("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}}))
         .await
@@ -236,10 +310,6 @@ async fn measure() -> Result<()> {
     Ok(())
 }
 
-fn clients(served: &Served, count: usize) -> Result<Vec<Client>> {
-    (0..count).map(|_| served.client()).collect()
-}
-
 async fn writes(served: &Served, scale: Scale) -> Result<()> {
     for count in [1, 64] {
         let turn = move |client: Client, n: u64| async move {
@@ -256,7 +326,7 @@ where
     F: Fn(Client, u64) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<()>> + Send,
 {
-    let clients = clients(served, count)?;
+    let clients = served.clients(count).await?;
     let before = served.cpu();
     let (samples, rate) = load(clients, scale.time, turn).await?;
     #[allow(clippy::cast_precision_loss)]
@@ -266,14 +336,14 @@ where
 
 async fn reads(served: &Served, scale: Scale) -> Result<()> {
     for count in [1, 64] {
-        let turn = |client: Client, _| async move { client.get(&format!("{MAPS}/w1-0")).await.map(drop) };
+        let turn = |client: Client, _| async move { client.read(&format!("{MAPS}/w1-0")).await.map(drop) };
         told(served, &format!("get, {count} clients"), count, scale, turn).await?;
     }
     Ok(())
 }
 
 async fn lists(served: &Served, scale: Scale) -> Result<()> {
-    let makers = clients(served, 16)?;
+    let makers = served.clients(16).await?;
     let made = makers.iter().enumerate().map(|(at, client)| async move {
         for n in (at..scale.pods).step_by(16) {
             client.post(PODS, &pod(&format!("p{n:05}"))).await?;
@@ -281,7 +351,7 @@ async fn lists(served: &Served, scale: Scale) -> Result<()> {
         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
     });
     try_join_all(made).await?;
-    let client = served.client()?;
+    let client = served.client().await?;
     for (name, path, rounds) in [
         ("500 pods, a page".to_owned(), format!("{PODS}?limit=500"), 20),
         (format!("{} pods", scale.pods), PODS.to_owned(), 10),
@@ -291,7 +361,7 @@ async fn lists(served: &Served, scale: Scale) -> Result<()> {
         let mut bytes = 0;
         for _ in 0..rounds {
             let start = Instant::now();
-            bytes = client.get(&path).await?.len();
+            bytes = client.read(&path).await?;
             samples.push(start.elapsed());
         }
         say(&format!("list, {name}"), samples, &format!("{} KiB", bytes / 1024))?;
@@ -302,28 +372,29 @@ async fn lists(served: &Served, scale: Scale) -> Result<()> {
 /// How long it takes from the write of an object until every watcher has heard of it.
 async fn watches(served: &Served, watchers: usize) -> Result<()> {
     const WRITES: usize = 50;
-    let connections = clients(served, watchers.min(100))?;
+    let connections = served.clients(watchers.min(100)).await?;
     let (heard, mut told) = tokio::sync::mpsc::unbounded_channel::<Instant>();
     let version = {
-        let list: Value = serde_json::from_slice(&served.client()?.get(&format!("{MAPS}?limit=1")).await?)?;
+        let list: Value =
+            serde_json::from_slice(&served.client().await?.get(&format!("{MAPS}?limit=1")).await?)?;
         list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned()
     };
     let mut watching = tokio::task::JoinSet::new();
     for at in 0..watchers {
         let client = &connections[at % connections.len()];
-        let path = format!("{}{MAPS}?watch=1&resourceVersion={version}", client.base);
-        let mut stream = client.http.get(path).send().await?.error_for_status()?.bytes_stream();
+        let mut body = client.start(&format!("{MAPS}?watch=1&resourceVersion={version}")).await?;
         let heard = heard.clone();
         watching.spawn(async move {
-            while let Some(Ok(piece)) = stream.next().await {
-                for _ in piece.iter().filter(|byte| **byte == b'\n') {
+            while let Some(Ok(frame)) = body.frame().await {
+                for _ in frame.data_ref().map_or(&[][..], Bytes::as_ref).iter().filter(|byte| **byte == b'\n')
+                {
                     // Nobody counts any more at the end.
                     let _ = heard.send(Instant::now());
                 }
             }
         });
     }
-    let writer = served.client()?;
+    let writer = served.client().await?;
     let mut samples = Vec::new();
     for n in 0..WRITES {
         let start = Instant::now();
@@ -341,21 +412,16 @@ async fn watches(served: &Served, watchers: usize) -> Result<()> {
 
 /// Durable writes of the same size to etcd, by its own protocol.
 async fn etcd_writes(address: &str, count: usize, time: Duration) -> Result<()> {
-    let client = || {
-        let http = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build()?;
-        Ok(Client { http, base: format!("http://{address}") })
-    };
-    let clients = (0..count).map(|_| client()).collect::<Result<Vec<Client>>>()?;
+    let clients = try_join_all(
+        (0..count)
+            .map(|_| async { Client::over(connected(address).await?, format!("http://{address}")).await }),
+    );
+    let clients = clients.await?;
     let turn = move |client: Client, n: u64| async move {
         let body = put(format!("/bench/{count}-{n}").as_bytes(), &[b'x'; PAYLOAD]);
-        let sent = client
-            .http
-            .post(format!("{}/etcdserverpb.KV/Put", client.base))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(body)
-            .send();
-        let answer = sent.await?.error_for_status()?.bytes().await?;
+        let request = http::Request::post(format!("{}/etcdserverpb.KV/Put", client.base));
+        let request = request.header("content-type", "application/grpc").header("te", "trailers");
+        let answer = client.ask(request, body).await?.into_body().collect().await?.to_bytes();
         if answer.len() < 5 { Err("etcd did not answer".into()) } else { Ok(()) }
     };
     let (samples, rate) = load(clients, time, turn).await?;

@@ -32,14 +32,26 @@ pub fn takes_trailers(headers: &HeaderMap) -> bool {
     words(headers, header::TE).any(|word| word.eq_ignore_ascii_case("trailers"))
 }
 
+/// The headers of a message that are about one connection alone: always the same ones, and those that it names itself.
+pub struct Hops(Vec<HeaderName>);
+
+impl Hops {
+    /// Those of a message.
+    pub fn of(headers: &HeaderMap) -> Hops {
+        Hops(words(headers, header::CONNECTION).filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Whether a header is one of them.
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        HOP_BY_HOP.contains(&name.as_str()) || self.0.contains(name)
+    }
+}
+
 /// Takes away what is about one connection alone.
 pub fn remove(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> =
-        words(headers, header::CONNECTION).filter_map(|name| name.parse().ok()).collect();
-    for name in named {
+    let hops = Hops::of(headers);
+    let found: Vec<HeaderName> = headers.keys().filter(|name| hops.contains(name)).cloned().collect();
+    for name in found {
         headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(*name);
     }
 }

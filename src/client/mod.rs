@@ -2,6 +2,7 @@
 //!
 //! Controllers, scheduler, kubelet, proxy and DNS know the cluster only through this module.
 
+use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -211,8 +212,8 @@ fn unexpected(what: &str) -> Status {
 
 /// 64 random bits, for names that must not collide.
 pub fn random_u64() -> u64 {
-    // The kernel's generator does not fail once the machine is up; if it ever does, the clock still differs.
-    getrandom::u64().unwrap_or_else(|_| jiff::Timestamp::now().as_nanosecond() as u64)
+    // A keyed hash. Its key is a count beside what the kernel gave to this thread, which so is not called each time.
+    RandomState::new().hash_one(())
 }
 
 /// A number in `0.0..1.0`, for jitter.

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::limits::Seat;
+use super::upstream::Reply;
 
 /// Why a body ended before its end.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -157,7 +158,7 @@ impl hyper::body::Body for Upload {
 
 /// An answer's body, which breaks off when the backend keeps silent for too long.
 pub struct Download {
-    body: Incoming,
+    body: Reply,
     patience: Duration,
     silent: Option<Pin<Box<Sleep>>>,
     /// Its request is under way until its end.
@@ -179,7 +180,7 @@ impl Held {
 
 impl Download {
     /// The body of an answer, and what its request holds.
-    pub fn new(body: Incoming, patience: Duration, held: Held) -> Download {
+    pub fn new(body: Reply, patience: Duration, held: Held) -> Download {
         Download { body, patience, silent: None, _held: held }
     }
 }

@@ -3,7 +3,7 @@
 use http::header;
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Uri};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use super::gateway::Peer;
 use super::headers::{self, Client};
 use super::path;
 use super::route::{Asked, Location, Matcher};
-use super::upstream::{self, Key, Pool};
+use super::upstream::{self, Key, Pool, Reply};
 use crate::client::random_u64;
 
 /// A request that goes to a backend.
@@ -97,7 +97,7 @@ pub(super) struct Exchange<'a> {
 
 /// What came of one endpoint.
 enum Tried {
-    Answered(Response<Incoming>),
+    Answered(Response<Reply>),
     /// It could not be reached, or broke off.
     Broken,
     /// It took too long.
@@ -113,7 +113,7 @@ impl Exchange<'_> {
         keys: impl Iterator<Item = Key>,
         upload: Upload,
         port: u16,
-    ) -> Result<Response<Incoming>, StatusCode> {
+    ) -> Result<Response<Reply>, StatusCode> {
         let head = self.passage.head(port).map_err(|_| StatusCode::BAD_REQUEST)?;
         let (next, began) = (&self.settings.next, Instant::now());
         let may_repeat = self.passage.parts.method.is_idempotent() || next.non_idempotent;

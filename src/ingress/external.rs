@@ -7,7 +7,6 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use super::annotations::{External, Protocol, Settings};
 use super::body::{Body, Download, Held, empty};
@@ -17,7 +16,7 @@ use super::gateway::{Gateway, answer, linger, page};
 use super::headers;
 use super::path;
 use super::route::{self, Asked, Backend, Location, Table, Target};
-use super::upstream::Key;
+use super::upstream::{Key, Reply};
 
 /// What a server that was asked gives to a request that may pass.
 #[derive(Default)]
@@ -128,7 +127,7 @@ impl Gateway {
         location: &Location,
         parts: &Parts,
         table: &Table,
-    ) -> Option<Response<Incoming>> {
+    ) -> Option<Response<Reply>> {
         let uri: Uri = gate::filled(asked, &external.url).parse().ok()?;
         let secure = uri.scheme_str() == Some("https");
         let own_port = if secure { self.ports.https } else { self.ports.http };
@@ -174,7 +173,7 @@ impl Gateway {
         keys: impl Iterator<Item = Key>,
         head: &Request<()>,
         settings: &Settings,
-    ) -> Option<Response<Incoming>> {
+    ) -> Option<Response<Reply>> {
         for key in keys {
             // A connection that was kept may be closed just then.
             for fresh in [false, true] {

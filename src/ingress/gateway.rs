@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -29,7 +30,7 @@ use super::names::Known;
 use super::path;
 use super::route::{self, Asked, Guard, Matcher, Table, Target};
 use super::tunnel::tunnel;
-use super::upstream::{Key, Pool};
+use super::upstream::{Key, Pool, Reply};
 use crate::client::random_u64;
 
 /// How many requests may be on their way to backends at a time: each has a connection and buffers of its own.
@@ -158,7 +159,8 @@ impl Gateway {
         };
         if let Some(backend) = &location.errors
             && location.settings.custom_errors.contains(&response.status().as_u16())
-            && let Some(instead) = self.explained(response.status(), backend, location, &parts).await
+            && let Some(instead) =
+                Box::pin(self.explained(response.status(), backend, location, &parts)).await
         {
             response = instead;
         }
@@ -183,7 +185,8 @@ impl Gateway {
         let external = passage.location.settings.external.as_ref();
         if let Some(external) = external {
             let (asked, parts) = (&passage.asked, passage.parts);
-            match self.granted(external, asked, passage.location, parts, table).await {
+            // Aside, as all that few requests need: it would be moved with every one.
+            match Box::pin(self.granted(external, asked, passage.location, parts, table)).await {
                 Ok(granted) => passage.granted = granted,
                 Err(refused) => {
                     linger(body);
@@ -233,7 +236,8 @@ impl Gateway {
         let (endpoints, name) = match &backend.target {
             Target::Endpoints(endpoints) => (endpoints.clone(), None),
             Target::Name(host, port) => {
-                (self.names.addresses(host, *port, settings.connect_timeout).await, Some(host.clone()))
+                let found = self.names.addresses(host, *port, settings.connect_timeout);
+                (Box::pin(found).await, Some(host.clone()))
             }
         };
         if endpoints.is_empty() {
@@ -288,7 +292,7 @@ fn new_cookie(passage: &Passage<'_>, session: &Session) -> Option<HeaderValue> {
 /// Joins client and backend, which both have changed to another protocol, and answers so. The places of connection and
 /// request are `held` until both end.
 fn switched(
-    mut response: Response<Incoming>,
+    mut response: Response<Reply>,
     client: OnUpgrade,
     held: (Arc<OwnedSemaphorePermit>, Held),
     patience: Duration,
@@ -300,7 +304,9 @@ fn switched(
         }
         drop(held);
     });
-    let mut response = response.map(|_| empty());
+    let (head, body) = response.into_parts();
+    body.detach();
+    let mut response = Response::from_parts(head, empty());
     headers::to_client(response.headers_mut(), true);
     response
 }
@@ -324,14 +330,18 @@ fn authority(parts: &Parts) -> Option<String> {
 }
 
 /// Reads some of a body that nobody wants: a client that is still sending would not see its answer otherwise.
-pub(super) fn linger(mut body: Incoming) {
+pub(super) fn linger<B>(mut body: B)
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Send,
+{
     if body.is_end_stream() {
         return;
     }
     tokio::spawn(tokio::time::timeout(LINGER, async move {
         let mut read = 0;
         while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, bytes::Bytes::len);
+            read += frame.data_ref().map_or(0, Bytes::len);
             if read > LINGER_BYTES {
                 return;
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::api::hops;
+use crate::api::hops::{self, Hops};
 
 /// What a backend learns of the client's side.
 pub struct Client<'a> {
@@ -46,6 +46,9 @@ const TOLD: &[&str] = &[
     "http2-settings",
 ];
 
+/// So many headers are added to most requests.
+const ADDED: usize = 9;
+
 /// Protocols in which further requests would follow, which no rule would see.
 const OTHER_REQUESTS: &[&str] = &["h2", "http", "tls"];
 
@@ -57,27 +60,23 @@ pub fn upgrade(asked: &HeaderMap) -> Option<HeaderValue> {
     (!text.split(',').any(refused)).then_some(protocols)
 }
 
-/// Takes names with underscores away, as nginx does: CGI and its kin cannot tell `X_Real_IP` from `X-Real-IP`.
-fn drop_underscored(headers: &mut HeaderMap) {
-    let named = |name: &&HeaderName| name.as_str().contains('_');
-    let underscored: Vec<HeaderName> = headers.keys().filter(named).cloned().collect();
-    for name in underscored {
-        headers.remove(name);
-    }
-}
-
 /// The headers that a backend gets; `host` is the one that it is asked for.
 pub fn to_backend(asked: &HeaderMap, host: &str, client: &Client<'_>) -> HeaderMap {
-    let mut headers = asked.clone();
     let (upgrade, trailers) = (upgrade(asked), hops::takes_trailers(asked));
     let before = asked.get("x-forwarded-for").cloned();
-    hops::remove(&mut headers);
-    drop_underscored(&mut headers);
-    TOLD.iter().for_each(|name| drop(headers.remove(*name)));
-    // The length is that of the body as it is read, whatever the client says.
-    headers.remove(header::CONTENT_LENGTH);
-    if client.authenticated {
-        headers.remove(header::AUTHORIZATION);
+    let hops = Hops::of(asked);
+    let is_kept = |name: &HeaderName| {
+        // The length is that of the body as it is read, whatever the client says. Names with underscores go, as with nginx:
+        // CGI and its kin cannot tell `X_Real_IP` from `X-Real-IP`.
+        *name != header::CONTENT_LENGTH
+            && !(client.authenticated && *name == header::AUTHORIZATION)
+            && !name.as_str().contains('_')
+            && !TOLD.contains(&name.as_str())
+            && !hops.contains(name)
+    };
+    let mut headers = HeaderMap::with_capacity(asked.len() + ADDED);
+    for (name, value) in asked.iter().filter(|(name, _)| is_kept(name)) {
+        headers.append(name.clone(), value.clone());
     }
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));

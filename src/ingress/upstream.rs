@@ -4,13 +4,17 @@
 //! endpoint that is gone are closed, and give a request back that was not sent, so that another endpoint gets it.
 
 use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ClientConfig;
@@ -67,9 +71,48 @@ pub enum Error {
     },
 }
 
+/// A connection that carries one request at a time. It has no task of its own and moves when it is polled, by whoever waits for
+/// an answer or takes it: a request so needs no other thread, which would have to be woken for each part of it.
+struct Single {
+    sender: http1::SendRequest<Body>,
+    /// What moves it; `None` once it has ended.
+    driver: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl Single {
+    /// Moves what can be moved.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && driver.as_mut().poll(cx).is_ready()
+        {
+            self.driver = None;
+        }
+    }
+
+    /// Moves what can be moved and looks at what it brought, which comes in no other way.
+    fn brings<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.drive(cx);
+        match self.driver {
+            // Who moves it looks again: to be woken for that as well would be once too often.
+            Some(_) => look(&mut Context::from_waker(Waker::noop())),
+            None => look(cx),
+        }
+    }
+
+    /// Whether it may carry a request: it lives, and has brought the last answer to its end.
+    fn is_free(&mut self) -> bool {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready() && !self.sender.is_closed()
+    }
+}
+
 /// A connection that carries one request at a time, or many.
 enum Sender {
-    One(http1::SendRequest<Body>),
+    One(Single),
     Many(http2::SendRequest<Body>),
 }
 
@@ -89,7 +132,7 @@ struct Idle<S> {
 
 #[derive(Default)]
 struct Kept {
-    one: HashMap<Key, Vec<Idle<http1::SendRequest<Body>>>>,
+    one: HashMap<Key, Vec<Idle<Single>>>,
     many: HashMap<Key, Idle<http2::SendRequest<Body>>>,
     /// The endpoints to which connections are kept.
     endpoints: HashSet<SocketAddr>,
@@ -144,7 +187,8 @@ impl Pool {
         if let Some(sender) = self.take(key).filter(|_| !fresh) {
             return Ok(made(sender, true));
         }
-        let opened = tokio::time::timeout(patience, self.open(key)).await;
+        // Aside: what it takes to open one would be moved with every request.
+        let opened = tokio::time::timeout(patience, Box::pin(self.open(key))).await;
         let sender = opened.map_err(|_| Error::Late(key.address))??;
         if let Sender::Many(sender) = &sender {
             let mut kept = self.kept();
@@ -166,8 +210,8 @@ impl Pool {
             kept.many.remove(key);
         }
         let idle = kept.one.get_mut(key)?;
-        while let Some(last) = idle.pop() {
-            if last.sender.is_ready() && !last.sender.is_closed() {
+        while let Some(mut last) = idle.pop() {
+            if last.sender.is_free() {
                 return Some(Sender::One(last.sender));
             }
         }
@@ -175,7 +219,7 @@ impl Pool {
         None
     }
 
-    fn put(&self, key: Key, sender: http1::SendRequest<Body>) {
+    fn put(&self, key: Key, sender: Single) {
         let mut kept = self.kept();
         if !kept.may_keep(&key) {
             return;
@@ -199,7 +243,7 @@ impl Pool {
                 let Some(pool) = pool.upgrade().map(Pool) else { return };
                 let mut kept = pool.kept();
                 kept.one.retain(|_, idle| {
-                    idle.retain(|one| one.since.elapsed() < IDLE && !one.sender.is_closed());
+                    idle.retain_mut(|one| one.since.elapsed() < IDLE && one.sender.is_free());
                     !idle.is_empty()
                 });
                 kept.many.retain(|_, idle| idle.since.elapsed() < IDLE && !idle.sender.is_closed());
@@ -229,7 +273,7 @@ impl Pool {
 
 async fn greet<S>(address: SocketAddr, stream: S, many: bool) -> Result<Sender, Error>
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
     let http = |source| Error::Http { address, source };
     let log = move |ended: hyper::Result<()>| {
@@ -245,29 +289,92 @@ where
         return Ok(Sender::Many(sender));
     }
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(http)?;
-    tokio::spawn(async move { log(connection.with_upgrades().await) });
-    Ok(Sender::One(sender))
+    let driver = Box::pin(async move { log(connection.with_upgrades().await) });
+    Ok(Sender::One(Single { sender, driver: Some(driver) }))
 }
 
 impl Connection {
     /// Sends the request; the error gives it back when nothing of it was sent.
-    pub async fn send(
-        self,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+    pub async fn send(self, request: Request<Body>) -> Result<Response<Reply>, TrySendError<Request<Body>>> {
         let Connection { pool, key, sender, .. } = self;
         match sender {
-            Sender::Many(mut sender) => sender.try_send_request(request).await,
-            Sender::One(mut sender) => {
+            Sender::Many(mut sender) => {
                 let response = sender.try_send_request(request).await?;
-                tokio::spawn(async move {
-                    // When the answer has been read to its end. One that changed its protocol never is.
-                    if sender.ready().await.is_ok() {
-                        pool.put(key, sender);
-                    }
-                });
-                Ok(response)
+                Ok(response.map(|body| Reply { body, ended: false, line: None }))
             }
+            Sender::One(mut single) => {
+                let mut answered = std::pin::pin!(single.sender.try_send_request(request));
+                let response = poll_fn(|cx| single.brings(cx, |cx| answered.as_mut().poll(cx))).await?;
+                let line = Some(Line { pool, key, single });
+                Ok(response.map(|body| Reply { body, ended: false, line }))
+            }
+        }
+    }
+}
+
+/// The body of a backend's answer.
+pub struct Reply {
+    body: Incoming,
+    ended: bool,
+    /// What brings it, unless that has a task of its own.
+    line: Option<Line>,
+}
+
+/// A connection that brings an answer, and where it is kept for the next one.
+struct Line {
+    pool: Pool,
+    key: Key,
+    single: Single,
+}
+
+impl Reply {
+    /// Lets the connection move by itself, as one must that has changed its protocol.
+    pub fn detach(mut self) {
+        if let Some(Line { single: Single { sender, driver: Some(driver) }, .. }) = self.line.take() {
+            tokio::spawn(async move {
+                driver.await;
+                drop(sender);
+            });
+        }
+    }
+}
+
+impl hyper::body::Body for Reply {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Reply { body, ended, line } = &mut *self;
+        let mut look = |cx: &mut Context<'_>| Pin::new(&mut *body).poll_frame(cx);
+        let frame = match line {
+            None => look(cx),
+            Some(line) => match look(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => line.single.brings(cx, look),
+                ready => ready,
+            },
+        };
+        *ended = matches!(frame, Poll::Ready(None));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        let Some(mut line) = self.line.take() else { return };
+        // The rest of an answer that was not taken to its end would be in the way of the next one.
+        if (self.ended || self.body.is_end_stream()) && line.single.is_free() {
+            line.pool.put(line.key, line.single);
         }
     }
 }
