@@ -68,8 +68,9 @@ pub fn to_backend(asked: &HeaderMap, host: &str, client: &Client<'_>) -> HeaderM
     let is_kept = |name: &HeaderName| {
         // The length is that of the body as it is read, whatever the client says. Names with underscores go, as with nginx:
         // CGI and its kin cannot tell `X_Real_IP` from `X-Real-IP`.
+        let used_up = client.authenticated && *name == header::AUTHORIZATION;
         *name != header::CONTENT_LENGTH
-            && !(client.authenticated && *name == header::AUTHORIZATION)
+            && !used_up
             && !name.as_str().contains('_')
             && !TOLD.contains(&name.as_str())
             && !hops.contains(name)
