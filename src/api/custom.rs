@@ -1,6 +1,7 @@
 //! Kinds that clients define: from a CustomResourceDefinition to rows of the table of kinds.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ const PART_VERBS: &[&str] = &["get", "patch", "update"];
 #[derive(Debug)]
 pub struct Version {
     /// The structure of its objects.
-    pub node: Node,
+    pub node: Arc<Node>,
     /// The same as an OpenAPI schema that says only what merging needs, with what every object has.
     pub document: Value,
     /// `v1`.
@@ -36,16 +37,14 @@ pub struct Version {
     pub scale: Option<Scale>,
     /// What all versions have in common.
     pub definition: Arc<Definition>,
-    /// Whether the schema fills in anything.
-    defaults: bool,
 }
 
 impl Version {
     /// Reads a version as it stands in a definition.
     pub fn read(version: &Value, definition: Arc<Definition>) -> Version {
         let schema = &version["schema"]["openAPIV3Schema"];
-        let mut node = Node::read(schema);
-        rules::compile(&mut node, true, "", &mut |_, _, _, _| {});
+        let name = version["name"].as_str().unwrap_or_default().to_owned();
+        let node = definition.nodes.get(&name).cloned().unwrap_or_else(|| node(version));
         let columns = match version["additionalPrinterColumns"].as_array() {
             Some(columns) if !columns.is_empty() => columns.iter().filter_map(column).collect(),
             _ => vec![age()],
@@ -53,9 +52,8 @@ impl Version {
         let selectable = version["selectableFields"].as_array().into_iter().flatten();
         Version {
             document: document(schema),
-            defaults: node.has_defaults(),
             node,
-            name: version["name"].as_str().unwrap_or_default().to_owned(),
+            name,
             columns,
             selectable: selectable
                 .filter_map(|field| {
@@ -78,11 +76,6 @@ impl Version {
             Some(schema) if schema.is_object() => schema,
             _ => self.document.clone(),
         }
-    }
-
-    /// Whether the schema fills in anything.
-    pub fn has_defaults(&self) -> bool {
-        self.defaults
     }
 
     /// The fields by which an object can be selected, with its values.
@@ -141,12 +134,21 @@ pub struct Definition {
     pub conversion: Conversion,
     /// Whether every object was always stored in the one version that there is.
     pub single_version: bool,
+    /// The revision of the store since which the versions are what they are.
+    pub since: u64,
+    /// The structures of the versions, served or not, by their names.
+    nodes: BTreeMap<String, Arc<Node>>,
 }
 
 impl Definition {
     /// That of kinds which are stored nowhere: of their definition, `source`, only the versions with their schemas are read.
     pub fn of(source: Bytes) -> Definition {
         Definition { source, ..Definition::default() }
+    }
+
+    /// The structure of the objects of a version.
+    pub fn node(&self, version: &str) -> Option<&Node> {
+        self.nodes.get(version).map(|node| &**node)
     }
 }
 
@@ -161,8 +163,8 @@ pub enum Conversion {
 }
 
 /// The kinds that a definition serves, those with the highest version first; none before it is established. `source` is
-/// the definition as it is stored.
-pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
+/// the definition as it is stored, and its versions are what they are since the revision `since`.
+pub fn kinds(definition: &Value, source: &Bytes, since: u64) -> Vec<Arc<Kind>> {
     if !is_true(definition, "Established") {
         return Vec::new();
     }
@@ -179,6 +181,8 @@ pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
             _ => Conversion::None,
         },
         single_version: versions.len() == 1 && stored.as_array().is_none_or(|stored| stored.len() <= 1),
+        since,
+        nodes: versions.iter().map(|version| (name_of(version), node(version))).collect(),
     });
     let mut kinds: Vec<Arc<Kind>> = versions
         .iter()
@@ -187,6 +191,13 @@ pub fn kinds(definition: &Value, source: &Bytes) -> Vec<Arc<Kind>> {
         .collect();
     kinds.sort_by(|a, b| newer(&a.version, &b.version));
     kinds
+}
+
+/// The structure of the objects of a version, with its expressions ready.
+fn node(version: &Value) -> Arc<Node> {
+    let mut node = Node::read(&version["schema"]["openAPIV3Schema"]);
+    rules::compile(&mut node, true, "", &mut |_, _, _, _| {});
+    Arc::new(node)
 }
 
 /// One row for what a definition defines, in the best version that is served, for work that does not look into objects.
@@ -394,9 +405,9 @@ mod tests {
                 {"name": "v0", "served": false, "storage": false}]},
             "status": {"acceptedNames": {"plural": "widgets", "singular": "widget", "kind": "Widget",
                 "listKind": "WidgetList", "shortNames": ["wd"]}}});
-        assert!(kinds(&definition, &Bytes::new()).is_empty());
+        assert!(kinds(&definition, &Bytes::new(), 1).is_empty());
         definition["status"]["conditions"] = json!([{"type": "Established", "status": "True"}]);
-        let kinds = kinds(&definition, &Bytes::new());
+        let kinds = kinds(&definition, &Bytes::new(), 1);
         let versions: Vec<&str> = kinds.iter().map(|kind| &*kind.version).collect();
         assert_eq!(versions, ["v1", "v1beta1"]);
         assert_eq!(kinds[0].subresources.iter().map(|s| s.name).collect::<Vec<_>>(), ["scale", "status"]);

@@ -192,6 +192,20 @@ impl fmt::Display for FieldError {
     }
 }
 
+/// Several complaints as one; what is said in the same words is told once.
+pub fn together(complaints: &[impl fmt::Display]) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for text in complaints.iter().map(ToString::to_string) {
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    match all.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
 /// `pods` for the core group, `deployments.apps` for others: how messages name a resource.
 fn qualified(group: &str, resource: &str) -> String {
     if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
@@ -274,18 +288,8 @@ impl Status {
 
     /// 422: the object does not validate. `kind` is the kind, not the plural.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Status {
-        // What several rules complain of in the same words is told once; programs see each complaint.
-        let mut all: Vec<String> = Vec::new();
-        for text in errors.iter().map(ToString::to_string) {
-            if !all.contains(&text) {
-                all.push(text);
-            }
-        }
-        let list = match all.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
-        let message = format!("{} {name:?} is invalid: {list}", qualified(group, kind));
+        // Programs see each complaint.
+        let message = format!("{} {name:?} is invalid: {}", qualified(group, kind), together(errors));
         let mut status = Status::failure(422, "Invalid", message).about(group, kind, name);
         status.details.get_or_insert_default().causes = errors
             .iter()

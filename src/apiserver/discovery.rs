@@ -1,6 +1,8 @@
 //! What is served, as clients discover it: the legacy documents and the aggregated one.
 //!
-//! Everything here is made from the table of kinds.
+//! Everything here is made from the table of kinds. Versions that Kubernetes has removed are in the aggregated document
+//! alone, without verbs: kubectl finds the paths of such manifests by it, and who walks through all kinds (`kubectl
+//! api-resources`, collectors, backups) passes over what knows no verb.
 
 use std::sync::Arc;
 
@@ -12,7 +14,16 @@ use crate::api::kinds::{Kind, Subresource, Text};
 /// A group and version that is served.
 type GroupVersion = (Text, Text);
 
-/// Groups with their versions in the order of the table, the core group first.
+/// Groups with the versions that Kubernetes serves today, in the order of the table, the core group first.
+pub fn current_group_versions(kinds: &[Arc<Kind>]) -> Vec<GroupVersion> {
+    group_versions(&current(kinds))
+}
+
+fn current(kinds: &[Arc<Kind>]) -> Vec<Arc<Kind>> {
+    kinds.iter().filter(|kind| !kind.is_removed()).cloned().collect()
+}
+
+/// All groups with their versions in the order of the table, the core group first.
 pub fn group_versions(kinds: &[Arc<Kind>]) -> Vec<GroupVersion> {
     let reviews = REVIEWS.iter().map(|review| (Text::from(review.group), Text::from("v1")));
     let served = kinds.iter().map(|k| (k.group.clone(), k.version.clone()));
@@ -43,7 +54,7 @@ pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
 
 fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
     let mut groups: Vec<Value> = Vec::new();
-    for group_version in &group_versions(kinds) {
+    for group_version in &current_group_versions(kinds) {
         let (group, version) = group_version;
         if group.is_empty() {
             continue;
@@ -65,7 +76,8 @@ fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
 pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
-    let group_version = group_versions(kinds).into_iter().find(|gv| gv.0 == group && gv.1 == version)?;
+    let mut known = current_group_versions(kinds).into_iter();
+    let group_version = known.find(|known| known.0 == group && known.1 == version)?;
     let mut list = Vec::new();
     for kind in of(kinds, group, version) {
         let mut row = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
@@ -151,7 +163,8 @@ fn aggregated_rows(kinds: &[Arc<Kind>], group: &str, version: &str) -> Vec<Value
     };
     let mut rows = Vec::new();
     for kind in of(kinds, group, version) {
-        let mut row = json!({"resource": kind.plural, "scope": scope(kind.namespaced), "verbs": kind.verbs,
+        let verbs: &[&str] = if kind.is_removed() { &[] } else { kind.verbs };
+        let mut row = json!({"resource": kind.plural, "scope": scope(kind.namespaced), "verbs": verbs,
             "singularResource": kind.singular,
             "responseKind": {"group": group, "version": version, "kind": kind.kind}});
         if !kind.short_names.is_empty() {
@@ -182,16 +195,20 @@ mod tests {
     fn every_kind_is_found_in_both_forms() {
         let aggregated: Vec<Value> = [true, false].map(|core| aggregated(&KINDS, core)).to_vec();
         for kind in KINDS.iter() {
-            let list = resources(&KINDS, &kind.group, &kind.version).unwrap();
-            let row =
-                list["resources"].as_array().unwrap().iter().find(|r| r["name"] == *kind.plural).unwrap();
-            assert_eq!(row["kind"], *kind.kind);
+            let list = resources(&KINDS, &kind.group, &kind.version);
+            assert_eq!(list.is_none(), kind.is_removed(), "{kind:?}");
+            if let Some(list) = list {
+                let rows = list["resources"].as_array().unwrap();
+                let row = rows.iter().find(|r| r["name"] == *kind.plural).unwrap();
+                assert_eq!(row["kind"], *kind.kind);
+            }
             let items = aggregated[usize::from(!kind.group.is_empty())]["items"].as_array().unwrap();
             let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == &*kind.group);
             let versions = rows.flat_map(|i| i["versions"].as_array().unwrap());
             let version = versions.filter(|version| version["version"] == *kind.version);
             let mut rows = version.flat_map(|version| version["resources"].as_array().unwrap());
-            assert!(rows.any(|r| r["resource"] == *kind.plural), "{}", kind.plural);
+            let row = rows.find(|r| r["resource"] == *kind.plural).unwrap();
+            assert_eq!(row["verbs"].as_array().unwrap().is_empty(), kind.is_removed(), "{kind:?}");
         }
         assert!(resources(&KINDS, "nonsense", "v1").is_none());
         let groups = group_list(&KINDS);
@@ -199,14 +216,19 @@ mod tests {
     }
 
     #[test]
-    fn removed_versions_come_last() {
+    fn removed_versions_come_last_and_only_where_kubectl_looks() {
         let all = group_list(&KINDS);
         let groups = all["groups"].as_array().unwrap();
-        let of = |name: &str| groups.iter().find(|group| group["name"] == name).unwrap();
-        assert_eq!(of("apps")["preferredVersion"]["version"], "v1");
-        assert_eq!(of("autoscaling")["preferredVersion"]["version"], "v2");
-        assert_eq!(of("batch")["versions"][1]["version"], "v1beta1");
-        let at = |name: &str| groups.iter().position(|group| group["name"] == name).unwrap();
+        let of = |name: &str| groups.iter().find(|group| group["name"] == name);
+        assert_eq!(of("autoscaling").unwrap()["preferredVersion"]["version"], "v2");
+        assert_eq!(of("batch").unwrap()["versions"].as_array().unwrap().len(), 1);
+        assert_eq!(of("extensions"), None);
+        let all = aggregated(&KINDS, false);
+        let groups = all["items"].as_array().unwrap();
+        let at = |name: &str| groups.iter().position(|group| group["metadata"]["name"] == name).unwrap();
         assert!(at("extensions") > at("apps") && at("extensions") > at("networking.k8s.io"));
+        let versions: Vec<&Value> =
+            groups[at("apps")]["versions"].as_array().unwrap().iter().map(|v| &v["version"]).collect();
+        assert_eq!(versions, ["v1", "v1beta2", "v1beta1"]);
     }
 }

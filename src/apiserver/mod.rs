@@ -200,6 +200,9 @@ impl ApiServer {
                 let why = "create not allowed while custom resource definition is terminating";
                 Err(Status::failure(405, "MethodNotAllowed", why))
             }
+            Action::Create(body, options) if kind.is("", "bindings") => {
+                subresource::bind_by_name(self, user, kind, namespace, (body, &options)).await
+            }
             Action::Create(body, options) => registry.create(user, kind, namespace, body, &options).await,
             Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
                 registry.delete_collection(user, kind, namespace, &list, &options).await

@@ -98,7 +98,7 @@ pub(super) struct Exchange<'a> {
 /// What came of one endpoint.
 #[allow(clippy::large_enum_variant)] // It is taken apart where it was made; boxing the answer would only cost an allocation.
 enum Tried {
-    Answered(Response<Reply>),
+    Answered(Box<Response<Reply>>),
     /// It could not be reached, or broke off.
     Broken,
     /// It took too long.
@@ -129,7 +129,7 @@ impl Exchange<'_> {
                 Tried::Over(status) => return Err(status),
                 Tried::Answered(response) => match repeatable && next.statuses.contains(&response.status()) {
                     true if may_go_on => continue,
-                    _ => return Ok(response),
+                    _ => return Ok(*response),
                 },
                 Tried::Broken => (next.error, StatusCode::BAD_GATEWAY),
                 Tried::Late => (next.timeout, StatusCode::GATEWAY_TIMEOUT),
@@ -177,7 +177,7 @@ impl Exchange<'_> {
                 }
             };
             let mut error = match answered {
-                Ok(response) => return Tried::Answered(response),
+                Ok(response) => return Tried::Answered(Box::new(response)),
                 Err(error) => error,
             };
             if self.progress.too_large() {

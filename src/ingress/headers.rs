@@ -68,13 +68,12 @@ pub fn to_backend(asked: &HeaderMap, host: &str, client: &Client<'_>) -> HeaderM
     let is_kept = |name: &HeaderName| {
         // The length is that of the body as it is read, whatever the client says. Names with underscores go, as with nginx:
         // CGI and its kin cannot tell `X_Real_IP` from `X-Real-IP`.
-        let replaced = client.authenticated && *name == header::AUTHORIZATION;
-        let is_dropped = *name == header::CONTENT_LENGTH
-            || replaced
-            || name.as_str().contains('_')
-            || TOLD.contains(&name.as_str())
-            || hops.contains(name);
-        !is_dropped
+        let used_up = client.authenticated && *name == header::AUTHORIZATION;
+        *name != header::CONTENT_LENGTH
+            && !used_up
+            && !name.as_str().contains('_')
+            && !TOLD.contains(&name.as_str())
+            && !hops.contains(name)
     };
     let mut headers = HeaderMap::with_capacity(asked.len() + ADDED);
     for (name, value) in asked.iter().filter(|(name, _)| is_kept(name)) {

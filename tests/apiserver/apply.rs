@@ -594,3 +594,40 @@ async fn whatever_is_applied_is_there_and_is_written_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn fields_are_owned_across_versions_that_a_webhook_converts() {
+    let (f, _hook) = super::custom::converting().await;
+    let path = |version: &str| format!("/apis/example.com/{version}/namespaces/default/widgets/one");
+    let widget = |version: &str, spec: Value| {
+        json!({"apiVersion": format!("example.com/{version}"), "kind": "Widget", "metadata": {"name": "one"},
+            "spec": spec})
+    };
+    // What one version calls the length is what another calls the size.
+    let a = widget("v1beta1", json!({"length": 3}));
+    let made = f.apply(&path("v1beta1"), "fieldManager=a", &a).await.expect(201);
+    assert_eq!(owned(&made, "a"), &json!({"f:spec": {"f:length": {}}}));
+    let b = widget("v1", json!({"size": 5, "color": "red"}));
+    let refused = f.apply(&path("v1"), "fieldManager=b", &b).await.expect(409);
+    assert_eq!(refused["message"], "Apply failed with 1 conflict: conflict with \"a\": .spec.length");
+    let same = widget("v1", json!({"size": 3, "color": "red"}));
+    let both = f.apply(&path("v1"), "fieldManager=b", &same).await.expect(200);
+    assert_eq!(managers(&both), ["a Apply", "b Apply"]);
+    assert_eq!(owned(&both, "b"), &json!({"f:spec": {"f:color": {}, "f:size": {}}}));
+    // What somebody else changes is no longer theirs, by whatever name they knew it.
+    let patched = f.patch(&path("v1"), json!({"spec": {"size": 7}})).await.expect(200);
+    assert_eq!(
+        (owned(&patched, "a"), owned(&patched, "b")),
+        (&Value::Null, &json!({"f:spec": {"f:color": {}}}))
+    );
+    // Where nothing can be compared, an update is managed by nobody and an apply is refused.
+    f.delete(&path("v1")).await.expect(200);
+    f.apply(&path("v1beta1"), "fieldManager=a", &a).await.expect(201);
+    let nowhere = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://127.0.0.1:1/convert"}}}}});
+    f.patch("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.example.com", nowhere)
+        .await
+        .expect(200);
+    f.apply(&path("v1"), "fieldManager=b", &same).await.expect(500);
+    let patched = f.patch(&path("v1"), json!({"spec": {"color": "blue"}})).await.expect(200);
+    assert_eq!(managers(&patched), [""; 0]);
+}

@@ -135,6 +135,9 @@ async fn objects_follow_their_definition() {
     );
     let strategic = f.patch_as("application/strategic-merge-patch+json", &path, "{}").await;
     assert_eq!(strategic.code, 415);
+    let missing = format!("{WIDGETS}/none");
+    f.patch_as("application/strategic-merge-patch+json", &missing, "{}").await.expect(415);
+    f.patch(&missing, json!({})).await.expect(404);
     let changed = f.patch(&path, json!({"spec": {"size": 4}, "status": {"phase": "x"}})).await.expect(200);
     assert_eq!((&changed["metadata"]["generation"], changed.get("status")), (&json!(2), None));
 
@@ -376,6 +379,72 @@ async fn versions_are_converted_by_a_webhook() {
         cursed["message"],
         "conversion webhook for example.com/v1beta1, Kind=Widget failed: it is cursed"
     );
+}
+
+#[tokio::test]
+async fn objects_are_read_by_the_schema_of_today() {
+    let f = defined().await;
+    for name in ["a", "b"] {
+        f.post(WIDGETS, widget(name, json!({"size": 3, "color": "red"}))).await.expect(201);
+    }
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let wide = f.get(&path).await.expect(200);
+    let redefine = async |change: &dyn Fn(&mut Value, &mut Value)| {
+        let mut definition = f.get(&path).await.expect(200);
+        definition["spec"] = wide["spec"].clone();
+        let [older, newer] = definition["spec"]["versions"].as_array_mut().unwrap().as_mut_slice() else {
+            panic!("two versions");
+        };
+        for version in [&mut *older, &mut *newer] {
+            let spec = version.pointer_mut("/schema/openAPIV3Schema/properties/spec").unwrap();
+            spec.as_object_mut().unwrap().remove("x-kubernetes-validations");
+        }
+        let properties = "/schema/openAPIV3Schema/properties/spec/properties";
+        change(older.pointer_mut(properties).unwrap(), newer.pointer_mut(properties).unwrap());
+        newer["selectableFields"] = json!([]);
+        f.put(&path, definition).await.expect(200);
+    };
+    let mut watch = f.watch(&format!("{WIDGETS}?watch=1")).await;
+    for _ in ["a", "b"] {
+        assert_eq!(watch.next().await["object"]["spec"], json!({"size": 3, "limit": 10, "color": "red"}));
+    }
+    f.patch(&path, json!({"metadata": {"labels": {"any": "thing"}}})).await.expect(200);
+    redefine(&|older, newer| {
+        older.as_object_mut().unwrap().remove("limit");
+        newer.as_object_mut().unwrap().remove("color");
+        newer["shape"] = json!({"type": "string", "default": "round"});
+    })
+    .await;
+    assert!(watch.ended().await, "who follows a kind that is another asks again");
+
+    let shown = json!({"size": 3, "limit": 10, "shape": "round"});
+    let read = f.get(&format!("{WIDGETS}/a")).await.expect(200);
+    assert_eq!(read["spec"], shown);
+    for item in f.get(WIDGETS).await.expect(200)["items"].as_array().unwrap() {
+        assert_eq!(item["spec"], shown);
+    }
+    let mut watch = f.watch(&format!("{WIDGETS}?watch=1")).await;
+    for _ in ["a", "b"] {
+        assert_eq!(watch.next().await["object"]["spec"], shown);
+    }
+    // Defaults are those of the version in which it is stored, which the other does not know.
+    assert_eq!(f.get(&format!("{OLD_WIDGETS}/a")).await.expect(200)["spec"], json!({"size": 3}));
+
+    let strict = format!("{WIDGETS}/a?fieldValidation=Strict");
+    let written = f.put(&strict, read).await.expect(200);
+    assert_eq!(written["spec"], shown);
+    let patched = f.patch(&strict, json!({"spec": {"size": 4}})).await.expect(200);
+    assert_eq!(patched["spec"], json!({"size": 4, "limit": 10, "shape": "round"}));
+    assert_eq!(watch.next().await["object"]["spec"], shown, "what was written is as it was shown");
+    f.patch(&format!("{WIDGETS}/b?fieldValidation=Strict"), json!({"metadata": {"labels": {"x": "y"}}}))
+        .await
+        .expect(200);
+
+    f.post(WIDGETS, widget("c", json!({"size": 1}))).await.expect(201);
+    redefine(&|_, _| {}).await;
+    let spec = async |name: &str| f.get(&format!("{WIDGETS}/{name}")).await.expect(200)["spec"].clone();
+    assert_eq!(spec("a").await, json!({"size": 4, "limit": 10}));
+    assert_eq!(spec("c").await, json!({"size": 1, "limit": 10}));
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Priority and fairness by the objects that say how: flow schemas and priority levels.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::server::{Answer, Fixture, MAPS, sent};
+use super::webhooks::{self, Hook};
 
 const GROUP: &str = "/apis/flowcontrol.apiserver.k8s.io/v1";
 
@@ -74,4 +76,49 @@ async fn flow_schemas_and_priority_levels_of_others_take_effect() {
     sorted(&f, "jane", 403, &uid(&level)).await;
     f.delete(&format!("{GROUP}/flowschemas/jane")).await.expect(200);
     sorted(&f, "jane", 403, &uid(&usual)).await;
+}
+
+#[tokio::test]
+async fn one_client_cannot_keep_another_waiting() {
+    let f = Fixture::start().await;
+    let binding = json!({"metadata": {"name": "all"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole", "name": "cluster-admin"}, "subjects": [
+            {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "greedy"},
+            {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "modest"}]});
+    f.post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await.expect(201);
+    let level = json!({"metadata": {"name": "shared"}, "spec": {"type": "Limited", "limited": {
+        "nominalConcurrencyShares": 1, "limitResponse": {"type": "Queue",
+            "queuing": {"queues": 64, "handSize": 6, "queueLengthLimit": 100}}}}});
+    let level = f.post(&format!("{GROUP}/prioritylevelconfigurations"), level).await.expect(201);
+    let schema = json!({"metadata": {"name": "shared"}, "spec": {"matchingPrecedence": 20,
+        "priorityLevelConfiguration": {"name": "shared"}, "distinguisherMethod": {"type": "ByUser"},
+        "rules": [{"subjects": [{"kind": "User", "user": {"name": "greedy"}}, {"kind": "User", "user": {"name": "modest"}}],
+            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}]}]}});
+    f.post(&format!("{GROUP}/flowschemas"), schema).await.expect(201);
+    sorted(&f, "greedy", 200, &uid(&level)).await;
+
+    // Each write takes its seat for a second.
+    let hook = Hook::start(|_| None).await;
+    let patience = json!({"timeoutSeconds": 1, "failurePolicy": "Ignore"});
+    webhooks::validating(&f, json!([hook.webhook(patience)])).await;
+    let finished = AtomicUsize::new(0);
+    let write = async |i: usize| {
+        let map = json!({"metadata": {"name": format!("map-{i}")}});
+        let made = sent(f.request("POST", MAPS).header("impersonate-user", "greedy").json(&map)).await;
+        made.expect(201);
+        finished.fetch_add(1, Ordering::Relaxed);
+    };
+    const WRITES: usize = 15;
+    let greedy = futures::future::join_all((0..WRITES).map(write));
+    let modest = async {
+        while hook.seen().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let answer = as_user(&f, "modest").await;
+        let level = uid(&level);
+        assert_eq!((answer.code, answer.header("x-kubernetes-pf-prioritylevel-uid")), (200, level.as_str()));
+        finished.load(Ordering::Relaxed)
+    };
+    let (_, before) = futures::join!(greedy, modest);
+    assert!(before < WRITES / 2, "{before} of {WRITES} requests of the greedy client went first");
 }

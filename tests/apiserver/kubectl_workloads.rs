@@ -53,6 +53,24 @@ async fn manifests_of_removed_versions_are_applied() {
 }
 
 #[tokio::test]
+async fn who_walks_through_all_kinds_meets_each_once() {
+    let k = Kubectl::start().await;
+    let names = k.ok("api-resources -o name", "").await;
+    let mut names: Vec<&str> = names.lines().collect();
+    names.sort_unstable();
+    for name in ["bindings", "deployments.apps", "ingresses.networking.k8s.io", "cronjobs.batch"] {
+        assert_eq!(names.iter().filter(|other| **other == name).count(), 1, "{name}: {names:?}");
+    }
+    assert!(names.windows(2).all(|two| two[0] != two[1]), "{names:?}");
+    assert!(!names.iter().any(|name| name.ends_with(".extensions")), "{names:?}");
+    let versions = k.ok("api-resources --api-group=apps --no-headers", "").await;
+    assert!(!versions.contains("apps/v1beta"), "{versions}");
+    k.ok("apply -f -", OLD_DEPLOYMENT).await;
+    let all = k.ok("get all -o name", "").await;
+    assert_eq!(all.matches("/www").count(), 1, "{all}");
+}
+
+#[tokio::test]
 async fn commands_make_change_and_show_workloads() {
     let k = Kubectl::start().await;
     for (words, said) in [

@@ -82,3 +82,72 @@ async fn policies_change_objects() {
     assert_eq!(made["metadata"]["labels"], json!({"owner": "admin"}));
     assert_eq!(made["data"], json!({"a": "b"}));
 }
+
+#[tokio::test]
+async fn policies_that_want_to_know_of_later_changes_are_asked_again() {
+    for (reinvocation, keys) in [("Never", "1"), ("IfNeeded", "2")] {
+        let f = Fixture::start().await;
+        let counting = json!({
+            "matchConstraints": about_maps(), "reinvocationPolicy": reinvocation,
+            "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression":
+                "[JSONPatch{op: 'add', path: '/metadata/annotations', value: {'keys': string(size(object.data))}}]"}}],
+        });
+        // Policies are asked in the order of their names.
+        make(&f, "mutatingadmissionpolicies", "a-count", counting).await;
+        let adding = json!({
+            "matchConstraints": about_maps(), "reinvocationPolicy": "Never",
+            "matchConditions": [{"name": "missing", "expression": "!('more' in object.data)"}],
+            "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+                "Object{data: Object.data{more: 'x'}}"}}],
+        });
+        make(&f, "mutatingadmissionpolicies", "b-add", adding).await;
+        for name in ["a-count", "b-add"] {
+            make(&f, "mutatingadmissionpolicybindings", name, json!({"policyName": name})).await;
+        }
+        let made = f.post(MAPS, json!({"metadata": {"name": "one"}, "data": {"a": "1"}})).await.expect(201);
+        assert_eq!(made["data"], json!({"a": "1", "more": "x"}));
+        assert_eq!(made["metadata"]["annotations"]["keys"], keys, "{reinvocation}");
+    }
+}
+
+#[tokio::test]
+async fn a_binding_selects_its_parameters() {
+    let f = Fixture::start().await;
+    let banned = |name: &str, word: &str| json!({"metadata": {"name": name, "labels": {"role": "ban"}}, "data": {"word": word}});
+    let policy = json!({
+        "matchConstraints": about_maps(),
+        "matchConditions": [{"name": "no-ban", "expression": "!has(object.metadata.labels)"}],
+        "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "validations": [{"expression": "object.metadata.name != params.data.word",
+            "messageExpression": "'no ' + string(params.data.word)"}],
+    });
+    make(&f, "validatingadmissionpolicies", "banned", policy).await;
+    let binding = json!({"policyName": "banned", "validationActions": ["Deny"],
+        "paramRef": {"selector": {"matchLabels": {"role": "ban"}}, "parameterNotFoundAction": "Allow"}});
+    make(&f, "validatingadmissionpolicybindings", "banned", binding).await;
+    let map = |name: &str| json!({"metadata": {"name": name}});
+    // As long as nothing is selected, the action for that counts.
+    f.post(MAPS, map("red")).await.expect(201);
+    let path = format!("{GROUP}/validatingadmissionpolicybindings/banned");
+    let otherwise = async |action: &str| {
+        f.patch(&path, json!({"spec": {"paramRef": {"parameterNotFoundAction": action}}})).await.expect(200);
+    };
+    otherwise("Deny").await;
+    let refused = f.post(MAPS, map("green")).await.expect(422);
+    assert_eq!(
+        refused["message"],
+        "configmaps \"green\" is forbidden: ValidatingAdmissionPolicy 'banned' with binding 'banned' denied request: \
+         failed to configure binding: no params found for policy binding with `Deny` parameterNotFoundAction"
+    );
+    otherwise("Allow").await;
+    for (name, word) in [("one", "green"), ("two", "blue")] {
+        f.post(MAPS, banned(name, word)).await.expect(201);
+    }
+    otherwise("Deny").await;
+    for name in ["green", "blue"] {
+        let refused = f.post(MAPS, map(name)).await.expect(422);
+        let end = format!("denied request: no {name}");
+        assert!(refused["message"].as_str().unwrap().ends_with(&end), "{refused}");
+    }
+    f.post(MAPS, map("yellow")).await.expect(201);
+}

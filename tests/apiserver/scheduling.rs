@@ -25,8 +25,7 @@ fn client(f: &Fixture) -> Client {
 /// A cluster with a scheduler and one node of two CPUs.
 async fn scheduled(pods: &str) -> (Fixture, AbortOnDropHandle<()>) {
     let f = Fixture::start().await;
-    let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
-    f.post("/api/v1/namespaces/default/serviceaccounts", account).await.expect(201);
+    account(&f).await;
     let node = json!({"metadata": {"name": "n", "labels": {"kubernetes.io/hostname": "n"}}});
     f.post("/api/v1/nodes", node).await.expect(201);
     grow(&f, "2", pods).await;
@@ -39,6 +38,28 @@ async fn grow(f: &Fixture, cpu: &str, pods: &str) {
     let status = json!({"status": {"allocatable": {"cpu": cpu, "memory": "1Gi", "pods": pods},
         "conditions": [{"type": "Ready", "status": "True"}]}});
     f.patch("/api/v1/nodes/n/status", status).await.expect(200);
+}
+
+/// The account that pods run as.
+async fn account(f: &Fixture) {
+    let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
+    f.post("/api/v1/namespaces/default/serviceaccounts", account).await.expect(201);
+}
+
+#[tokio::test]
+async fn a_binding_names_its_pod_itself() {
+    let f = Fixture::start().await;
+    account(&f).await;
+    f.post(PODS, pod("a", "1", |_| ())).await.expect(201);
+    let bindings = "/api/v1/namespaces/default/bindings";
+    let binding = |name: &str| json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}, "target": {"kind": "Node", "name": "n"}});
+    f.post(bindings, binding("none")).await.expect(404);
+    f.post(bindings, binding("")).await.expect(400);
+    let done = f.post(bindings, binding("a")).await.expect(201);
+    assert_eq!(done["status"], "Success");
+    assert_eq!(f.get(&format!("{PODS}/a")).await.expect(200)["spec"]["nodeName"], "n");
+    f.post(bindings, binding("a")).await.expect(409);
+    f.get(bindings).await.expect(405);
 }
 
 fn pod(name: &str, cpu: &str, change: impl FnOnce(&mut Value)) -> Value {

@@ -339,6 +339,17 @@ impl Events {
             self.read.extend_from_slice(&chunk);
         }
     }
+
+    /// Waits for the end of the watch; whether no more events came before it.
+    pub async fn ended(&mut self) -> bool {
+        let rest = async {
+            while let Some(chunk) = self.response.chunk().await.unwrap() {
+                self.read.extend_from_slice(&chunk);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), rest).await.expect("the watch goes on");
+        self.read.is_empty()
+    }
 }
 
 /// Config maps of `default`.

@@ -20,7 +20,7 @@ use super::server::{Fixture, MAPS, PODS};
 type Answer = dyn Fn(&Value) -> Option<Value> + Send + Sync;
 
 /// A webhook that listens on loopback until it is dropped.
-struct Hook {
+pub struct Hook {
     port: u16,
     /// Its certificate, as a `caBundle`.
     ca: String,
@@ -31,7 +31,7 @@ struct Hook {
 
 impl Hook {
     /// Answers what `answer` says of a request, or never.
-    async fn start(answer: impl Fn(&Value) -> Option<Value> + Send + Sync + 'static) -> Hook {
+    pub async fn start(answer: impl Fn(&Value) -> Option<Value> + Send + Sync + 'static) -> Hook {
         let names = ["127.0.0.1", "hook.default.svc"].map(str::to_owned);
         let own = rcgen::generate_simple_self_signed(names).unwrap();
         let key = PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
@@ -68,7 +68,7 @@ impl Hook {
     }
 
     /// A webhook in a configuration, which is about config maps.
-    fn webhook(&self, change: Value) -> Value {
+    pub fn webhook(&self, change: Value) -> Value {
         let mut webhook = json!({
             "name": "maps.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
             "clientConfig": {"url": format!("https://127.0.0.1:{}/check", self.port), "caBundle": self.ca},
@@ -79,7 +79,7 @@ impl Hook {
         webhook
     }
 
-    fn seen(&self) -> Vec<Value> {
+    pub fn seen(&self) -> Vec<Value> {
         self.seen.lock().unwrap().clone()
     }
 }
@@ -100,17 +100,20 @@ async fn reply(
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
-async fn validating(f: &Fixture, webhooks: Value) {
+/// Makes a configuration of validating webhooks.
+pub async fn validating(f: &Fixture, webhooks: Value) {
     let configuration = json!({"metadata": {"name": "hooks"}, "webhooks": webhooks});
     f.post(&format!("{GROUP}/validatingwebhookconfigurations"), configuration).await.expect(201);
 }
 
-async fn mutating(f: &Fixture, webhooks: Value) {
+/// Makes a configuration of mutating webhooks.
+pub async fn mutating(f: &Fixture, webhooks: Value) {
     let configuration = json!({"metadata": {"name": "hooks"}, "webhooks": webhooks});
     f.post(&format!("{GROUP}/mutatingwebhookconfigurations"), configuration).await.expect(201);
 }
 
-fn patch(operations: Value) -> Value {
+/// The answer of a webhook that changes the object so.
+pub fn patch(operations: Value) -> Value {
     json!({"allowed": true, "patchType": "JSONPatch", "patch": BASE64.encode(operations.to_string())})
 }
 

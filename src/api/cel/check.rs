@@ -40,6 +40,9 @@ const TYPE_NAMES: &[&str] = &[
     "optional_type",
 ];
 
+/// The function that only expressions may call which build objects.
+const OF_BUILDERS: &str = "jsonpatch.escapeKey";
+
 /// How deep the tree of an expression may be (cel-go's default for the depth of its grammar).
 const DEEPEST: usize = 250;
 /// The longest expression whose tree cannot be too deep for an ordinary stack, in characters.
@@ -342,7 +345,7 @@ impl Checker<'_> {
             }
             (name, Some(target), arguments) => {
                 let full = self.namespace_of(target).map(|space| format!("{space}.{name}"));
-                match full.as_deref().and_then(declared::find) {
+                match full.as_deref().and_then(|full| self.known(full)) {
                     Some(declared) => self.apply(id, declared.function.name, None, arguments),
                     None => self.apply(id, name, Some(target), arguments),
                 }
@@ -377,6 +380,11 @@ impl Checker<'_> {
         self.complain(id, no_overload(&call.func_name, false, &[a_type, b_type]))
     }
 
+    /// The function of this name, where it can be called.
+    fn known(&self, name: &str) -> Option<&'static Declared> {
+        declared::find(name).filter(|_| self.env.builds_objects || name != OF_BUILDERS)
+    }
+
     /// The namespace that a call's target spells when it is no variable: `sets` of `sets.contains(a, b)`.
     fn namespace_of(&self, target: &IdedExpr) -> Option<String> {
         let name = qualified(target)?;
@@ -396,7 +404,7 @@ impl Checker<'_> {
     ) -> (Node, Type) {
         let own = self.env.functions.iter().filter(|(known, _)| *known == name).map(|(_, overload)| overload);
         let own: Vec<Overload> = own.cloned().collect();
-        let declared = declared::find(name);
+        let declared = self.known(name);
         if own.is_empty() && declared.is_none() {
             return self.complain(id, undeclared(name));
         }

@@ -163,6 +163,8 @@ impl Bound {
 pub fn join(one: &Type, other: &Type) -> Option<Type> {
     match (one, other) {
         (Type::Dyn, _) | (_, Type::Dyn) => Some(Type::Dyn),
+        // Of the items of an empty list nothing is known: they are what those of the other are.
+        (Type::List(of), Type::List(_)) if of.is_dyn() => Some(other.clone()),
         _ if Bound::default().fits(other, one) => Some(one.clone()),
         _ if Bound::default().fits(one, other) => Some(other.clone()),
         _ => None,

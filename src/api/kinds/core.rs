@@ -9,6 +9,8 @@ const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
 
 pub(super) fn kinds() -> Vec<Kind> {
     vec![
+        // What gives a pod to a node is not kept.
+        Kind { verbs: &["create"], storage: "".into(), ..V1.namespaced("Binding", "bindings") },
         Kind {
             verbs: &["get", "list"],
             deprecated: Some("v1 ComponentStatus is deprecated in v1.19+".into()),

@@ -200,6 +200,11 @@ impl Kind {
         }
     }
 
+    /// Whether Kubernetes has removed this version of the kind.
+    pub fn is_removed(&self) -> bool {
+        legacy::is_removed(self)
+    }
+
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|row| row.name == name)

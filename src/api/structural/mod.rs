@@ -156,11 +156,6 @@ impl Node {
         if self.int_or_string { "integer,string" } else { &self.of }
     }
 
-    /// Whether the node or one below it fills in defaults.
-    pub fn has_defaults(&self) -> bool {
-        self.any(&|node| node.default.is_some())
-    }
-
     /// Whether the node or one below it is so.
     pub fn any(&self, is: &dyn Fn(&Node) -> bool) -> bool {
         let additional = match &self.additional {

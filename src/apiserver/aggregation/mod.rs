@@ -217,7 +217,7 @@ impl Aggregator {
         note(keeper.configuration(api, self.front.configuration()).await);
         let mut served = api.served().kinds().to_vec();
         served.extend(resource_metrics::KINDS.iter().cloned());
-        let wanted = registration::wanted(&discovery::group_versions(&served));
+        let wanted = registration::wanted(&discovery::current_group_versions(&served));
         let present = services(api.registry().store());
         for action in registration::plan(wanted, present.iter().map(|entry| entry.json())) {
             note(keeper.act(action).await);

@@ -1,5 +1,6 @@
 //! The audit log: who asked for what, as a policy wants it recorded, a JSON line of audit.k8s.io/v1 for each stage.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -14,17 +15,21 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use self::log::Log;
-use self::policy::{Asked, Decision, Level, Policy, Stage};
+use self::policy::{Asked, Decision, Policy, Stage};
 use super::answer::Body;
 use super::auth;
+use super::auth::rbac;
 use crate::api::meta;
 use crate::api::request::{Target, User};
 use crate::clock;
+
+pub mod annotations;
 
 mod log;
 mod policy;
 mod rotation;
 
+pub use self::policy::Level;
 pub use self::rotation::Limits;
 
 /// The most of an answer that is recorded.
@@ -72,7 +77,15 @@ impl Audit {
 
     /// A request has come.
     pub fn begin(&self, request: Received) -> Record {
-        let draft = Draft { request, user: None, acting: None, decision: None, sent: None, at: clock::now() };
+        let draft = Draft {
+            request,
+            user: None,
+            acting: None,
+            decision: None,
+            sent: None,
+            annotations: BTreeMap::new(),
+            at: clock::now(),
+        };
         Record { audit: self.clone(), draft: Arc::new(Mutex::new(draft)) }
     }
 
@@ -124,6 +137,8 @@ struct Draft {
     acting: Option<User>,
     decision: Option<Decision>,
     sent: Option<Value>,
+    /// What was noted on the way.
+    annotations: BTreeMap<String, String>,
     at: Timestamp,
 }
 
@@ -154,6 +169,23 @@ impl Record {
         }
     }
 
+    /// Whether the user may do it, and why.
+    pub fn authorized(&self, decision: &rbac::Decision) {
+        let decided = if decision.allowed { "allow" } else { "forbid" };
+        self.note("authorization.k8s.io/decision", decided.to_owned());
+        self.note("authorization.k8s.io/reason", decision.reason.clone());
+    }
+
+    /// Adds an annotation, unless there is one of this name.
+    fn note(&self, key: &str, value: String) {
+        self.draft().annotations.entry(key.to_owned()).or_insert(value);
+    }
+
+    /// Whether its events show what belongs to this level.
+    fn shows(&self, level: Level) -> bool {
+        self.draft().decision.as_ref().is_some_and(|decision| decision.level >= level)
+    }
+
     fn decide(&self) -> Decision {
         let mut draft = self.draft();
         let request = &draft.request;
@@ -170,9 +202,8 @@ impl Record {
 
     /// What was sent with it.
     pub fn sent(&self, object: &Value) {
-        let mut draft = self.draft();
-        if draft.decision.as_ref().is_some_and(|decision| decision.level >= Level::Request) {
-            draft.sent = Some(object.clone());
+        if self.shows(Level::Request) {
+            self.draft().sent = Some(object.clone());
         }
     }
 
@@ -256,11 +287,9 @@ fn event(draft: &Draft, decision: &Decision, stage: Stage, answered: &Answered, 
             }
         }
         event["responseStatus"] = status;
-        if draft.user.is_some() {
-            let allowed = if answered.code == 403 { "forbid" } else { "allow" };
-            event["annotations"] =
-                json!({"authorization.k8s.io/decision": allowed, "authorization.k8s.io/reason": ""});
-        }
+    }
+    if !draft.annotations.is_empty() {
+        event["annotations"] = json!(draft.annotations);
     }
     let shown = |object: &Value| match decision.omit_managed_fields {
         true => without_managed_fields(object.clone()),
@@ -379,6 +408,7 @@ mod tests {
             acting: None,
             decision: None,
             sent: Some(object.clone()),
+            annotations: [("a.b/c".to_owned(), "d".to_owned())].into(),
             at,
         };
         let of = |level, omit_managed_fields, answered: &Answered| {
@@ -404,6 +434,6 @@ mod tests {
             refused["responseStatus"],
             json!({"metadata": {}, "code": 403, "status": "Failure", "reason": "Forbidden", "message": "no"})
         );
-        assert_eq!(refused["annotations"]["authorization.k8s.io/decision"], "forbid");
+        assert_eq!(refused["annotations"], json!({"a.b/c": "d"}));
     }
 }

@@ -33,6 +33,11 @@ fn webhook(kind: &Kind) -> Option<(&Version, &Value)> {
     }
 }
 
+/// Whether a webhook converts the objects of a kind.
+pub fn is_asked(kind: &Kind) -> bool {
+    webhook(kind).is_some()
+}
+
 /// Entries in the version that `kind` serves, by whoever converts them.
 pub async fn served(
     registry: &Registry,

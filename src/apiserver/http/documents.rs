@@ -198,7 +198,7 @@ fn paths(kinds: &[Arc<Kind>]) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     for (group, version) in
-        discovery::group_versions(kinds).into_iter().filter(|(group, _)| !group.is_empty())
+        discovery::current_group_versions(kinds).into_iter().filter(|(group, _)| !group.is_empty())
     {
         paths.push(format!("/apis/{group}"));
         paths.push(format!("/apis/{group}/{version}"));

@@ -19,7 +19,7 @@ use self::query::Query;
 use super::aggregation::Aggregator;
 use super::aggregation::identity::FrontProxy;
 use super::answer::{self, Body};
-use super::audit::{self, Audit, Received, Record};
+use super::audit::{self, Audit, Received, Record, annotations};
 use super::auth::Peer;
 use super::auth::attributes::Attributes;
 use super::fairness::{Class, Fairness};
@@ -127,7 +127,11 @@ impl Server {
         if let Some(record) = &record {
             request.extensions_mut().insert(record.clone());
         }
-        let ((verb, answer), waited) = waited::measured(self.answer(peer, route, &query, request)).await;
+        let answering = waited::measured(self.answer(peer, route, &query, request));
+        let ((verb, answer), waited) = match &record {
+            Some(record) => annotations::noting(record.clone(), answering).await,
+            None => answering.await,
+        };
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
         if let Some(record) = record {
             response = record.answered(response, running.is_long_running());
@@ -170,8 +174,8 @@ impl Server {
             Ok(user) => user,
             Err(status) => return ("", Err(status)),
         };
-        let record = request.extensions().get::<Record>();
-        if let Some(record) = record {
+        let record = request.extensions().get::<Record>().cloned();
+        if let Some(record) = &record {
             record.identified(&user);
         }
         let (method, selected) = (request.method().as_str().to_ascii_lowercase(), route.selected_name(query));
@@ -185,7 +189,7 @@ impl Server {
             Ok(user) => user,
             Err(status) => return (verb, Err(status)),
         };
-        if let Some(record) = record {
+        if let Some(record) = &record {
             record.acting_as(&user);
         }
         let class = self.fairness.classify(&user, &attributes);
@@ -194,7 +198,7 @@ impl Server {
             false => class.enter().await.map(|permit| Some((permit, class.running()))),
         };
         let allowed = permit.and_then(|permit| {
-            self.api.authorizer().authorize(&user, &attributes)?;
+            self.authorize(record.as_ref(), &user, &attributes)?;
             Ok(permit)
         });
         let (verb, answer) = match allowed {
@@ -209,6 +213,19 @@ impl Server {
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
         tell_class(&class, &mut response);
         (verb, Ok(response))
+    }
+
+    /// Refuses what the user may not do; of a recorded request it is noted why.
+    fn authorize(
+        &self,
+        record: Option<&Record>,
+        user: &User,
+        attributes: &Attributes<'_>,
+    ) -> Result<(), Status> {
+        let Some(record) = record else { return self.api.authorizer().authorize(user, attributes) };
+        let decision = self.api.authorizer().decide(user, attributes);
+        record.authorized(&decision);
+        if decision.allowed { Ok(()) } else { Err(attributes.forbidden(user, &decision.reason)) }
     }
 
     /// Carries out what may be carried out.
@@ -317,6 +334,7 @@ impl Server {
         };
         let answer = act.await;
         let Some(deprecated) = kind.as_ref().and_then(|kind| kind.deprecated.clone()) else { return answer };
+        annotations::annotate("k8s.io/deprecated", "true");
         let mut response = answer.unwrap_or_else(|failed| answer::status(&failed));
         warnings::add(&mut response, &[deprecated.into_owned()]);
         Ok(response)

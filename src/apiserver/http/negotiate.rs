@@ -37,13 +37,33 @@ pub struct Form {
     pub pretty: bool,
 }
 
+/// A choice of the client's: how much it is wanted, and whether its type and its subtype are named.
+struct Choice<'a> {
+    text: &'a str,
+    weight: f64,
+    named: (bool, bool),
+}
+
+/// The choices of an `Accept` header, what is wanted most first; of equal ones what says more, and then what came first.
+fn choices(accept: &str) -> Vec<Choice<'_>> {
+    let read = |text| {
+        let mut parts = str::split(text, ';').map(str::trim);
+        let (of, subtype) = parts.next().unwrap_or_default().split_once('/').unwrap_or_default();
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok());
+        Choice { text, weight: weight.unwrap_or(1.0), named: (of != "*", subtype != "*") }
+    };
+    let mut all: Vec<Choice<'_>> = accept.split(',').map(read).collect();
+    all.sort_by(|a, b| b.weight.total_cmp(&a.weight).then_with(|| b.named.cmp(&a.named)));
+    all
+}
+
 /// The first acceptable of the client's choices; nothing asked is JSON.
 pub fn form(accept: &str, pretty: bool) -> Result<Form, Status> {
     if accept.trim().is_empty() {
         return Ok(Form { pretty, ..Form::default() });
     }
-    for choice in accept.split(',') {
-        let mut parts = choice.split(';').map(str::trim);
+    for choice in choices(accept) {
+        let mut parts = choice.text.split(';').map(str::trim);
         let format = match parts.next().unwrap_or_default() {
             "application/json" | "application/*" | "*/*" => Format::Json,
             "application/yaml" => Format::Yaml,
@@ -80,6 +100,14 @@ mod tests {
             (table, Format::Json, Shown::Table),
             ("application/vnd.kubernetes.protobuf,application/json", Format::Json, Shown::Plain),
             ("application/yaml", Format::Yaml, Shown::Plain),
+            ("application/json;q=0.5, application/yaml", Format::Yaml, Shown::Plain),
+            ("application/yaml;q=0.8,application/json;q=0.9", Format::Json, Shown::Plain),
+            ("*/*, application/yaml", Format::Yaml, Shown::Plain),
+            (
+                "application/json;as=Table;v=v1;g=meta.k8s.io;q=0.2,application/json;q=0.1",
+                Format::Json,
+                Shown::Table,
+            ),
             ("application/json;as=Table;v=v2;g=meta.k8s.io, application/json", Format::Json, Shown::Plain),
             (
                 "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",

@@ -12,6 +12,7 @@ use super::parameter::{self, NAME, NAMESPACE, Parameter};
 use super::types::{self, DELETE_OPTIONS, META, PATCH, STATUS, WATCH_EVENT};
 use crate::api::kinds::{Kind, Subresource};
 use crate::api::schema::document;
+use crate::apiserver::registry::is_shown_when_removed;
 use crate::apiserver::reviews::{REVIEWS, Review};
 
 /// `/api/v1`, `/apis/apps/v1`.
@@ -211,8 +212,12 @@ fn on_object(place: &Place<'_>) -> Vec<Operation> {
         let description = format!("delete {}", with_article(&place.kind.kind));
         let mut delete = place.operation("delete", "delete", "delete", ("", ""), description);
         delete.body = Some((Content::Type(DELETE_OPTIONS.to_owned()), false));
-        // An object that takes its time to end is answered with itself.
-        delete.answers = [200, 202].map(|code| (code, Content::Type(STATUS.to_owned()))).to_vec();
+        let answer = match is_shown_when_removed(place.kind) {
+            true => types::name(place.kind),
+            // An object that takes its time to end is answered with itself all the same.
+            false => STATUS.to_owned(),
+        };
+        delete.answers = [200, 202].map(|code| (code, Content::Type(answer.clone()))).to_vec();
         delete.parameters.extend(parameter::DELETE);
         all.push(delete);
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::managed_fields::{self, Ownership};
+use super::turning::Turning;
 use super::update::Made;
 use super::{Part, Place, Registry};
 use crate::api::meta;
@@ -29,7 +30,9 @@ impl Registry {
             let done = if part == Part::Object && !is_there() {
                 self.make_applied(user, place, config, options).await
             } else {
-                let make = |current: &Value| applied(place, part, current, config, user, options);
+                let make = |current: &Value, turning: &Turning| {
+                    applied(place, part, (current, config), user, options, turning)
+                };
                 self.change_to(user, place, part, options, make).await
             };
             match done {
@@ -53,7 +56,8 @@ impl Registry {
         config: &Value,
         options: &WriteOptions,
     ) -> Result<Response, Status> {
-        let made = applied(place, Part::Object, &json!({}), config, user, options)?;
+        let turning = Turning::of(self, place.kind);
+        let made = applied(place, Part::Object, (&json!({}), config), user, options, &turning)?;
         let uid = meta::uid(&made.object);
         if !uid.is_empty() {
             return Err(place.conflict(&format!(
@@ -69,14 +73,14 @@ impl Registry {
 fn applied(
     place: Place<'_>,
     part: Part,
-    current: &Value,
-    config: &Value,
+    (current, config): (&Value, &Value),
     user: &User,
     options: &WriteOptions,
+    turning: &Turning,
 ) -> Result<Made, Status> {
-    let manager = managed_fields::manager(user, options);
+    let manager = (managed_fields::manager(user, options), options.force);
     let (object, managers) =
-        managed_fields::after_apply(place.kind, part, current, config, manager, options.force)?;
+        managed_fields::after_apply(place.kind, part, current, config, manager, turning)?;
     let warnings = patching::complaints(options)?;
     structure::check_namespace(place.namespace, &object)?;
     structure::check_name(place.name, &object)?;

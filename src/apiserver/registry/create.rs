@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::managed_fields::{self, Ownership};
+use super::turning::Turning;
 use super::update::Made;
 use super::{
     Part, Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
@@ -61,7 +62,15 @@ impl Registry {
         let fields = match ownership {
             Ownership::Moves => {
                 let manager = managed_fields::manager(user, options);
-                managed_fields::after_update(kind, Part::Object, (None, &object), given.as_ref(), manager)
+                let mut turning = Turning::of(self, kind);
+                loop {
+                    let (new, manager) = ((None, &object), (manager, &turning));
+                    let fields =
+                        managed_fields::after_update(kind, Part::Object, new, given.as_ref(), manager);
+                    if turning.complete(self).await {
+                        break fields;
+                    }
+                }
             }
             Ownership::Applied(managers) => managers.to_wire(),
             Ownership::Stays => Value::Null,

@@ -15,6 +15,7 @@ use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response, User};
 use crate::api::status::{Details, Status};
 use crate::apiserver::admission::{self, Attributes, Operation, Options};
+use crate::apiserver::custom::conversion;
 use crate::apiserver::{allocate, definitions};
 use crate::clock;
 use crate::store::{self, Entry, Snapshot};
@@ -161,9 +162,28 @@ fn checked(options: &DeleteOptions) -> Result<DeleteOptions, Status> {
     Ok(options)
 }
 
-/// Kinds whose last state answers a delete that removes at once (`ReturnDeletedObject` of Kubernetes'
-/// registries); of others a status says enough.
-const SHOWN_WHEN_REMOVED: &[&str] = &["pods", "serviceaccounts", "services"];
+/// Whether the last state of an object of this kind answers a delete that removes it at once (`ReturnDeletedObject` of
+/// Kubernetes' registries); of others a status says enough.
+pub fn is_shown_when_removed(kind: &Kind) -> bool {
+    match &*kind.group {
+        "" => matches!(
+            &*kind.plural,
+            "persistentvolumeclaims"
+                | "persistentvolumes"
+                | "pods"
+                | "podtemplates"
+                | "resourcequotas"
+                | "serviceaccounts"
+                | "services"
+        ),
+        "storage.k8s.io" => matches!(
+            &*kind.plural,
+            "csidrivers" | "csinodes" | "storageclasses" | "volumeattachments" | "volumeattributesclasses"
+        ),
+        _ => false,
+    }
+}
+
 /// Kinds that the garbage collector does not look at.
 const NOT_COLLECTED: &[&str] = &["events"];
 /// What the deletion of a job without a word about its pods is warned about.
@@ -223,7 +243,7 @@ impl Registry {
     ) -> Result<Response, Status> {
         let options = checked(options)?;
         let mut warnings = self.admit_delete(user, place, &options).await?;
-        let shown = SHOWN_WHEN_REMOVED.contains(&&*place.kind.plural);
+        let shown = is_shown_when_removed(place.kind);
         let silent = options.propagation_policy.is_none() && place.kind.is("batch", "jobs");
         warnings.extend(silent.then(|| PODS_STAY.to_owned()));
         match self.delete_once(place, &options).await? {
@@ -248,7 +268,10 @@ impl Registry {
         options: &DeleteOptions,
     ) -> Result<Vec<String>, Status> {
         // What is not there is told by who looks for it.
-        let Some(entry) = self.store.get(&place.key()) else { return Ok(Vec::new()) };
+        let Some(mut entry) = self.store.get(&place.key()) else { return Ok(Vec::new()) };
+        if place.kind.types.custom().is_some() {
+            entry = conversion::served_one(self, place.kind, as_served(place.kind, entry)).await?;
+        }
         let mut asked = Attributes {
             operation: Operation::Delete,
             kind: place.kind,

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::{Value, json};
 
+use super::turning::Turning;
 use super::{Part, as_stored, stored_kind, value_as_served};
 use crate::api::fields::{self, Context, Converted, Managers, Set, Step, Versions};
 use crate::api::kinds::{KINDS, Kind, Types};
@@ -47,13 +48,17 @@ pub(super) fn after_update(
     part: Part,
     (live, new): (Option<&Value>, &Value),
     given: Option<&Value>,
-    manager: &str,
+    (manager, turning): (&str, &Turning),
 ) -> Value {
+    // What cannot be compared is managed by nobody, as in Kubernetes.
+    if turning.failure().is_some() {
+        return Value::Null;
+    }
     let nothing = Value::Object(Default::default());
     let had = live.map_or(&Value::Null, |live| &live["metadata"]["managedFields"]);
     let live = live.map(|live| served(kind, live));
     let (before, new) = (live.as_deref().unwrap_or(&nothing), served(kind, new));
-    with_context(kind, part, |context| {
+    with_context(kind, part, turning, |context| {
         let changes = fields::changes(before, &new, context);
         let given = given.filter(|given| part == Part::Object && !given.is_null() && *given != had);
         if given.is_none() && changes.is_same() {
@@ -83,11 +88,15 @@ pub(super) fn after_apply(
     part: Part,
     live: &Value,
     config: &Value,
-    manager: &str,
-    force: bool,
+    (manager, force): (&str, bool),
+    turning: &Turning,
 ) -> Result<(Value, Managers), Status> {
-    let applied =
-        with_context(kind, part, |context| patching::apply(kind, live, config, manager, force, context))?;
+    if let Some(failure) = turning.failure() {
+        return Err(failure.clone());
+    }
+    let applied = with_context(kind, part, turning, |context| {
+        patching::apply(kind, live, config, manager, force, context)
+    })?;
     Ok((applied.object, applied.managers))
 }
 
@@ -140,7 +149,7 @@ fn served<'v>(kind: &Kind, value: &'v Value) -> Cow<'v, Value> {
     }
 }
 
-fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> T {
+fn with_context<T>(kind: &Kind, part: Part, turning: &Turning, act: impl FnOnce(&Context) -> T) -> T {
     let version = kind.api_version();
     let (reset, now) = (reset(kind, part), meta::timestamp(clock::now()));
     act(&Context {
@@ -148,7 +157,7 @@ fn with_context<T>(kind: &Kind, part: Part, act: impl FnOnce(&Context) -> T) -> 
         place: kind.types.schema(),
         subresource: if part == Part::Binding { "" } else { part.subresource() },
         reset: &reset,
-        versions: &KindVersions { kind },
+        versions: &KindVersions { kind, turning },
         now: &now,
     })
 }
@@ -188,6 +197,7 @@ fn reset(kind: &Kind, part: Part) -> Set {
 /// The versions in which the objects of a kind are served.
 struct KindVersions<'a> {
     kind: &'a Kind,
+    turning: &'a Turning,
 }
 
 impl KindVersions<'_> {
@@ -206,12 +216,12 @@ impl Versions for KindVersions<'_> {
         let given = meta::api_version(object);
         let same = given == version || (given.is_empty() && self.kind.api_version() == version);
         if matches!(self.kind.types, Types::Own(_)) {
-            // The versions of a kind that a client defined differ in nothing else.
-            let mut object = Cow::Borrowed(object);
-            if !same {
-                object.to_mut()["apiVersion"] = json!(version);
+            if self.kind.api_version() == version && same {
+                return Some((Cow::Borrowed(object), self.kind.types.schema()));
             }
-            return Some((object, self.kind.types.schema()));
+            let kind = self.turning.kind(version)?;
+            let object = if same { Cow::Borrowed(object) } else { self.turning.turned(object, kind) };
+            return Some((object, kind.types.schema()));
         }
         if same {
             return Some((Cow::Borrowed(object), self.of(version)?.types.schema()));
@@ -271,14 +281,20 @@ mod tests {
                 "count": count, "involvedObject": {}})
         };
         let mut made = event("a", 1);
-        let fields = after_update(newer, Part::Object, (None, &made), None, "one");
+        let fields = after_update(newer, Part::Object, (None, &made), None, ("one", &Turning::default()));
         let owned = &fields[0]["fieldsV1"];
         assert_eq!(
             (fields[0]["apiVersion"].as_str(), owned.get("f:note")),
             (Some("events.k8s.io/v1"), Some(&json!({})))
         );
         meta::set(&mut made, "managedFields", fields);
-        let fields = after_update(older, Part::Object, (Some(&made), &event("b", 1)), None, "two");
+        let fields = after_update(
+            older,
+            Part::Object,
+            (Some(&made), &event("b", 1)),
+            None,
+            ("two", &Turning::default()),
+        );
         assert_eq!(fields[0]["fieldsV1"], json!({"f:deprecatedCount": {}}));
         assert_eq!(fields[1]["apiVersion"], "v1");
         assert_eq!(fields[1]["fieldsV1"], json!({"f:message": {}}));

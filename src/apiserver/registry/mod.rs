@@ -29,10 +29,12 @@ mod managed_fields;
 pub mod metadata;
 mod read;
 pub mod selection;
+mod turning;
 mod update;
 mod versions;
 mod watch;
 
+pub use delete::is_shown_when_removed;
 pub use update::Part;
 pub use versions::{as_served, as_stored, stored_kind, value_as_served};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::managed_fields::{self, Ownership};
+use super::turning::Turning;
 use super::{
     Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
 };
@@ -126,11 +127,11 @@ impl Registry {
         if kind == PatchKind::Apply {
             return self.apply(user, place, part, patch, options).await;
         }
+        if kind == PatchKind::Strategic && place.kind.types.custom().is_some() {
+            return Err(not_strategic());
+        }
         self.change(user, place, part, options, |current| {
-            let apply = || match kind {
-                PatchKind::Strategic if place.kind.types.custom().is_some() => Err(not_strategic()),
-                kind => patch::apply(kind, place.kind.types.schema(), current, patch),
-            };
+            let apply = || patch::apply(kind, place.kind.types.schema(), current, patch);
             let (body, warnings) = structure::read_patched(place.kind, apply, (kind, patch), options)?;
             structure::check_namespace(place.namespace, &body)?;
             structure::check_name(place.name, &body)?;
@@ -149,7 +150,7 @@ impl Registry {
         options: &WriteOptions,
         make: impl Fn(&Value) -> Result<(Value, Vec<String>), Status> + Send + Sync,
     ) -> Result<Response, Status> {
-        let make = |current: &Value| {
+        let make = |current: &Value, _: &Turning| {
             let (object, warnings) = make(current)?;
             let ownership = if part == Part::Binding { Ownership::Stays } else { Ownership::Moves };
             Ok(Made { object, warnings, ownership })
@@ -157,26 +158,33 @@ impl Registry {
         self.change_to(user, place, part, options, make).await
     }
 
-    /// The same, where `make` says too who manages the result.
+    /// The same, where `make` says too who manages the result; it is asked again when that took a conversion.
     pub(super) async fn change_to(
         &self,
         user: &User,
         place: Place<'_>,
         part: Part,
         options: &WriteOptions,
-        make: impl Fn(&Value) -> Result<Made, Status> + Send + Sync,
+        make: impl Fn(&Value, &Turning) -> Result<Made, Status> + Send + Sync,
     ) -> Result<Response, Status> {
         let manager = managed_fields::manager(user, options);
         for _ in 0..ATTEMPTS {
             let current = self.find(place)?;
             let shown = as_served(place.kind, current.clone());
             let shown = conversion::served_one(self, place.kind, shown).await?;
-            let mut made = make(shown.json())?;
-            made.object = as_stored(place.kind, made.object);
-            check_version(place, &made.object, &current)?;
             // The rules of custom kinds are those of the version that the request names.
-            let before = if place.kind.types.custom().is_some() { shown } else { current.clone() };
-            let (mut new, mut warnings) = begin(place, part, made, before.json(), manager);
+            let before = if place.kind.types.custom().is_some() { shown.clone() } else { current.clone() };
+            let mut turning = Turning::of(self, place.kind);
+            let (mut new, mut warnings) = loop {
+                let begun = make(shown.json(), &turning).and_then(|mut made| {
+                    made.object = as_stored(place.kind, made.object);
+                    check_version(place, &made.object, &current)?;
+                    Ok(begin(place, part, made, before.json(), (manager, &turning)))
+                });
+                if turning.complete(self).await {
+                    break begun?;
+                }
+            };
             let mut asked = attributes(user, place, part, options, before.json());
             // A binding was decided about as what the client sent, which is no pod.
             let asks = part != Part::Binding;
@@ -240,7 +248,13 @@ impl Registry {
 
 /// The new object as the client wants it, with everything carried over that this write may not touch, and what to warn
 /// about.
-fn begin(place: Place<'_>, part: Part, made: Made, old: &Value, manager: &str) -> (Value, Vec<String>) {
+fn begin(
+    place: Place<'_>,
+    part: Part,
+    made: Made,
+    old: &Value,
+    manager: (&str, &Turning),
+) -> (Value, Vec<String>) {
     let Made { object: mut new, warnings, ownership } = made;
     let given = new.pointer_mut("/metadata/managedFields").map(Value::take);
     metadata::prepare_update(&mut new, old);

@@ -16,6 +16,7 @@ use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{Change, Changes, WatchOptions};
 use crate::api::status::Status;
+use crate::apiserver::served::Served;
 use crate::store::{self, Entry, Event, Revision};
 
 /// How often a watcher that asked for bookmarks hears how far it is.
@@ -27,6 +28,7 @@ const BEFORE_END: Duration = Duration::from_secs(2);
 
 struct Watch {
     kind: Arc<Kind>,
+    served: Arc<Served>,
     selection: Selection,
     events: store::Watch,
     /// What is to be said before the store's changes.
@@ -74,6 +76,7 @@ impl Registry {
         let deadline = options.timeout_seconds.map(|s| now + Duration::from_secs(s));
         Ok(Box::new(Watch {
             kind: kind.clone(),
+            served: self.served.clone(),
             selection,
             events,
             first,
@@ -147,18 +150,20 @@ impl Watch {
                 event = self.events.next() => match event {
                     Ok(event) => if let Some(change) = seen(&self.selection, &event) {
                         self.told = event.revision;
-                        return Some(Ok(self.served(change)));
+                        return Some(Ok(self.shown(change)));
                     },
                     Err(store::Error::Closed) => return None,
                     Err(error) => return Some(Err(expired(error))),
                 },
+                // Who follows a kind whose schema has changed must ask again, as in Kubernetes.
+                () = self.served.outdated(&self.kind) => return None,
                 () = until(self.deadline) => {}
                 () = until(self.next_bookmark) => {}
             }
         }
     }
 
-    fn served(&self, change: Change) -> Change {
+    fn shown(&self, change: Change) -> Change {
         match change {
             Change::Added(entry) => Change::Added(as_served(&self.kind, entry)),
             Change::Modified(entry) => Change::Modified(as_served(&self.kind, entry)),

@@ -10,9 +10,9 @@ use super::AUTHORIZATION;
 use crate::api::meta;
 use crate::api::request::User;
 use crate::api::selector::{FieldSelector, LabelSelector};
-use crate::api::status::{FieldError, Status};
+use crate::api::status::{FieldError, Status, together};
 use crate::apiserver::auth::attributes::{Asked, Attributes};
-use crate::apiserver::auth::rbac::{Authorizer, Decision, policy};
+use crate::apiserver::auth::rbac::{Authorizer, Decision};
 
 /// The status of an access review of this kind, asked by this user.
 pub(super) fn review(
@@ -59,7 +59,7 @@ pub(super) fn rules(authorizer: &Authorizer, user: &User, spec: &Value) -> Resul
     };
     let mut status = json!({"resourceRules": of(false), "nonResourceRules": of(true), "incomplete": false});
     if !missing.is_empty() {
-        status["evaluationError"] = json!(policy::together(&missing));
+        status["evaluationError"] = json!(together(&missing));
     }
     Ok(status)
 }

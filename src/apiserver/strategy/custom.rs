@@ -156,7 +156,7 @@ mod tests {
                     "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}]},
             "status": {"conditions": [{"type": "Established", "status": "True"}],
                 "acceptedNames": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"}}});
-        custom::kinds(&definition, &bytes::Bytes::new()).remove(0)
+        custom::kinds(&definition, &bytes::Bytes::new(), 1).remove(0)
     }
 
     #[test]

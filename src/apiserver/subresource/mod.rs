@@ -7,13 +7,15 @@ mod eviction;
 mod scale;
 mod token;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::ApiServer;
 use super::admission;
 use super::registry::{Part, Place};
 use super::structure::{self, Type};
-use crate::api::kinds::{Text, Types};
+use crate::api::kinds::{Kind, Text, Types};
 use crate::api::request::{Action, Response, User, WriteOptions};
 use crate::api::status::{Details, FieldError, Status};
 use crate::api::{meta, names};
@@ -120,6 +122,36 @@ async fn bind(
     let (mut binding, mut warnings) = read_about(place, BINDING, body, options)?;
     let told = admission::create_part(api.registry(), user, place, "binding", &mut binding, options);
     warnings.extend(told.await?);
+    assign(api, user, place, &binding, (options, warnings)).await
+}
+
+/// Gives the pod to a node that has the name of the binding, which is of a kind of its own.
+pub async fn bind_by_name(
+    api: &ApiServer,
+    user: &User,
+    kind: &Arc<Kind>,
+    namespace: Option<&str>,
+    (body, options): (Value, &WriteOptions),
+) -> Result<Response, Status> {
+    let (mut binding, mut warnings) = structure::read(BINDING, body, options)?;
+    structure::check_namespace(namespace, &binding)?;
+    let name = meta::name(&binding).to_owned();
+    let own = Place { kind, namespace, name: &name };
+    warnings.extend(admission::create_part(api.registry(), user, own, "", &mut binding, options).await?);
+    let Some(pods) = api.served().by_resource("", "v1", "pods").filter(|_| !name.is_empty()) else {
+        return Err(Status::bad_request("Name parameter required."));
+    };
+    assign(api, user, Place { kind: &pods, ..own }, &binding, (options, warnings)).await
+}
+
+/// Writes what a binding says into its pod.
+async fn assign(
+    api: &ApiServer,
+    user: &User,
+    place: Place<'_>,
+    binding: &Value,
+    (options, warnings): (&WriteOptions, Vec<String>),
+) -> Result<Response, Status> {
     let errors = wrong_target(&binding["target"]);
     if !errors.is_empty() {
         return Err(Status::invalid("", "Binding", place.name, &errors));
@@ -127,7 +159,7 @@ async fn bind(
     let node = binding["target"]["name"].as_str().unwrap_or_default();
     api.registry()
         .change(user, place, Part::Binding, options, |pod| {
-            bound(place, pod, node, meta::uid(&binding), meta::annotations(&binding))
+            bound(place, pod, node, meta::uid(binding), meta::annotations(binding))
                 .map(|pod| (pod, Vec::new()))
         })
         .await?;

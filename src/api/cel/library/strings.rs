@@ -63,6 +63,11 @@ pub const FUNCTIONS: &[Function] = &[
         [Val::String(text), Val::Int(from), Val::Int(to)] => substring(text, *from, *to),
         _ => no_overload(),
     }),
+    row("jsonpatch.escapeKey", &["(string) string"], traversal, |a| match a {
+        // The name of a field as it stands in the path of a JSON patch.
+        [Val::String(text)] => Ok(Val::text(text.replace('~', "~0").replace('/', "~1"))),
+        _ => no_overload(),
+    }),
     row("join", &["list(string).() string", "list(string).(string) string"], items_twice, |a| match a {
         [Val::List(items)] => join(items, ""),
         [Val::List(items), Val::String(by)] => join(items, by),

@@ -19,6 +19,7 @@ use self::expressions::Input;
 use self::matching::Seen;
 use super::Attributes;
 use crate::api::status::Status;
+use crate::apiserver::audit::annotations;
 use crate::apiserver::auth;
 use crate::apiserver::registry::{Registry, metadata};
 use crate::apiserver::webhook::Webhooks;
@@ -119,6 +120,11 @@ impl Failure {
             }
         }
     }
+
+    /// Whether the webhook is passed over although it was to be asked.
+    fn is_passed_over(&self, hook: &Webhook) -> bool {
+        matches!(self, Failure::Unreachable(_)) && hook.ignores_failures
+    }
 }
 
 impl From<Status> for Failure {
@@ -173,13 +179,7 @@ async fn ask(
     let invalid = |why| Failure::Unreachable(format!("received invalid webhook response: {why}"));
     let answer = review::read(&answer, &uid, version, mutating).map_err(invalid)?;
     for (key, value) in &answer.annotations {
-        tracing::info!(
-            webhook = hook.name,
-            configuration = hook.configuration,
-            key,
-            value,
-            "audit annotation"
-        );
+        annotations::annotate(&format!("{}/{key}", hook.name), value);
     }
     Ok(answer)
 }

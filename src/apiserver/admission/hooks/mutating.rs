@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use json_patch::Patch;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::configuration::Webhook;
@@ -11,8 +12,14 @@ use super::{Failure, Seen, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::admission::figures::{Step, waited_since};
+use crate::apiserver::audit::{Level, annotations};
 use crate::apiserver::registry::Registry;
 use crate::apiserver::structure;
+
+/// The annotation that tells whether a webhook changed the object, before its place.
+const MUTATION: &str = "mutation.webhook.admission.k8s.io/";
+/// The annotation that tells how it did.
+const PATCH: &str = "patch.webhook.admission.k8s.io/";
 
 /// The webhooks of one request, and which of them are to be asked once more.
 pub struct Round {
@@ -83,13 +90,18 @@ impl Round {
                 continue;
             }
             let Some(seen) = concerned(registry, hook, attributes, object).await? else { continue };
+            let place = format!("round_{}_index_{i}", u8::from(only_again));
             let began = Instant::now();
-            let asked = change(registry, hook, attributes, object, &seen).await;
+            let asked = change(registry, hook, attributes, object, (&seen, &place)).await;
             let rejected = asked.as_ref().is_err_and(|failure| failure.refuses(hook));
             let figures = &registry.admission().figures;
             figures.webhook(&hook.name, Step::Admit, attributes.operation, began, rejected);
             waited_since(began);
             let changes = matches!(asked, Ok(true));
+            annotations::annotate(&format!("{MUTATION}{place}"), Note::of(hook).mutated(changes).text());
+            if asked.as_ref().is_err_and(|failure| failure.is_passed_over(hook)) {
+                annotations::annotate(&format!("failed-open.{MUTATION}{place}"), &hook.name);
+            }
             if changes {
                 self.has_changed();
                 changed = true;
@@ -106,13 +118,52 @@ impl Round {
     }
 }
 
-/// Asks one webhook and applies what it answers; whether that changed the object.
+/// What is noted of a webhook's answer, in the order of Kubernetes' fields.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Note<'a> {
+    configuration: &'a str,
+    webhook: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<&'a Patch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'a str>,
+}
+
+impl<'a> Note<'a> {
+    fn of(hook: &'a Webhook) -> Note<'a> {
+        Note {
+            configuration: &hook.configuration,
+            webhook: &hook.name,
+            mutated: None,
+            patch: None,
+            patch_type: None,
+        }
+    }
+
+    fn mutated(self, mutated: bool) -> Note<'a> {
+        Note { mutated: Some(mutated), ..self }
+    }
+
+    fn patch(self, patch: &'a Patch) -> Note<'a> {
+        Note { patch: Some(patch), patch_type: Some("JSONPatch"), ..self }
+    }
+
+    fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// Asks one webhook and applies what it answers; whether that changed the object. `place` is its own among the webhooks and
+/// rounds.
 async fn change(
     registry: &Registry,
     hook: &Webhook,
     attributes: &mut Attributes<'_>,
     object: &mut Value,
-    seen: &Seen,
+    (seen, place): (&Seen, &str),
 ) -> Result<bool, Failure> {
     let answer = ask(registry, hook, attributes, object, seen, true).await?;
     attributes.warnings.extend(answer.warnings);
@@ -137,6 +188,9 @@ async fn change(
         return Err(Failure::Unreachable(format!("unsupported patch type {:?}", answer.patch_type)));
     }
     let patched = review::patched(&seen.object, &patch)?;
+    annotations::annotate_at(Level::Request, &format!("{PATCH}{place}"), || {
+        Note::of(hook).patch(&patch).text()
+    });
     // What a webhook writes is read as what a client sends: without what its kind does not know.
     let patched = match attributes.subresource.is_empty() {
         true => structure::read_merged(seen.found.kind(), patched).map_err(Status::internal)?,

@@ -10,7 +10,11 @@ use super::{Failure, Seen, ask, concerned, configured, review};
 use crate::api::status::Status;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::admission::figures::{Step, waited_since};
+use crate::apiserver::audit::annotations;
 use crate::apiserver::registry::Registry;
+
+/// The annotation about a webhook that was passed over, before its place among those that were asked.
+const FAILED_OPEN: &str = "failed-open.validating.webhook.admission.k8s.io/round_0_index_";
 
 /// Asks every webhook that is concerned; the first refusal in the order of configurations is the answer.
 pub async fn call(
@@ -31,9 +35,13 @@ pub async fn call(
     let answers = join_all(questions).await;
     waited_since(began);
     let mut refusal = None;
-    for ((hook, _), (warnings, judged)) in asked.iter().zip(answers) {
+    for (index, ((hook, _), (warnings, judged))) in asked.iter().zip(answers).enumerate() {
         attributes.warnings.extend(warnings);
-        let refused = judged.err().and_then(|failure| failure.refusal(hook));
+        let failed = judged.err();
+        if failed.as_ref().is_some_and(|failure| failure.is_passed_over(hook)) {
+            annotations::annotate(&format!("{FAILED_OPEN}{index}"), &hook.name);
+        }
+        let refused = failed.and_then(|failure| failure.refusal(hook));
         refusal = refusal.or(refused);
     }
     refusal.map_or(Ok(()), Err)

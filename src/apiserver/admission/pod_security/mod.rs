@@ -17,7 +17,8 @@ use self::policy::{Level, Policy, Rule};
 use super::{Attributes, Operation};
 use crate::api::kinds::Kind;
 use crate::api::meta;
-use crate::api::status::Status;
+use crate::api::status::{Status, together};
+use crate::apiserver::audit::annotations::annotate;
 use crate::apiserver::registry::Registry;
 use crate::store::Entry;
 
@@ -43,28 +44,38 @@ pub fn validate(registry: &Registry, attributes: &mut Attributes<'_>, object: &V
     };
     let Some(namespace) = attributes.namespace else { return Ok(()) };
     let Some(entry) = registry.store().get(&format!("namespaces/{namespace}")) else { return Ok(()) };
-    let policy = Policy::of(meta::labels(entry.json())).0;
+    let (policy, errors) = Policy::of(meta::labels(entry.json()));
     let unchanged = || attributes.old.is_some_and(|old| !is_significant(&object["spec"], &old["spec"]));
-    if policy.is_open(is_pod) || is_pod && attributes.operation == Operation::Update && unchanged() {
+    let open = errors.is_empty() && policy.is_open(is_pod);
+    if !open && is_pod && attributes.operation == Operation::Update && unchanged() {
+        return Ok(());
+    }
+    if is_pod {
+        note("enforce-policy", policy.enforce.to_string());
+    }
+    if open {
         return Ok(());
     }
     let pod = Pod { metadata, spec };
+    if !errors.is_empty() {
+        note("error", format!("Failed to parse policy: {}", together(&errors)));
+    }
+    if let Some(why) = told(&pod.violations(policy.audit)) {
+        note("audit-violations", format!("would violate PodSecurity {:?}: {why}", policy.audit.to_string()));
+    }
     if is_pod && let Some(why) = told(&pod.violations(policy.enforce)) {
         let why = format!("violates PodSecurity {:?}: {why}", policy.enforce.to_string());
         return Err(attributes.forbidden(object, &why));
-    }
-    if let Some(why) = told(&pod.violations(policy.audit)) {
-        let policy = policy.audit.to_string();
-        tracing::info!(
-            namespace,
-            object = attributes.name_of(object),
-            "would violate PodSecurity {policy:?}: {why}"
-        );
     }
     if let Some(why) = told(&pod.violations(policy.warn)) {
         attributes.warnings.push(format!("would violate PodSecurity {:?}: {why}", policy.warn.to_string()));
     }
     Ok(())
+}
+
+/// Notes something in the audit log.
+fn note(key: &str, value: String) {
+    annotate(&format!("pod-security.kubernetes.io/{key}"), value);
 }
 
 /// Where the kinds that are or make pods have the pod's metadata and spec.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::binding::Binding;
 use super::{Policy, all, cases};
-use crate::api::cel::{Env, OBJECT_LIMIT, Val};
+use crate::api::cel::{Env, OBJECT_LIMIT, Type, Val};
 use crate::api::fields;
 use crate::api::kinds::Kind;
 use crate::api::status::{Cause, Status};
@@ -32,15 +32,26 @@ enum Mutation {
     Patch(Expression),
 }
 
+/// What the expression of an `applyConfiguration` gives.
+pub fn configuration_type() -> Type {
+    Type::Opaque("Object".into())
+}
+
+/// What the expression of a `jsonPatch` gives.
+pub fn patch_type() -> Type {
+    Type::list(Type::Opaque("JSONPatch".into()))
+}
+
 fn read(policy: &Value) -> Policy<Rules> {
     Policy::read(policy, |policy, with| {
         let spec = &policy["spec"];
         let env: Env = with(environment(spec["paramKind"].is_object(), true)).building_objects();
-        let expression =
-            |value: &Value| Expression::new(&env, value["expression"].as_str().unwrap_or_default(), &[]);
+        let expression = |value: &Value, of: Type| {
+            Expression::new(&env, value["expression"].as_str().unwrap_or_default(), &[of])
+        };
         let mutation = |value: &Value| match value["patchType"].as_str() {
-            Some("JSONPatch") => Mutation::Patch(expression(&value["jsonPatch"])),
-            _ => Mutation::Configuration(expression(&value["applyConfiguration"])),
+            Some("JSONPatch") => Mutation::Patch(expression(&value["jsonPatch"], patch_type())),
+            _ => Mutation::Configuration(expression(&value["applyConfiguration"], configuration_type())),
         };
         Rules {
             mutations: spec["mutations"].as_array().into_iter().flatten().map(mutation).collect(),
@@ -341,9 +352,19 @@ mod tests {
         let other = "[JSONPatch{op: 'test', path: '/metadata/name', value: 'q'}, \
                       JSONPatch{op: 'remove', path: '/spec'}]";
         assert_eq!(mutated(patch(other), &pod).unwrap(), pod);
-        assert_eq!(
-            mutated(patch("[1]"), &pod).unwrap_err(),
-            "type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch, got element of int"
-        );
+        let key = "[JSONPatch{op: 'add', path: '/metadata/labels', value: {}}, JSONPatch{op: 'add', \
+                    path: '/metadata/labels/' + jsonpatch.escapeKey('a.io/b~c'), value: 'd'}]";
+        assert_eq!(mutated(patch(key), &pod).unwrap()["metadata"]["labels"], json!({"a.io/b~c": "d"}));
+        let either =
+            "has(object.metadata.labels) ? [] : [JSONPatch{op: 'add', path: '/metadata/labels', value: {}}]";
+        assert_eq!(mutated(patch(either), &pod).unwrap()["metadata"]["labels"], json!({}));
+        for (mutation, why) in [
+            (patch("[1]"), "must evaluate to list(JSONPatch) but got list(int)"),
+            (patch("Object{}"), "must evaluate to list(JSONPatch) but got Object"),
+            (configure("Object.spec{}"), "must evaluate to Object but got Object.spec"),
+            (configure("object"), "must evaluate to Object but got dyn"),
+        ] {
+            assert_eq!(mutated(mutation, &pod).unwrap_err(), format!("compilation error: {why}"));
+        }
     }
 }

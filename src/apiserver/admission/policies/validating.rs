@@ -1,7 +1,9 @@
 //! ValidatingAdmissionPolicy: expressions that must be true of what is to be written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::binding::Binding;
@@ -11,10 +13,17 @@ use crate::api::cel::{Env, OBJECT_LIMIT, Type, Val};
 use crate::api::status::{Cause, Status};
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::admission::hooks::expressions::{Budget, Expression, Spent, environment};
+use crate::apiserver::audit::annotations::annotate;
 use crate::apiserver::registry::Registry;
 
 /// The most bytes of a message that an expression makes.
 const MESSAGE_BYTES: usize = 5 * 1024;
+/// The most bytes of an annotation that an expression makes.
+const ANNOTATION_BYTES: usize = 10 * 1024;
+/// The annotation that tells of violations which are to be recorded.
+const VIOLATIONS: &str = "validation.policy.admission.k8s.io/validation_failure";
+/// How many of them it tells.
+const MOST_NOTED: usize = 50;
 
 /// What a validating policy alone has.
 pub struct Rules {
@@ -33,9 +42,54 @@ struct Validation {
 /// What a policy has against a request.
 #[derive(Debug, PartialEq)]
 struct Violation {
+    /// The place of the expression that found it.
+    index: usize,
     message: String,
     /// `Invalid`, `Forbidden`, ...
     reason: String,
+}
+
+impl Violation {
+    /// That something could not be found out.
+    fn failure(index: usize, message: String) -> Violation {
+        Violation { index, message, reason: "Invalid".to_owned() }
+    }
+}
+
+/// What the expressions of a policy say of a request.
+#[derive(Debug, Default)]
+struct Judgement {
+    violations: Vec<Violation>,
+    /// What is to be noted in the audit log, by key.
+    annotations: Vec<(String, String)>,
+    /// That this could not be found out, which refuses the request whatever a binding wants done about violations.
+    failures: Vec<Violation>,
+}
+
+impl From<Violation> for Judgement {
+    fn from(violation: Violation) -> Judgement {
+        Judgement { violations: vec![violation], ..Judgement::default() }
+    }
+}
+
+/// A violation as the audit log shows it, in the order of Kubernetes' fields.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Noted {
+    message: String,
+    policy: String,
+    binding: String,
+    expression_index: usize,
+    validation_actions: Vec<String>,
+}
+
+/// What comes of the policies' judgements.
+#[derive(Default)]
+struct Consequences {
+    /// By which policy and binding the request is refused, and why: the first of all reasons.
+    denied: Option<(String, String, Violation)>,
+    /// What is to be recorded.
+    noted: Vec<Noted>,
 }
 
 fn read(policy: &Value) -> Policy<Rules> {
@@ -75,7 +129,7 @@ pub async fn validate(
     let names = ("validatingadmissionpolicies", "validatingadmissionpolicybindings");
     let kept = (&kept.validating, &kept.validating_bindings);
     let Some((policies, bindings)) = all(registry, attributes, names, kept, read) else { return Ok(()) };
-    let mut denied = None;
+    let mut consequences = Consequences::default();
     for policy in policies.iter() {
         let Some(found) = policy.constraints.matches(registry, attributes, object)? else { continue };
         let cases = cases(registry, attributes, object, policy, &bindings)?;
@@ -83,58 +137,86 @@ pub async fn validate(
             continue;
         }
         let seen = found.see(registry, attributes, object).await;
+        let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (binding, params) in cases {
             let both = params.and_then(|params| match &seen {
                 Ok(seen) => Ok((params, seen)),
                 Err(status) => Err(format!("failed to convert object version: {}", status.message)),
             });
-            let violations = match both {
-                Ok((params, seen)) => params
-                    .iter()
-                    .flat_map(|params| {
+            match both {
+                Ok((params, seen)) => {
+                    for params in &params {
                         let input = policy.input(registry, attributes, object, seen, params);
-                        violations(policy, &input)
-                    })
-                    .collect(),
-                Err(_) if policy.ignores_failures => Vec::new(),
-                Err(why) => {
-                    let message = format!("failed to configure binding: {why}");
-                    let violation = Violation { message, reason: "Invalid".to_owned() };
-                    denied.get_or_insert((policy.name.clone(), binding.name.clone(), violation));
-                    Vec::new()
+                        let judgement = judge(policy, &input);
+                        for (key, value) in &judgement.annotations {
+                            let values = annotations.entry(key.clone()).or_default();
+                            if !values.contains(value) {
+                                values.push(value.clone());
+                            }
+                        }
+                        consequences.follow(attributes, policy, binding, judgement);
+                    }
                 }
-            };
-            for violation in violations {
-                act(attributes, policy, binding, violation, &mut denied);
+                Err(_) if policy.ignores_failures => {}
+                Err(why) => {
+                    let violation = Violation::failure(0, format!("failed to configure binding: {why}"));
+                    consequences.deny(policy, binding, violation);
+                }
             }
         }
+        for (key, values) in annotations {
+            annotate(&format!("{}/{key}", policy.name), values.join(", "));
+        }
     }
-    match denied {
+    if !consequences.noted.is_empty() {
+        consequences.noted.truncate(MOST_NOTED);
+        annotate(VIOLATIONS, serde_json::to_string(&consequences.noted).unwrap_or_default());
+    }
+    match consequences.denied {
         Some((policy, binding, violation)) => Err(refusal(attributes, object, &policy, &binding, violation)),
         None => Ok(()),
     }
 }
 
-/// Does what a binding wants done about a violation; the first that is to be refused is kept.
-fn act(
-    attributes: &mut Attributes<'_>,
-    policy: &Policy<Rules>,
-    binding: &Binding,
-    violation: Violation,
-    denied: &mut Option<(String, String, Violation)>,
-) {
-    let (name, bound, message) = (&policy.name, &binding.name, &violation.message);
-    for action in &binding.actions {
-        match action.as_str() {
-            "Warn" => attributes.warnings.push(format!(
-                "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{bound}': {message}"
-            )),
-            "Audit" => tracing::info!(policy = name, binding = bound, message, "validation failure"),
-            _ => {}
+impl Consequences {
+    /// Does what a binding wants done about violations.
+    fn follow(
+        &mut self,
+        attributes: &mut Attributes<'_>,
+        policy: &Policy<Rules>,
+        binding: &Binding,
+        judgement: Judgement,
+    ) {
+        let (name, bound) = (&policy.name, &binding.name);
+        for violation in judgement.violations {
+            let message = &violation.message;
+            for action in &binding.actions {
+                match action.as_str() {
+                    "Warn" => attributes.warnings.push(format!(
+                        "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{bound}': {message}"
+                    )),
+                    "Audit" => self.noted.push(Noted {
+                        message: message.clone(),
+                        policy: name.clone(),
+                        binding: bound.clone(),
+                        expression_index: violation.index,
+                        validation_actions: binding.actions.clone(),
+                    }),
+                    _ => {}
+                }
+            }
+            if binding.actions.iter().any(|action| action == "Deny") {
+                self.deny(policy, binding, violation);
+            }
+        }
+        for failure in judgement.failures {
+            self.deny(policy, binding, failure);
         }
     }
-    if binding.actions.iter().any(|action| action == "Deny") {
-        denied.get_or_insert((name.clone(), bound.clone(), violation));
+
+    /// Refuses the request, unless it is refused already.
+    fn deny(&mut self, policy: &Policy<Rules>, binding: &Binding, violation: Violation) {
+        self.denied.get_or_insert((policy.name.clone(), binding.name.clone(), violation));
     }
 }
 
@@ -162,56 +244,59 @@ fn refusal(
     status
 }
 
-/// What a policy has against a request (pure).
-fn violations(policy: &Policy<Rules>, input: &Arc<Variables>) -> Vec<Violation> {
-    let failed = |message: String| Violation { message, reason: "Invalid".to_owned() };
+/// What a policy says of a request (pure).
+fn judge(policy: &Policy<Rules>, input: &Arc<Variables>) -> Judgement {
     match policy.is_meant(input) {
         Ok(true) => {}
-        Ok(false) => return Vec::new(),
-        Err(_) if policy.ignores_failures => return Vec::new(),
-        Err(why) => return vec![failed(why)],
+        Ok(false) => return Judgement::default(),
+        Err(_) if policy.ignores_failures => return Judgement::default(),
+        Err(why) => return Violation::failure(0, why).into(),
     }
     match judged(policy, input) {
-        Ok(found) => found,
-        Err(_) if policy.ignores_failures => Vec::new(),
+        Ok(judgement) => judgement,
+        Err(_) if policy.ignores_failures => Judgement::default(),
         // Nothing else is known of the request then.
-        Err(spent) => vec![failed(spent.to_string())],
+        Err(spent) => Violation::failure(0, spent.to_string()).into(),
     }
 }
 
-/// What the expressions of a policy that is meant have against a request.
-fn judged(policy: &Policy<Rules>, input: &Arc<Variables>) -> Result<Vec<Violation>, Spent> {
-    let failed = |message: String| Violation { message, reason: "Invalid".to_owned() };
+/// What the expressions of a policy that is meant say of a request.
+fn judged(policy: &Policy<Rules>, input: &Arc<Variables>) -> Result<Judgement, Spent> {
     let mut budget = Budget::new(OBJECT_LIMIT);
     let mut outcomes = Vec::new();
     for validation in &policy.rules.validations {
         outcomes.push((validation, budget.evaluate(&validation.expression, &**input)?));
     }
-    let mut found = Vec::new();
-    for (validation, outcome) in outcomes {
+    let mut judgement = Judgement::default();
+    let found = &mut judgement.violations;
+    for (index, (validation, outcome)) in outcomes.into_iter().enumerate() {
         match outcome {
             Ok(Val::Bool(true)) => {}
             Ok(_) => match message(validation, input, &mut budget) {
-                Ok(message) => found.push(Violation { message, reason: validation.reason.clone() }),
+                Ok(message) => found.push(Violation { index, message, reason: validation.reason.clone() }),
                 Err(_) if policy.ignores_failures => {}
-                Err(spent) => found.push(failed(format!("failed messageExpression: {spent}"))),
+                Err(spent) => {
+                    found.push(Violation::failure(index, format!("failed messageExpression: {spent}")));
+                }
             },
             Err(_) if policy.ignores_failures => {}
-            Err(why) => found.push(failed(why)),
+            Err(why) => found.push(Violation::failure(index, why)),
         }
     }
     let mut budget = Budget::new(OBJECT_LIMIT);
     for (key, expression) in &policy.rules.annotations {
         match budget.evaluate(expression, &**input)? {
             Ok(Val::String(value)) if !value.trim().is_empty() => {
-                tracing::info!(policy = policy.name, key, value = value.trim(), "audit annotation");
+                let value = value.trim();
+                let most = value.floor_char_boundary(ANNOTATION_BYTES);
+                judgement.annotations.push((key.clone(), value[..most].to_owned()));
             }
             Ok(_) => {}
             Err(_) if policy.ignores_failures => {}
-            Err(why) => found.push(failed(why)),
+            Err(why) => judgement.failures.push(Violation::failure(0, why)),
         }
     }
-    Ok(found)
+    Ok(judgement)
 }
 
 /// What is told of a violation: what the policy's own expression makes, or its text, or the expression that failed.
@@ -239,7 +324,29 @@ mod tests {
     fn found(spec: Value, object: Value) -> Vec<(String, String)> {
         let policy = read(&json!({"metadata": {"name": "p"}, "spec": spec}));
         let input = Variables::new(policy.variables.clone(), testing::input(object, Value::Null));
-        violations(&policy, &input).into_iter().map(|found| (found.message, found.reason)).collect()
+        let judgement = judge(&policy, &input);
+        let all = judgement.violations.into_iter().chain(judgement.failures);
+        all.map(|found| (found.message, found.reason)).collect()
+    }
+
+    #[test]
+    fn annotations_are_made_of_objects() {
+        let policy = read(&json!({"metadata": {"name": "p"}, "spec": {
+            "validations": [{"expression": "true"}, {"expression": "false"}],
+            "auditAnnotations": [
+                {"key": "a", "valueExpression": "' ' + string(object.spec.replicas) + ' '"},
+                {"key": "b", "valueExpression": "null"},
+                {"key": "c", "valueExpression": "string(object.spec.nothing)"}]}}));
+        let object = json!({"spec": {"replicas": 7}});
+        let input = Variables::new(policy.variables.clone(), testing::input(object, Value::Null));
+        let judgement = judge(&policy, &input);
+        assert_eq!(judgement.annotations, [("a".to_owned(), "7".to_owned())]);
+        assert_eq!(judgement.violations[0].index, 1);
+        let failures: Vec<&str> = judgement.failures.iter().map(|failure| failure.message.as_str()).collect();
+        assert_eq!(
+            failures,
+            ["expression 'string(object.spec.nothing)' resulted in error: no such key: nothing"]
+        );
     }
 
     #[test]
@@ -265,8 +372,8 @@ mod tests {
             ),
             (rule(json!({"expression": "object.spec.replicas == 7"})), None),
             (
-                rule(json!({"expression": "object.nothing"})),
-                Some(("expression 'object.nothing' resulted in error: no such key: nothing", "Invalid")),
+                rule(json!({"expression": "object.nothing == 1"})),
+                Some(("expression 'object.nothing == 1' resulted in error: no such key: nothing", "Invalid")),
             ),
         ] {
             let expected: Vec<_> = expected.into_iter().map(|(m, r)| (m.to_owned(), r.to_owned())).collect();
@@ -306,7 +413,8 @@ mod tests {
     #[test]
     fn conditions_and_failures_leave_a_policy_out() {
         let object = json!({"spec": {"replicas": 7}});
-        let mut spec = json!({"validations": [{"expression": "object.nothing"}], "failurePolicy": "Ignore"});
+        let mut spec =
+            json!({"validations": [{"expression": "object.nothing == 1"}], "failurePolicy": "Ignore"});
         assert!(found(spec.clone(), object.clone()).is_empty());
         spec = json!({"validations": [{"expression": "false"}],
             "matchConditions": [{"name": "c", "expression": "object.spec.replicas < 5"}]});

@@ -11,7 +11,7 @@ use futures::FutureExt;
 use self::policy::Policy;
 use super::attributes::{Asked, Attributes};
 use crate::api::request::User;
-use crate::api::status::Status;
+use crate::api::status::{Status, together};
 use crate::store::{self, Event, Store, Watch};
 
 pub mod defaults;
@@ -123,7 +123,7 @@ impl Authorizer {
 }
 
 fn unknown(missing: &[policy::Missing]) -> String {
-    if missing.is_empty() { String::new() } else { format!("RBAC: {}", policy::together(missing)) }
+    if missing.is_empty() { String::new() } else { format!("RBAC: {}", together(missing)) }
 }
 
 /// Whether this asks one of the three questions about the server's health.

@@ -279,7 +279,7 @@ impl Policy {
             rules::told(&missing).join("\n")
         );
         if !unknown.is_empty() {
-            why.push_str(&format!("; resolution errors: [{}]", together(&unknown)));
+            why.push_str(&format!("; resolution errors: [{}]", status::together(&unknown)));
         }
         Err(why)
     }
@@ -304,15 +304,6 @@ impl fmt::Display for Missing {
             "Role" | "ClusterRole" => write!(f, "{}.{GROUP} {name:?} not found", kind.to_lowercase()),
             _ => write!(f, "unsupported role reference kind: {kind:?}"),
         }
-    }
-}
-
-/// What could not be looked up, as one reason.
-pub fn together(missing: &[Missing]) -> String {
-    let all: Vec<String> = missing.iter().map(Missing::to_string).collect();
-    match all.as_slice() {
-        [one] => one.clone(),
-        many => format!("[{}]", many.join(", ")),
     }
 }
 
@@ -364,7 +355,7 @@ mod tests {
     ) -> Result<String, String> {
         let asked = Asked::Resource { group: "", resource, subresource: "", namespace, name: "" };
         let allowed = policy.allowed(user, &Attributes { verb, asked });
-        allowed.map(|by| by.to_string()).map_err(|missing| together(&missing))
+        allowed.map(|by| by.to_string()).map_err(|missing| status::together(&missing))
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::super::value::{items, text};
 use crate::api::cel::{Env, Type};
 use crate::api::status::FieldError;
 use crate::apiserver::admission::hooks::expressions::{Expression, environment};
+use crate::apiserver::admission::policies::mutating::{configuration_type, patch_type};
 use crate::apiserver::admission::policies::variables;
 
 /// What is wrong with the expressions of a configuration of webhooks.
@@ -38,9 +39,9 @@ pub(super) fn of_policy(policy: &Value) -> Vec<FieldError> {
     }
     let building = env.building_objects();
     for (i, one) in items(spec, "mutations").iter().enumerate() {
-        for of in ["applyConfiguration", "jsonPatch"] {
+        for (of, gives) in [("applyConfiguration", configuration_type()), ("jsonPatch", patch_type())] {
             let path = format!("spec.mutations[{i}].{of}");
-            errors.extend(check(&path, &one[of], "expression", &building, &[]));
+            errors.extend(check(&path, &one[of], "expression", &building, &[gives]));
         }
     }
     errors
@@ -77,12 +78,13 @@ mod tests {
     fn what_does_not_compile_is_told_by_its_field() {
         let policy = json!({"spec": {
             "variables": [{"name": "a", "expression": "1 +"}, {"name": "b", "expression": "2"}],
-            "matchConditions": [{"name": "c", "expression": "object.spec.x"}],
+            "matchConditions": [{"name": "c", "expression": "object.spec.x == 1"}],
             "validations": [{"expression": "variables.b", "messageExpression": "'text'"}, {"expression": "true"}],
-            "mutations": [{"jsonPatch": {"expression": "[JSONPatch{op: 'add', path: '/a', value: 1}]"}}],
+            "mutations": [{"jsonPatch": {"expression": "[JSONPatch{op: 'add', path: '/a', value: 1}]"}},
+                {"jsonPatch": {"expression": "[]"}}],
         }});
         let errors: Vec<String> = of_policy(&policy).iter().map(ToString::to_string).collect();
-        let [variable, validation] = errors.as_slice() else { panic!("{errors:?}") };
+        let [variable, validation, mutation] = errors.as_slice() else { panic!("{errors:?}") };
         assert!(
             variable.starts_with(
                 "spec.variables[0].expression: Invalid value: \"1 +\": compilation failed: ERROR: <input>:1:"
@@ -92,6 +94,10 @@ mod tests {
         assert_eq!(
             validation,
             "spec.validations[0].expression: Invalid value: \"variables.b\": must evaluate to bool but got int"
+        );
+        assert_eq!(
+            mutation,
+            "spec.mutations[1].jsonPatch.expression: Invalid value: \"[]\": must evaluate to list(JSONPatch) but got list(dyn)"
         );
         let hooks = json!({"webhooks": [{}, {"matchConditions": [{"name": "c", "expression": "nothing"}]}]});
         assert_eq!(of_webhooks(&hooks)[0].field, "webhooks[1].matchConditions[0].expression");

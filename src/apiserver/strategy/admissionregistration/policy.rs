@@ -312,11 +312,14 @@ mod tests {
             strategy.default(&mut policy);
             told(strategy.validate(&policy))
         };
-        let patch = || json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}});
+        let patch = || json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/data'}]"}});
         assert!(policy(patch(), "CREATE").is_empty());
         assert_eq!(policy(patch(), "DELETE").len(), 1);
         assert_eq!(
-            policy(json!({"patchType": "ApplyConfiguration", "jsonPatch": {"expression": "[]"}}), "UPDATE"),
+            policy(
+                json!({"patchType": "ApplyConfiguration", "jsonPatch": {"expression": "[JSONPatch{op: 'remove', path: '/data'}]"}}),
+                "UPDATE"
+            ),
             [
                 "spec.mutations[0].applyConfiguration: Required value: must be specified when patchType is \
                  ApplyConfiguration",
