@@ -490,3 +490,67 @@ spec: {selector: {app: web}, externalIPs: [203.0.113.9], ports: [{port: 80}]}
     assert_eq!(get("local", ".status.loadBalancer"), "{}");
     bed.wait("a closed port", MINUTE, || !checked().status.success());
 }
+
+/// Services of one pod that never gets ready, one of another node's, and one that keeps to its node.
+const POLICIES: &str = r#"
+{apiVersion: v1, kind: Service, metadata: {name: waits}, spec: {selector: {app: late}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: hurries}, spec: {publishNotReadyAddresses: true, selector: {app: late},
+  ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: peers}, spec: {publishNotReadyAddresses: true, clusterIP: None,
+  selector: {app: late}, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: unready-peers}, spec: {clusterIP: None, selector: {app: late},
+  ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: here}, spec: {internalTrafficPolicy: Local, selector: {app: web},
+  trafficDistribution: PreferSameNode, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: elsewhere}, spec: {internalTrafficPolicy: Local, ports: [{port: 80}]}}
+---
+{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: elsewhere,
+  labels: {kubernetes.io/service-name: elsewhere}}, addressType: IPv4, ports: [{port: 80}],
+  endpoints: [{addresses: [WEB], nodeName: another}]}
+"#;
+
+#[test]
+fn services_reach_whom_their_fields_say() {
+    let bed = Testbed::up("fields");
+    bed.start();
+    for (pod, probe) in [("web", "/"), ("late", "/no-such-page")] {
+        bed.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {pod}, labels: {{app: {pod}}}}}, spec: {{containers: [\
+             {{name: c, image: \"instavote/vote:indent\", readinessProbe: {{httpGet: {{path: {probe}, port: 80}}, \
+             periodSeconds: 1}}}}]}}}}"
+        ));
+    }
+    bed.wait_ready("web");
+    let web = bed.kubectl("get pod web -o jsonpath={.status.podIP}");
+    bed.apply(&POLICIES.replace("WEB", &web));
+    let late = bed.kubectl("get pod late -o jsonpath={.status.podIP}");
+    bed.kubectl("run client --image=busybox --restart=Never -- sleep 1000");
+    bed.wait_ready("client");
+    let asked = |words: &str| bed.run(&["kubectl", "exec", "client", "--", "sh", "-c", words]);
+    let answers = |name: &str| asked(&format!("wget -q -T 3 -O - http://{name}/")).stdout.contains("indent");
+    for name in ["hurries", "here"] {
+        bed.wait(name, MINUTE, || answers(name));
+    }
+    // What is programmed for one of them is programmed for all.
+    for name in ["waits", "elsewhere"] {
+        assert!(!answers(name), "{name}");
+    }
+    let found = |name: &str| asked(&format!("nslookup -type=a {name}.default.svc.cluster.local")).stdout;
+    bed.wait("the name of one that is not ready", MINUTE, || found("peers").contains(&late));
+    assert!(!found("unready-peers").contains(&late));
+    let hints =
+        "get endpointslices -l kubernetes.io/service-name=here -o jsonpath={.items[*].endpoints[*].hints}";
+    let node = bed.kubectl("get nodes -o jsonpath={.items[0].metadata.name}");
+    bed.wait("its hint", MINUTE, || {
+        bed.kubectl(hints) == format!("{{\"forNodes\":[{{\"name\":\"{node}\"}}]}}")
+    });
+    let shown = bed.kubectl("describe service here");
+    for line in ["Internal Traffic Policy:  Local", "Traffic Distribution:     PreferSameNode"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} of\n{shown}");
+    }
+}

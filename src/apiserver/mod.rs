@@ -154,7 +154,7 @@ impl ApiServer {
         let answer = match (&target.name, &target.subresource) {
             (Some(name), Some(subresource)) => {
                 let place = Place { kind, namespace, name };
-                subresource::answer(self, user, place, subresource, request.action).await
+                Box::pin(subresource::answer(self, user, place, subresource, request.action)).await
             }
             (Some(name), None) => self.on_object(user, Place { kind, namespace, name }, request.action).await,
             (None, _) => self.on_collection(user, kind, namespace, request.action).await,
@@ -162,6 +162,7 @@ impl ApiServer {
         custom::conversion::finish(&self.registry, kind, answer?).await
     }
 
+    // Writes are aside: what they take would be moved with every read.
     async fn on_object(&self, user: &User, place: Place<'_>, action: Action) -> Result<Response, Status> {
         let registry = &self.registry;
         let object = |entry| Response::Object { entry, created: false, warnings: Vec::new() };
@@ -171,12 +172,12 @@ impl ApiServer {
                 registry.watch(place.kind, place.namespace, Some(place.name), &options).map(Response::Watch)
             }
             Action::Update(body, options) => {
-                registry.replace(user, place, Part::Object, body, &options).await
+                Box::pin(registry.replace(user, place, Part::Object, body, &options)).await
             }
             Action::Patch(how, patch, options) => {
-                registry.patch(user, place, Part::Object, how, &patch, &options).await
+                Box::pin(registry.patch(user, place, Part::Object, how, &patch, &options)).await
             }
-            Action::Delete(options) => registry.delete(user, place, &options).await,
+            Action::Delete(options) => Box::pin(registry.delete(user, place, &options)).await,
             Action::Create(..) | Action::List(_) | Action::DeleteCollection(..) => {
                 Err(Status::no_such_method())
             }
@@ -201,11 +202,13 @@ impl ApiServer {
                 Err(Status::failure(405, "MethodNotAllowed", why))
             }
             Action::Create(body, options) if kind.is("", "bindings") => {
-                subresource::bind_by_name(self, user, kind, namespace, (body, &options)).await
+                Box::pin(subresource::bind_by_name(self, user, kind, namespace, (body, &options))).await
             }
-            Action::Create(body, options) => registry.create(user, kind, namespace, body, &options).await,
+            Action::Create(body, options) => {
+                Box::pin(registry.create(user, kind, namespace, body, &options)).await
+            }
             Action::DeleteCollection(list, options) if kind.verbs.contains(&"deletecollection") => {
-                registry.delete_collection(user, kind, namespace, &list, &options).await
+                Box::pin(registry.delete_collection(user, kind, namespace, &list, &options)).await
             }
             Action::DeleteCollection(..) => unsupported("deletecollection"),
             Action::Get { .. } => unsupported("get"),

@@ -16,14 +16,12 @@ use rustix::fs::{Mode, OFlags};
 use super::failure::{Failure, Kind};
 use super::{Global, target};
 use crate::daemon::cluster::{self, Cluster};
-use crate::daemon::configs::{DOMAIN, Ranges};
-use crate::daemon::control;
-use crate::kubelet::hosts::Resolver;
+use crate::daemon::configs::Ranges;
+use crate::daemon::host_names::RESOLV_CONF;
+use crate::daemon::{control, host_names};
 use crate::sys::mount::{self, Spread};
 use crate::sys::{namespace, program};
 
-/// What programs ask by.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Where the C library finds a program that remembers the host's answers; where it does not, it asks for itself.
 const CACHE: &str = "/run/nscd/socket";
 
@@ -48,12 +46,12 @@ pub async fn run(args: &Args, global: &Global) -> Result<u8, Failure> {
         return Err(Failure::general(format!("the cluster {:?} does not run", places.profile))
             .hint(format!("start it: minik start -p {}", places.profile)));
     }
-    let server = Ranges::of(&cluster).map_err(Failure::general)?.dns().to_string();
+    let ranges = Ranges::of(&cluster).map_err(Failure::general)?;
     // A host without such a file has nothing to search in either.
-    let host = Resolver::parse(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
-    let resolver = Resolver::of_cluster(&args.namespace, &server, DOMAIN, &host);
+    let host = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let text = host_names::resolv_conf(&args.namespace, ranges.dns(), &host);
     let file = places.run().join(format!("resolv.conf-{}", std::process::id()));
-    cluster::write_file(&file, resolver.text().as_bytes(), 0o644).map_err(Failure::general)?;
+    cluster::write_file(&file, text.as_bytes(), 0o644).map_err(Failure::general)?;
     let covered = cover(&file);
     // What is mounted needs no name.
     let removed = fs::remove_file(&file);

@@ -1,5 +1,5 @@
 //! The cluster's names on the host, where systemd-resolved answers for it: questions below the cluster's domain go to
-//! the cluster's own server, and no others do.
+//! the cluster's own server, and no others do. Elsewhere a program that is to know them gets a file of its own to ask by.
 //!
 //! systemd-resolved is told so for the link of the pod network. What it is told of a link it forgets with the link, so
 //! there is nothing to take back when a cluster stops, however it ends.
@@ -9,13 +9,15 @@ use std::net::Ipv4Addr;
 
 use tokio::task;
 
+use super::configs::DOMAIN;
 use super::{Error, Tried};
 use crate::dns::resolvers;
+use crate::kubelet::hosts::Resolver;
 use crate::network;
 use crate::sys::program;
 
 /// The host's resolver configuration.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What speaks to systemd-resolved.
 const CLIENT: &str = "resolvectl";
 
@@ -38,6 +40,11 @@ pub(super) async fn announce(network: &network::Config, domain: &str) -> Result<
     told.await.tried("cannot wait for resolvectl")?.tried("cannot tell systemd-resolved")
 }
 
+/// What a program of the host asks by that is to know the names of a namespace as its pods do, in the place of `host`. (pure)
+pub fn resolv_conf(namespace: &str, server: Ipv4Addr, host: &str) -> String {
+    Resolver::of_cluster(namespace, &server.to_string(), DOMAIN, &Resolver::parse(host)).text()
+}
+
 /// What to tell, in an order in which the server is at no time one for all names. (pure)
 fn commands(link: &str, server: Ipv4Addr, domain: &str) -> [[String; 3]; 3] {
     [
@@ -50,6 +57,17 @@ fn commands(link: &str, server: Ipv4Addr, domain: &str) -> [[String; 3]; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_of_the_host_asks_as_a_pod_does() {
+        let text =
+            resolv_conf("shop", Ipv4Addr::new(10, 96, 0, 10), "search corp.example\nnameserver 192.0.2.1\n");
+        assert_eq!(
+            text,
+            "search shop.svc.cluster.local svc.cluster.local cluster.local corp.example\n\
+             nameserver 10.96.0.10\noptions ndots:5\n"
+        );
+    }
 
     #[test]
     fn the_cluster_answers_for_its_domain_alone() {

@@ -9,12 +9,12 @@ pub mod node_settings;
 
 mod adapters;
 mod build;
-mod host_names;
 mod ready;
 mod running;
 
 pub mod cleanup;
 pub mod control;
+pub mod host_names;
 pub mod ipv6;
 pub mod lock;
 pub mod log;

@@ -239,12 +239,12 @@ impl Server {
         if let Some(aggregator) = &self.aggregator
             && let Some(service) = aggregator.behind(&self.api, request.uri().path())
         {
-            let answer =
-                aggregator.serve(self.api.registry(), &self.proxy, service.json(), &user, request).await;
-            return ("connect", Ok(answer));
+            // Aside, as all that few requests need: it would be moved with every one.
+            let answer = aggregator.serve(self.api.registry(), &self.proxy, service.json(), &user, request);
+            return ("connect", Ok(Box::pin(answer).await));
         }
         let (target, verb) = match route {
-            Route::Document(path) => return ("get", self.document(&request, &path, query).await),
+            Route::Document(path) => return ("get", Box::pin(self.document(&request, &path, query)).await),
             Route::Resource(target, verb) => (target, verb),
         };
         match conversation_verbs(&target) {
@@ -252,7 +252,7 @@ impl Server {
                 if verbs.contains(&verb.name())
                     || (verb == Verb::Options && target.subresource.as_deref() == Some(PROXY)) =>
             {
-                ("connect", self.converse(user, target, verb, query, request).await)
+                ("connect", Box::pin(self.converse(user, target, verb, query, request)).await)
             }
             Some(_) => (verb.name(), Err(Status::no_such_method())),
             None => (verb.name(), self.resource(user, target, verb, query, request).await),
@@ -309,7 +309,7 @@ impl Server {
         request: http::Request<Incoming>,
     ) -> Result<http::Response<Body>, Status> {
         if let Some(kind) = resource_metrics::find(&target) {
-            return self.usage(kind, &target, verb, query, request.headers()).await;
+            return Box::pin(self.usage(kind, &target, verb, query, request.headers())).await;
         }
         let kind = self.api.served().by_resource(&target.group, &target.version, &target.resource);
         // Said before the body is read, which may be of a kind that is not known either.
