@@ -337,9 +337,13 @@ for word in (b"ping", b"pong"):
         let all = [&["curl", "-s", "-m", "20", "--connect-to", "::127.0.0.1:"], &to[..], &[url]].concat();
         bed.run(&all).stdout
     };
-    bed.wait("an answer with trailers", MINUTE, || call().to_lowercase().contains("grpc-status: 0"));
-    let answer = call();
-    assert!(answer.starts_with("HTTP/2 200") && answer.contains("POST n.example/service/Method"), "{answer}");
+    // More than once: curl 7.88 loses a body that comes together with its trailers.
+    bed.wait("an answer with trailers", MINUTE, || {
+        let answer = call();
+        answer.starts_with("HTTP/2 200")
+            && answer.contains("POST n.example/service/Method")
+            && answer.contains("grpc-status: 0")
+    });
 }
 
 #[test]

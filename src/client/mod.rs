@@ -24,6 +24,7 @@ pub mod follow;
 pub mod queue;
 pub mod reflector;
 mod resources;
+pub mod rest;
 #[cfg(test)]
 pub mod testing;
 

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::server::Server;
 use self::upstream::{Files, Upstream};
 use self::zone::Zone;
 use crate::api::request::ListOptions;
-use crate::client::Client;
 use crate::client::reflector::Reflector;
+use crate::client::{Client, rest};
 
 pub mod exchange;
 pub mod lookup;
@@ -114,7 +115,9 @@ async fn follow(
 ) {
     let mut changes = (services.subscribe(), slices.subscribe(), pods.subscribe());
     loop {
+        let began = Instant::now();
         server.set_zone(Zone::build(domain, &services.list(), &slices.list(), &pods.list()));
+        rest::after(began).await;
         let changed = tokio::select! {
             key = changes.0.next() => key,
             key = changes.1.next() => key,

@@ -22,11 +22,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress as Object, IngressClass};
 use rustls::ClientConfig;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::api::request::ListOptions;
-use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::Reflector;
+use crate::client::{Client, rest};
 
 mod affinity;
 pub mod annotations;
@@ -301,7 +302,9 @@ impl Objects<'_> {
             while changes.2.next().now_or_never().flatten().is_some() {}
             while changes.3.next().now_or_never().flatten().is_some() {}
             while changes.4.next().now_or_never().flatten().is_some() {}
+            let began = Instant::now();
             ours = front.apply(self.plan(&mut memory));
+            rest::after(began).await;
         }
     }
 }

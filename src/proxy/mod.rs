@@ -16,11 +16,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::api::request::ListOptions;
 use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
-use crate::client::{Client, Resource};
+use crate::client::{Client, Resource, rest};
 use crate::network::{self, Cidr, Cidr6};
 use crate::sys::netlink::Events;
 use crate::sys::program;
@@ -163,6 +164,7 @@ impl Proxy {
                 namespaces.synced()
             );
             loop {
+                let began = Instant::now();
                 let objects = policy::plan::Objects {
                     policies: policies.list(),
                     namespaces: namespaces.list(),
@@ -185,6 +187,7 @@ impl Proxy {
                     *current = Some(wanted);
                     differs
                 });
+                rest::after(began).await;
                 changed.notified().await;
             }
         });
@@ -239,7 +242,7 @@ pub async fn follow(
     let mut node = Node::open(config.clone(), led)?;
     tokio::pin!(shutdown);
     let (mut retry, mut delay) = (None, RETRY);
-    let mut firewalls = Some(tokio::time::Instant::now());
+    let mut firewalls = Some(Instant::now());
     // Beside everything else: their programs take their time.
     let mut opening = Opening(None);
     let mut foreign = false;
@@ -257,7 +260,7 @@ pub async fn follow(
             }) => match heard {
                 Ok(heard) => {
                     if std::mem::take(&mut foreign) {
-                        firewalls.get_or_insert_with(|| tokio::time::Instant::now() + SETTLE);
+                        firewalls.get_or_insert_with(|| Instant::now() + SETTLE);
                     }
                     if !node.is_damaged(heard) {
                         continue;
@@ -285,7 +288,7 @@ pub async fn follow(
         });
         (retry, delay) = match complete {
             true => (None, RETRY),
-            false => (Some(tokio::time::Instant::now() + delay), (delay * 2).min(RETRY_MAX)),
+            false => (Some(Instant::now() + delay), (delay * 2).min(RETRY_MAX)),
         };
     }
     // Who takes the rules away next must find them all.
@@ -330,7 +333,7 @@ fn announce<K: Resource>(
     });
 }
 
-async fn sleep_until(time: Option<tokio::time::Instant>) {
+async fn sleep_until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
