@@ -15,6 +15,8 @@ use testbed::{MINIK, Testbed};
 /// How many services there are, and endpoints of each.
 const SERVICES: usize = 5_000;
 const ENDPOINTS: usize = 10;
+/// How many are asked for by one command.
+const AT_A_TIME: usize = 1_000;
 const LONG: Duration = Duration::from_secs(300);
 
 /// Who may do everything, in files for curl; and where.
@@ -98,9 +100,13 @@ fn services_are_served_among_thousands() {
     let admin = Admin::of(&bed, directory.path());
     let began = Instant::now();
     let said = |what: &str| eprintln!("{what} after {:.1?}", began.elapsed());
-    admin.create((0..SERVICES).map(service));
+    for from in (0..SERVICES).step_by(AT_A_TIME) {
+        admin.create((from..from + AT_A_TIME).map(service));
+    }
     said("services");
-    admin.create((0..SERVICES).map(slice));
+    for from in (0..SERVICES).step_by(AT_A_TIME) {
+        admin.create((from..from + AT_A_TIME).map(slice));
+    }
     said("endpoints");
 
     // A service of a pod is reached among them, by address and by name, from the host and from a pod.

@@ -529,10 +529,11 @@ fn services_reach_whom_their_fields_say() {
     let web = bed.kubectl("get pod web -o jsonpath={.status.podIP}");
     bed.apply(&POLICIES.replace("WEB", &web));
     let late = bed.kubectl("get pod late -o jsonpath={.status.podIP}");
-    bed.kubectl("run client --image=busybox --restart=Never -- sleep 1000");
-    bed.wait_ready("client");
-    let asked = |words: &str| bed.run(&["kubectl", "exec", "client", "--", "sh", "-c", words]);
-    let answers = |name: &str| asked(&format!("wget -q -T 3 -O - http://{name}/")).stdout.contains("indent");
+    bed.kubectl("create -f tests/manifests/pod-debug.yaml");
+    bed.wait_ready("debug");
+    let asked = |words: &[&str]| bed.run(&[&["kubectl", "exec", "debug", "--"], words].concat());
+    let answers =
+        |name: &str| asked(&["curl", "-sS", "-m", "3", &format!("http://{name}/")]).stdout.contains("indent");
     for name in ["hurries", "here"] {
         bed.wait(name, MINUTE, || answers(name));
     }
@@ -540,7 +541,7 @@ fn services_reach_whom_their_fields_say() {
     for name in ["waits", "elsewhere"] {
         assert!(!answers(name), "{name}");
     }
-    let found = |name: &str| asked(&format!("nslookup -type=a {name}.default.svc.cluster.local")).stdout;
+    let found = |name: &str| asked(&["getent", "ahostsv4", name]).stdout;
     bed.wait("the name of one that is not ready", MINUTE, || found("peers").contains(&late));
     assert!(!found("unready-peers").contains(&late));
     let hints =

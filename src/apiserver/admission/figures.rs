@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::Operation;
 use crate::api::exposition::{Exposition, Type};

@@ -30,9 +30,9 @@ pub mod tolerations;
 mod testing;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 pub use self::attributes::{Attributes, Operation, Options};
 pub use self::connect::{connect, create_part};

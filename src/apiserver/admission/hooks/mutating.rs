@@ -1,11 +1,11 @@
 //! MutatingAdmissionWebhook: webhooks change an object one after the other, and some get to see what others made of it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use json_patch::Patch;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::configuration::Webhook;
 use super::{Failure, Seen, ask, concerned, configured, review};

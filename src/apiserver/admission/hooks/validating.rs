@@ -1,9 +1,8 @@
 //! ValidatingAdmissionWebhook: all webhooks at once have a say about what is to be written.
 
-use std::time::Instant;
-
 use futures::future::join_all;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::configuration::Webhook;
 use super::{Failure, Seen, ask, concerned, configured, review};
