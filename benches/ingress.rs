@@ -242,7 +242,11 @@ fn cpu_seconds(process: u32, with_children: bool) -> Result<f64> {
     const TICKS: f64 = 100.0;
     let mut ticks = 0u64;
     for entry in std::fs::read_dir("/proc")? {
-        let Ok(stat) = std::fs::read_to_string(entry?.path().join("stat")) else { continue };
+        let entry = entry?;
+        // The reader itself is there by other names too.
+        let is_process = entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+        let stat = is_process.then(|| std::fs::read_to_string(entry.path().join("stat")).ok());
+        let Some(stat) = stat.flatten() else { continue };
         // Behind the name, which may hold anything, come the state and the parent; user and system time are ten further.
         let Some((head, rest)) = stat.rsplit_once(')') else { continue };
         let fields: Vec<&str> = rest.split_whitespace().collect();

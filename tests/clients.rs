@@ -39,11 +39,21 @@ metadata: {name: web}
 data: {color: green}
 "#;
 
+/// An ingress of the version that a course of 2019 prints.
+const OLD: &str = r"
+apiVersion: extensions/v1beta1
+kind: Ingress
+metadata: {name: old}
+spec: {rules: [{http: {paths: [{backend: {serviceName: old, servicePort: 80}}]}}]}
+";
+
 #[test]
 fn kubectl_of_several_years() {
     let bed = Testbed::up("kubectls");
     bed.start();
-    bed.ok(&["bash", "-c", &format!("cat > /root/.kube/objects.yaml <<'END'{OBJECTS}END")]);
+    for (file, text) in [("objects", OBJECTS), ("old", OLD)] {
+        bed.ok(&["bash", "-c", &format!("cat > /root/.kube/{file}.yaml <<'END'{text}END")]);
+    }
     for words in
         ["get nodes -o wide", "run old --image=nginx", "wait --for=condition=Ready pod/old", "delete pod old"]
     {
@@ -101,6 +111,12 @@ fn kubectl_of_several_years() {
         assert!(ok("describe deployment web").contains("app=web"), "{client}");
         assert!(ok("get --raw /readyz").contains("ok"), "{client}");
         ok(&format!("delete {file}"));
+        // What the client finds by no document of today.
+        let old = run("apply -f /root/.kube/old.yaml");
+        assert!(old.stdout.contains("ingress.extensions/old created"), "{client}: {old:?}");
+        assert!(old.stderr.contains("extensions/v1beta1 Ingress is deprecated"), "{client}: {old:?}");
+        assert_eq!(ok("get all,ingresses -o name").matches("/old").count(), 1, "{client}");
+        ok("delete -f /root/.kube/old.yaml");
         ok("delete secret s");
         ok("delete namespace more --timeout=30s");
     }

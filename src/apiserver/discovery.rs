@@ -1,8 +1,9 @@
 //! What is served, as clients discover it: the legacy documents and the aggregated one.
 //!
-//! Everything here is made from the table of kinds. Versions that Kubernetes has removed are in the aggregated document
-//! alone, without verbs: kubectl finds the paths of such manifests by it, and who walks through all kinds (`kubectl
-//! api-resources`, collectors, backups) passes over what knows no verb.
+//! Everything here is made from the table of kinds. Versions that Kubernetes has removed are in the aggregated document, and in
+//! the legacy ones for kubectl alone, without verbs: kubectl finds the paths of such manifests by them, and whoever walks
+//! through all kinds (`kubectl api-resources`, collectors, backups) passes over what knows no verb. Other clients of the legacy
+//! documents would take a kind of two groups for ambiguous.
 
 use std::sync::Arc;
 
@@ -14,9 +15,41 @@ use crate::api::kinds::{Kind, Subresource, Text};
 /// A group and version that is served.
 type GroupVersion = (Text, Text);
 
+/// Who is told of the versions that Kubernetes has removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// Told, by whatever document it asks for.
+    Kubectl,
+    /// Not told by the legacy ones.
+    Other,
+}
+
+impl Asker {
+    /// Who has this `User-Agent`. (pure)
+    pub fn of(agent: &str) -> Asker {
+        if agent.starts_with("kubectl/") || agent.starts_with("kubectl-") {
+            Asker::Kubectl
+        } else {
+            Asker::Other
+        }
+    }
+
+    fn group_versions(self, kinds: &[Arc<Kind>]) -> Vec<GroupVersion> {
+        match self {
+            Asker::Kubectl => group_versions(kinds),
+            Asker::Other => current_group_versions(kinds),
+        }
+    }
+}
+
 /// Groups with the versions that Kubernetes serves today, in the order of the table, the core group first.
 pub fn current_group_versions(kinds: &[Arc<Kind>]) -> Vec<GroupVersion> {
     group_versions(&current(kinds))
+}
+
+/// The verbs that are told of a kind: of a removed version none.
+fn verbs(kind: &Kind) -> &'static [&'static str] {
+    if kind.is_removed() { &[] } else { kind.verbs }
 }
 
 fn current(kinds: &[Arc<Kind>]) -> Vec<Arc<Kind>> {
@@ -48,13 +81,13 @@ pub fn core_versions(address: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn group_list(kinds: &[Arc<Kind>]) -> Value {
-    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(kinds)})
+pub fn group_list(kinds: &[Arc<Kind>], asker: Asker) -> Value {
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(kinds, asker)})
 }
 
-fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
+fn groups(kinds: &[Arc<Kind>], asker: Asker) -> Vec<Value> {
     let mut groups: Vec<Value> = Vec::new();
-    for group_version in &current_group_versions(kinds) {
+    for group_version in &asker.group_versions(kinds) {
         let (group, version) = group_version;
         if group.is_empty() {
             continue;
@@ -75,13 +108,13 @@ fn groups(kinds: &[Arc<Kind>]) -> Vec<Value> {
 }
 
 /// `/api/v1` and `/apis/GROUP/VERSION`.
-pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str) -> Option<Value> {
-    let mut known = current_group_versions(kinds).into_iter();
+pub fn resources(kinds: &[Arc<Kind>], group: &str, version: &str, asker: Asker) -> Option<Value> {
+    let mut known = asker.group_versions(kinds).into_iter();
     let group_version = known.find(|known| known.0 == group && known.1 == version)?;
     let mut list = Vec::new();
     for kind in of(kinds, group, version) {
         let mut row = json!({"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced,
-            "kind": kind.kind, "verbs": kind.verbs});
+            "kind": kind.kind, "verbs": verbs(kind)});
         // What is never stored has no stored version.
         if !kind.storage.is_empty() {
             row["storageVersionHash"] = json!(storage_hash(kind));
@@ -163,8 +196,7 @@ fn aggregated_rows(kinds: &[Arc<Kind>], group: &str, version: &str) -> Vec<Value
     };
     let mut rows = Vec::new();
     for kind in of(kinds, group, version) {
-        let verbs: &[&str] = if kind.is_removed() { &[] } else { kind.verbs };
-        let mut row = json!({"resource": kind.plural, "scope": scope(kind.namespaced), "verbs": verbs,
+        let mut row = json!({"resource": kind.plural, "scope": scope(kind.namespaced), "verbs": verbs(kind),
             "singularResource": kind.singular,
             "responseKind": {"group": group, "version": version, "kind": kind.kind}});
         if !kind.short_names.is_empty() {
@@ -195,13 +227,13 @@ mod tests {
     fn every_kind_is_found_in_both_forms() {
         let aggregated: Vec<Value> = [true, false].map(|core| aggregated(&KINDS, core)).to_vec();
         for kind in KINDS.iter() {
-            let list = resources(&KINDS, &kind.group, &kind.version);
-            assert_eq!(list.is_none(), kind.is_removed(), "{kind:?}");
-            if let Some(list) = list {
-                let rows = list["resources"].as_array().unwrap();
-                let row = rows.iter().find(|r| r["name"] == *kind.plural).unwrap();
-                assert_eq!(row["kind"], *kind.kind);
-            }
+            let other = resources(&KINDS, &kind.group, &kind.version, Asker::Other);
+            assert_eq!(other.is_none(), kind.is_removed(), "{kind:?}");
+            let list = resources(&KINDS, &kind.group, &kind.version, Asker::Kubectl).unwrap();
+            let rows = list["resources"].as_array().unwrap();
+            let row = rows.iter().find(|r| r["name"] == *kind.plural).unwrap();
+            assert_eq!(row["kind"], *kind.kind);
+            assert_eq!(row["verbs"].as_array().unwrap().is_empty(), kind.is_removed(), "{kind:?}");
             let items = aggregated[usize::from(!kind.group.is_empty())]["items"].as_array().unwrap();
             let rows = items.iter().filter(|i| i["metadata"]["name"].as_str().unwrap_or("") == &*kind.group);
             let versions = rows.flat_map(|i| i["versions"].as_array().unwrap());
@@ -210,19 +242,24 @@ mod tests {
             let row = rows.find(|r| r["resource"] == *kind.plural).unwrap();
             assert_eq!(row["verbs"].as_array().unwrap().is_empty(), kind.is_removed(), "{kind:?}");
         }
-        assert!(resources(&KINDS, "nonsense", "v1").is_none());
-        let groups = group_list(&KINDS);
+        assert!(resources(&KINDS, "nonsense", "v1", Asker::Kubectl).is_none());
+        let groups = group_list(&KINDS, Asker::Other);
         assert!(groups["groups"].as_array().unwrap().iter().any(|group| group["name"] == "discovery.k8s.io"));
     }
 
     #[test]
     fn removed_versions_come_last_and_only_where_kubectl_looks() {
-        let all = group_list(&KINDS);
-        let groups = all["groups"].as_array().unwrap();
-        let of = |name: &str| groups.iter().find(|group| group["name"] == name);
-        assert_eq!(of("autoscaling").unwrap()["preferredVersion"]["version"], "v2");
-        assert_eq!(of("batch").unwrap()["versions"].as_array().unwrap().len(), 1);
-        assert_eq!(of("extensions"), None);
+        for (agent, batch, is_told) in
+            [("kubectl/v1.20.5 (linux/amd64)", 2, true), ("kr8s/0.20", 1, false), ("", 1, false)]
+        {
+            let all = group_list(&KINDS, Asker::of(agent));
+            let groups = all["groups"].as_array().unwrap();
+            let of = |name: &str| groups.iter().find(|group| group["name"] == name);
+            assert_eq!(of("autoscaling").unwrap()["preferredVersion"]["version"], "v2");
+            assert_eq!(of("batch").unwrap()["preferredVersion"]["version"], "v1");
+            assert_eq!(of("batch").unwrap()["versions"].as_array().unwrap().len(), batch, "{agent}");
+            assert_eq!(of("extensions").is_some(), is_told, "{agent}");
+        }
         let all = aggregated(&KINDS, false);
         let groups = all["items"].as_array().unwrap();
         let at = |name: &str| groups.iter().position(|group| group["metadata"]["name"] == name).unwrap();

@@ -21,7 +21,8 @@ use crate::api::version::{self, ARCHITECTURE, MAJOR, MINOR};
 use crate::apiserver::aggregation::Aggregator;
 use crate::apiserver::answer::{self, Body};
 use crate::apiserver::auth::tokens::ISSUER;
-use crate::apiserver::{discovery, resource_metrics};
+use crate::apiserver::discovery::{self, Asker};
+use crate::apiserver::resource_metrics;
 use crate::store::Store;
 
 impl Server {
@@ -120,6 +121,8 @@ impl Server {
     fn described(&self, path: &str, form: Form, headers: &HeaderMap) -> Option<Value> {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let aggregated = form.shown == Shown::Discovery;
+        let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let asker = Asker::of(agent.unwrap_or_default());
         let mut kinds = self.api.served().kinds().to_vec();
         let store = self.api.registry().store();
         if resource_metrics::are_own(store) {
@@ -140,19 +143,19 @@ impl Server {
                 discovery::core_versions(host)
             }
             ["apis"] => {
-                let mut all = discovery::group_list(kinds);
+                let mut all = discovery::group_list(kinds, asker);
                 all["groups"] = self.merged(taken(&mut all["groups"]), Aggregator::groups).into();
                 all
             }
-            ["api", version] => discovery::resources(kinds, "", version)?,
+            ["api", version] => discovery::resources(kinds, "", version, asker)?,
             ["apis", group] => {
-                let own = taken(&mut discovery::group_list(kinds)["groups"]);
+                let own = taken(&mut discovery::group_list(kinds, asker)["groups"]);
                 let all = self.merged(own, Aggregator::groups);
                 let mut found = all.into_iter().find(|known| known["name"] == *group)?;
                 (found["kind"], found["apiVersion"]) = (json!("APIGroup"), json!("v1"));
                 found
             }
-            ["apis", group, version] => discovery::resources(kinds, group, version)?,
+            ["apis", group, version] => discovery::resources(kinds, group, version, asker)?,
             _ => return None,
         })
     }
