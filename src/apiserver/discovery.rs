@@ -25,7 +25,7 @@ pub enum Asker {
 }
 
 impl Asker {
-    /// Who has this `User-Agent`. (pure)
+    /// Who has this `User-Agent`, which begins with the name of the program's file: `kubectl`, or `kubectl-1.30`. (pure)
     pub fn of(agent: &str) -> Asker {
         if agent.starts_with("kubectl/") || agent.starts_with("kubectl-") {
             Asker::Kubectl

@@ -190,18 +190,24 @@ fn free(range: std::ops::Range<u32>, is_taken: impl Fn(u32) -> bool) -> Option<u
     (0..count).map(|i| range.start + (first + i) % count).find(|n| !is_taken(*n))
 }
 
+/// What the tests of all files here begin with.
 #[cfg(test)]
-mod tests {
+mod testing {
     use super::*;
-    use serde_json::json;
 
-    fn allocator() -> Arc<Allocator> {
+    pub fn allocator() -> Arc<Allocator> {
         Arc::new(Allocator::new(ServiceRanges::parse("10.96.0.0/24").unwrap(), std::iter::empty()))
     }
 
-    fn service(spec: Value) -> Value {
-        json!({"spec": spec})
+    pub fn service(spec: Value) -> Value {
+        serde_json::json!({"spec": spec})
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{allocator, service};
+    use serde_json::json;
 
     #[test]
     fn what_is_in_doubt_is_taken_until_the_store_can_say() {

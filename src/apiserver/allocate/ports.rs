@@ -175,16 +175,7 @@ pub fn carry(new: &mut Value, old: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apiserver::allocate::{Allocator, ServiceRanges};
-    use std::sync::Arc;
-
-    fn allocator() -> Arc<Allocator> {
-        Arc::new(Allocator::new(ServiceRanges::parse("10.96.0.0/24").unwrap(), std::iter::empty()))
-    }
-
-    fn service(spec: Value) -> Value {
-        json!({"spec": spec})
-    }
+    use crate::apiserver::allocate::testing::{allocator, service};
 
     #[test]
     fn node_ports_come_and_go_with_the_type() {

@@ -203,15 +203,8 @@ pub(super) fn take_addresses(
 mod tests {
     use super::*;
     use crate::apiserver::allocate::Allocator;
+    use crate::apiserver::allocate::testing::{allocator, service};
     use std::sync::Arc;
-
-    fn allocator() -> Arc<Allocator> {
-        Arc::new(Allocator::new(ServiceRanges::parse("10.96.0.0/24").unwrap(), std::iter::empty()))
-    }
-
-    fn service(spec: Value) -> Value {
-        json!({"spec": spec})
-    }
 
     #[test]
     fn automatic_addresses_leave_the_lower_band_to_people() {
