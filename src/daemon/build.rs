@@ -245,7 +245,8 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         },
     );
     let controllers = Controllers::new(
-        client("system:kube-controller-manager"),
+        // They see to objects of aggregated servers as well.
+        Client::new(server.clone(), User::component("system:kube-controller-manager")),
         controllers::Config {
             authority: Arc::new(Keys { pki: tls.pki.clone(), api: api.clone() }),
             ca_pem: tls.pki.ca_pem().to_owned(),

@@ -101,6 +101,10 @@ impl Transport for Api {
         };
         async move { answer }.boxed()
     }
+
+    fn discover(&self) -> BoxFuture<'_, Result<Value, Status>> {
+        async { Err(Status::no_such_path()) }.boxed()
+    }
 }
 
 /// Images by what their name says: `slow` never comes, `late` comes when the test says so, `broken` fails, every other
