@@ -225,7 +225,13 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(Network { pods: network.clone(), led: proxy.led(), gone: proxy.gone(), asked }),
+        Arc::new(Network {
+            pods: network.clone(),
+            users: configs::users(places),
+            led: proxy.led(),
+            gone: proxy.gone(),
+            asked,
+        }),
         machine,
         // All that the node was given, also what it cannot use for a while.
         Ranges::of(cluster)?.pod_cidrs(),

@@ -9,6 +9,7 @@ pub mod protocol;
 pub mod sim;
 pub mod supervisor;
 pub mod traffic;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
