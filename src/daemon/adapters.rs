@@ -117,7 +117,7 @@ impl ImageSource for Images {
         credentials: Vec<Credential>,
     ) -> BoxFuture<'a, Result<Image, String>> {
         async move {
-            Images::pull(self, reference, &credentials, &Silent).await.map_err(|error| error.to_string())
+            Images::pull_for(self, reference, &credentials, &Silent).await.map_err(|error| error.to_string())
         }
         .boxed()
     }
