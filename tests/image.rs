@@ -518,9 +518,27 @@ async fn credentials_come_from_the_pull_or_from_dockers_file() {
         username: "dev".to_owned(),
         password: password.to_owned(),
         identity_token: None,
+        holder: String::new(),
     };
     assert!(shelf.images.pull(&name, &[secret("wrong")], &Silent).await.is_err());
-    shelf.images.pull(&name, &[secret("secret")], &Silent).await.unwrap();
+    let pulled = shelf.images.pull(&name, &[secret("secret")], &Silent).await.unwrap();
+    assert!(pulled.is_open_to(&name, &[]), "what the user of the machine brings is for everybody");
+
+    // What was fetched for somebody is theirs, until somebody else shows that they may have it as well.
+    let of = |holder: &str, password: &str| Credential { holder: holder.to_owned(), ..secret(password) };
+    shelf.images.pull_for(&name, &[of("one", "secret")], &Silent).await.unwrap();
+    let here = || shelf.images.find(&name).unwrap().unwrap();
+    assert!(
+        here().is_open_to(&name, &[of("one", "renewed")]) && here().is_open_to(&name, &[of("two", "secret")])
+    );
+    assert!(!here().is_open_to(&name, &[]) && !here().is_open_to(&name, &[of("two", "wrong")]));
+    assert!(!here().is_open_to("other.example/library/busybox", &[of("one", "secret")]));
+    assert!(shelf.images.pull_for(&name, &[], &Silent).await.is_err());
+    assert!(!here().is_open_to(&name, &[]));
+    proxy.plan.lock().unwrap().wants = None;
+    shelf.images.pull_for(&name, &[], &Silent).await.unwrap();
+    assert!(here().is_open_to(&name, &[]) && here().is_open_to(&name, &[of("two", "wrong")]));
+    proxy.plan.lock().unwrap().wants = Some("Basic ZGV2OnNlY3JldA==".to_owned());
 
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.json");
@@ -551,6 +569,7 @@ async fn tokens_are_fetched_as_somebody_and_again_when_they_expire() {
         username: "dev".to_owned(),
         password: "secret".to_owned(),
         identity_token: None,
+        holder: String::new(),
     };
     Shelf::new().images.pull(&name, std::slice::from_ref(&credential), &Silent).await.unwrap();
     assert!(proxy.plan.lock().unwrap().asked.iter().skip(1).all(|asked| asked == "Basic ZGV2OnNlY3JldA=="));
@@ -577,6 +596,7 @@ async fn credentials_that_fit_are_tried_in_turn() {
         username: "dev".to_owned(),
         password: password.to_owned(),
         identity_token: None,
+        holder: String::new(),
     };
     let both = [credential("outdated"), credential("secret")];
     let shelf = Shelf::new();

@@ -247,4 +247,7 @@ pub trait Changes: Send {
 pub trait Transport: Send + Sync + 'static {
     /// Carries out one request.
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, Status>>;
+
+    /// What is served of all groups but the core one, by whomever: an `APIGroupDiscoveryList` of `apidiscovery.k8s.io/v2`.
+    fn discover(&self) -> BoxFuture<'_, Result<Value, Status>>;
 }

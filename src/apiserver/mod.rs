@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
+use serde_json::Value;
 
 use self::allocate::{Allocator, ServiceRanges};
 use self::auth::attributes::Attributes;
@@ -236,5 +237,9 @@ impl Transport for ApiServer {
             self.answer(request).await
         }
         .boxed()
+    }
+
+    fn discover(&self) -> BoxFuture<'_, Result<Value, Status>> {
+        ready(Ok(discovery::aggregated(self.served().kinds().as_ref(), false))).boxed()
     }
 }

@@ -23,12 +23,6 @@ fn target(kind: &Kind, namespace: Option<&str>, name: Option<&str>, subresource:
 }
 
 impl Client {
-    /// Deletes every object of a kind in a namespace; graceful deletions and finalizers take their time.
-    pub async fn delete_all(&self, kind: &Kind, namespace: &str) -> Result<(), Status> {
-        let action = Action::DeleteCollection(ListOptions::default(), DeleteOptions::default());
-        self.call(target(kind, Some(namespace), None, None), action).await.map(drop)
-    }
-
     /// The objects of a kind in one namespace or in all, as they are stored.
     pub async fn objects(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<Arc<Entry>>, Status> {
         let listed = self.snapshot(target(kind, namespace, None, None), ListOptions::default());

@@ -61,6 +61,11 @@ impl Client {
         self.transport.call(Request { user: self.user.clone(), target, action }).await
     }
 
+    /// What is served of all groups but the core one: an `APIGroupDiscoveryList` of `apidiscovery.k8s.io/v2`.
+    pub async fn discover(&self) -> Result<Value, Status> {
+        self.transport.discover().await
+    }
+
     /// The selected objects of a collection as they are stored, and the revision that they show.
     pub async fn snapshot(&self, target: Target, options: ListOptions) -> Result<Snapshot, Status> {
         match self.call(target, Action::List(options)).await? {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
-use serde_json::Value;
+use futures::future::{BoxFuture, ready};
+use serde_json::{Value, json};
 
 use super::Client;
 use crate::api::request::{Action, Change, Changes, PatchKind, Request, Response, Transport, User};
@@ -195,6 +195,10 @@ impl FakeApi {
 impl Transport for FakeApi {
     fn call(&self, request: Request) -> BoxFuture<'_, Result<Response, Status>> {
         self.answer(request).boxed()
+    }
+
+    fn discover(&self) -> BoxFuture<'_, Result<Value, Status>> {
+        ready(Ok(json!({"items": []}))).boxed()
     }
 }
 

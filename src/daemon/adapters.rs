@@ -26,6 +26,8 @@ use crate::ingress;
 use crate::kubelet::context::{Addresses, ImageSource};
 use crate::network::{self, Attachment, PodNetwork};
 use crate::proxy::Led;
+use crate::runtime::Users;
+use crate::runtime::users::UserRanges;
 use crate::sys::path::Root;
 use crate::sys::removal;
 
@@ -115,7 +117,7 @@ impl ImageSource for Images {
         credentials: Vec<Credential>,
     ) -> BoxFuture<'a, Result<Image, String>> {
         async move {
-            Images::pull(self, reference, &credentials, &Silent).await.map_err(|error| error.to_string())
+            Images::pull_for(self, reference, &credentials, &Silent).await.map_err(|error| error.to_string())
         }
         .boxed()
     }
@@ -133,9 +135,23 @@ impl ImageSource for Images {
 /// The pod network, with what the service proxy says of connections to pods, and the ingress of requests to them.
 pub(super) struct Network {
     pub(super) pods: PodNetwork,
+    pub(super) users: UserRanges,
     pub(super) led: watch::Receiver<Led>,
     pub(super) gone: UnboundedSender<IpAddr>,
     pub(super) asked: watch::Receiver<ingress::Asked>,
+}
+
+impl Network {
+    /// Does something about the users of a pod.
+    async fn with_users<T: Send + 'static>(
+        &self,
+        id: &str,
+        work: fn(&UserRanges, &str) -> io::Result<T>,
+    ) -> Result<T, String> {
+        let (users, id) = (self.users.clone(), id.to_owned());
+        let done = tokio::task::spawn_blocking(move || work(&users, &id)).await;
+        done.map_err(io::Error::from).flatten().map_err(|error| format!("user ids: {error}"))
+    }
 }
 
 impl Addresses for Network {
@@ -150,9 +166,13 @@ impl Addresses for Network {
                 // The proxy ends only when the daemon does.
                 let _ = self.gone.send(address);
             }
-            Ok(())
+            self.with_users(id, UserRanges::give_back).await
         }
         .boxed()
+    }
+
+    fn users<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Users, String>> {
+        self.with_users(id, UserRanges::take).boxed()
     }
 
     fn is_waited_for<'a>(&'a self, id: &'a str) -> BoxFuture<'a, bool> {

@@ -225,7 +225,13 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         client(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(Network { pods: network.clone(), led: proxy.led(), gone: proxy.gone(), asked }),
+        Arc::new(Network {
+            pods: network.clone(),
+            users: configs::users(places),
+            led: proxy.led(),
+            gone: proxy.gone(),
+            asked,
+        }),
         machine,
         // All that the node was given, also what it cannot use for a while.
         Ranges::of(cluster)?.pod_cidrs(),
@@ -245,7 +251,8 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         },
     );
     let controllers = Controllers::new(
-        client("system:kube-controller-manager"),
+        // They see to objects of aggregated servers as well.
+        Client::new(server.clone(), User::component("system:kube-controller-manager")),
         controllers::Config {
             authority: Arc::new(Keys { pki: tls.pki.clone(), api: api.clone() }),
             ca_pem: tls.pki.ca_pem().to_owned(),

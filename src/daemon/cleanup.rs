@@ -169,6 +169,8 @@ pub async fn remove_network(places: &Places) -> Vec<String> {
     let network = PodNetwork::destroy(&configs::network(places, ranges)).await;
     let mut failures: Vec<String> = rules.err().map(|e| format!("service rules: {e}")).into_iter().collect();
     failures.extend(network.err().map(|error| format!("pod network: {error}")));
+    let users = configs::users(places).give_all_back();
+    failures.extend(users.err().map(|error| format!("user ids of pods: {error}")));
     failures
 }
 

@@ -12,6 +12,7 @@ use crate::proxy;
 use crate::proxy::family::Address;
 use crate::runtime::cgroups::Tree;
 use crate::runtime::linux;
+use crate::runtime::users::UserRanges;
 use crate::sys::program::Helper;
 
 /// The domain of the cluster's names.
@@ -124,6 +125,12 @@ pub fn network(places: &Places, ranges: Ranges) -> network::Config {
         namespaces: places.run().join("netns"),
         state: places.data().join("network"),
     }
+}
+
+/// The ids of users for pods, of all clusters of the machine.
+pub fn users(places: &Places) -> UserRanges {
+    // No cluster is called so.
+    UserRanges::new(Places::all_runs().join(".users"), places.profile.clone())
 }
 
 /// The configuration of the service proxy.

@@ -17,6 +17,16 @@ pub struct NodeSettings {
     /// What must be left, by signal: `memory.available: 100Mi`. Instead of all defaults; `0%` takes one away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction_hard: Option<BTreeMap<String, String>>,
+    /// What should be left, by signal; where less is for as long as `evictionSoftGracePeriod` says, pods go as well, but
+    /// have time to end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eviction_soft: Option<BTreeMap<String, String>>,
+    /// How long less may be left than `evictionSoft` says, by signal: `memory.available: 1m30s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eviction_soft_grace_period: Option<BTreeMap<String, String>>,
+    /// How many seconds such pods have at most to end (default: 0, which is as good as at once).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eviction_max_pod_grace_period: Option<u32>,
     /// How long a condition of the node stays after it was last seen (default: 5m).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eviction_pressure_transition_period: Option<String>,
@@ -46,6 +56,11 @@ impl NodeSettings {
     pub fn over(self, below: NodeSettings) -> NodeSettings {
         NodeSettings {
             eviction_hard: self.eviction_hard.or(below.eviction_hard),
+            eviction_soft: self.eviction_soft.or(below.eviction_soft),
+            eviction_soft_grace_period: self.eviction_soft_grace_period.or(below.eviction_soft_grace_period),
+            eviction_max_pod_grace_period: self
+                .eviction_max_pod_grace_period
+                .or(below.eviction_max_pod_grace_period),
             eviction_pressure_transition_period: self
                 .eviction_pressure_transition_period
                 .or(below.eviction_pressure_transition_period),
@@ -68,6 +83,17 @@ impl NodeSettings {
         if let Some(hard) = &self.eviction_hard {
             settings.thresholds = thresholds::parse(hard).map_err(wrong("evictionHard"))?;
         }
+        if self.eviction_soft.is_some() || self.eviction_soft_grace_period.is_some() {
+            let graces = self.eviction_soft_grace_period.iter().flatten();
+            let graces = graces
+                .map(|(name, text)| Ok((name.clone(), duration("evictionSoftGracePeriod", text)?)))
+                .collect::<Result<_, Error>>()?;
+            let soft = self.eviction_soft.clone().unwrap_or_default();
+            settings
+                .thresholds
+                .extend(thresholds::parse_soft(&soft, &graces).map_err(wrong("evictionSoft"))?);
+        }
+        settings.pod_grace = Duration::from_secs(self.eviction_max_pod_grace_period.unwrap_or(0).into());
         if let Some(text) = &self.eviction_pressure_transition_period {
             settings.stays = duration("evictionPressureTransitionPeriod", text)?;
         }
@@ -121,12 +147,26 @@ mod tests {
         assert_eq!((own.thresholds.len(), own.stays.as_secs()), (1, 30));
         assert_eq!((own.images.high, own.images.low, own.images.age.as_secs()), (90, 80, 90));
         assert_eq!(own.images.enough, None, "who sets a mark means it");
+        let soft = eviction(
+            "evictionSoft: {memory.available: 1Gi}\nevictionSoftGracePeriod: {memory.available: 1m30s}\n\
+             evictionMaxPodGracePeriod: 20",
+        )
+        .unwrap();
+        let last = soft.thresholds.last().unwrap();
+        assert_eq!((last.grace.as_secs(), soft.pod_grace.as_secs()), (90, 20));
+        assert_eq!(soft.thresholds.len(), eviction::Settings::default().thresholds.len() + 1);
         for (text, error) in [
             ("evictionHard: {disk: 1Gi}", "evictionHard: unsupported eviction signal disk"),
             ("imageMinimumGCAge: soon", "imageMinimumGCAge: \"soon\" is not a duration"),
             ("imageGCHighThresholdPercent: 101", "101 must be between 0 and 100"),
             ("imageGCHighThresholdPercent: 70", "80 must be less than imageGCHighThresholdPercent, 70"),
-            ("evictionSoft: {}", "unknown field"),
+            (
+                "evictionSoft: {memory.available: 1Gi}",
+                "evictionSoft: grace period must be specified for the soft eviction threshold memory.available",
+            ),
+            ("evictionSoftGracePeriod: {memory.available: long}", "\"long\" is not a duration"),
+            ("evictionMaxPodGracePeriod: -1", "evictionMaxPodGracePeriod"),
+            ("evictionMinimumReclaim: {}", "unknown field"),
         ] {
             let told = eviction(text).unwrap_err();
             assert!(told.contains(error), "{text}: {told}");

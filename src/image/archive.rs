@@ -1,6 +1,6 @@
 //! Archives of images: docker-archive and OCI layout, in and out.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -227,6 +227,7 @@ impl Images {
             attributes: None,
             by_tag: false,
             loaded: true,
+            access: BTreeMap::new(),
         };
         let mut names = found.names.into_iter();
         let mut image = self.finish(names.next(), digest.clone(), record.clone(), held).await?;

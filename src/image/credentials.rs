@@ -33,6 +33,8 @@ pub struct Credential {
     pub password: String,
     /// What a token service takes instead of the two (OAuth2's refresh token).
     pub identity_token: Option<String>,
+    /// Who gave it, by any name that is nobody else's; nobody in particular gave those of the machine.
+    pub holder: String,
 }
 
 impl std::fmt::Debug for Credential {
@@ -53,7 +55,13 @@ pub fn parse(auths: &Value) -> Vec<Credential> {
             let identity_token = Some(text("identitytoken")).filter(|token| !token.is_empty());
             let registry = registry.clone();
             let useful = !username.is_empty() || identity_token.is_some();
-            useful.then_some(Credential { registry, username, password, identity_token })
+            useful.then_some(Credential {
+                registry,
+                username,
+                password,
+                identity_token,
+                holder: String::new(),
+            })
         })
         .collect()
 }
@@ -188,9 +196,10 @@ fn from_helper(answer: &[u8]) -> Option<Credential> {
             username: String::new(),
             password: String::new(),
             identity_token: Some(secret),
+            holder: String::new(),
         }
     } else {
-        Credential { registry, username, password: secret, identity_token: None }
+        Credential { registry, username, password: secret, identity_token: None, holder: String::new() }
     })
 }
 
@@ -234,6 +243,7 @@ mod tests {
             username: username.into(),
             password: "p".into(),
             identity_token: None,
+            holder: String::new(),
         };
         let all = [
             credential("https://index.docker.io/v1/", "hub"),

@@ -4,6 +4,7 @@
 //! decompression and the digest of its contents into files in one pass ([`layer`]); what is finished is renamed
 //! into the [`store`], so that a crash leaves nothing but temporary directories.
 
+pub mod access;
 pub mod archive;
 pub mod credentials;
 pub mod layer;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use access::Access;
 pub use credentials::Credential;
 pub use manifest::ImageConfig;
 pub use store::LayersInUse;
@@ -64,8 +66,19 @@ pub struct Image {
     pub config: ImageConfig,
     /// Compressed bytes of all layers.
     pub size: u64,
+    /// With what it was fetched for others, by repository; empty when it came in another way.
+    pub access: BTreeMap<String, Access>,
     /// Keeps the layers here until a container that stands on them is on record.
     pub held: Option<Arc<Lock>>,
+}
+
+impl Image {
+    /// Whether somebody with these credentials may use it by this name without asking its registry.
+    pub fn is_open_to(&self, name: &str, credentials: &[Credential]) -> bool {
+        let repository = reference::Reference::parse(name).map(|reference| reference.name());
+        let fetched = || self.access.get(&repository.ok()?);
+        self.access.is_empty() || fetched().is_some_and(|access| access.allows(credentials))
+    }
 }
 
 /// Told how a pull goes on; calls are cheap and come often.

@@ -24,7 +24,7 @@ use crate::client::events::{EventType, Recorder, reference};
 use crate::client::reflector::Reflector;
 use crate::image::{Credential, Image};
 use crate::network::Attachment;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Users};
 
 /// The node's settings.
 #[derive(Debug, Clone)]
@@ -96,6 +96,11 @@ pub trait Addresses: Send + Sync + 'static {
 
     /// Gives it back; none there is success.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// The host's users that a pod with users of its own gets, the same until its network is given back.
+    fn users<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, Result<Users, String>> {
+        Box::pin(std::future::ready(Err("this node has no users for pods".to_owned())))
+    }
 
     /// Resolves when services lead no new connections to these addresses of a pod that ends, unless they have no other;
     /// at once where nobody leads any.

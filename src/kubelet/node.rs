@@ -130,7 +130,7 @@ fn capacity(config: &Config) -> BTreeMap<String, Quantity> {
 /// What of it pods may have: what must be left is for nobody.
 fn allocatable(config: &Config) -> BTreeMap<String, Quantity> {
     let least = |signal: Signal, capacity: u64| {
-        let threshold = config.eviction.thresholds.iter().find(|threshold| threshold.signal == signal);
+        let threshold = config.eviction.thresholds.iter().find(|t| t.signal == signal && t.is_hard());
         threshold.map_or(quantity::Quantity::bytes(0), |threshold| threshold.amount(capacity))
     };
     let NodeCapacity { memory, disk, .. } = config.capacity;

@@ -161,11 +161,22 @@ async fn find_one<R>(
         let message = format!("Failed to inspect image {name:?}: {error}");
         wrong("InspectFailed", "ImageInspectError", message)
     })?;
+    let found = match found {
+        Some(image) if !is_open(context, pod, need, &image).await => None,
+        found => found,
+    };
     if found.is_none() && need.policy == Policy::Never {
         let message = format!("Container image {name:?} is not present with pull policy of Never");
         return Err(wrong("ErrImageNeverPull", "ErrImageNeverPull", message));
     }
     Ok(found)
+}
+
+/// Whether an image that is here is one that the pod may use (`KubeletEnsureSecretPulledImages` of Kubernetes, with
+/// `NeverVerifyPreloadedImages`): one that was fetched with somebody's secret is for those who have it.
+async fn is_open<R>(context: &Context<R>, pod: &Pod, need: &Need<'_>, image: &Image) -> bool {
+    // Secrets are asked for only where they matter.
+    image.is_open_to(need.name, &[]) || image.is_open_to(need.name, &pull_secrets(context, pod).await)
 }
 
 /// Fetches the images of a container that are not here.
@@ -175,7 +186,11 @@ pub async fn fetch<R>(context: &Context<R>, pod: &Pod, container: &Container) ->
     for need in needs(pod, container) {
         let here = match need.policy {
             Policy::Always => None,
-            _ => context.images.find(need.name).await.unwrap_or_default(),
+            Policy::Never => context.images.find(need.name).await.unwrap_or_default(),
+            Policy::IfNotPresent => {
+                let here = context.images.find(need.name).await.unwrap_or_default();
+                here.filter(|image| image.is_open_to(need.name, &credentials))
+            }
         };
         let image = match here {
             Some(image) => {
@@ -253,7 +268,11 @@ fn from_secret(secret: &Secret) -> Vec<Credential> {
     };
     let auths =
         data(".dockerconfigjson").map(|config| config["auths"].clone()).or_else(|| data(".dockercfg"));
-    credentials::parse(&auths.unwrap_or_default())
+    let meta = &secret.metadata;
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    let holder = [&meta.uid, &meta.namespace, &meta.name].map(text).join("/");
+    let found = credentials::parse(&auths.unwrap_or_default());
+    found.into_iter().map(|credential| Credential { holder: holder.clone(), ..credential }).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! A pod's sandbox: whether the node takes the pod, and what the sandbox is made from.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -11,7 +10,7 @@ use super::hosts;
 use super::observed::label;
 use super::status::Waiting;
 use crate::runtime::supervisor::sysctl_file;
-use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig, Users};
+use crate::runtime::{Labels, NetworkMode, PidMode, Runtime, SandboxConfig};
 
 /// From which port on nobody needs a privilege to listen.
 const LOW_PORTS: &str = "net.ipv4.ip_unprivileged_port_start";
@@ -40,7 +39,9 @@ pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -
         if let Some(address) = attachment.address6 {
             config.labels.insert(label::ADDRESS6.to_owned(), address.to_string());
         }
-        config.users = (spec.host_users == Some(false)).then(|| users(attachment.address));
+        if spec.host_users == Some(false) {
+            config.users = Some(context.network.users(&uid).await.map_err(fail)?);
+        }
         config.network = NetworkMode::Namespace(attachment.namespace);
     }
     context.runtime.ensure_sandbox(&config).await.map_err(|error| fail(error.to_string()))
@@ -70,13 +71,7 @@ fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> San
         id: format!("{uid}-{attempt}"),
         labels,
         hostname: (!on_host).then(|| hosts::hostname(pod)),
-        pid: match (spec.host_pid, spec.share_process_namespace) {
-            (Some(true), _) => PidMode::Host,
-            (_, Some(true)) => PidMode::Shared,
-            (_, Some(false)) => PidMode::PerContainer,
-            (_, None) if share_processes => PidMode::Shared,
-            (_, None) => PidMode::PerContainer,
-        },
+        pid: processes(spec, share_processes),
         network: if on_host { NetworkMode::Host } else { NetworkMode::Namespace("".into()) },
         host_ipc: spec.host_ipc == Some(true),
         sysctls,
@@ -85,17 +80,15 @@ fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> San
     }
 }
 
-/// The first of the host's ids that pods get; no user of the host and no other manager of containers has such.
-const FIRST_USER: u32 = 0x7000_0000;
-/// How many ids a pod gets.
-const USERS: u32 = 1 << 16;
-/// How many pods can have users of their own; the ids beyond are for those of no machine.
-const RANGES: u32 = 0xff0;
-
-/// The users of the pod with this address. Addresses that are there at the same time were given one after the other, so
-/// that no two pods have the same (pure).
-fn users(address: Ipv4Addr) -> Users {
-    Users { base: FIRST_USER + (address.to_bits() % RANGES) * USERS, count: USERS }
+/// Which processes a pod's containers see, when those that say nothing of it share them or not (pure).
+pub fn processes(spec: &PodSpec, share_processes: bool) -> PidMode {
+    match (spec.host_pid, spec.share_process_namespace) {
+        (Some(true), _) => PidMode::Host,
+        (_, Some(true)) => PidMode::Shared,
+        (_, Some(false)) => PidMode::PerContainer,
+        (_, None) if share_processes => PidMode::Shared,
+        (_, None) => PidMode::PerContainer,
+    }
 }
 
 /// Why the node does not take a pod at all; such a pod has failed before it began (pure).
@@ -131,13 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_with_users_of_their_own_share_none() {
-        let of = |third: u8, fourth: u8| users([10, 244, third, fourth].into());
-        assert_ne!(of(0, 2), of(0, 3));
-        for range in [of(0, 0), of(0, 2), of(15, 239), of(255, 255)] {
-            assert!(range.base >= FIRST_USER && range.base % USERS == 0 && range.count == USERS, "{range:?}");
-            assert!(range.base + range.count <= 0x7ff0_0000, "{range:?}");
-        }
+    fn pods_with_users_of_their_own_may_listen_on_low_ports() {
         let made = |spec: Value| {
             let pod = pod(spec);
             config(&pod, pod.spec.as_ref().unwrap(), 0, true)

@@ -10,14 +10,16 @@ use k8s_openapi::api::core::v1::{ConfigMap, Container, HostIP, Pod, PodIP, Secre
 use tokio::sync::Mutex;
 
 use super::context::Context;
-use super::observed::ObservedContainer;
+use super::observed::{ObservedContainer, ObservedPod};
+use super::pod::ephemeral;
 use super::pull::Images;
+use super::sandbox::processes;
 use super::status::Waiting;
 use super::volumes::{Maker, Volumes};
 use super::{container, env, hosts, messages, pull};
 use crate::client::events::EventType;
 use crate::clock;
-use crate::runtime::{Error, Runtime};
+use crate::runtime::{Error, PidMode, Runtime};
 
 /// Why a container does not run after its start.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub struct Start<'a> {
     pub pulled: Option<Result<Images, pull::Failure>>,
     /// The runtime's id of the pod's sandbox.
     pub sandbox: &'a str,
+    /// What there is of the pod.
+    pub observed: &'a ObservedPod,
     /// The pod's addresses; none on the host's network.
     pub addresses: &'a [String],
 }
@@ -70,7 +74,7 @@ pub async fn container<R: Runtime>(
     start: Start<'_>,
     volumes: &Mutex<Volumes>,
 ) -> Result<(), NotStarted> {
-    let Start { name, attempt, pulled, sandbox, addresses } = start;
+    let Start { name, attempt, pulled, sandbox, observed, addresses } = start;
     let Some(container) = super::pod::container(pod, name) else { return Ok(()) };
     let container = &*container;
     let images = match pulled {
@@ -88,6 +92,8 @@ pub async fn container<R: Runtime>(
     let files = files(context, pod, container, attempt, addresses)
         .await
         .map_err(|message| failed("CreateContainerError", message))?;
+    let target = target(pod, name, observed, context.config.share_processes)
+        .map_err(|message| failed("CreateContainerConfigError", message))?;
     let parts = container::Parts {
         sandbox,
         attempt,
@@ -100,6 +106,7 @@ pub async fn container<R: Runtime>(
         log: context.log_file(pod, name, attempt),
         seccomp_dir: &context.config.seccomp,
         machine_memory: context.config.capacity.memory,
+        target,
     };
     let config = container::config(pod, container, parts)
         .map_err(|message| failed("CreateContainerConfigError", message))?;
@@ -134,6 +141,22 @@ pub async fn container<R: Runtime>(
         }
         Err(error) => Err(failed("RunContainerError", error.to_string()).into()),
     }
+}
+
+/// The runtime's id of the container whose processes an ephemeral one is to see, where it does not see them anyway (pure).
+fn target(
+    pod: &Pod,
+    name: &str,
+    observed: &ObservedPod,
+    share_processes: bool,
+) -> Result<Option<String>, String> {
+    let asked = ephemeral(pod).find(|container| container.name == name);
+    let asked = asked.and_then(|container| container.target_container_name.as_deref());
+    let Some(asked) = asked.filter(|asked| !asked.is_empty()) else { return Ok(None) };
+    let found = observed.newest(asked);
+    let found = found.ok_or_else(|| format!("unable to find target container {asked}"))?;
+    let apart = pod.spec.as_ref().map(|spec| processes(spec, share_processes)) == Some(PidMode::PerContainer);
+    Ok(apart.then(|| found.id.clone()))
 }
 
 async fn places<R>(
@@ -265,4 +288,52 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
 fn host_resolver() -> hosts::HostResolver {
     let read = |file| hosts::Resolver::parse(&fs::read_to_string(file).unwrap_or_default());
     hosts::HostResolver { own: read("/etc/resolv.conf"), resolved: read("/run/systemd/resolve/resolv.conf") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubelet::observed::Health;
+    use crate::runtime::ContainerState;
+    use serde_json::json;
+
+    #[test]
+    fn an_ephemeral_container_joins_its_target_where_processes_are_apart() {
+        let started = SystemTime::UNIX_EPOCH;
+        let container = ObservedContainer {
+            id: "id-of-web".into(),
+            name: "web".into(),
+            attempt: 0,
+            hash: String::new(),
+            image: String::new(),
+            image_id: String::new(),
+            stop_signal: 15,
+            user: None,
+            resources: None,
+            start_error: None,
+            health: Health::default(),
+            state: ContainerState::Running { started, pid: 1 },
+        };
+        let observed = ObservedPod { containers: vec![container], ..ObservedPod::default() };
+        for (shares, asked, expected) in [
+            (json!(false), json!("web"), Ok(Some("id-of-web"))),
+            (json!(true), json!("web"), Ok(None)),
+            (json!(null), json!("web"), Ok(Some("id-of-web"))),
+            (json!(false), json!(null), Ok(None)),
+            (json!(false), json!(""), Ok(None)),
+            (json!(false), json!("db"), Err("unable to find target container db".to_owned())),
+        ] {
+            let debugger = json!({"name": "debugger", "targetContainerName": asked});
+            let spec = json!({"containers": [{"name": "web"}], "shareProcessNamespace": shares,
+                "ephemeralContainers": [debugger]});
+            let pod: Pod = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let expected = expected.map(|id| id.map(str::to_owned));
+            assert_eq!(target(&pod, "debugger", &observed, false), expected, "{shares} {asked}");
+            assert_eq!(
+                target(&pod, "web", &observed, false),
+                Ok(None),
+                "it is none of those that look into a pod"
+            );
+        }
+    }
 }

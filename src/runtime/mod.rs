@@ -9,6 +9,7 @@ pub mod protocol;
 pub mod sim;
 pub mod supervisor;
 pub mod traffic;
+pub mod users;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -256,6 +257,10 @@ pub struct ContainerConfig {
     pub log: LogConfig,
     /// A host file shown at this container path, for the process's last words; both or neither.
     pub termination_message: Option<(PathBuf, PathBuf)>,
+    /// The running container of the same sandbox whose process namespace it joins, where each has its own
+    /// ([`PidMode::PerContainer`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 impl ContainerConfig {

@@ -1,8 +1,9 @@
 //! APIServices: those of this server, and a server beside it.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine;
@@ -12,15 +13,23 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use minik::api::request::{ListOptions, User};
 use minik::apiserver::aggregation::identity::FrontProxy;
 use minik::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
+use minik::client::Client;
+use minik::client::reflector::Reflector;
+use minik::controllers::kinds::Kinds;
+use minik::controllers::namespaces;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::kubectl::Kubectl;
 use super::server::Fixture;
 
+/// The APIService of these tests.
+const GROUP: &str = "v1alpha1.wardle.example.com";
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
 /// What an aggregated server answers: who asked for what, and what it serves.
@@ -81,8 +90,12 @@ fn older() -> Value {
         "definitions": {"Groups": {"type": "object"}, "com.example.wardle.v1alpha1.Flunder": flunder()}})
 }
 
-/// A server with a certificate of this authority.
-async fn wardle(pki: Arc<Pki>) -> SocketAddr {
+/// A server with a certificate of this authority that answers so.
+async fn beside<A, F>(pki: Arc<Pki>, answer: A) -> SocketAddr
+where
+    A: Fn(http::Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<http::Response<Full<Bytes>>, Infallible>> + Send + 'static,
+{
     let names = ServerNames { node: "wardle.default.svc".into(), addresses: Vec::new() };
     let tls = Tls::new(pki, names, LEAF_LIFETIME).unwrap();
     let acceptor = TlsAcceptor::from(tls.config.server.clone());
@@ -91,7 +104,7 @@ async fn wardle(pki: Arc<Pki>) -> SocketAddr {
     tokio::spawn(async move {
         let _tls = tls;
         while let Ok((stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
             tokio::spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 let server = hyper::server::conn::http1::Builder::new();
@@ -100,6 +113,29 @@ async fn wardle(pki: Arc<Pki>) -> SocketAddr {
         }
     });
     address
+}
+
+/// Has another server answer for [`GROUP`] at this address of the cluster, once [`endpoint`] says where it is.
+async fn register(f: &Fixture, authority: &Pki) {
+    let bundle = STANDARD.encode(authority.ca_pem());
+    let spec = json!({"group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000,
+        "versionPriority": 10, "caBundle": bundle, "service": {"name": "wardle", "namespace": "default", "port": 443}});
+    f.post(SERVICES, json!({"metadata": {"name": GROUP}, "spec": spec})).await.expect(201);
+}
+
+/// The service behind [`register`].
+async fn service(f: &Fixture) {
+    let ports = json!([{"name": "https", "port": 443, "targetPort": 8443}]);
+    let service = json!({"metadata": {"name": "wardle"}, "spec": {"ports": ports}});
+    f.post("/api/v1/namespaces/default/services", service).await.expect(201);
+}
+
+/// Its endpoint.
+async fn endpoint(f: &Fixture) {
+    let slice = json!({"metadata": {"name": "wardle-1", "labels": {"kubernetes.io/service-name": "wardle"}},
+        "addressType": "IPv4", "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
+        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]});
+    f.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
 }
 
 async fn fixture(directory: &std::path::Path) -> (Fixture, Arc<Pki>) {
@@ -153,26 +189,18 @@ async fn groups_of_this_server_are_local() {
 async fn another_server_answers_for_its_group() {
     let directory = tempfile::tempdir().unwrap();
     let (f, authority) = fixture(directory.path()).await;
-    f.dial.lead("10.244.0.9:8443", wardle(authority.clone()).await);
-    let bundle = STANDARD.encode(authority.ca_pem());
-    let spec = json!({"group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000,
-        "versionPriority": 10, "caBundle": bundle, "service": {"name": "wardle", "namespace": "default", "port": 443}});
-    let name = "v1alpha1.wardle.example.com";
-    f.post(SERVICES, json!({"metadata": {"name": name}, "spec": spec})).await.expect(201);
+    f.dial.lead("10.244.0.9:8443", beside(authority.clone(), answer).await);
+    let name = GROUP;
+    register(&f, &authority).await;
     let missing = condition(&f, name, "ServiceNotFound").await;
     assert_eq!(missing["message"], "service/wardle in \"default\" is not present");
     let flunders = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders";
     let unavailable = f.get(flunders).await;
     assert_eq!((unavailable.code, unavailable.text().as_str()), (503, "service unavailable\n"));
 
-    let ports = json!([{"name": "https", "port": 443, "targetPort": 8443}]);
-    let service = json!({"metadata": {"name": "wardle"}, "spec": {"ports": ports}});
-    f.post("/api/v1/namespaces/default/services", service).await.expect(201);
+    service(&f).await;
     condition(&f, name, "EndpointsNotFound").await;
-    let slice = json!({"metadata": {"name": "wardle-1", "labels": {"kubernetes.io/service-name": "wardle"}},
-        "addressType": "IPv4", "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
-        "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]});
-    f.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
+    endpoint(&f).await;
     assert_eq!(condition(&f, name, "Passed").await["message"], "all checks passed");
 
     let told = f.get(&format!("{flunders}?watch=0")).await.expect(200);
@@ -241,4 +269,87 @@ async fn described(f: &Fixture) {
     let packed = super::server::sent(f.request("GET", "/openapi/v2").header("accept", accept)).await;
     let name = b"com.example.wardle.v1alpha1.Flunder";
     assert!(packed.bytes.windows(name.len()).any(|window| window == name));
+}
+
+/// The controller of namespaces, which sees what other servers serve.
+fn controller(f: &Fixture) -> AbortOnDropHandle<()> {
+    let client = Client::new(f.server.clone(), User::component("system:kube-controller-manager"));
+    let (namespaces, feed) = Reflector::new(client.all(), ListOptions::default());
+    let (pods, of_pods) = Reflector::new(client.all(), ListOptions::default());
+    let work = namespaces::run(client, Kinds::built_in(), namespaces, pods);
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        tokio::join!(feed, of_pods, work);
+    }))
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_is_emptied_of_what_other_servers_keep() {
+    let directory = tempfile::tempdir().unwrap();
+    let (f, authority) = fixture(directory.path()).await;
+    // Flunders go all at once, fischers one by one; what is in another namespace stays.
+    let kept: Arc<Mutex<BTreeSet<&str>>> = Arc::default();
+    let present = ["leaving/flunders/a", "leaving/flunders/b", "leaving/fischers/c", "other/flunders/a"];
+    kept.lock().unwrap().extend(present);
+    let store = kept.clone();
+    let answer = move |request: http::Request<Incoming>| {
+        let path = request.uri().path().to_owned();
+        let root = "/apis/wardle.example.com/v1alpha1";
+        let row = |name: &str, verbs: &[&str]| json!({"name": name, "namespaced": true, "kind": "X", "verbs": verbs});
+        let (code, body) = match path.strip_prefix(&format!("{root}/namespaces/")) {
+            None if path == root => (
+                200,
+                json!({"resources": [
+                row("flunders", &["list", "delete", "deletecollection"]), row("fischers", &["list", "delete"])]}),
+            ),
+            None => (404, json!({})),
+            Some(place) if request.method() == http::Method::DELETE => {
+                let all = place == "leaving/fischers";
+                let within = |key: &&str| {
+                    key.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                store.lock().unwrap().retain(|key| all || !within(key));
+                (if all { 405 } else { 200 }, json!({}))
+            }
+            Some(place) => {
+                let kept = store.lock().unwrap();
+                let of = kept.iter().filter_map(|key| key.strip_prefix(&format!("{place}/")));
+                let items: Vec<Value> =
+                    of.map(|name| json!({"metadata": {"name": name, "namespace": "leaving"}})).collect();
+                (200, json!({"items": items}))
+            }
+        };
+        async move {
+            let response = http::Response::builder().status(code).header("content-type", "application/json");
+            Ok(response.body(Full::new(body.to_string().into())).unwrap())
+        }
+    };
+    f.dial.lead("10.244.0.9:8443", beside(authority.clone(), answer).await);
+    register(&f, &authority).await;
+    condition(&f, GROUP, "ServiceNotFound").await;
+    f.post("/api/v1/namespaces", json!({"metadata": {"name": "leaving"}})).await.expect(201);
+    let maps = "/api/v1/namespaces/leaving/configmaps";
+    f.post(maps, json!({"metadata": {"name": "map"}})).await.expect(201);
+    let _controller = controller(&f);
+    let mut namespaces = f.watch("/api/v1/namespaces?watch=1&fieldSelector=metadata.name%3Dleaving").await;
+    f.delete("/api/v1/namespaces/leaving").await.expect(200);
+    let told = loop {
+        let namespace = namespaces.next().await;
+        assert_ne!(namespace["type"], "DELETED", "nobody knows yet what the other server has");
+        let conditions = namespace["object"]["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let failure = |c: &&Value| c["type"] == "NamespaceDeletionDiscoveryFailure" && c["status"] == "True";
+        if let Some(told) = conditions.iter().find(failure) {
+            break told.clone();
+        }
+    };
+    assert_eq!(told["reason"], "DiscoveryFailed");
+    let why = "Discovery failed for some groups, 1 failing: unable to retrieve the complete list of server APIs: \
+               wardle.example.com/v1alpha1: stale GroupVersion discovery: wardle.example.com/v1alpha1";
+    assert_eq!(told["message"], why);
+    assert_eq!(f.get(maps).await.expect(200)["items"], json!([]), "what is known goes meanwhile");
+    assert_eq!(kept.lock().unwrap().len(), present.len());
+
+    service(&f).await;
+    endpoint(&f).await;
+    while namespaces.next().await["type"] != "DELETED" {}
+    assert_eq!(*kept.lock().unwrap(), BTreeSet::from(["other/flunders/a"]));
 }

@@ -27,6 +27,8 @@ use tokio::sync::oneshot;
 pub struct Fixture {
     /// What stands behind it.
     pub api: Arc<ApiServer>,
+    /// Its HTTP side, by which components in this process reach other servers as well.
+    pub server: Arc<Server>,
     /// Its authority.
     pub pki: Arc<Pki>,
     /// Its certificate.
@@ -224,7 +226,7 @@ impl Fixture {
         let (stop, stopped) = oneshot::channel::<()>();
         let around = Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit, deadline };
         let server = Server::new(api.clone(), around);
-        tokio::spawn(server.serve(vec![listener], tls.config.clone(), stopped.map(drop)));
+        tokio::spawn(server.clone().serve(vec![listener], tls.config.clone(), stopped.map(drop)));
 
         let leaf = pki.client("admin", &["system:masters"], LEAF_LIFETIME).unwrap();
         let admin = client(&pki, Some(&leaf)).build().unwrap();
@@ -232,6 +234,7 @@ impl Fixture {
         let stranger = client(&pki, None).build().unwrap();
         Fixture {
             api,
+            server,
             pki,
             tls,
             base,

@@ -112,6 +112,7 @@ impl Host {
             stdin: Stdin::None,
             log: LogConfig { path: self.log_path(id), max_bytes: 10 << 20, max_files: 5 },
             termination_message: None,
+            target: None,
         }
     }
 

@@ -97,6 +97,44 @@ async fn containers_of_a_sandbox_share_what_they_should() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_joins_the_processes_of_another_where_each_has_its_own() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new("target").await;
+    let mut config = sandbox("s");
+    config.pid = PidMode::PerContainer;
+    host.runtime.ensure_sandbox(&config).await.unwrap();
+    host.runtime.start(&host.shell("s", "web", "echo ready; exec sleep 1236")).await.unwrap();
+    host.runtime.start(&host.container("s", "other", &["sleep", "1237"])).await.unwrap();
+    host.logged("web", "ready").await;
+    let mut debugger = host.shell(
+        "s",
+        "debugger",
+        "tr '\\0' ' ' < /proc/1/cmdline; echo; ps -o args; kill -9 1 || echo alive",
+    );
+    debugger.target = Some("web".into());
+    let seen = host.output(&debugger).await;
+    assert!(seen.starts_with("sleep 1236"), "{seen}");
+    assert!(seen.contains("ps -o args") && !seen.contains("sleep 1237"), "{seen}");
+    // It looks once more, and goes with the one that it looks into.
+    let mut second = host.shell("s", "second", "echo $$; exec sleep 1238");
+    second.target = Some("web".into());
+    host.runtime.start(&second).await.unwrap();
+    host.runtime.signal("web", libc::SIGKILL).await.unwrap();
+    host.ended("second").await;
+    let mut late = host.shell("s", "late", "true");
+    late.target = Some("web".into());
+    let error = host.runtime.start(&late).await.unwrap_err().to_string();
+    assert!(error.contains("web"), "{error}");
+    for id in ["web", "other", "debugger", "second"] {
+        host.runtime.remove(id).await.unwrap();
+    }
+    let left = std::fs::read_dir(host.config.run_dir.join("own-proc")).unwrap().count();
+    assert_eq!(left, 0, "no procfs is left of those that are gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_has_no_more_rights_than_given() {
     if !is_root() {
         return;

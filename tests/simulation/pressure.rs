@@ -66,6 +66,33 @@ async fn a_pod_that_takes_all_memory_is_evicted_and_the_others_stay() {
 }
 
 #[tokio::test]
+async fn a_soft_threshold_is_borne_for_its_time_and_then_pods_have_time_to_end() {
+    let statements = thresholds::statements("memory.available<200Mi").unwrap();
+    let grace = [("memory.available".to_owned(), Duration::from_secs(25))].into();
+    let settings = Settings {
+        thresholds: thresholds::parse_soft(&statements, &grace).unwrap(),
+        pod_grace: Duration::from_secs(20),
+        stays: Duration::from_secs(1),
+        ..Settings::default()
+    };
+    let cluster = Cluster::start_with(settings).await;
+    cluster.apply(&pod("hog", &Value::Null)).await;
+    cluster.until("pods/hog", runs).await;
+    cluster.runtime.use_memory("hog", (8 << 30) - (150 << 20));
+    // One more pod is a reason to look.
+    cluster.apply(&pod("next", &json!({"requests": {"memory": "1Gi"}}))).await;
+    let under_pressure = |node: &Value| condition(node, "MemoryPressure")["status"] == "True";
+    cluster.until(":nodes/minik", under_pressure).await;
+    let began = tokio::time::Instant::now();
+    assert!(runs(&cluster.get("pods/hog").await.unwrap()), "a soft threshold is borne for a while");
+    let hog = cluster.until("pods/hog", failed).await;
+    assert!(began.elapsed() >= Duration::from_secs(15), "{:?}", began.elapsed());
+    let message = hog["status"]["message"].as_str().unwrap();
+    assert!(message.contains("Threshold quantity: 200Mi"), "{message}");
+    cluster.until_event("Node/minik", "EvictionThresholdMet: Attempting to reclaim memory").await;
+}
+
+#[tokio::test]
 async fn a_node_whose_disk_is_full_takes_no_pods_but_those_of_the_system() {
     let statements = thresholds::statements("nodefs.available<1Ei").unwrap();
     let settings = Settings { thresholds: thresholds::parse(&statements).unwrap(), ..Settings::default() };

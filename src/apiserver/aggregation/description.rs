@@ -105,11 +105,11 @@ async fn described(
 ) -> Result<(Description, String), String> {
     let text = |field: &str| service["spec"][field].as_str().unwrap_or_default().to_owned();
     let user = || User { name: USER.to_owned(), ..User::default() };
-    let index = Question { path: "/openapi/v3", user: user(), tag: "", most: INDEX_BYTES };
+    let index = Question::read("/openapi/v3", user(), INDEX_BYTES);
     let documents = index_of(ask(dial, backend, index).await?)?;
     let known = known.filter(|known| known.older.is_some());
     let tag = if known.is_some() { tag } else { "" };
-    let whole = Question { path: "/openapi/v2", user: user(), tag, most: DOCUMENT_BYTES };
+    let whole = Question { tag, ..Question::read("/openapi/v2", user(), DOCUMENT_BYTES) };
     let told = ask(dial, backend, whole).await?;
     let (older, tag) = match (told.code, known) {
         (304, Some(known)) => (known.older.clone(), tag.to_owned()),

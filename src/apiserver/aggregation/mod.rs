@@ -29,6 +29,7 @@ use crate::clock;
 use crate::store::{Entry, Store};
 
 mod availability;
+mod calls;
 mod description;
 pub mod identity;
 pub mod merge;
@@ -70,6 +71,11 @@ pub fn remote(store: &Store, path: &str) -> Option<Arc<Entry>> {
         ("apis", group) => (group, segments.next()?),
         _ => return None,
     };
+    remote_of(store, group, version)
+}
+
+/// The APIService by which another server serves this group and version.
+pub fn remote_of(store: &Store, group: &str, version: &str) -> Option<Arc<Entry>> {
     let entry = store.get(&format!("{SERVICES}{}", registration::name(group, version)))?;
     (!entry.json()["spec"]["service"].is_null()).then_some(entry)
 }
@@ -270,7 +276,7 @@ impl Aggregator {
         let url = format!("https://{}{path}", backend.address);
         let user =
             User { groups: vec!["system:masters".to_owned()], ..User::component("system:kube-aggregator") };
-        let question = Question { path: &path, user, tag: "", most: LIST_BYTES };
+        let question = Question::read(&path, user, LIST_BYTES);
         let asked = tokio::time::timeout(PATIENCE, question::ask(proxy.dial(), &backend, question));
         let missing =
             |why: String| Condition::failed(format!("failing or missing response from {url}: {why}"));

@@ -1,7 +1,8 @@
 //! A question of this server's own to an aggregated one.
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::Method;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::identity;
@@ -10,14 +11,25 @@ use crate::apiserver::proxy::exchange::{self, Backend, Dial};
 
 /// What is asked.
 pub struct Question<'q> {
-    /// The path of a document.
+    /// Usually GET.
+    pub method: Method,
+    /// The path, with its query if it has one.
     pub path: &'q str,
+    /// What is sent, as JSON; nothing when it is empty.
+    pub body: Bytes,
     /// Who asks.
     pub user: User,
     /// The tag of what is known already; empty when nothing is.
     pub tag: &'q str,
     /// The most bytes that are read of the answer.
     pub most: usize,
+}
+
+impl<'q> Question<'q> {
+    /// Reads a document.
+    pub fn read(path: &'q str, user: User, most: usize) -> Question<'q> {
+        Question { method: Method::GET, path, body: Bytes::new(), user, tag: "", most }
+    }
 }
 
 /// The answer.
@@ -32,10 +44,15 @@ pub struct Told {
 
 /// Asks the server behind this backend.
 pub async fn ask(dial: &dyn Dial, backend: &Backend, question: Question<'_>) -> Result<Told, String> {
-    let mut request = http::Request::new(Empty::<Bytes>::new());
+    let is_empty = question.body.is_empty();
+    let mut request = http::Request::new(Full::new(question.body));
+    *request.method_mut() = question.method;
     *request.uri_mut() = question.path.parse().map_err(|error| format!("{error}"))?;
     let mut headers: HeaderMap = identity::headers(&question.user);
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    if !is_empty {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
     if let Ok(host) = HeaderValue::from_str(&backend.address.to_string()) {
         headers.insert(header::HOST, host);
     }

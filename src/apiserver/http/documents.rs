@@ -118,26 +118,33 @@ impl Server {
         }
     }
 
+    /// The kinds that this server tells of itself.
+    pub(super) fn discovered(&self) -> Vec<Arc<Kind>> {
+        let mut kinds = self.api.served().kinds().to_vec();
+        if resource_metrics::are_own(self.api.registry().store()) {
+            kinds.extend(resource_metrics::KINDS.iter().cloned());
+        }
+        kinds
+    }
+
+    /// Aggregated discovery of all groups but the core one.
+    pub(super) fn groups(&self, kinds: &[Arc<Kind>]) -> Value {
+        let mut all = discovery::aggregated(kinds, false);
+        all["items"] = self.merged(taken(&mut all["items"]), Aggregator::items).into();
+        all
+    }
+
     fn described(&self, path: &str, form: Form, headers: &HeaderMap) -> Option<Value> {
         let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
         let aggregated = form.shown == Shown::Discovery;
         let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         let asker = Asker::of(agent.unwrap_or_default());
-        let mut kinds = self.api.served().kinds().to_vec();
-        let store = self.api.registry().store();
-        if resource_metrics::are_own(store) {
-            kinds.extend(resource_metrics::KINDS.iter().cloned());
-        }
-        let kinds = &kinds;
+        let kinds = &self.discovered();
         Some(match parts.as_slice() {
             [] => json!({"paths": paths(kinds)}),
             ["version"] => version(),
             ["api"] if aggregated => discovery::aggregated(kinds, true),
-            ["apis"] if aggregated => {
-                let mut all = discovery::aggregated(kinds, false);
-                all["items"] = self.merged(taken(&mut all["items"]), Aggregator::items).into();
-                all
-            }
+            ["apis"] if aggregated => self.groups(kinds),
             ["api"] => {
                 let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
                 discovery::core_versions(host)

@@ -44,6 +44,7 @@ pub mod parse;
 pub mod query;
 pub mod respond;
 mod serve;
+mod transport;
 mod warnings;
 
 /// Answers from this size on are compressed for clients that accept it (as in k8s.io/apiserver).

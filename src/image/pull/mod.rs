@@ -17,7 +17,7 @@ use crate::image::manifest::{self, Document};
 use crate::image::reference::Reference;
 use crate::image::registry::{Endpoint, Session};
 use crate::image::store::{self, Record, Scratch};
-use crate::image::{Credential, Error, Image, Images, Progress, Stage};
+use crate::image::{Access, Credential, Error, Image, Images, Progress, Stage};
 use crate::sys::lock::Lock;
 
 /// Layers of one image fetched at the same time (as Docker and containerd do).
@@ -60,11 +60,32 @@ struct PlannedLayer {
 }
 
 impl Images {
-    /// The image of a reference, fetched as far as it is not here; asks mirrors first, then the registry.
+    /// The image of a reference, fetched as far as it is not here; asks mirrors first, then the registry. Whoever is on
+    /// this machine may use it.
     pub async fn pull(
         &self,
         name: &str,
         credentials: &[Credential],
+        progress: &dyn Progress,
+    ) -> Result<Image, Error> {
+        self.pull_noting(name, credentials, false, progress).await
+    }
+
+    /// The same for somebody in particular: with what it was fetched is kept with the image ([`Image::is_open_to`]).
+    pub async fn pull_for(
+        &self,
+        name: &str,
+        credentials: &[Credential],
+        progress: &dyn Progress,
+    ) -> Result<Image, Error> {
+        self.pull_noting(name, credentials, true, progress).await
+    }
+
+    async fn pull_noting(
+        &self,
+        name: &str,
+        credentials: &[Credential],
+        noted: bool,
         progress: &dyn Progress,
     ) -> Result<Image, Error> {
         let reference = Reference::parse(name)?;
@@ -73,7 +94,7 @@ impl Images {
             if endpoint.is_fallback() && !matches!(failure, Some(Error::Unreachable { .. })) {
                 continue;
             }
-            match self.pull_as_any(&reference, &endpoint, credentials, progress).await {
+            match self.pull_as_any(&reference, &endpoint, (credentials, noted), progress).await {
                 Ok(image) => return Ok(image),
                 Err(error) => {
                     // What a registry said tells more than that another could not be reached.
@@ -93,16 +114,16 @@ impl Images {
         &self,
         reference: &Reference,
         endpoint: &Endpoint,
-        credentials: &[Credential],
+        (credentials, noted): (&[Credential], bool),
         progress: &dyn Progress,
     ) -> Result<Image, Error> {
         let (first, others) = self.registry.sessions(reference, endpoint, credentials).await;
-        let mut result = self.pull_from(&first, reference, progress).await;
+        let mut result = self.pull_from(&first, (reference, noted), progress).await;
         for session in others {
             if !matches!(&result, Err(Error::Registry { status: 401 | 403 | 404, .. })) {
                 break;
             }
-            result = self.pull_from(&session, reference, progress).await;
+            result = self.pull_from(&session, (reference, noted), progress).await;
         }
         result
     }
@@ -110,16 +131,19 @@ impl Images {
     async fn pull_from(
         &self,
         session: &Session<'_>,
-        reference: &Reference,
+        (reference, noted): (&Reference, bool),
         progress: &dyn Progress,
     ) -> Result<Image, Error> {
         // From here to the index's naming them, nobody removes what is here and what comes.
         let held = self.hold().await?;
         let plan = self.plan(session, reference).await?;
+        let access = noted.then(|| (reference.name(), Access::of(session.credential())));
+        let access = access.into_iter().collect();
         if let Some(mut record) = self.record_of(&plan.manifest_digest).await? {
             // Same manifest as before: at most the name is new.
             record.digests = plan.digests.clone();
             record.loaded = false;
+            record.access = access;
             return self.finish(Some(reference.clone()), plan.manifest_digest, record, held).await;
         }
         futures::stream::iter(plan.layers.clone())
@@ -136,6 +160,7 @@ impl Images {
             attributes: None,
             by_tag: false,
             loaded: false,
+            access,
         };
         self.finish(Some(reference.clone()), plan.manifest_digest, record, held).await
     }

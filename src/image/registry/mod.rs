@@ -102,6 +102,11 @@ impl RegistryClient {
 }
 
 impl Session<'_> {
+    /// As whom the registry is asked.
+    pub fn credential(&self) -> Option<&Credential> {
+        self.credential.as_ref()
+    }
+
     fn host(&self) -> String {
         self.endpoint.base.clone()
     }

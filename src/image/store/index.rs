@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Error;
 use crate::image::reference::{Reference, is_digest};
+use crate::image::{Access, Error};
 
 /// What is known of one image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Record {
     /// It came from an archive: no registry can be asked for it again.
     #[serde(default)]
     pub loaded: bool,
+    /// With what it was fetched for others, by repository.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub access: BTreeMap<String, Access>,
 }
 
 impl Record {

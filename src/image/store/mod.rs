@@ -335,6 +335,9 @@ impl Store {
             let tag = reference.filter(|r| r.digest.is_none()).and_then(|r| r.tag.as_ref().map(|t| (r, t)));
             record.by_tag = tag.is_some() && index.images.get(manifest).is_none_or(|known| known.by_tag);
             let digests = record.digests.clone();
+            for (repository, before) in index.images.get(manifest).iter().flat_map(|known| &known.access) {
+                record.access.entry(repository.clone()).or_default().join(before);
+            }
             index.images.insert(manifest.to_owned(), record);
             for (reference, digest) in reference.iter().flat_map(|r| digests.iter().map(move |d| (r, d))) {
                 index.pins.insert(format!("{}@{digest}", reference.name()), manifest.to_owned());
@@ -388,6 +391,7 @@ impl Store {
             layers: layers.into_iter().map(|l| self.layer_path(l)).collect::<Result<_, _>>()?,
             config,
             size: record.size,
+            access: record.access.clone(),
             held: None,
         }))
     }

@@ -27,6 +27,7 @@ fn record(store: &Store, n: u8) -> Record {
         attributes: None,
         by_tag: false,
         loaded: false,
+        access: BTreeMap::new(),
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Parts<'a> {
     pub seccomp_dir: &'a Path,
     /// The node's memory in bytes.
     pub machine_memory: u64,
+    /// The runtime's id of the container whose processes it is to be among.
+    pub target: Option<String>,
 }
 
 /// The runtime's id of a container: stable, so that starting it twice is starting it once.
@@ -110,6 +112,7 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
         },
         log: LogConfig { path: parts.log, max_bytes: LOG_MAX_BYTES, max_files: LOG_MAX_FILES },
         termination_message: Some((parts.message_file, message_path)),
+        target: parts.target,
     })
 }
 

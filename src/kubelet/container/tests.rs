@@ -42,6 +42,7 @@ fn made(pod_context: Value, container: Value) -> Result<ContainerConfig, String>
             log: "/log".into(),
             seccomp_dir: Path::new("/seccomp"),
             machine_memory: 1 << 30,
+            target: None,
         },
     )
 }

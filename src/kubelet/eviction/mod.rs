@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use self::measure::measure;
 use self::rank::{Candidate, is_critical, message, rank, refusal};
-use self::thresholds::{Condition, Level, Levels, Seen, Signal, Threshold, met, pause};
+use self::thresholds::{Condition, Level, Levels, Seen, Signal, Since, Threshold, met, pause};
 use super::context::Context;
 use super::image_gc::{Collected, Collector, Policy};
 use super::pod::is_over;
@@ -44,6 +44,8 @@ pub const PREEMPTED: &str = "Preempting";
 const CLEANUP: Duration = Duration::from_secs(30);
 /// How soon is looked again while a node runs short (kubelet's eviction monitoring period).
 const AGAIN: Duration = Duration::from_secs(10);
+/// How long a pod has to end when it is evicted at once.
+pub const GRACE: Duration = Duration::from_secs(1);
 /// How soon when nothing is left that could go.
 const HOPELESS: Duration = Duration::from_secs(60);
 /// How long pods stay while unused images cannot go, as others are being fetched or taken.
@@ -54,6 +56,9 @@ const PULLS: Duration = Duration::from_secs(300);
 pub struct Settings {
     /// What must be left.
     pub thresholds: Vec<Threshold>,
+    /// How long pods have at most to end when a soft threshold was met for too long (kubelet's
+    /// `evictionMaxPodGracePeriod`).
+    pub pod_grace: Duration,
     /// How long the node shows a condition after it was last seen (kubelet's `evictionPressureTransitionPeriod`).
     pub stays: Duration,
     /// When images go.
@@ -64,6 +69,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             thresholds: thresholds::usual(),
+            pod_grace: Duration::ZERO,
             stays: Duration::from_secs(300),
             images: Policy::default(),
         }
@@ -96,6 +102,8 @@ struct State {
 #[derive(Debug)]
 struct Verdict {
     why: Waiting,
+    /// How long it has to end, if its own grace period is not shorter.
+    most: Duration,
     /// Whether what it had is free.
     carried_out: bool,
 }
@@ -117,9 +125,16 @@ impl Eviction {
         Some(Waiting { reason: REASON.into(), message })
     }
 
-    /// Why the pod with this uid is to be evicted.
-    pub fn of(&self, uid: &str) -> Option<Waiting> {
-        Some(self.lock().evicted.get(uid)?.why.clone())
+    /// Why the pod with this uid is to go, and how long it has when its own grace period is this.
+    pub fn of(&self, uid: &str, own: Duration) -> Option<(Waiting, Duration)> {
+        let state = self.lock();
+        let verdict = state.evicted.get(uid)?;
+        // Nobody is killed unasked, as in Kubernetes.
+        Some((verdict.why.clone(), own.min(verdict.most).max(GRACE)))
+    }
+
+    fn is_decided(&self, uid: &str) -> bool {
+        self.lock().evicted.contains_key(uid)
     }
 
     /// A pod that has ended takes no room any more.
@@ -149,19 +164,20 @@ impl Eviction {
         self.0.decided.notified().await;
     }
 
-    pub(super) fn evict(&self, uid: &str, message: String) {
-        self.decide(uid, Waiting { reason: REASON.into(), message });
+    pub(super) fn evict(&self, uid: &str, message: String, most: Duration) {
+        self.decide(uid, Waiting { reason: REASON.into(), message }, most);
     }
 
     /// Has a pod go so that a critical one can come.
     pub(super) fn preempt(&self, uid: &str) {
         let message = "Preempted in order to admit critical pod".to_owned();
-        self.decide(uid, Waiting { reason: PREEMPTED.into(), message });
+        self.decide(uid, Waiting { reason: PREEMPTED.into(), message }, Duration::MAX);
     }
 
     /// What is decided about a pod already stays.
-    fn decide(&self, uid: &str, why: Waiting) {
-        self.lock().evicted.entry(uid.to_owned()).or_insert(Verdict { why, carried_out: false });
+    fn decide(&self, uid: &str, why: Waiting, most: Duration) {
+        let verdict = Verdict { why, most, carried_out: false };
+        self.lock().evicted.entry(uid.to_owned()).or_insert(verdict);
         self.0.decided.notify_one();
     }
 
@@ -185,10 +201,13 @@ pub struct Manager<R> {
     context: Arc<Context<R>>,
     pods: Reflector<Pod>,
     seen: Seen,
+    since: Since,
     collector: Collector,
     /// What the node's object shows.
     shown: BTreeSet<Condition>,
-    /// The thresholds that were met at the last look.
+    /// What was short at the last look.
+    short: BTreeSet<Signal>,
+    /// Of what there was too little for long enough that pods may go.
     told: BTreeSet<Signal>,
     /// Since when evictions are put off, as unused images cannot go.
     put_off: Option<Instant>,
@@ -208,9 +227,17 @@ enum Relief {
 impl<R: Runtime> Manager<R> {
     /// Looks for the first time, so that the node can be registered as it is.
     pub async fn new(context: Arc<Context<R>>, pods: Reflector<Pod>) -> Manager<R> {
-        let (seen, collector) = (Seen::default(), Collector::default());
-        let (shown, told) = (BTreeSet::new(), BTreeSet::new());
-        let mut manager = Manager { context, pods, seen, collector, shown, told, put_off: None };
+        let mut manager = Manager {
+            context,
+            pods,
+            seen: Seen::default(),
+            since: Since::default(),
+            collector: Collector::default(),
+            shown: BTreeSet::new(),
+            short: BTreeSet::new(),
+            told: BTreeSet::new(),
+            put_off: None,
+        };
         let levels = manager.measure().await;
         let met = met(&manager.context.config.eviction.thresholds, &levels);
         manager.shown = manager.take(&met);
@@ -267,8 +294,10 @@ impl<R: Runtime> Manager<R> {
         let met = met(&thresholds, &levels);
         let conditions = self.take(&met);
         let shown = self.show(&conditions).await;
-        self.tell(&met, &levels);
-        let relief = match met.first() {
+        self.warn(&met, &levels);
+        let due = self.since.take(&met, Instant::now());
+        self.tell(&due);
+        let relief = match due.first() {
             Some(threshold) => self.relieve(threshold, &levels).await,
             None => {
                 self.put_off = None;
@@ -319,14 +348,20 @@ impl<R: Runtime> Manager<R> {
         true
     }
 
-    /// Tells of thresholds when others are met than before.
-    fn tell(&mut self, met: &[Threshold], levels: &Levels) {
-        let signals = met.iter().map(|threshold| threshold.signal).collect();
+    /// Tells of thresholds on whose account pods may go, when they are others than before.
+    fn tell(&mut self, due: &[Threshold]) {
+        let signals = due.iter().map(|threshold| threshold.signal).collect();
         let before = std::mem::replace(&mut self.told, signals);
-        if let Some(first) = met.first().filter(|_| before != self.told) {
+        if let Some(first) = due.first().filter(|_| before != self.told) {
             let message = format!("Attempting to reclaim {}", first.signal.resource());
             self.context.node_event(EventType::Warning, "EvictionThresholdMet", &message);
         }
+    }
+
+    /// Has the log say what has become short.
+    fn warn(&mut self, met: &[Threshold], levels: &Levels) {
+        let signals = met.iter().map(|threshold| threshold.signal).collect();
+        let before = std::mem::replace(&mut self.short, signals);
         for threshold in met.iter().filter(|threshold| !before.contains(&threshold.signal)) {
             let Some(level) = levels.get(&threshold.signal) else { continue };
             let signal = threshold.signal;
@@ -338,7 +373,8 @@ impl<R: Runtime> Manager<R> {
             };
             tracing::warn!(
                 signal = signal.name(), %left, %least, directory = directory.map(tracing::field::debug),
-                "the node runs short and refuses pods: free some, or set another threshold in evictionHard"
+                "the node runs short and refuses pods: free some, or set another threshold in {}",
+                if threshold.is_hard() { "evictionHard" } else { "evictionSoft" }
             );
         }
     }
@@ -379,8 +415,10 @@ impl<R: Runtime> Manager<R> {
         let message = message(&first, threshold, level);
         tracing::warn!(pod = key, message, "evicting a pod");
         let eviction = &self.context.eviction;
-        eviction.evict(&uid, message);
-        if tokio::time::timeout(CLEANUP, eviction.carried_out(&uid)).await.is_err() {
+        let most = if threshold.is_hard() { GRACE } else { self.context.config.eviction.pod_grace };
+        eviction.evict(&uid, message, most);
+        // Kubelet waits for the end of the pod itself, however long that may take, and then so long for the rest.
+        if tokio::time::timeout(most + CLEANUP, eviction.carried_out(&uid)).await.is_err() {
             tracing::warn!(pod = key, "the evicted pod has not ended in time");
             return Relief::Coming;
         }
@@ -392,7 +430,7 @@ impl<R: Runtime> Manager<R> {
         let may_go = |pod: &Arc<Pod>| {
             let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let ends = pod.metadata.deletion_timestamp.is_some() || is_over(pod);
-            !ends && !is_critical(pod) && self.context.eviction.of(uid).is_none()
+            !ends && !is_critical(pod) && !self.context.eviction.is_decided(uid)
         };
         let pods: Vec<Arc<Pod>> = self.pods.list().into_iter().filter(may_go).collect();
         if pods.is_empty() {

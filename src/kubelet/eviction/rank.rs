@@ -129,6 +129,8 @@ pub fn refusal(pod: &Pod, conditions: &[Condition]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::kubelet::eviction::thresholds::Least;
 
@@ -173,7 +175,8 @@ mod tests {
     fn a_pod_is_told_what_was_short_and_what_it_had() {
         let greedy = uses(pod("p", 0, "1Ki"), 2 << 20, 512, 1);
         let level = Level { available: 50 << 10, capacity: 1 << 30 };
-        let told = |signal, least| message(&greedy, &Threshold { signal, least }, level);
+        let told =
+            |signal, least| message(&greedy, &Threshold { signal, least, grace: Duration::ZERO }, level);
         assert_eq!(
             told(Signal::Memory, Least::Amount(Quantity::bytes(100 << 20))),
             "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Ki. Container c was using \

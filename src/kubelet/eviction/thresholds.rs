@@ -165,9 +165,16 @@ pub struct Threshold {
     pub signal: Signal,
     /// How much.
     pub least: Least,
+    /// How long less may be left before pods go; a soft threshold has some such time, a hard one none.
+    pub grace: Duration,
 }
 
 impl Threshold {
+    /// Whether pods go as soon as it is met.
+    pub fn is_hard(&self) -> bool {
+        self.grace.is_zero()
+    }
+
     /// How much that is.
     pub fn amount(&self, capacity: u64) -> Quantity {
         let share = |share: f64| (capacity as f64 * share) as u64;
@@ -207,7 +214,7 @@ pub fn usual() -> Vec<Threshold> {
         (Signal::ImageFs, Least::ShareUpTo(0.15, DISK_MAX)),
         (Signal::ImageFsInodes, Least::Share(0.05)),
     ]
-    .map(|(signal, least)| Threshold { signal, least })
+    .map(|(signal, least)| Threshold { signal, least, grace: Duration::ZERO })
     .into()
 }
 
@@ -217,9 +224,30 @@ pub fn parse(statements: &BTreeMap<String, String>) -> Result<Vec<Threshold>, St
     parsed.filter_map(Result::transpose).collect()
 }
 
-fn parse_one(name: &str, least: &str) -> Result<Option<Threshold>, String> {
+/// Reads soft thresholds by signal, as kubelet's `evictionSoft` has them, each with its time of `evictionSoftGracePeriod`.
+pub fn parse_soft(
+    statements: &BTreeMap<String, String>,
+    graces: &BTreeMap<String, Duration>,
+) -> Result<Vec<Threshold>, String> {
+    for name in graces.keys() {
+        signal(name)?;
+    }
+    let graceful = |threshold: Threshold| {
+        let name = threshold.signal.name();
+        let grace = graces.get(name).copied();
+        let missing = || format!("grace period must be specified for the soft eviction threshold {name}");
+        Ok(Threshold { grace: grace.ok_or_else(missing)?, ..threshold })
+    };
+    parse(statements)?.into_iter().map(graceful).collect()
+}
+
+fn signal(name: &str) -> Result<Signal, String> {
     let known = SIGNALS.iter().find(|(known, _)| *known == name);
-    let (_, signal) = known.ok_or_else(|| format!("unsupported eviction signal {name}"))?;
+    known.map(|(_, signal)| *signal).ok_or_else(|| format!("unsupported eviction signal {name}"))
+}
+
+fn parse_one(name: &str, least: &str) -> Result<Option<Threshold>, String> {
+    let signal = signal(name)?;
     let least = match least.strip_suffix('%') {
         // These are how a threshold is taken away.
         Some("0" | "100") => return Ok(None),
@@ -239,7 +267,7 @@ fn parse_one(name: &str, least: &str) -> Result<Option<Threshold>, String> {
             Err(error) => return Err(format!("eviction threshold {name}: {least:?}: {error}")),
         },
     };
-    Ok(Some(Threshold { signal: *signal, least }))
+    Ok(Some(Threshold { signal, least, grace: Duration::ZERO }))
 }
 
 /// Reads thresholds as kubelet's flag `--eviction-hard` has them: `memory.available<100Mi,nodefs.available<10%`.
@@ -252,13 +280,14 @@ pub fn statements(text: &str) -> Result<BTreeMap<String, String>, String> {
     all.map(pair).collect()
 }
 
-/// The thresholds that are met, in the order in which something is done about them: memory comes first.
+/// The thresholds that are met, in the order in which something is done about them: memory comes first, and of one signal
+/// the hard threshold.
 pub fn met(thresholds: &[Threshold], levels: &Levels) -> Vec<Threshold> {
     let short = |threshold: &&Threshold| {
         levels.get(&threshold.signal).is_some_and(|level| threshold.beyond(*level).is_none())
     };
     let mut met: Vec<Threshold> = thresholds.iter().filter(short).copied().collect();
-    met.sort_by_key(|threshold| threshold.signal);
+    met.sort_by_key(|threshold| (threshold.signal, threshold.grace));
     met
 }
 
@@ -287,6 +316,24 @@ impl Seen {
         self.0.extend(met.iter().map(|threshold| (threshold.signal.condition(), now)));
         self.0.retain(|_, at| *at == now || now.duration_since(*at) < stays);
         self.0.keys().copied().collect()
+    }
+}
+
+/// Since when thresholds have been met without a break.
+#[derive(Debug, Default)]
+pub struct Since(BTreeMap<(Signal, Duration), Instant>);
+
+impl Since {
+    /// Takes the thresholds that are met at this moment; answers those of them that have been for as long as they may.
+    pub fn take(&mut self, met: &[Threshold], now: Instant) -> Vec<Threshold> {
+        let key = |threshold: &Threshold| (threshold.signal, threshold.grace);
+        self.0.retain(|known, _| met.iter().any(|threshold| key(threshold) == *known));
+        let mut due = met.to_vec();
+        due.retain(|threshold| {
+            let since = *self.0.entry(key(threshold)).or_insert(now);
+            now.duration_since(since) >= threshold.grace
+        });
+        due
     }
 }
 
@@ -399,5 +446,42 @@ mod tests {
             assert_eq!(seen.take(met, at(second), stays), expected, "{second}");
         }
         assert_eq!(Seen::default().take(&disk, start, Duration::ZERO).len(), 1);
+    }
+
+    #[test]
+    fn soft_thresholds_have_a_time_each() {
+        let soft = |text: &str, graces: &[(&str, u64)]| {
+            let graces =
+                graces.iter().map(|(name, seconds)| ((*name).to_owned(), Duration::from_secs(*seconds)));
+            parse_soft(&statements(text).unwrap(), &graces.collect())
+        };
+        let memory =
+            soft("memory.available<200Mi", &[("memory.available", 90), ("nodefs.available", 5)]).unwrap();
+        assert_eq!((memory.len(), memory[0].grace.as_secs(), memory[0].is_hard()), (1, 90, false));
+        assert!(usual().iter().all(Threshold::is_hard));
+        let missing = "grace period must be specified for the soft eviction threshold memory.available";
+        assert_eq!(soft("memory.available<200Mi", &[]).unwrap_err(), missing);
+        assert_eq!(soft("", &[("disk", 1)]).unwrap_err(), "unsupported eviction signal disk");
+        assert_eq!(soft("nodefs.available<0%", &[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_soft_threshold_must_be_met_for_its_time_without_a_break() {
+        let hard = parsed("memory.available<100Mi").unwrap()[0];
+        let soft = Threshold { grace: Duration::from_secs(60), ..parsed("memory.available<1Gi").unwrap()[0] };
+        let (mut since, start) = (Since::default(), Instant::now());
+        for (second, met, expected) in [
+            (0, &[soft][..], &[][..]),
+            (59, &[soft], &[]),
+            (60, &[soft], &[soft]),
+            (61, &[], &[]),
+            (62, &[soft], &[]),
+            (100, &[hard, soft], &[hard]),
+            (122, &[hard, soft], &[hard, soft]),
+        ] {
+            assert_eq!(since.take(met, start + Duration::from_secs(second)), expected, "{second}");
+        }
+        let levels = Levels::from([(Signal::Memory, Level { available: 0, capacity: 1 << 30 })]);
+        assert_eq!(met(&[soft, hard], &levels), [hard, soft]);
     }
 }

@@ -223,7 +223,8 @@ async fn perform<R: Runtime>(
             let sandbox = observed.sandbox.as_ref().map_or("", |s| s.id.as_str());
             let addresses = observed.sandbox.as_ref().map(|s| s.addresses()).unwrap_or_default();
             resize::around(context, pod, observed, container)?;
-            let start = Start { name: container, attempt: *attempt, pulled, sandbox, addresses: &addresses };
+            let (name, attempt) = (container, *attempt);
+            let start = Start { name, attempt, pulled, sandbox, observed, addresses: &addresses };
             return start::container(context, pod, start, volumes).await;
         }
         Action::RemoveSandbox { id } => runtime.remove_sandbox(id).await,

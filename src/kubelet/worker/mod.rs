@@ -29,7 +29,6 @@ use self::sizes::Sizes;
 use self::upkeep::Upkeep;
 use self::words::{back_off_event, crash_loop, name_of};
 use super::context::Context;
-use super::eviction;
 use super::observed::{ObservedContainer, ObservedPod, ObservedSandbox};
 use super::plan::{Action, Goal, Memory, Outcome, Plan, grace_of, plan, sooner};
 use super::pod::is_taken;
@@ -72,8 +71,6 @@ impl Desired {
 
 /// The least time that processes get when the object vanished without saying.
 const GONE_GRACE_MIN: Duration = Duration::from_secs(1);
-/// How long the processes of an evicted pod get.
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait after something outside the pod failed (runtime, API server).
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -299,9 +296,8 @@ impl<R: Runtime> Worker<R> {
             }
             self.taken = true;
         }
-        if let Some(evicted) = self.context.eviction.of(&self.uid) {
-            let own = pod.spec.as_ref().map(grace_of).unwrap_or_default();
-            let grace = if evicted.reason == eviction::PREEMPTED { own } else { EVICTION_GRACE };
+        let own = pod.spec.as_ref().map(grace_of).unwrap_or_default();
+        if let Some((evicted, grace)) = self.context.eviction.of(&self.uid, own) {
             self.fail(pod, EventType::Warning, evicted, grace);
             return None;
         }
@@ -311,8 +307,7 @@ impl<R: Runtime> Worker<R> {
                 reason: "DeadlineExceeded".into(),
                 message: "Pod was active on the node longer than the specified deadline".into(),
             };
-            let grace = pod.spec.as_ref().map(grace_of).unwrap_or_default();
-            self.fail(pod, EventType::Normal, failure, grace);
+            self.fail(pod, EventType::Normal, failure, own);
             return None;
         }
         Some(left)

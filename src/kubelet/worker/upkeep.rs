@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{EVICTION_GRACE, Worker};
+use super::Worker;
 use crate::client::events::EventType;
 use crate::kubelet::backoff::Backoff;
 use crate::kubelet::observed::ObservedPod;
@@ -149,7 +149,7 @@ impl<R: Runtime> Worker<R> {
                 Ok(Some(message)) => {
                     let failure = Waiting { reason: eviction::REASON.into(), message };
                     self.upkeep.excess = None;
-                    self.fail(pod, EventType::Warning, failure, EVICTION_GRACE);
+                    self.fail(pod, EventType::Warning, failure, eviction::GRACE);
                     return Some(Duration::ZERO);
                 }
                 // A volume of many files may take longer than the time between two looks.

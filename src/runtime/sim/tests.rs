@@ -43,6 +43,7 @@ fn container(id: &str, command: &str) -> ContainerConfig {
         stdin: Stdin::None,
         log: LogConfig { path: "/dev/null".into(), max_bytes: 1, max_files: 1 },
         termination_message: None,
+        target: None,
     }
 }
 

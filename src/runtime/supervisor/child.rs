@@ -30,7 +30,7 @@ use super::rootfs;
 use crate::runtime::cgroups::Group;
 use crate::runtime::{ContainerConfig, Process, Security, Users};
 use crate::sys::process::SingleThreaded;
-use crate::sys::{namespace, process, pty, seccomp, socket};
+use crate::sys::{mount, namespace, process, pty, seccomp, socket};
 
 /// Open files that a process may have, where the host allows it.
 const OPEN_FILES: u64 = 1 << 20;
@@ -87,6 +87,17 @@ pub enum Streams {
     Files([OwnedFd; 3]),
 }
 
+/// Which processes a container sees.
+#[derive(Debug, Clone, Copy)]
+pub enum Processes<'a> {
+    /// Those of this namespace, which its first process joins.
+    Joined(BorrowedFd<'a>),
+    /// Its own: its first process was cloned into a namespace of its own.
+    Own,
+    /// The host's.
+    Host,
+}
+
 /// What the first process of a container needs.
 #[derive(Debug)]
 pub struct Start<'a> {
@@ -94,6 +105,8 @@ pub struct Start<'a> {
     pub config: &'a ContainerConfig,
     /// Of the sandbox.
     pub namespaces: &'a Namespaces,
+    /// Which processes it is among.
+    pub processes: Processes<'a>,
     /// The sandbox's host name, for the environment.
     pub hostname: Option<&'a str>,
     /// The sandbox's users, and a namespace of them.
@@ -151,18 +164,28 @@ fn report(status: BorrowedFd<'_>, result: Step<()>) -> i32 {
 }
 
 fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<()> {
-    let Start { config, namespaces, hostname, users, group, places, filter, streams, proof } = start;
+    let Start { config, namespaces, processes, hostname, users, group, places, filter, streams, proof } =
+        start;
     prepare(group, &config.security)?;
+    if matches!(processes, Processes::Own) {
+        // Only a process of the namespace can make one, and others may be to join it later.
+        let proc = mount::filesystem("proc", &[], rootfs::NO_SUID_DEVICES_EXEC).during("make proc")?;
+        socket::send(status, PROC_MARK, &[proc.as_fd()]).during("hand back proc")?;
+    }
+    let joined = match processes {
+        Processes::Joined(namespace) => Some(namespace),
+        Processes::Own | Processes::Host => None,
+    };
     let sources = rootfs::open_sources(config, users)?;
     for (namespace, kind, name) in [
-        (&namespaces.net, CloneFlags::CLONE_NEWNET, "network"),
-        (&namespaces.ipc, CloneFlags::CLONE_NEWIPC, "IPC"),
-        (&namespaces.uts, CloneFlags::CLONE_NEWUTS, "UTS"),
+        (namespaces.net.as_ref().map(AsFd::as_fd), CloneFlags::CLONE_NEWNET, "network"),
+        (namespaces.ipc.as_ref().map(AsFd::as_fd), CloneFlags::CLONE_NEWIPC, "IPC"),
+        (namespaces.uts.as_ref().map(AsFd::as_fd), CloneFlags::CLONE_NEWUTS, "UTS"),
         // For children only.
-        (&namespaces.pid, CloneFlags::CLONE_NEWPID, "process"),
+        (joined, CloneFlags::CLONE_NEWPID, "process"),
     ] {
         if let Some(namespace) = namespace {
-            namespace::join(namespace.as_fd(), kind).during(format_args!("join {name} namespace"))?;
+            namespace::join(namespace, kind).during(format_args!("join {name} namespace"))?;
         }
     }
     namespace::unshare(CloneFlags::CLONE_NEWCGROUP).during("make cgroup namespace")?;
@@ -170,7 +193,7 @@ fn begin(status: BorrowedFd<'_>, start: Start<'_>) -> Step<()> {
     let filters = Filters::new(filter, &config.security);
     let program = Program { process: &config.process, args: &config.process.args, hostname, users, filters };
     let env = program.dress(status, &config.security, streams)?;
-    match namespaces.pid {
+    match joined {
         Some(_) => bear(status, proof, || program.run(&config.security, &env)),
         // Nobody sees into a process namespace of its own, or everybody sees all of the host's.
         None => program.run(&config.security, &env).map(|never| match never {}),
@@ -291,6 +314,8 @@ fn connect(status: BorrowedFd<'_>, streams: Streams, owner: u32) -> Step<()> {
 
 /// The message that carries a terminal's master; every message without a mark is an error's text.
 pub const TERMINAL_MARK: &[u8] = b"\0terminal";
+/// The message that carries a procfs of the container's own processes.
+pub const PROC_MARK: &[u8] = b"\0proc";
 /// Begins the message that tells of the process that becomes the program.
 const BORN_MARK: &[u8] = b"\0born";
 /// What that process waits for.

@@ -2,26 +2,26 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use nix::sched::CloneFlags;
 
-use super::child;
+use super::child::{self, Processes};
 use super::poller::Source;
 use super::records::ContainerRecord;
 use super::rootfs::Places;
-use super::sandboxes::{proc_directory, shm_directory};
-use super::starting::{Heard, Starting, status_pair};
+use super::sandboxes::{attach_proc, own_proc_directory, proc_directory, shm_directory};
+use super::starting::{Handed, Heard, Starting, status_pair};
 use super::streams::Io;
 use super::{Child, Supervisor, check_id};
 use crate::runtime::cgroups::Group;
 use crate::runtime::protocol::{Failure, Reply};
 use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, PidMode, Seccomp, Users};
 use crate::stdio::Exit;
-use crate::sys::{process, seccomp, users};
+use crate::sys::{namespace, process, seccomp, users};
 
 /// A container and how far it is.
 #[derive(Debug)]
@@ -116,6 +116,9 @@ impl Supervisor {
         if self.sandboxes.get(&config.sandbox).and_then(|sandbox| sandbox.namespaces()).is_none() {
             return Err(Failure::NoSandbox(config.sandbox));
         }
+        if let Some(target) = &config.target {
+            self.leader_of(target, &config.sandbox)?;
+        }
         let id = config.id.clone();
         let filter = self.filter(&config)?;
         let group = self.tree.sandbox(&config.sandbox).child(&id);
@@ -135,6 +138,13 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// The process of a running container in a sandbox.
+    fn leader_of(&self, id: &str, sandbox: &str) -> Result<&process::Child, Failure> {
+        let container = self.containers.get(id).filter(|container| container.config.sandbox == sandbox);
+        let container = container.ok_or_else(|| Failure::NoContainer(id.into()))?;
+        container.leader().ok_or_else(|| Failure::NotRunning(id.into()))
     }
 
     /// The compiled filter, shared by all containers with the same needs.
@@ -208,7 +218,6 @@ impl Supervisor {
         let (upper, work) = (directory.join("upper"), directory.join("work"));
         let run_dir = &self.options.run_dir;
         let (root, shm) = (run_dir.join("root"), shm_directory(run_dir, &config.sandbox));
-        let shared_proc = proc_directory(run_dir, &config.sandbox);
         let Some((sandbox, namespaces)) =
             self.sandboxes.get(&config.sandbox).and_then(|sandbox| Some((sandbox, sandbox.namespaces()?)))
         else {
@@ -217,13 +226,30 @@ impl Supervisor {
         let layout = self.tree.layout();
         let mapped = |own: Users| io::Result::Ok((own, users::namespace(&self.proof, own.base, own.count)?));
         let mapped = sandbox.config.users.map(mapped).transpose()?;
-        let shares = namespaces.pid.is_some();
-        let proc = shares.then_some(shared_proc.as_path());
+        let target = config.target.as_ref().filter(|_| sandbox.config.pid == PidMode::PerContainer);
+        let target = match target {
+            Some(id) => {
+                // Whoever is among this process's children keeps its number.
+                let leader = self.leader_of(id, &config.sandbox).map_err(|_| io::ErrorKind::NotFound)?;
+                let place = PathBuf::from(format!("/proc/{}/ns/pid", leader.pid));
+                Some((namespace::open(&place)?, own_proc_directory(run_dir, id)))
+            }
+            None => None,
+        };
+        let shared = namespaces.pid.as_ref().map(|pid| (pid, proc_directory(run_dir, &config.sandbox)));
+        let joined = target.as_ref().map(|(pid, proc)| (pid, proc.clone())).or(shared);
+        let processes = match (&joined, sandbox.config.pid) {
+            (Some((pid, _)), _) => Processes::Joined(pid.as_fd()),
+            (None, PidMode::PerContainer) => Processes::Own,
+            (None, _) => Processes::Host,
+        };
+        let proc = joined.as_ref().map(|(_, proc)| proc.as_path());
         let places = Places { upper: &upper, work: &work, root: &root, shm: &shm, proc, layout };
         let (status, theirs) = status_pair()?;
         let start = child::Start {
             config,
             namespaces,
+            processes,
             hostname: sandbox.config.hostname.as_deref(),
             users: mapped.as_ref().map(|(own, namespace)| (*own, namespace.as_fd())),
             group,
@@ -233,10 +259,10 @@ impl Supervisor {
             proof: &self.proof,
         };
         let mut flags = CloneFlags::CLONE_NEWNS;
-        flags.set(CloneFlags::CLONE_NEWPID, sandbox.config.pid == PidMode::PerContainer);
+        flags.set(CloneFlags::CLONE_NEWPID, matches!(processes, Processes::Own));
         let child = self.clone_into(flags, group, || child::start(theirs.as_fd(), start))?;
         // Where processes are shared, this one makes the container's.
-        let leader = (!shares).then_some(child);
+        let leader = joined.is_none().then_some(child);
         if let Some(leader) = &leader {
             self.children.insert(leader.pid, Child::Container(config.id.clone()));
         }
@@ -271,22 +297,19 @@ impl Supervisor {
                 container.io.close(&mut self.poller);
                 self.discard(container.config, container.group, vec![client], failure);
             }
-            Heard::Runs(leader, terminal) => self.runs(id, leader, started, terminal, client),
+            Heard::Runs(leader, handed) => self.runs(id, leader, started, handed, client),
             Heard::Nothing => {}
         }
     }
 
     /// A container's program runs.
-    fn runs(
-        &mut self,
-        id: &str,
-        leader: process::Child,
-        started: SystemTime,
-        terminal: Option<OwnedFd>,
-        client: u64,
-    ) {
+    fn runs(&mut self, id: &str, leader: process::Child, started: SystemTime, handed: Handed, client: u64) {
+        if let Err(error) = attach_proc(&own_proc_directory(&self.options.run_dir, id), handed.proc.as_ref())
+        {
+            tracing::warn!(container = id, %error, "no other container can join its processes");
+        }
         let Some(container) = self.containers.get_mut(id) else { return };
-        if let Some(master) = terminal
+        if let Some(master) = handed.terminal
             && let Err(error) =
                 container.io.set_terminal(&mut self.poller, id, container.config.stdin, master)
         {

@@ -94,12 +94,12 @@ impl Supervisor {
                 }
                 self.fail(client, failure);
             }
-            Heard::Runs(process, terminal) => {
+            Heard::Runs(process, handed) => {
                 if let Life::Starting(starting) = std::mem::replace(&mut exec.life, Life::Running(process)) {
                     self.leave(&starting);
                 }
                 match self.clients.contains_key(&client) {
-                    true => self.send(client, &Reply::Done, terminal.into_iter().collect()),
+                    true => self.send(client, &Reply::Done, handed.terminal.into_iter().collect()),
                     false => self.abandon_execs(client),
                 }
             }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::sched::CloneFlags;
 
 use super::containers::{Container, Life};
-use super::sandboxes::{INIT_GROUP, mounts_of};
+use super::sandboxes::{INIT_GROUP, mounts_of, own_proc_directory};
 use super::{Child, Supervisor, check_id};
 use crate::runtime::ContainerConfig;
 use crate::runtime::cgroups::{Group, Tree};
@@ -151,24 +151,21 @@ impl Supervisor {
         if let Err(error) = group.kill() {
             tracing::warn!(?what, %error, "cannot kill");
         }
-        let of = |sandbox: &str| {
-            self.containers
-                .values()
-                .filter(move |container| container.config.sandbox == sandbox)
-                .map(|container| self.container_directory(&container.config.id))
-                .collect::<Vec<_>>()
-        };
-        let mounts = |id: &String| mounts_of(&self.options.run_dir, id);
-        let (mounts, directories) = match &what {
-            Target::Container(id) => (vec![], vec![self.container_directory(id)]),
-            Target::Sandbox(id) => (mounts(id).to_vec(), of(id).into_iter().chain(mounts(id)).collect()),
-            Target::All => {
-                let mounts: Vec<PathBuf> = self.sandboxes.keys().flat_map(mounts).collect();
-                let containers = self.containers.keys().map(|id| self.container_directory(id));
-                (mounts.clone(), containers.chain(mounts).collect())
+        let (sandboxes, containers): (Vec<&String>, Vec<&String>) = match &what {
+            Target::Container(id) => (vec![], vec![id]),
+            Target::Sandbox(id) => {
+                let of = self.containers.values().filter(|container| container.config.sandbox == *id);
+                (vec![id], of.map(|container| &container.config.id).collect())
             }
+            Target::All => (self.sandboxes.keys().collect(), self.containers.keys().collect()),
             Target::Trash => (vec![], vec![]),
         };
+        let run_dir = &self.options.run_dir;
+        let of_sandboxes = sandboxes.into_iter().flat_map(|id| mounts_of(run_dir, id));
+        let of_containers = containers.iter().map(|id| own_proc_directory(run_dir, id));
+        let mounts: Vec<PathBuf> = of_sandboxes.chain(of_containers).collect();
+        let layers = containers.iter().map(|id| self.container_directory(id));
+        let directories = layers.chain(mounts.iter().cloned()).collect();
         self.set_to_work(what, clients, answer, &Work { group: Some(group), mounts, directories })
     }
 
@@ -190,7 +187,9 @@ impl Supervisor {
             for name in group.children()? {
                 if name != INIT_GROUP && !self.containers.contains_key(&name) {
                     tracing::error!(container = name, sandbox = id, "no record tells of it: removing it");
-                    warn_on_error(&name, group.child(&name).remove());
+                    let place = own_proc_directory(&self.options.run_dir, &name);
+                    let removed = mount::detach(&place).and_then(|()| removal::tree(&place));
+                    warn_on_error(&name, removed.and(group.child(&name).remove()));
                 }
             }
         }

@@ -73,6 +73,11 @@ pub fn proc_directory(run_dir: &Path, id: &str) -> PathBuf {
     run_dir.join("proc").join(id)
 }
 
+/// The procfs of a container that sees its own processes alone, for those that are to join it.
+pub fn own_proc_directory(run_dir: &Path, container: &str) -> PathBuf {
+    run_dir.join("own-proc").join(container)
+}
+
 /// Where mounts of a sandbox's are on the host.
 pub fn mounts_of(run_dir: &Path, id: &str) -> [PathBuf; 2] {
     [shm_directory(run_dir, id), proc_directory(run_dir, id)]
@@ -233,7 +238,7 @@ impl Supervisor {
         let outcome = match &told {
             Status::Pending => return,
             Status::Message(message) if message == init::READY => {
-                attach_proc(&proc_directory(&self.options.run_dir, id), &proc)
+                attach_proc(&proc_directory(&self.options.run_dir, id), proc.first())
                     .and_then(|()| open_namespaces(&sandbox.config, init.pid))
                     .map_err(|error| Failure::host("opening namespaces", &error))
             }
@@ -293,8 +298,8 @@ impl Supervisor {
     }
 }
 
-fn attach_proc(directory: &Path, proc: &[OwnedFd]) -> io::Result<()> {
-    let Some(tree) = proc.first() else { return Ok(()) };
+pub(super) fn attach_proc(directory: &Path, proc: Option<&OwnedFd>) -> io::Result<()> {
+    let Some(tree) = proc else { return Ok(()) };
     fs::create_dir_all(directory)?;
     mount::detach(directory)?;
     mount::attach(tree.as_fd(), crate::sys::path::Root::open(directory)?.as_fd())

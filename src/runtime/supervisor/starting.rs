@@ -17,8 +17,16 @@ pub struct Starting {
     status: OwnedFd,
     token: u64,
     stage: Stage,
-    /// The master of its terminal, once that has come.
-    terminal: Option<OwnedFd>,
+    handed: Handed,
+}
+
+/// What one hands back before its program runs.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// The master of its terminal.
+    pub terminal: Option<OwnedFd>,
+    /// A procfs of its own processes.
+    pub proc: Option<OwnedFd>,
 }
 
 /// How far it is.
@@ -37,8 +45,8 @@ enum Stage {
 pub enum Heard {
     /// Not yet how it goes.
     Nothing,
-    /// Its program runs, on this terminal, if on any.
-    Runs(process::Child, Option<OwnedFd>),
+    /// Its program runs.
+    Runs(process::Child, Handed),
     /// Its program does not run.
     Failed(Failure),
 }
@@ -53,7 +61,10 @@ impl Starting {
                 Status::Pending if !matches!(self.stage, Stage::Ended(_)) => return Heard::Nothing,
                 Status::Pending | Status::Ended => return self.end(),
                 Status::Message(message) if message == child::TERMINAL_MARK => {
-                    self.terminal = descriptors.pop();
+                    self.handed.terminal = descriptors.pop();
+                }
+                Status::Message(message) if message == child::PROC_MARK => {
+                    self.handed.proc = descriptors.pop();
                 }
                 Status::Message(message) => match child::born(&message).map(process::adopt) {
                     Some(Ok(born)) => {
@@ -75,7 +86,9 @@ impl Starting {
     fn end(&mut self) -> Heard {
         match std::mem::replace(&mut self.stage, Stage::Prepared) {
             Stage::Prepared => killed(),
-            Stage::Born(process) | Stage::Ended(process) => Heard::Runs(process, self.terminal.take()),
+            Stage::Born(process) | Stage::Ended(process) => {
+                Heard::Runs(process, std::mem::take(&mut self.handed))
+            }
         }
     }
 
@@ -105,7 +118,12 @@ impl Supervisor {
             // Nothing can fail for an own child, which is reaped like any orphan; another one ends with the socket.
             let _ = child.as_ref().map(|child| process::send_signal(child.pidfd.as_fd(), libc::SIGKILL));
         })?;
-        Ok(Starting { status, token, stage: child.map_or(Stage::Prepared, Stage::Born), terminal: None })
+        Ok(Starting {
+            status,
+            token,
+            stage: child.map_or(Stage::Prepared, Stage::Born),
+            handed: Handed::default(),
+        })
     }
 
     /// Listens no more.

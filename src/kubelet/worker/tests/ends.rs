@@ -98,13 +98,13 @@ async fn an_evicted_pod_takes_room_until_nothing_of_it_is_there() {
     let volume = bed.context.dirs("u").disk.join("volumes");
     std::fs::create_dir_all(&volume).unwrap();
     let eviction = bed.context.eviction.clone();
-    eviction.evict("u", "too much".into());
+    eviction.evict("u", "too much".into(), crate::kubelet::eviction::GRACE);
     bed.changed.notify_one();
     tokio::time::timeout(Duration::from_secs(60), eviction.carried_out("u")).await.unwrap();
     assert_eq!((&bed.status()["phase"], &bed.status()["reason"]), (&json!("Failed"), &json!("Evicted")));
     assert_eq!(bed.count(|call| matches!(call, SimCall::RemoveSandbox(_))), 2);
     assert!(!volume.exists());
-    eviction.evict("other", "too much".into());
+    eviction.evict("other", "too much".into(), crate::kubelet::eviction::GRACE);
     eviction.forget("other");
     eviction.carried_out("other").await;
 }

@@ -26,7 +26,7 @@ use crate::client::Client;
 use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
 use crate::client::testing::FakeApi;
-use crate::image::{Credential, Image};
+use crate::image::{Access, Credential, Image};
 use crate::kubelet::Kubelet;
 use crate::kubelet::container::container_id;
 use crate::kubelet::context::{Addresses, Config, ImageSource};
@@ -101,10 +101,14 @@ impl Transport for Api {
         };
         async move { answer }.boxed()
     }
+
+    fn discover(&self) -> BoxFuture<'_, Result<Value, Status>> {
+        async { Err(Status::no_such_path()) }.boxed()
+    }
 }
 
-/// Images by what their name says: `slow` never comes, `late` comes when the test says so, `broken` fails, every other
-/// one is here; the first to ask for `fatal` panics.
+/// Images by what their name says: `private` is here for somebody else, `slow` never comes, `late` comes when the test
+/// says so, `broken` fails, every other one is here; the first to ask for `fatal` panics.
 #[derive(Default)]
 struct Images {
     panicked: AtomicBool,
@@ -113,6 +117,17 @@ struct Images {
     /// How many of them go on.
     under_way: AtomicUsize,
     arrival: Notify,
+}
+
+/// What was fetched with the secret of somebody else.
+fn others() -> Access {
+    Access::of(Some(&Credential {
+        registry: "docker.io".into(),
+        username: "other".into(),
+        password: "secret".into(),
+        identity_token: None,
+        holder: "other".into(),
+    }))
 }
 
 /// Counts a pull for as long as it is.
@@ -128,7 +143,12 @@ impl ImageSource for Images {
     fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Image>, String>> {
         async move {
             assert!(name != "fatal" || self.panicked.swap(true, Ordering::Relaxed), "as the test wants it");
-            Ok((!["slow", "late", "broken"].contains(&name)).then(Image::default))
+            let access = || [("docker.io/library/private".to_owned(), others())].into();
+            Ok(match name {
+                "slow" | "late" | "broken" => None,
+                "private" => Some(Image { access: access(), ..Image::default() }),
+                _ => Some(Image::default()),
+            })
         }
         .boxed()
     }

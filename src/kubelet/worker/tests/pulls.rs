@@ -23,6 +23,19 @@ async fn a_pod_may_be_stopped_during_a_pull() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_fetched_with_the_secret_of_others_is_asked_for_again() {
+    for (policy, reason, pulls) in [("IfNotPresent", "ImagePullBackOff", 1), ("Never", "ErrImageNeverPull", 0)] {
+        let container =
+            json!({"name": "a", "image": "private", "imagePullPolicy": policy, "command": ["web"]});
+        let bed = Bed::start(pod(json!({"containers": [container]})), SimRuntime::new());
+        pass(1).await;
+        let waiting = bed.status()["containerStatuses"][0]["state"]["waiting"]["reason"].clone();
+        assert_eq!((waiting, bed.starts()), (json!(reason), 0), "{policy}");
+        assert_eq!(bed.times_said("Pulling image \"private\""), pulls, "{policy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_comes_back_while_the_pull_of_another_hangs() {
     let runtime = SimRuntime::new();
     runtime.program("crash", SimProgram::EndAtOnce(Exit::Code(1)));
