@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 use super::managed_fields::{self, Ownership};
 use super::turning::Turning;
-use super::{
-    Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
-};
+use super::{Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
 use crate::api::meta;
 use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
@@ -242,7 +240,7 @@ impl Registry {
         }
         let (store, key) = (self.store.clone(), place.key());
         let write = async move { store.update(&key, current.revision, encode_at(new)).await };
-        carry_out(admitted.carry_out(write), reservation).await
+        self.carry_out(place, admitted.carry_out(write), reservation).await
     }
 }
 
