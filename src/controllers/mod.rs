@@ -256,6 +256,7 @@ fn at(time: Option<Timestamp>, now: Timestamp) -> Next {
     }
 }
 
-fn queue() -> Queue {
-    Queue::new(RETRY, RETRY_MAX)
+/// A queue that is counted under the name that Kubernetes has for it.
+fn queue(client: &Client, name: &'static str) -> Queue {
+    client.queue(name, RETRY, RETRY_MAX)
 }

@@ -20,7 +20,7 @@ use crate::client::queue::Queue;
 pub async fn run(client: Client) {
     let group = "admissionregistration.k8s.io";
     let Some(kind) = kinds::by_resource(group, "v1", "validatingadmissionpolicies") else { return };
-    let queue = queue();
+    let queue = queue(&client, "validatingadmissionpolicy-status");
     let follow = client.follow(kind, Feed { queue: queue.clone() });
     let reconcile = |name: String| {
         let client = &client;
