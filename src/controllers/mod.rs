@@ -148,7 +148,7 @@ impl Controllers {
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
-        tasks.spawn(policy_status::run(client.clone()));
+        tasks.spawn(policy_status::run(client.clone(), kinds.clone()));
         tasks.spawn(resource_quota::run(client.clone(), kinds.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone(), kinds));

@@ -11,6 +11,8 @@
 
 use std::fmt;
 
+pub mod admission;
+pub mod kinds;
 pub mod types;
 pub mod value;
 
