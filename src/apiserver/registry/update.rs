@@ -295,13 +295,21 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         // Only the server itself makes these.
         Part::Binding => {}
         Part::Resize => {
-            let asked = std::mem::replace(new, old.clone());
+            let mut asked = std::mem::replace(new, old.clone());
             for list in ["containers", "initContainers"] {
-                for container in new["spec"][list].as_array_mut().into_iter().flatten() {
-                    let mut others = asked["spec"][list].as_array().into_iter().flatten();
-                    if let Some(other) = others.find(|other| other["name"] == container["name"]) {
-                        carry_field(container, other, "resources");
-                    }
+                let names = |of: &Value| -> Vec<Value> {
+                    of["spec"][list].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect()
+                };
+                if names(&asked) != names(old) {
+                    // The rules of a resize say what is wrong with that.
+                    new["spec"][list] = asked["spec"][list].take();
+                    continue;
+                }
+                let others = asked["spec"][list].as_array().into_iter().flatten();
+                let containers = new["spec"][list].as_array_mut().into_iter().flatten();
+                for (container, other) in containers.zip(others) {
+                    carry_field(container, other, "resources");
+                    carry_field(container, other, "resizePolicy");
                 }
             }
         }
