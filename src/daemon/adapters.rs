@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::apiserver::ApiServer;
@@ -133,6 +134,7 @@ impl ImageSource for Images {
 pub(super) struct Network {
     pub(super) pods: PodNetwork,
     pub(super) led: watch::Receiver<Led>,
+    pub(super) gone: UnboundedSender<IpAddr>,
     pub(super) asked: watch::Receiver<ingress::Asked>,
 }
 
@@ -142,7 +144,15 @@ impl Addresses for Network {
     }
 
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        async move { self.pods.detach(id).await.map_err(|error| error.to_string()) }.boxed()
+        async move {
+            let gone = self.pods.detach(id).await.map_err(|error| error.to_string())?;
+            for address in gone.iter().flat_map(Attachment::addresses) {
+                // The proxy ends only when the daemon does.
+                let _ = self.gone.send(address);
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn is_waited_for<'a>(&'a self, id: &'a str) -> BoxFuture<'a, bool> {

@@ -229,7 +229,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
         alone(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
-        Arc::new(Network { pods: network.clone(), led: proxy.led(), asked }),
+        Arc::new(Network { pods: network.clone(), led: proxy.led(), gone: proxy.gone(), asked }),
         machine,
         // All that the node was given, also what it cannot use for a while.
         Ranges::of(cluster)?.pod_cidrs(),

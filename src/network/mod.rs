@@ -12,7 +12,7 @@
 //! router advertisements, no detection of duplicates), so that it costs a pod no time.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 mod addresses;
@@ -100,6 +100,13 @@ pub struct Attachment {
     pub address: Ipv4Addr,
     /// Its second one, of IPv6, in a network that has it.
     pub address6: Option<Ipv6Addr>,
+}
+
+impl Attachment {
+    /// All its addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(self.address.into()), self.address6.map(IpAddr::from)].into_iter().flatten()
+    }
 }
 
 /// Why the network could not be changed or read.

@@ -128,17 +128,19 @@ impl PodNetwork {
         }
     }
 
-    /// Lets the namespace of `id` go; it ends, with its links, once no process is in it. Not attached is fine.
+    /// Lets the namespace of `id` go and says what it was; it ends, with its links, once no process is in it. Not attached is
+    /// fine.
     ///
     /// # Errors
     /// When the namespace cannot be let go or the reservation not be removed; then both are still there.
-    pub async fn detach(&self, id: &str) -> Result<(), Error> {
+    pub async fn detach(&self, id: &str) -> Result<Option<Attachment>, Error> {
         let mut state = self.shared.lock();
-        let Some(address) = state.addresses.reserved().get(id).copied() else { return Ok(()) };
-        let path = namespace_path(&self.shared.config, address);
-        netns::release(&path).map_err(Error::io(format!("releasing namespace {}", path.display())))?;
+        let Some(address) = state.addresses.reserved().get(id).copied() else { return Ok(None) };
+        let gone = self.shared.attachment(&state, address);
+        let path = &gone.namespace;
+        netns::release(path).map_err(Error::io(format!("releasing namespace {}", path.display())))?;
         state.addresses.release(id)?;
-        Ok(())
+        Ok(Some(gone))
     }
 
     /// Who is attached, and where.

@@ -5,10 +5,13 @@
 //! An attempt to connect that nobody answered is the same: what the client sends again goes where the first went.
 //! And a connection of any protocol that policies allowed once passes for as long as it is tracked; without that its
 //! next packet is judged anew.
+//! Nor has a connection to a pod that is gone a future. As long as it is tracked, a client that asks anew from the same
+//! port is led to the same dead address (the kernel takes the beginning of a new connection for a mistake of an old one
+//! that the server reset); and a client that kept it waits for minutes, whom otherwise the next pod tells at once.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -138,25 +141,42 @@ impl<A: Address> SecondLook<A> {
 pub struct Search<A: Address = Ipv4Addr> {
     /// Those that may lead to the wrong place.
     pub suspects: Suspects<A>,
+    /// Those from or to these addresses, of pods that are gone.
+    pub gone: BTreeSet<IpAddr>,
     /// Whether some may be denied by now.
     pub denied: bool,
 }
 
 impl<A: Address> Default for Search<A> {
     fn default() -> Self {
-        Search { suspects: Suspects::default(), denied: false }
+        Search { suspects: Suspects::default(), gone: BTreeSet::new(), denied: false }
     }
 }
 
 impl<A: Address> Search<A> {
     /// This and another.
-    pub fn and(self, other: Search<A>) -> Search<A> {
-        Search { suspects: self.suspects.and(other.suspects), denied: self.denied || other.denied }
+    pub fn and(mut self, other: Search<A>) -> Search<A> {
+        self.gone.extend(other.gone);
+        Search {
+            suspects: self.suspects.and(other.suspects),
+            gone: self.gone,
+            denied: self.denied || other.denied,
+        }
+    }
+
+    /// Whether there is nothing to look for.
+    fn is_empty(&self) -> bool {
+        self.suspects.is_empty() && self.gone.is_empty() && !self.denied
+    }
+
+    /// Whether some of what is looked for may have been answered.
+    fn may_be_answered(&self) -> bool {
+        self.denied || !self.gone.is_empty() || self.suspects.may_be_answered()
     }
 }
 
-/// Deletes the suspects that do not end at one of their frontend's endpoints, and what policies do not allow, and
-/// says how many there were.
+/// Deletes the suspects that do not end at one of their frontend's endpoints, what a pod that is gone was part of, and
+/// what policies do not allow, and says how many there were.
 ///
 /// # Errors
 /// When the kernel does not give its table away. One that is already gone is fine.
@@ -165,20 +185,21 @@ pub fn delete_stale<A: Address>(
     config: &Config<A>,
     state: &State<A>,
 ) -> io::Result<usize> {
-    if search.suspects.is_empty() && !search.denied {
+    if search.is_empty() {
         return Ok(0);
     }
     let policies = state.policies.as_ref().filter(|_| search.denied);
     let own = if policies.is_some() { own_addresses()? } else { BTreeSet::new() };
     let must_end = |tracked: &Tracked<A>| {
-        is_stale(tracked, &search.suspects, config, state)
+        is_of_one_gone(tracked, &search.gone)
+            || is_stale(tracked, &search.suspects, config, state)
             || policies.is_some_and(|policies| is_denied(tracked, policies, &own))
     };
     let socket = Socket::open()?;
     let mut dump = Messages::default();
     dump.push(CONNTRACK, GET, flag::DUMP, A::family().number, |attributes| {
         // Kernels before 5.16 give all, which are looked at below.
-        if policies.is_none() && !search.suspects.may_be_answered() {
+        if !search.may_be_answered() {
             attributes.u32(STATUS, 0).u32(STATUS_MASK, SEEN_REPLY);
         }
     });
@@ -199,6 +220,11 @@ pub fn delete_stale<A: Address>(
         }
     }
     Ok(stale.len())
+}
+
+/// Whether one of these asked or answered.
+fn is_of_one_gone<A: Address>(tracked: &Tracked<A>, gone: &BTreeSet<IpAddr>) -> bool {
+    [tracked.original.source, tracked.reply.source].iter().any(|end| gone.contains(&end.address.into()))
 }
 
 /// Whether policies deny a connection. They judge where it comes from before that is masqueraded, and where it really
@@ -345,6 +371,28 @@ mod tests {
             let unanswered = unanswered(tracked);
             assert_eq!(is_stale(&unanswered, &suspects, &config(), &state), stale, "{to} {led_to}");
         }
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_neither_asks_nor_answers() {
+        let to_service = tracked(Protocol::Tcp, "10.96.0.7:80", "10.244.0.3:80");
+        for (address, gone) in [
+            ("10.244.0.3", true),
+            ("10.244.0.9", true),
+            ("10.244.0.4", false),
+            // Who asks for a service has it as destination; it does not go with a pod.
+            ("10.96.0.7", false),
+        ] {
+            let addresses = BTreeSet::from([address.parse().unwrap()]);
+            assert_eq!(is_of_one_gone(&to_service, &addresses), gone, "{address}");
+        }
+        let search = |gone: &[&str]| -> Search {
+            let gone = gone.iter().map(|address| address.parse().unwrap()).collect();
+            Search { gone, ..Search::default() }
+        };
+        let both = search(&["10.244.0.3"]).and(search(&["10.244.0.4"]));
+        assert_eq!(both, search(&["10.244.0.3", "10.244.0.4"]));
+        assert!(both.may_be_answered() && !both.is_empty() && search(&[]).is_empty());
     }
 
     #[test]

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::api::request::ListOptions;
@@ -23,13 +23,13 @@ use crate::client::events::Recorder;
 use crate::client::reflector::Reflector;
 use crate::client::{Client, Resource, rest};
 use crate::network::{self, Cidr, Cidr6};
-use crate::sys::netlink::Events;
 use crate::sys::program;
 
 pub mod conntrack;
 mod expression;
 pub mod family;
 mod firewall;
+mod follow;
 mod health;
 pub mod localhost;
 mod node;
@@ -38,19 +38,13 @@ pub mod policy;
 pub mod state;
 pub mod table;
 
+pub use follow::follow;
+
 use family::Address;
-use node::Node;
 use plan::Options;
 use policy::notices::Notices;
 use state::States;
 use table::Table;
-
-/// How long to wait after a failure before the next attempt; twice as long after each further one.
-const RETRY: Duration = Duration::from_secs(1);
-/// The longest wait.
-const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Other programs change rules in bursts; so long after the first change their firewalls are looked at again.
-const SETTLE: Duration = Duration::from_millis(500);
 
 /// What makes one cluster's proxy its own, for one family of addresses.
 #[derive(Debug, Clone)]
@@ -118,17 +112,29 @@ pub struct Proxy {
     config: Configs,
     options: Options,
     led: watch::Sender<Led>,
+    gone: (UnboundedSender<IpAddr>, UnboundedReceiver<IpAddr>),
 }
 
 impl Proxy {
     /// A proxy that reads services, endpoint slices, pods, network policies and namespaces through `client`.
     pub fn new(client: Client, config: impl Into<Configs>, options: Options) -> Proxy {
-        Proxy { client, config: config.into(), options, led: watch::channel(None).0 }
+        Proxy {
+            client,
+            config: config.into(),
+            options,
+            led: watch::channel(None).0,
+            gone: unbounded_channel(),
+        }
     }
 
     /// Where new connections are led to, as it changes.
     pub fn led(&self) -> watch::Receiver<Led> {
         self.led.subscribe()
+    }
+
+    /// Who is told the addresses of pods that are gone, so that nothing is left of their connections.
+    pub fn gone(&self) -> UnboundedSender<IpAddr> {
+        self.gone.0.clone()
     }
 
     /// Proxies until `shutdown`, in the network namespace of the calling thread, whose pod network must be open.
@@ -191,7 +197,7 @@ impl Proxy {
                 changed.notified().await;
             }
         });
-        follow(self.config, states, self.led, shutdown).await
+        follow(self.config, states, self.gone.1, self.led, shutdown).await
     }
 
     /// Removes the tables and what was added to other firewalls; already gone is fine.
@@ -225,92 +231,6 @@ fn wanted<A: Address>(
     let mut wanted = plan::plan(options, &objects.services, &objects.slices, with_ports);
     wanted.policies = policy::plan::plan(objects);
     wanted
-}
-
-/// Does what the newest state says, nothing while there is none, until `shutdown`; tells `led` what is done.
-///
-/// # Errors
-/// When it cannot begin; later failures are logged and tried again.
-pub async fn follow(
-    config: impl Into<Configs>,
-    mut states: watch::Receiver<Option<States>>,
-    led: watch::Sender<Led>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), Error> {
-    let events = Events::open().map_err(Error::io("listening to rule changes"))?;
-    let config = config.into();
-    let mut node = Node::open(config.clone(), led)?;
-    tokio::pin!(shutdown);
-    let (mut retry, mut delay) = (None, RETRY);
-    let mut firewalls = Some(Instant::now());
-    // Beside everything else: their programs take their time.
-    let mut opening = Opening(None);
-    let mut foreign = false;
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            changed = states.changed() => if changed.is_err() {
-                // Whoever makes the states ended; what is installed is the best that is known.
-                shutdown.await;
-                break;
-            },
-            heard = events.next(|event| {
-                foreign |= node.is_foreign(event);
-                node.is_damage(event)
-            }) => match heard {
-                Ok(heard) => {
-                    if std::mem::take(&mut foreign) {
-                        firewalls.get_or_insert_with(|| Instant::now() + SETTLE);
-                    }
-                    if !node.is_damaged(heard) {
-                        continue;
-                    }
-                    tracing::warn!("the service table was changed by another program; installing it anew");
-                    node.invalidate();
-                }
-                Err(source) => return Err(Error::Io { tried: "listening to rule changes", source }),
-            },
-            () = sleep_until(retry) => {}
-            () = sleep_until(node.due()) => node.look_again(),
-            () = sleep_until(firewalls), if opening.0.is_none() => {
-                firewalls = None;
-                let Configs { v4, v6 } = config.clone();
-                let work = move || firewall::open(&v4).and(v6.as_ref().map_or(Ok(()), firewall::open));
-                opening = Opening(Some(tokio::spawn(blocking(work))));
-                continue;
-            }
-            () = opening.done() => continue,
-        }
-        let Some(wanted) = states.borrow_and_update().clone() else { continue };
-        let complete = node.apply(wanted).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "programming services; trying again in {delay:?}");
-            false
-        });
-        (retry, delay) = match complete {
-            true => (None, RETRY),
-            false => (Some(Instant::now() + delay), (delay * 2).min(RETRY_MAX)),
-        };
-    }
-    // Who takes the rules away next must find them all.
-    if opening.0.is_some() {
-        opening.done().await;
-    }
-    Ok(())
-}
-
-/// Letting pods through other firewalls, while that is under way.
-struct Opening(Option<JoinHandle<Result<Result<(), Error>, Error>>>);
-
-impl Opening {
-    /// Waits for its end, for ever when none is under way.
-    async fn done(&mut self) {
-        let Some(task) = &mut self.0 else { return std::future::pending().await };
-        let done = task.await;
-        self.0 = None;
-        if let Ok(Err(error)) = done.map(Result::flatten) {
-            tracing::warn!(%error, "letting pods through other firewalls");
-        }
-    }
 }
 
 fn reflect<K: Resource>(client: &Client, tasks: &mut JoinSet<()>) -> Reflector<K> {
@@ -368,6 +288,8 @@ pub fn probe6() -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;

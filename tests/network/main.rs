@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State, States}
 use minik::proxy::table::Table;
 use minik::sys::namespace::{run_in_path, unshare};
 use nix::sched::CloneFlags;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -260,6 +261,7 @@ fn serve_host(address: &str) {
 /// A running proxy that does what it is told.
 struct Proxy {
     states: watch::Sender<Option<States>>,
+    gone: UnboundedSender<IpAddr>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), minik::proxy::Error>>,
 }
@@ -273,8 +275,10 @@ impl Proxy {
         let (states, receiver) = watch::channel(None);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
-        let task = tokio::spawn(minik::proxy::follow(config, receiver, watch::channel(None).0, shutdown));
-        Proxy { states, stop, task }
+        let (gone, told) = unbounded_channel();
+        let led = watch::channel(None).0;
+        let task = tokio::spawn(minik::proxy::follow(config, receiver, told, led, shutdown));
+        Proxy { states, gone, stop, task }
     }
 
     /// Tells it what to do, and waits until the rules hold so many elements of services.
@@ -431,6 +435,60 @@ fn an_attempt_to_connect_to_a_pod_that_went_is_led_elsewhere() {
         for asked in asks {
             let answer = asked.await.unwrap().unwrap();
             assert!(answer.starts_with("b "), "{answer}");
+        }
+        proxy.stop().await;
+    });
+}
+
+#[test]
+fn nothing_is_left_of_the_connections_of_a_pod_that_is_gone() {
+    on_a_host(async |host: Host| {
+        let network = PodNetwork::open(host.network()).await.unwrap();
+        let pods = three_pods(&network).await;
+        let proxy = Proxy::start(&host);
+        let frontends =
+            [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)];
+        let led_to = |pod: &Attachment, port| {
+            let endpoints = vec![Endpoint { address: pod.address, port }];
+            let backends = Backends { endpoints, ..Backends::default() };
+            State {
+                frontends: frontends.map(|frontend| (frontend, backends.clone())).into(),
+                ..State::default()
+            }
+        };
+        let keeps = run_in_path(&pods["a"].namespace, || TcpListener::bind("0.0.0.0:81").unwrap()).unwrap();
+        proxy.set(&led_to(&pods["a"], 81), 2).await;
+        let asks = [(Some("c"), "10.96.0.7:80"), (None, "10.96.0.7:80"), (None, "10.244.0.1:30080")];
+        let mut kept: Vec<TcpStream> = Vec::new();
+        let mut servers = Vec::new();
+        for (from, address) in asks {
+            let from = from.map(|name| pods[name].namespace.clone());
+            let connect = move || TcpStream::connect_timeout(&address.parse().unwrap(), TIMEOUT).unwrap();
+            kept.push(apart(move || inside(from.as_deref(), connect)).await);
+            servers.push(keeps.accept().unwrap());
+        }
+        proxy.set(&led_to(&pods["b"], 80), 2).await;
+        // It ends without a word.
+        run_in_path(&pods["a"].namespace, || {
+            run("nft", "add table ip silent");
+            run("nft", "add chain ip silent output { type filter hook output priority 0; policy drop; }");
+        })
+        .unwrap();
+        drop((servers, keeps));
+        let gone = network.detach("a").await.unwrap().unwrap();
+        for address in gone.addresses() {
+            proxy.gone.send(address).unwrap();
+        }
+        let led = format!("src={} ", gone.address);
+        let tracked = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+        until("nothing tracked", || !tracked().contains(&led)).await;
+        for (mut stream, (from, address)) in kept.into_iter().zip(asks) {
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+            stream.write_all(b"?").unwrap();
+            let told = stream.read(&mut [0]).map_err(|error| error.kind());
+            assert_eq!(told, Err(ErrorKind::ConnectionReset), "{from:?} {address}");
+            let answer = ask_from(from.map(|name| &pods[name]), address).await.unwrap();
+            assert!(answer.starts_with("b "), "{from:?} {address}: {answer}");
         }
         proxy.stop().await;
     });
