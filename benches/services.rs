@@ -22,7 +22,6 @@ use minik::proxy::table::Table;
 use minik::sys::namespace::run_in_path;
 use minik::sys::program;
 use serde_json::json;
-use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::watch;
 
 mod common;
@@ -146,7 +145,7 @@ async fn connections(short: bool, out: &mut impl Write) -> Result<()> {
     wanted.send_replace(Some(state.into()));
     let led = watch::channel(None).0;
     let mut installed = led.subscribe();
-    let proxy = tokio::spawn(follow(config()?, states, unbounded_channel().1, led, std::future::pending()));
+    let proxy = tokio::spawn(follow(config()?, states, led, std::future::pending()));
     installed.wait_for(Option::is_some).await?;
     let (count, bytes) = if short { (CONNECTIONS / 100, BYTES / 100) } else { (CONNECTIONS, BYTES) };
     let measured = move || -> Result<Vec<(&str, Vec<Duration>, f64)>> {

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -31,6 +31,12 @@ const TUPLE_REPLY: u16 = 2;
 /// `CTA_STATUS` and, for a search, `CTA_STATUS_MASK`; and the bit `IPS_SEEN_REPLY` of
 /// linux/netfilter/nf_conntrack_common.h.
 const STATUS: u16 = 3;
+/// `CTA_PROTOINFO`, `CTA_PROTOINFO_TCP` and `CTA_PROTOINFO_TCP_STATE`; and `TCP_CONNTRACK_TIME_WAIT` of
+/// linux/netfilter/nf_conntrack_tcp.h.
+const PROTOCOL_INFO: u16 = 4;
+const INFO_TCP: u16 = 1;
+const TCP_STATE: u16 = 1;
+const TIME_WAIT: u8 = 7;
 const STATUS_MASK: u16 = 26;
 const SEEN_REPLY: u32 = 1 << 1;
 const TUPLE_IP: u16 = 1;
@@ -54,6 +60,8 @@ struct Tracked<A: Address = Ipv4Addr> {
     reply: Flow<A>,
     /// Whether anything ever came back.
     answered: bool,
+    /// Whether both sides have closed it: the kernel tells a new one with the same ports from it.
+    closed: bool,
     /// The original tuple as the kernel wrote it, by which it is deleted.
     tuple: Vec<u8>,
 }
@@ -141,42 +149,25 @@ impl<A: Address> SecondLook<A> {
 pub struct Search<A: Address = Ipv4Addr> {
     /// Those that may lead to the wrong place.
     pub suspects: Suspects<A>,
-    /// Those from or to these addresses, of pods that are gone.
-    pub gone: BTreeSet<IpAddr>,
     /// Whether some may be denied by now.
     pub denied: bool,
 }
 
 impl<A: Address> Default for Search<A> {
     fn default() -> Self {
-        Search { suspects: Suspects::default(), gone: BTreeSet::new(), denied: false }
+        Search { suspects: Suspects::default(), denied: false }
     }
 }
 
 impl<A: Address> Search<A> {
     /// This and another.
-    pub fn and(mut self, other: Search<A>) -> Search<A> {
-        self.gone.extend(other.gone);
-        Search {
-            suspects: self.suspects.and(other.suspects),
-            gone: self.gone,
-            denied: self.denied || other.denied,
-        }
-    }
-
-    /// Whether there is nothing to look for.
-    fn is_empty(&self) -> bool {
-        self.suspects.is_empty() && self.gone.is_empty() && !self.denied
-    }
-
-    /// Whether some of what is looked for may have been answered.
-    fn may_be_answered(&self) -> bool {
-        self.denied || !self.gone.is_empty() || self.suspects.may_be_answered()
+    pub fn and(self, other: Search<A>) -> Search<A> {
+        Search { suspects: self.suspects.and(other.suspects), denied: self.denied || other.denied }
     }
 }
 
-/// Deletes the suspects that do not end at one of their frontend's endpoints, what a pod that is gone was part of, and
-/// what policies do not allow, and says how many there were.
+/// Deletes the suspects that do not end at one of their frontend's endpoints, and what policies do not allow, and
+/// says how many there were.
 ///
 /// # Errors
 /// When the kernel does not give its table away. One that is already gone is fine.
@@ -185,31 +176,51 @@ pub fn delete_stale<A: Address>(
     config: &Config<A>,
     state: &State<A>,
 ) -> io::Result<usize> {
-    if search.is_empty() {
+    if search.suspects.is_empty() && !search.denied {
         return Ok(0);
     }
     let policies = state.policies.as_ref().filter(|_| search.denied);
     let own = if policies.is_some() { own_addresses()? } else { BTreeSet::new() };
     let must_end = |tracked: &Tracked<A>| {
-        is_of_one_gone(tracked, &search.gone)
-            || is_stale(tracked, &search.suspects, config, state)
+        is_stale(tracked, &search.suspects, config, state)
             || policies.is_some_and(|policies| is_denied(tracked, policies, &own))
     };
+    let unanswered = policies.is_none() && !search.suspects.may_be_answered();
+    delete(unanswered, must_end)
+}
+
+/// Deletes what is left of connections to pods that are gone, of both families where the host has both, and says how many
+/// there were.
+///
+/// # Errors
+/// When the kernel does not give its table away.
+pub fn forget(gone: &BTreeSet<IpAddr>) -> io::Result<usize> {
+    fn of<A: Address>(gone: &BTreeSet<IpAddr>) -> io::Result<usize> {
+        delete::<A>(false, |tracked| is_to_one_gone(tracked, gone))
+    }
+    let v4 = if gone.iter().any(IpAddr::is_ipv4) { of::<Ipv4Addr>(gone)? } else { 0 };
+    let v6 = if gone.iter().any(IpAddr::is_ipv6) { of::<Ipv6Addr>(gone)? } else { 0 };
+    Ok(v4 + v6)
+}
+
+/// Deletes the connections of a family that must end, and says how many there were; only such that nobody answered are
+/// looked at, if that is enough.
+fn delete<A: Address>(unanswered: bool, must_end: impl Fn(&Tracked<A>) -> bool) -> io::Result<usize> {
     let socket = Socket::open()?;
     let mut dump = Messages::default();
     dump.push(CONNTRACK, GET, flag::DUMP, A::family().number, |attributes| {
         // Kernels before 5.16 give all, which are looked at below.
-        if !search.may_be_answered() {
+        if unanswered {
             attributes.u32(STATUS, 0).u32(STATUS_MASK, SEEN_REPLY);
         }
     });
-    let mut stale = Vec::new();
+    let mut ending = Vec::new();
     socket.request(&dump, |message| {
         let attributes: Vec<_> = message.attributes().collect();
-        let tracked = parse(&attributes).filter(must_end);
-        stale.extend(tracked.map(|tracked| tracked.tuple));
+        let tracked = parse(&attributes).filter(&must_end);
+        ending.extend(tracked.map(|tracked| tracked.tuple));
     })?;
-    for tuple in &stale {
+    for tuple in &ending {
         let mut delete = Messages::default();
         delete.push(CONNTRACK, DELETE, flag::ACK, A::family().number, |attributes| {
             attributes.nest_bytes(TUPLE_ORIGINAL, tuple);
@@ -219,12 +230,12 @@ pub fn delete_stale<A: Address>(
             _ => {}
         }
     }
-    Ok(stale.len())
+    Ok(ending.len())
 }
 
-/// Whether one of these asked or answered.
-fn is_of_one_gone<A: Address>(tracked: &Tracked<A>, gone: &BTreeSet<IpAddr>) -> bool {
-    [tracked.original.source, tracked.reply.source].iter().any(|end| gone.contains(&end.address.into()))
+/// Whether a connection that may go on is led to one of these.
+fn is_to_one_gone<A: Address>(tracked: &Tracked<A>, gone: &BTreeSet<IpAddr>) -> bool {
+    !tracked.closed && gone.contains(&tracked.reply.source.address.into())
 }
 
 /// Whether policies deny a connection. They judge where it comes from before that is masqueraded, and where it really
@@ -280,10 +291,12 @@ fn parse<A: Address>(attributes: &[(u16, &[u8])]) -> Option<Tracked<A>> {
     let find = |kind| attributes.iter().find(|(other, _)| *other == kind).map(|(_, value)| *value);
     let tuple = find(TUPLE_ORIGINAL)?;
     let status = u32::from_be_bytes(find(STATUS)?.try_into().ok()?);
+    let tcp = find(PROTOCOL_INFO).and_then(|info| attribute(attribute(info, INFO_TCP)?, TCP_STATE));
     Some(Tracked {
         original: parse_flow(tuple)?,
         reply: parse_flow(find(TUPLE_REPLY)?)?,
         answered: status & SEEN_REPLY != 0,
+        closed: tcp == Some(&[TIME_WAIT]),
         tuple: tuple.to_vec(),
     })
 }
@@ -321,6 +334,7 @@ mod tests {
             original: Flow { protocol, source: client, destination: at(to) },
             reply: Flow { protocol, source: at(answered_by), destination: client },
             answered: true,
+            closed: false,
             tuple: Vec::new(),
         }
     }
@@ -374,25 +388,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_gone_neither_asks_nor_answers() {
-        let to_service = tracked(Protocol::Tcp, "10.96.0.7:80", "10.244.0.3:80");
-        for (address, gone) in [
+    fn a_pod_that_is_gone_answers_nothing_more() {
+        let open = tracked(Protocol::Tcp, "10.96.0.7:80", "10.244.0.3:80");
+        for (address, led) in [
             ("10.244.0.3", true),
-            ("10.244.0.9", true),
             ("10.244.0.4", false),
-            // Who asks for a service has it as destination; it does not go with a pod.
+            // Who asks, and for what.
+            ("10.244.0.9", false),
             ("10.96.0.7", false),
         ] {
-            let addresses = BTreeSet::from([address.parse().unwrap()]);
-            assert_eq!(is_of_one_gone(&to_service, &addresses), gone, "{address}");
+            let gone = BTreeSet::from([address.parse().unwrap()]);
+            assert_eq!(is_to_one_gone(&open, &gone), led, "{address}");
+            assert!(!is_to_one_gone(&Tracked { closed: true, ..open.clone() }, &gone), "{address}");
         }
-        let search = |gone: &[&str]| -> Search {
-            let gone = gone.iter().map(|address| address.parse().unwrap()).collect();
-            Search { gone, ..Search::default() }
-        };
-        let both = search(&["10.244.0.3"]).and(search(&["10.244.0.4"]));
-        assert_eq!(both, search(&["10.244.0.3", "10.244.0.4"]));
-        assert!(both.may_be_answered() && !both.is_empty() && search(&[]).is_empty());
     }
 
     #[test]

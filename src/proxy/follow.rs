@@ -1,10 +1,8 @@
 //! The kernel follows the newest state, whatever else happens to its rules.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -21,18 +19,13 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Other programs change rules in bursts; so long after the first change their firewalls are looked at again.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// So many pods that are gone are worth one look at the tracked connections.
-const TOGETHER: usize = 1024;
-
-/// Does what the newest state says, nothing while there is none, until `shutdown`; tells `led` what is done. Of the
-/// connections of pods whose addresses `gone` tells nothing is left.
+/// Does what the newest state says, nothing while there is none, until `shutdown`; tells `led` what is done.
 ///
 /// # Errors
 /// When it cannot begin; later failures are logged and tried again.
 pub async fn follow(
     config: impl Into<Configs>,
     mut states: watch::Receiver<Option<States>>,
-    mut gone: UnboundedReceiver<IpAddr>,
     led: watch::Sender<Led>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
@@ -45,7 +38,6 @@ pub async fn follow(
     // Beside everything else: their programs take their time.
     let mut opening = Opening(None);
     let mut foreign = false;
-    let mut left = Vec::new();
     loop {
         tokio::select! {
             () = &mut shutdown => break,
@@ -70,7 +62,6 @@ pub async fn follow(
                 }
                 Err(source) => return Err(Error::Io { tried: "listening to rule changes", source }),
             },
-            1.. = gone.recv_many(&mut left, TOGETHER) => node.forget(std::mem::take(&mut left)),
             () = sleep_until(retry) => {}
             () = sleep_until(node.due()) => node.look_again(),
             () = sleep_until(firewalls), if opening.0.is_none() => {

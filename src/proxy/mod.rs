@@ -46,6 +46,9 @@ use policy::notices::Notices;
 use state::States;
 use table::Table;
 
+/// So many pods that are gone are worth one look at the tracked connections.
+const TOGETHER: usize = 1024;
+
 /// What makes one cluster's proxy its own, for one family of addresses.
 #[derive(Debug, Clone)]
 pub struct Config<A: Address = Ipv4Addr> {
@@ -197,7 +200,8 @@ impl Proxy {
                 changed.notified().await;
             }
         });
-        follow(self.config, states, self.gone.1, self.led, shutdown).await
+        tasks.spawn(forget(self.gone.1));
+        follow(self.config, states, self.led, shutdown).await
     }
 
     /// Removes the tables and what was added to other firewalls; already gone is fine.
@@ -231,6 +235,18 @@ fn wanted<A: Address>(
     let mut wanted = plan::plan(options, &objects.services, &objects.slices, with_ports);
     wanted.policies = policy::plan::plan(objects);
     wanted
+}
+
+/// Leaves nothing of connections to pods as they go: beside the rules, which must not wait.
+async fn forget(mut gone: UnboundedReceiver<IpAddr>) {
+    let mut addresses = Vec::new();
+    while gone.recv_many(&mut addresses, TOGETHER).await > 0 {
+        let addresses = std::mem::take(&mut addresses).into_iter().collect();
+        let done = blocking(move || conntrack::forget(&addresses)).await;
+        if let Err(error) = done.and_then(|done| done.map_err(Error::io("deleting what is tracked"))) {
+            tracing::warn!(%error, "ending connections to pods that are gone");
+        }
+    }
 }
 
 fn reflect<K: Resource>(client: &Client, tasks: &mut JoinSet<()>) -> Reflector<K> {

@@ -89,15 +89,6 @@ impl Node {
         }
     }
 
-    /// Has the next [`Node::apply`] end what is left of connections from and to these addresses.
-    pub(super) fn forget(&mut self, gone: Vec<IpAddr>) {
-        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = gone.into_iter().partition(IpAddr::is_ipv4);
-        self.v4.search.gone.extend(v4);
-        if let Some(side) = &mut self.v6 {
-            side.search.gone.extend(v6);
-        }
-    }
-
     /// Makes it so, as far as it goes. False when a port is taken by somebody else.
     pub(super) async fn apply(&mut self, wanted: States) -> Result<bool, Error> {
         let done = self.v4.apply(wanted.v4).await;
@@ -162,7 +153,7 @@ impl<A: Address> Side<A> {
 
     fn look_again(&mut self) {
         let suspects = self.second.take(Instant::now());
-        self.search = std::mem::take(&mut self.search).and(Search { suspects, ..Search::default() });
+        self.search = std::mem::take(&mut self.search).and(Search { suspects, denied: false });
     }
 
     async fn apply(&mut self, wanted: State<A>) -> Result<Applied, Error> {
@@ -234,7 +225,6 @@ fn stale_after<A: Address>(installed: Option<&State<A>>, wanted: &State<A>) -> S
             Some(installed) => Suspects::To(wanted.misled(installed)),
             None => Suspects::All,
         },
-        gone: BTreeSet::new(),
         denied: wanted.policies.as_ref().is_some_and(|policies| policies.may_deny_more_than(before)),
     }
 }

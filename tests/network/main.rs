@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -17,7 +17,6 @@ use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State, States}
 use minik::proxy::table::Table;
 use minik::sys::namespace::{run_in_path, unshare};
 use nix::sched::CloneFlags;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -261,7 +260,6 @@ fn serve_host(address: &str) {
 /// A running proxy that does what it is told.
 struct Proxy {
     states: watch::Sender<Option<States>>,
-    gone: UnboundedSender<IpAddr>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), minik::proxy::Error>>,
 }
@@ -275,10 +273,8 @@ impl Proxy {
         let (states, receiver) = watch::channel(None);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async { _ = stopped.await };
-        let (gone, told) = unbounded_channel();
-        let led = watch::channel(None).0;
-        let task = tokio::spawn(minik::proxy::follow(config, receiver, told, led, shutdown));
-        Proxy { states, gone, stop, task }
+        let task = tokio::spawn(minik::proxy::follow(config, receiver, watch::channel(None).0, shutdown));
+        Proxy { states, stop, task }
     }
 
     /// Tells it what to do, and waits until the rules hold so many elements of services.
@@ -476,12 +472,9 @@ fn nothing_is_left_of_the_connections_of_a_pod_that_is_gone() {
         .unwrap();
         drop((servers, keeps));
         let gone = network.detach("a").await.unwrap().unwrap();
-        for address in gone.addresses() {
-            proxy.gone.send(address).unwrap();
-        }
-        let led = format!("src={} ", gone.address);
-        let tracked = || std::fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
-        until("nothing tracked", || !tracked().contains(&led)).await;
+        let gone = gone.addresses().collect();
+        let ended = apart(move || minik::proxy::conntrack::forget(&gone)).await.unwrap();
+        assert_eq!(ended, kept.len());
         for (mut stream, (from, address)) in kept.into_iter().zip(asks) {
             stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream.write_all(b"?").unwrap();
@@ -983,7 +976,12 @@ fn rules_that_vanish_come_back() {
         let talk = tokio::task::spawn_blocking(move || {
             run_in_path(&from, || {
                 let mut heard = std::collections::BTreeSet::new();
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let end = Instant::now() + TIMEOUT;
+                // Until the harm is done, and then until each has been heard.
+                let goes_on = |heard: usize| {
+                    !stop.load(std::sync::atomic::Ordering::Relaxed) || heard < 3 && Instant::now() < end
+                };
+                while goes_on(heard.len()) {
                     let patience = Duration::from_millis(100);
                     let address = "10.96.0.7:80".parse().unwrap();
                     let Ok(mut stream) = TcpStream::connect_timeout(&address, patience) else { continue };
