@@ -124,7 +124,7 @@ mod tests {
             json!({"metadata": {"name": "v"}, "spec": {"claimRef": claim, "local": {"path": "/x"}}}),
         );
         let pods = [pod("a", "Running", "data"), pod("b", "Failed", "data"), pod("c", "Running", "none")];
-        let disk = |path: PathBuf| (path == PathBuf::from("/x")).then_some(DISK);
+        let disk = |path: PathBuf| (path == "/x").then_some(DISK);
         let volumes = read(&api.client(), &pods, disk).await;
         let expected = VolumeReading {
             pod: "a".into(),
@@ -133,7 +133,7 @@ mod tests {
             claim: "data".into(),
             disk: DISK,
         };
-        assert_eq!(volumes, [expected.clone()]);
+        assert_eq!(volumes, std::slice::from_ref(&expected));
         let mut page = Exposition::default();
         write(&mut page, &[expected.clone(), VolumeReading { pod: "other".into(), ..expected }]);
         let text = page.into_text();

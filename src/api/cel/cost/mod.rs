@@ -248,7 +248,7 @@ impl Coster<'_> {
         let (names, rest) = arguments.split_at(variables);
         let before = self.scope.len();
         self.push_variables(target, names);
-        let filter = filtered.then(|| self.cost(&rest[0])).unwrap_or(Range::exactly(0));
+        let filter = if filtered { self.cost(&rest[0]) } else { Range::exactly(0) };
         let body = rest.last().map_or(Range::exactly(0), |body| self.cost(body));
         let item = rest.last().map_or(Range::UNKNOWN, |body| self.size_or_unknown(body));
         self.scope.truncate(before);
