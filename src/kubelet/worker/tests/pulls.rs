@@ -24,7 +24,9 @@ async fn a_pod_may_be_stopped_during_a_pull() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_fetched_with_the_secret_of_others_is_asked_for_again() {
-    for (policy, reason, pulls) in [("IfNotPresent", "ImagePullBackOff", 1), ("Never", "ErrImageNeverPull", 0)] {
+    for (policy, reason, pulls) in
+        [("IfNotPresent", "ImagePullBackOff", 1), ("Never", "ErrImageNeverPull", 0)]
+    {
         let container =
             json!({"name": "a", "image": "private", "imagePullPolicy": policy, "command": ["web"]});
         let bed = Bed::start(pod(json!({"containers": [container]})), SimRuntime::new());
