@@ -138,7 +138,6 @@ impl<R: Runtime> Kubelet<R> {
         tasks.spawn(feed_services);
         tasks.spawn(feed_pods);
         tasks.spawn(feed_nodes);
-        tasks.spawn(node::heartbeat(client.clone(), config.node.clone()));
         let watches = Watches::new(client.clone());
         let (statics, http) = (Statics::default(), Getter::default());
         let context = Arc::new(Context {
@@ -173,6 +172,7 @@ impl<R: Runtime> Kubelet<R> {
         node::register(client, config, &self.machine, &self.pod_cidrs, &pressure)
             .await
             .map_err(|status| Error::Register { node: config.node.clone(), status })?;
+        self.tasks.spawn(node::heartbeat(client.clone(), config.node.clone()));
         let mut runtime_changes = self.context.runtime.changes();
         self.pods.synced().await;
         self.context.services.synced().await;

@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{
     NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
 use serde_json::json;
 
 use super::context::Config;
@@ -274,26 +274,50 @@ pub async fn register(
 
 /// Renews the node's lease for ever.
 pub async fn heartbeat(client: Client, node: String) {
-    let leases = client.namespaced::<Lease>(LEASE_NAMESPACE);
     loop {
-        let now = MicroTime(clock::now());
-        let body = json!({"spec": {"renewTime": now}});
-        let renewed = match leases.patch(&node, None, PatchKind::Merge, body).await {
-            Err(status) if status.is("NotFound") => leases.create(&lease(&node, now)).await,
-            other => other,
-        };
-        if let Err(status) = renewed {
+        if let Err(status) = renew(&client, &node).await {
             tracing::warn!(%status, "node lease not renewed");
         }
         tokio::time::sleep(RENEW).await;
     }
 }
 
-fn lease(node: &str, now: MicroTime) -> Lease {
+/// Renews a node's lease, which its node owns: it goes with it.
+async fn renew(client: &Client, node: &str) -> Result<(), Status> {
+    let leases = client.namespaced::<Lease>(LEASE_NAMESPACE);
+    let now = MicroTime(clock::now());
+    let body = json!({"spec": {"renewTime": now}});
+    let renewed = match leases.patch(node, None, PatchKind::Merge, body).await {
+        Err(status) if status.is("NotFound") => {
+            return leases.create(&lease(node, now, owner(client, node).await?)).await.map(drop);
+        }
+        renewed => renewed?,
+    };
+    if renewed.metadata.owner_references.unwrap_or_default().is_empty() {
+        let body = json!({"metadata": {"ownerReferences": [owner(client, node).await?]}});
+        leases.patch(node, None, PatchKind::Merge, body).await?;
+    }
+    Ok(())
+}
+
+/// Says that a node owns what is its.
+async fn owner(client: &Client, node: &str) -> Result<OwnerReference, Status> {
+    let object = client.all::<Node>().get(node).await?;
+    Ok(OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: node.to_owned(),
+        uid: object.metadata.uid.unwrap_or_default(),
+        ..OwnerReference::default()
+    })
+}
+
+fn lease(node: &str, now: MicroTime, owner: OwnerReference) -> Lease {
     Lease {
         metadata: ObjectMeta {
             name: Some(node.to_owned()),
             namespace: Some(LEASE_NAMESPACE.to_owned()),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: Some(LeaseSpec {

@@ -43,11 +43,6 @@ pub fn engine(path: &Path) -> Result<Database, DatabaseError> {
     Database::builder().set_cache_size(CACHE_BYTES).create(path)
 }
 
-/// The engine without a file: what it holds ends with it.
-pub fn engine_in_memory() -> Result<Database, DatabaseError> {
-    Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())
-}
-
 /// The file; the writer's alone.
 pub struct Disk {
     opener: Opener,

@@ -31,7 +31,7 @@ impl Memory {
 }
 
 /// Documents and log. Revisions of the log are contiguous: `compacted + 1 ..= newest`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct State {
     documents: BTreeMap<String, Arc<Entry>>,
     log: VecDeque<Event>,

@@ -165,27 +165,33 @@ impl Store {
         Store::open_with(path, Box::new(disk::engine), LIMITS)
     }
 
-    /// A store for simulations, beside `path`: its engine keeps everything in memory, and what is written is written at
-    /// once, on the thread of whoever asks. So nothing of it is ever under way while a simulated clock looks idle.
-    pub fn simulated(path: &Path) -> Result<Store, Error> {
-        let (disk, state) = disk::Disk::open(path, Box::new(|_| disk::engine_in_memory()))?;
-        let writer = |memory, announcer| Ok(Writer::at_once(disk, memory, announcer, LIMITS));
-        Store::of(state, writer)
+    /// An empty store for simulations. It has no disk: what is written is written at once, on the thread of whoever asks.
+    /// So nothing of it is ever under way while a simulated clock looks idle.
+    pub fn simulated() -> Store {
+        Store::without_disk(memory::State::default())
+    }
+
+    /// A store of its own for simulations, which begins with what this one holds.
+    pub fn simulated_copy(&self) -> Store {
+        Store::without_disk(self.memory.read(memory::State::clone))
     }
 
     fn open_with(path: &Path, engine: disk::Opener, limits: writer::Limits) -> Result<Store, Error> {
         let (disk, state) = disk::Disk::open(path, engine)?;
-        Store::of(state, |memory, announcer| Writer::start(disk, memory, announcer, limits))
+        let (memory, announcer) = Store::begun(state);
+        let writer = Writer::start(disk, memory.clone(), announcer.clone(), limits)?;
+        Ok(Store { memory, announcer, writer: Arc::new(writer) })
     }
 
-    fn of(
-        state: memory::State,
-        writer: impl FnOnce(Arc<Memory>, Arc<Announcer>) -> Result<Writer, Error>,
-    ) -> Result<Store, Error> {
+    fn without_disk(state: memory::State) -> Store {
+        let (memory, announcer) = Store::begun(state);
+        let writer = Writer::at_once(memory.clone(), announcer.clone(), LIMITS);
+        Store { memory, announcer, writer: Arc::new(writer) }
+    }
+
+    fn begun(state: memory::State) -> (Arc<Memory>, Arc<Announcer>) {
         let announcer = Arc::new(Announcer::new(state.newest()));
-        let memory = Arc::new(Memory::new(state));
-        let writer = Arc::new(writer(memory.clone(), announcer.clone())?);
-        Ok(Store { memory, announcer, writer })
+        (Arc::new(Memory::new(state)), announcer)
     }
 
     /// The revision of the newest visible change.

@@ -104,16 +104,16 @@ impl Writer {
         limits: Limits,
     ) -> Result<Writer, Error> {
         let (queue, messages) = mpsc::channel();
-        let work = Work::new(disk, memory, announcer, limits);
+        let work = Work::new(Some(disk), memory, announcer, limits);
         thread::Builder::new().name("store".into()).spawn(move || work.run(&messages)).map_err(|error| {
             Error::Disk { path: String::new(), message: format!("cannot start the writer's thread: {error}") }
         })?;
         Ok(Writer::Thread(queue))
     }
 
-    /// Without a thread: a message has been carried out when it has been sent.
-    pub fn at_once(disk: Disk, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Writer {
-        Writer::AtOnce(Mutex::new(Some(Work::new(disk, memory, announcer, limits))))
+    /// Without a thread and without a disk: a message has been carried out when it has been sent.
+    pub fn at_once(memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Writer {
+        Writer::AtOnce(Mutex::new(Some(Work::new(None, memory, announcer, limits))))
     }
 
     /// Hands over a message.
@@ -137,7 +137,8 @@ impl Writer {
 pub struct Work {
     /// Before the disk: they hear of the end first.
     followers: Followers,
-    disk: Disk,
+    /// Not in a simulation, where a write is as good as durable when it is in memory.
+    disk: Option<Disk>,
     memory: Arc<Memory>,
     limits: Limits,
     /// How the newest transaction ended.
@@ -166,24 +167,25 @@ struct Group {
 }
 
 impl Work {
-    fn new(disk: Disk, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Work {
+    fn new(disk: Option<Disk>, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Work {
         Work { followers: Followers(announcer), disk, memory, limits, last: Ok(()) }
     }
 
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
         let mut closing = None;
         while closing.is_none() {
-            let first = match self.disk.is_slow_to_open() {
-                false => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                true => messages.recv_timeout(IDLE),
+            let slow = self.disk.as_mut().filter(|disk| disk.is_slow_to_open());
+            let first = match &slow {
+                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => messages.recv_timeout(IDLE),
             };
-            match first {
-                Ok(first) => closing = self.take(first, || messages.try_recv().ok()),
-                Err(RecvTimeoutError::Timeout) => {
-                    let made = self.disk.make_quick_to_open(self.memory.read(State::span));
+            match (first, slow) {
+                (Ok(first), _) => closing = self.take(first, || messages.try_recv().ok()),
+                (Err(RecvTimeoutError::Timeout), Some(disk)) => {
+                    let made = disk.make_quick_to_open(self.memory.read(State::span));
                     self.last = made.or_else(|_| self.settle());
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
+                (Err(_), _) => break,
             }
         }
         // The file is closed before the closer hears of it.
@@ -291,7 +293,7 @@ impl Work {
     fn transact(&mut self, events: &[Event], span: Span, compact: Option<Revision>) -> Result<(), Error> {
         let change = Change { events, span, compact };
         let reached = change.reached();
-        match self.disk.commit(&change) {
+        match self.disk.as_mut().map_or(Ok(()), |disk| disk.commit(&change)) {
             Ok(()) => {
                 self.show(events.to_vec(), reached);
                 Ok(())
@@ -307,10 +309,10 @@ impl Work {
 
     /// After a failure, opens the file again and shows what turns out to be on it.
     fn settle(&mut self) -> Result<(), Error> {
-        if self.disk.is_open() {
+        let Some(disk) = self.disk.as_mut().filter(|disk| !disk.is_open()) else {
             return Ok(());
-        }
-        let (events, span) = self.disk.reopen(self.memory.read(State::span).newest)?;
+        };
+        let (events, span) = disk.reopen(self.memory.read(State::span).newest)?;
         self.show(events.clone(), span);
         self.followers.0.announce(&events);
         Ok(())

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::shows::names;
 
 /// A cron job whose jobs run this image.
-fn cron(name: &str, schedule: &str, image: &str, more: Value) -> String {
+pub fn cron(name: &str, schedule: &str, image: &str, more: Value) -> String {
     let template = json!({"spec": {"backoffLimit": 0, "template": {"spec": {"restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": image}]}}}});
     let mut spec = json!({"schedule": schedule, "jobTemplate": template});
@@ -17,7 +17,7 @@ fn cron(name: &str, schedule: &str, image: &str, more: Value) -> String {
     json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": spec}).to_string()
 }
 
-async fn start(time: &str) -> Cluster {
+pub async fn start(time: &str) -> Cluster {
     let cluster = Cluster::start_at(time).await;
     cluster.program("done", SimProgram::EndAtOnce(Exit::Code(0)));
     cluster.program("fails", SimProgram::EndAtOnce(Exit::Code(1)));
@@ -25,14 +25,14 @@ async fn start(time: &str) -> Cluster {
 }
 
 /// Lets time go by up to a moment.
-async fn until(cluster: &Cluster, time: &str) {
+pub async fn until(cluster: &Cluster, time: &str) {
     let time: jiff::Timestamp = time.parse().unwrap();
     let left = time.duration_since(clock::now()).as_secs();
     cluster.pass(u64::try_from(left + 1).unwrap()).await;
 }
 
 /// The times for which a cron job's jobs were made that are still there, as its zone has them.
-async fn times(cluster: &Cluster, name: &str) -> Vec<String> {
+pub async fn times(cluster: &Cluster, name: &str) -> Vec<String> {
     let mut jobs = cluster.list("jobs").await;
     jobs.retain(|job| job["metadata"]["ownerReferences"][0]["name"] == name);
     let of = |job: &Value| {

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::scenarios::scenarios;
 
 const LOGS: &str = "
 apiVersion: apps/v1
@@ -170,36 +171,110 @@ async fn five() -> Cluster {
     cluster
 }
 
+/// Where an update of five nodes stops whose pods never come: how many old ones stay and how many new ones are made.
+struct Limits {
+    rolling: Value,
+    old: usize,
+    new: usize,
+}
+
+async fn stops_at(case: Limits) {
+    let Limits { rolling, old, new } = case;
+    let cluster = five().await;
+    cluster.apply(LOGS).await;
+    cluster.patch("daemonsets/logs", json!({"spec": {"updateStrategy": {"rollingUpdate": rolling}}})).await;
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 5).await;
+    cluster.hold_image("logs:2");
+    cluster.patch("daemonsets/logs", image("logs:2")).await;
+    cluster.pass(120).await;
+    let pods = cluster.list("pods").await;
+    let of = |image: &str| pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == image).count();
+    assert_eq!((of("logs:1"), of("logs:2")), (old, new));
+    cluster.release_image("logs:2");
+    cluster.until("daemonsets/logs", done).await;
+    cluster.until_all("pods", |pods| pods.len() == 5).await;
+}
+
+scenarios! { stops_at;
+    one_is_missing_where_nothing_is_said: Limits { rolling: json!({}), old: 4, new: 1 },
+    two_may_be_missing: Limits { rolling: json!({"maxUnavailable": 2}), old: 3, new: 2 },
+    a_share_that_may_be_missing_is_rounded_up: Limits { rolling: json!({"maxUnavailable": "30%"}), old: 3, new: 2 },
+    the_least_share_is_one: Limits { rolling: json!({"maxUnavailable": "1%"}), old: 4, new: 1 },
+    all_may_be_missing: Limits { rolling: json!({"maxUnavailable": "100%"}), old: 0, new: 5 },
+    more_than_all_may_be_missing: Limits { rolling: json!({"maxUnavailable": 9}), old: 0, new: 5 },
+    one_may_be_too_many: Limits { rolling: json!({"maxUnavailable": 0, "maxSurge": 1}), old: 5, new: 1 },
+    three_may_be_too_many: Limits { rolling: json!({"maxUnavailable": 0, "maxSurge": 3}), old: 5, new: 3 },
+    a_share_that_may_be_too_many_is_rounded_up:
+        Limits { rolling: json!({"maxUnavailable": 0, "maxSurge": "50%"}), old: 5, new: 3 },
+    all_may_be_too_many: Limits { rolling: json!({"maxUnavailable": 0, "maxSurge": "100%"}), old: 5, new: 5 },
+}
+
 #[tokio::test]
-async fn an_update_that_is_stuck_keeps_its_limits() {
-    for (rolling, (old, new)) in [
-        (json!({}), (4, 1)),
-        (json!({"maxUnavailable": 2}), (3, 2)),
-        // Rounded up.
-        (json!({"maxUnavailable": "30%"}), (3, 2)),
-        (json!({"maxUnavailable": "100%"}), (0, 5)),
-        (json!({"maxUnavailable": 0, "maxSurge": 1}), (5, 1)),
-        (json!({"maxUnavailable": 0, "maxSurge": "50%"}), (5, 3)),
-    ] {
+async fn an_update_that_is_stuck_is_taken_back() {
+    for rolling in [json!({"maxUnavailable": 2}), json!({"maxUnavailable": 0, "maxSurge": 2})] {
         let cluster = five().await;
         cluster.apply(LOGS).await;
         cluster
             .patch("daemonsets/logs", json!({"spec": {"updateStrategy": {"rollingUpdate": rolling}}}))
             .await;
-        cluster
-            .until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 5)
-            .await;
+        let all = |set: &Value| done(set) && set["status"]["desiredNumberScheduled"] == 5;
+        cluster.until("daemonsets/logs", all).await;
         cluster.hold_image("logs:2");
         cluster.patch("daemonsets/logs", image("logs:2")).await;
-        cluster.pass(120).await;
-        let pods = cluster.list("pods").await;
-        let of =
-            |image: &str| pods.iter().filter(|pod| pod["spec"]["containers"][0]["image"] == image).count();
-        assert_eq!((of("logs:1"), of("logs:2")), (old, new), "{rolling}");
-        cluster.release_image("logs:2");
-        cluster.until("daemonsets/logs", done).await;
-        cluster.until_all("pods", |pods| pods.len() == 5).await;
+        cluster.pass(60).await;
+        cluster.patch("daemonsets/logs", image("logs:1")).await;
+        cluster.until("daemonsets/logs", all).await;
+        let pods = cluster.until_all("pods", |pods| pods.len() == 5).await;
+        assert!(pods.iter().all(|pod| pod["spec"]["containers"][0]["image"] == "logs:1"), "{pods:#?}");
     }
+}
+
+#[tokio::test]
+async fn a_node_that_comes_during_an_update_gets_the_new_pod() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node("n2").await;
+    cluster.apply(LOGS).await;
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 2).await;
+    cluster.hold_image("logs:2");
+    cluster.patch("daemonsets/logs", image("logs:2")).await;
+    cluster.pass(30).await;
+    cluster.add_node("n3").await;
+    let pods = cluster.until_all("pods", |pods| nodes(pods) == ["minik", "n2", "n3"]).await;
+    let new = pods.iter().find(|pod| pod["spec"]["nodeName"] == "n3").unwrap();
+    assert_eq!(new["spec"]["containers"][0]["image"], "logs:2");
+    cluster.release_image("logs:2");
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 3).await;
+}
+
+#[tokio::test]
+async fn a_node_that_goes_takes_its_daemon_along() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node("n2").await;
+    cluster.apply(LOGS).await;
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 2).await;
+    cluster.silence("n2");
+    cluster.delete(":nodes/n2").await;
+    cluster.until("daemonsets/logs", |set| done(set) && set["status"]["desiredNumberScheduled"] == 1).await;
+    cluster.until_all("pods", |pods| nodes(pods) == ["minik"]).await;
+}
+
+#[tokio::test]
+async fn a_daemon_that_fails_again_and_again_comes_later_and_later() {
+    let cluster = Cluster::start().await;
+    cluster.apply(LOGS).await;
+    cluster.until("daemonsets/logs", done).await;
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        let pods = cluster
+            .until_all("pods", |pods| pods.len() == 1 && pods[0]["status"]["phase"] == "Running")
+            .await;
+        let name = pods[0]["metadata"]["name"].as_str().unwrap().to_owned();
+        let begun = tokio::time::Instant::now();
+        cluster.patch_status(&format!("pods/{name}"), json!({"phase": "Failed"})).await;
+        cluster.until_gone(&format!("pods/{name}")).await;
+        waits.push(begun.elapsed().as_secs());
+    }
+    assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]) && waits[4] >= 4, "{waits:?}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use crate::cluster::Cluster;
 use crate::shows::{message, names};
 
 /// A job whose pods run an image of its own name, with more in its specification.
-fn job(name: &str, more: Value) -> String {
+pub fn job(name: &str, more: Value) -> String {
     let template = json!({"spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 30,
         "containers": [{"name": "c", "image": name}]}});
     let mut spec = json!({"template": template});
@@ -18,7 +18,7 @@ fn job(name: &str, more: Value) -> String {
 }
 
 /// Lays down how the pods of a job end, one after the other; the last goes for all that follow. `None` is one that runs on.
-fn ends(cluster: &Cluster, name: &str, codes: &[Option<i32>]) {
+pub fn ends(cluster: &Cluster, name: &str, codes: &[Option<i32>]) {
     for code in codes {
         let program = match code {
             Some(code) => SimProgram::EndAtOnce(Exit::Code(*code)),
@@ -32,7 +32,7 @@ fn on_exit(action: &str, code: i32) -> Value {
     json!({"rules": [{"action": action, "onExitCodes": {"operator": "In", "values": [code]}}]})
 }
 
-fn with(fields: &[Value]) -> Value {
+pub fn with(fields: &[Value]) -> Value {
     let mut all = json!({});
     for field in fields {
         all.as_object_mut().unwrap().extend(field.as_object().unwrap().clone());

@@ -113,7 +113,7 @@ async fn a_node_whose_disk_is_full_takes_no_pods_but_those_of_the_system() {
 
 #[tokio::test]
 async fn a_disk_that_stays_full_is_told_of() {
-    let images = Policy { high: 1, low: 0, enough: None, ..Policy::default() };
+    let images = Policy { high: 0, low: 0, enough: None, ..Policy::default() };
     let cluster = Cluster::start_with(Settings { images, ..Settings::default() }).await;
     let begins =
         "FreeDiskSpaceFailed: Failed to garbage collect required amount of images. Attempted to free";

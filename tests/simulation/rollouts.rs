@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::cluster::Cluster;
 
 /// A deployment of so many pods of `NAME:1`, with more in its specification.
-fn deployment(name: &str, replicas: i32, more: Value) -> String {
+pub fn deployment(name: &str, replicas: i32, more: Value) -> String {
     let mut spec = json!({
         "replicas": replicas,
         "selector": {"matchLabels": {"app": name}},
@@ -23,19 +23,19 @@ fn template(name: &str, image: &str) -> Value {
         "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "image": image}]}})
 }
 
-fn image(name: &str, version: u32) -> Value {
+pub fn image(name: &str, version: u32) -> Value {
     json!({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1,
         "containers": [{"name": "c", "image": format!("{name}:{version}")}]}}}})
 }
 
-fn done(deployment: &Value) -> bool {
+pub fn done(deployment: &Value) -> bool {
     let (wanted, status) = (&deployment["spec"]["replicas"], &deployment["status"]);
     status["observedGeneration"] == deployment["metadata"]["generation"]
         && ["replicas", "updatedReplicas", "availableReplicas"].iter().all(|count| status[count] == *wanted)
 }
 
 /// How many pods each version of a deployment is to have, oldest first, with those that want none.
-async fn versions(cluster: &Cluster, name: &str) -> Vec<(String, i64)> {
+pub async fn versions(cluster: &Cluster, name: &str) -> Vec<(String, i64)> {
     let mut sets = cluster.list("replicasets").await;
     sets.retain(|set| set["metadata"]["labels"]["app"] == name);
     let of = |set: &Value| {
@@ -47,59 +47,8 @@ async fn versions(cluster: &Cluster, name: &str) -> Vec<(String, i64)> {
     versions
 }
 
-fn revision(deployment: &Value) -> &str {
+pub fn revision(deployment: &Value) -> &str {
     deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"].as_str().unwrap_or("")
-}
-
-/// Where an update stops whose pods never come: as many old ones stay as must, as many new ones are made as may.
-#[tokio::test]
-async fn an_update_that_is_stuck_keeps_its_limits() {
-    let cluster = Cluster::start().await;
-    let rolling = |surge: Value, unavailable: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}});
-    let cases = [
-        // Surge is rounded up, what may be missing is rounded down.
-        ("a", 10, rolling(json!("25%"), json!("25%")), (8, 5)),
-        ("b", 4, rolling(json!("25%"), json!("25%")), (3, 2)),
-        ("c", 3, rolling(json!("25%"), json!("25%")), (3, 1)),
-        ("d", 1, rolling(json!("25%"), json!("25%")), (1, 1)),
-        ("e", 2, rolling(json!("25%"), json!("25%")), (2, 1)),
-        ("f", 5, rolling(json!(0), json!("50%")), (3, 2)),
-        ("g", 6, rolling(json!(0), json!(1)), (5, 1)),
-        ("h", 4, rolling(json!("100%"), json!(0)), (4, 4)),
-        ("i", 3, rolling(json!(2), json!(0)), (3, 2)),
-        ("j", 3, rolling(json!(0), json!("100%")), (0, 3)),
-        // Both come to nothing: one may be missing all the same.
-        ("k", 3, rolling(json!(0), json!("1%")), (2, 1)),
-        ("l", 7, rolling(json!("30%"), json!("30%")), (5, 5)),
-        ("m", 3, json!({"type": "Recreate"}), (0, 3)),
-        // What is not said is a quarter of both.
-        ("n", 8, json!({}), (6, 4)),
-    ];
-    for (name, replicas, strategy, _) in &cases {
-        cluster.apply(&deployment(name, *replicas, json!({"strategy": strategy}))).await;
-    }
-    for (name, ..) in &cases {
-        cluster.until(&format!("deployments/{name}"), done).await;
-        cluster.hold_image(&format!("{name}:2"));
-    }
-    for (name, ..) in &cases {
-        cluster.patch(&format!("deployments/{name}"), image(name, 2)).await;
-    }
-    cluster.pass(30).await;
-    for (name, replicas, strategy, (old, new)) in &cases {
-        let expected = [("1".to_owned(), *old), ("2".to_owned(), *new)];
-        assert_eq!(versions(&cluster, name).await, expected, "{replicas} {strategy}");
-        let status = json!({"status": {"updatedReplicas": new, "unavailableReplicas": null_if_zero(*new)}});
-        cluster.is(&format!("deployments/{name}"), status).await;
-    }
-    for (name, ..) in &cases {
-        cluster.release_image(&format!("{name}:2"));
-        cluster.until(&format!("deployments/{name}"), done).await;
-    }
-}
-
-fn null_if_zero(count: i64) -> Value {
-    if count == 0 { Value::Null } else { json!(count) }
 }
 
 /// The example of Kubernetes' documentation: what is added in the middle of an update is shared out.

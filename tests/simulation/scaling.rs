@@ -6,6 +6,7 @@ use minik::api::meta;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::scenarios::scenarios;
 use crate::shows::message;
 
 const MEBIBYTE: u64 = 1 << 20;
@@ -45,84 +46,83 @@ async fn sizes(cluster: &Cluster, seconds: u64) -> Vec<(u64, i64)> {
 /// A size, and between which seconds it is to come.
 type Step = (i64, RangeInclusive<u64>);
 
-#[tokio::test]
-async fn sizes_change_as_fast_as_is_allowed() {
-    let rules =
-        |policies: Value, window: u64| json!({"policies": policies, "stabilizationWindowSeconds": window});
-    let cases: Vec<(&str, i64, u64, Value, Vec<Step>)> = vec![
-        (
-            "four more or twice as many, each quarter of a minute",
-            1,
-            2000,
-            json!({}),
-            vec![(1, 0..=0), (5, 0..=2), (10, 14..=20), (20, 28..=36)],
-        ),
-        ("not above the most", 10, 9000, json!({}), vec![(10, 0..=0), (20, 0..=2)]),
-        (
-            "one more a minute",
-            2,
-            1000,
-            json!({"scaleUp": rules(json!([{"type": "Pods", "value": 1, "periodSeconds": 60}]), 0)}),
-            vec![(2, 0..=0), (3, 0..=2), (4, 58..=78), (5, 118..=154)],
-        ),
-        (
-            "half as many more",
-            4,
-            1000,
-            json!({"scaleUp": rules(json!([{"type": "Percent", "value": 50, "periodSeconds": 60}]), 0)}),
-            vec![(4, 0..=0), (6, 0..=2), (9, 58..=78), (10, 118..=154)],
-        ),
-        (
-            "the slower of two rules",
-            4,
-            2000,
-            json!({"scaleUp": {"selectPolicy": "Min", "policies": [{"type": "Pods", "value": 2, "periodSeconds": 60},
-                {"type": "Percent", "value": 100, "periodSeconds": 60}]}}),
-            vec![(4, 0..=0), (6, 0..=2), (8, 58..=78), (10, 118..=154)],
-        ),
-        ("never more", 2, 1000, json!({"scaleUp": {"selectPolicy": "Disabled"}}), vec![(2, 0..=0)]),
-        ("fewer only after five minutes", 4, 100, json!({}), vec![(4, 0..=0), (1, 299..=320)]),
-        (
-            "fewer at once",
-            4,
-            100,
-            json!({"scaleDown": {"stabilizationWindowSeconds": 0}}),
-            vec![(4, 0..=0), (1, 0..=2)],
-        ),
-        (
-            "two fewer a minute",
-            8,
-            300,
-            json!({"scaleDown": rules(json!([{"type": "Pods", "value": 2, "periodSeconds": 60}]), 0)}),
-            vec![(8, 0..=0), (6, 0..=2), (4, 58..=78), (3, 118..=154)],
-        ),
-        (
-            "half as many",
-            9,
-            100,
-            json!({"scaleDown": rules(json!([{"type": "Percent", "value": 50, "periodSeconds": 60}]), 0)}),
-            vec![(9, 0..=0), (4, 0..=2), (2, 58..=78), (1, 118..=154)],
-        ),
-        ("never fewer", 4, 100, json!({"scaleDown": {"selectPolicy": "Disabled"}}), vec![(4, 0..=0)]),
-        (
-            "what is near enough is left",
-            4,
-            430,
-            json!({"scaleDown": {"stabilizationWindowSeconds": 0}}),
-            vec![(4, 0..=0)],
-        ),
-        ("nothing to do", 3, 300, json!({}), vec![(3, 0..=0)]),
-    ];
-    for (what, replicas, load, behavior, expected) in cases {
-        let cluster = scaled(replicas, load, behavior).await;
-        let sizes = sizes(&cluster, 330).await;
-        let as_awaited = sizes.len() >= expected.len()
-            && sizes
-                .iter()
-                .zip(&expected)
-                .all(|((at, size), (wanted, when))| size == wanted && when.contains(at));
-        assert!(as_awaited, "{what}: {sizes:?}, not {expected:?}");
-    }
+/// What becomes of the size of a deployment within five and a half minutes.
+struct Pace {
+    replicas: i64,
+    /// What its pods use together, in MiB.
+    load: u64,
+    behavior: Value,
+    expected: Vec<Step>,
+}
+
+async fn changes_as_fast_as_is_allowed(case: Pace) {
+    let Pace { replicas, load, behavior, expected } = case;
+    let cluster = scaled(replicas, load, behavior).await;
+    let sizes = sizes(&cluster, 330).await;
+    let as_awaited = sizes.len() >= expected.len()
+        && sizes
+            .iter()
+            .zip(&expected)
+            .all(|((at, size), (wanted, when))| size == wanted && when.contains(at));
+    assert!(as_awaited, "{sizes:?}, not {expected:?}");
+}
+
+/// Rules of one direction.
+fn rules(policies: Value, window: u64) -> Value {
+    json!({"policies": policies, "stabilizationWindowSeconds": window})
+}
+
+/// One rule of one direction, for a minute and without a window.
+fn a_minute(kind: &str, value: u32) -> Value {
+    rules(json!([{"type": kind, "value": value, "periodSeconds": 60}]), 0)
+}
+
+/// Two rules of one direction, of which one is selected.
+fn two_rules(select: &str, pods: u32, percent: u32) -> Value {
+    json!({"selectPolicy": select, "stabilizationWindowSeconds": 0, "policies": [
+        {"type": "Pods", "value": pods, "periodSeconds": 60}, {"type": "Percent", "value": percent, "periodSeconds": 60}]})
+}
+
+fn pace(replicas: i64, load: u64, behavior: Value, expected: Vec<Step>) -> Pace {
+    Pace { replicas, load, behavior, expected }
+}
+
+scenarios! { changes_as_fast_as_is_allowed;
+    four_more_or_twice_as_many_each_quarter_of_a_minute:
+        pace(1, 2000, json!({}), vec![(1, 0..=0), (5, 0..=2), (10, 14..=20), (20, 28..=36)]),
+    not_above_the_most: pace(10, 9000, json!({}), vec![(10, 0..=0), (20, 0..=2)]),
+    one_more_a_minute: pace(2, 1000, json!({"scaleUp": a_minute("Pods", 1)}),
+        vec![(2, 0..=0), (3, 0..=2), (4, 58..=78), (5, 118..=154)]),
+    half_as_many_more: pace(4, 1000, json!({"scaleUp": a_minute("Percent", 50)}),
+        vec![(4, 0..=0), (6, 0..=2), (9, 58..=78), (10, 118..=154)]),
+    the_slower_of_two_rules: pace(4, 2000, json!({"scaleUp": two_rules("Min", 2, 100)}),
+        vec![(4, 0..=0), (6, 0..=2), (8, 58..=78), (10, 118..=154)]),
+    the_faster_of_two_rules: pace(4, 2000, json!({"scaleUp": two_rules("Max", 2, 100)}),
+        vec![(4, 0..=0), (8, 0..=2), (16, 58..=78), (20, 118..=154)]),
+    never_more: pace(2, 1000, json!({"scaleUp": {"selectPolicy": "Disabled"}}), vec![(2, 0..=0)]),
+    fewer_only_after_five_minutes: pace(4, 100, json!({}), vec![(4, 0..=0), (1, 299..=320)]),
+    fewer_after_two_minutes:
+        pace(4, 100, json!({"scaleDown": {"stabilizationWindowSeconds": 120}}), vec![(4, 0..=0), (1, 119..=140)]),
+    fewer_at_once:
+        pace(4, 100, json!({"scaleDown": {"stabilizationWindowSeconds": 0}}), vec![(4, 0..=0), (1, 0..=2)]),
+    two_fewer_a_minute: pace(8, 300, json!({"scaleDown": a_minute("Pods", 2)}),
+        vec![(8, 0..=0), (6, 0..=2), (4, 58..=78), (3, 118..=154)]),
+    half_as_many: pace(9, 100, json!({"scaleDown": a_minute("Percent", 50)}),
+        vec![(9, 0..=0), (4, 0..=2), (2, 58..=78), (1, 118..=154)]),
+    the_slower_of_two_rules_for_fewer: pace(10, 100, json!({"scaleDown": two_rules("Min", 1, 50)}),
+        vec![(10, 0..=0), (9, 0..=2), (8, 58..=78), (7, 118..=154)]),
+    the_faster_of_two_rules_for_fewer: pace(10, 100, json!({"scaleDown": two_rules("Max", 1, 50)}),
+        vec![(10, 0..=0), (5, 0..=2), (2, 58..=78), (1, 118..=154)]),
+    never_fewer: pace(4, 100, json!({"scaleDown": {"selectPolicy": "Disabled"}}), vec![(4, 0..=0)]),
+    what_is_near_enough_is_left:
+        pace(4, 430, json!({"scaleDown": {"stabilizationWindowSeconds": 0}}), vec![(4, 0..=0)]),
+    what_is_not_near_enough_is_not_left:
+        pace(4, 450, json!({"scaleDown": {"stabilizationWindowSeconds": 0}}), vec![(4, 0..=0), (5, 0..=2)]),
+    what_is_near_enough_can_be_said:
+        pace(4, 450, json!({"scaleUp": {"tolerance": "200m"}}), vec![(4, 0..=0)]),
+    nothing_is_near_enough_where_that_is_said:
+        pace(4, 404, json!({"scaleUp": {"tolerance": "0"}}), vec![(4, 0..=0), (5, 0..=2)]),
+    nothing_to_do: pace(3, 300, json!({}), vec![(3, 0..=0)]),
 }
 
 #[tokio::test]

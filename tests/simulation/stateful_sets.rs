@@ -23,7 +23,7 @@ spec:
       containers: [{name: c, image: 'db:1'}]
 ";
 
-fn ready(count: i64) -> impl Fn(&Value) -> bool {
+pub fn ready(count: i64) -> impl Fn(&Value) -> bool {
     move |set| {
         let status = &set["status"];
         status["observedGeneration"] == set["metadata"]["generation"]
@@ -126,7 +126,7 @@ async fn claims_stay_or_go_as_is_asked_for() {
 }
 
 /// A set of so many pods with more in its specification.
-fn set(replicas: i32, more: Value) -> String {
+pub fn set(replicas: i32, more: Value) -> String {
     let template = json!({"metadata": {"labels": {"app": "db"}}, "spec": {"terminationGracePeriodSeconds": 10,
         "containers": [{"name": "c", "image": "db:1"}]}});
     let mut spec = json!({"replicas": replicas, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}}, "template": template});
@@ -135,7 +135,7 @@ fn set(replicas: i32, more: Value) -> String {
         .to_string()
 }
 
-fn image(image: &str) -> Value {
+pub fn image(image: &str) -> Value {
     json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": image}]}}}})
 }
 

@@ -23,6 +23,7 @@ use crate::client::reflector::{Reflector, split_key};
 use crate::clock;
 
 mod plan;
+mod stale;
 
 /// Runs until dropped.
 pub async fn run(client: Client, pods: Reflector<Pod>, kinds: Kinds) {
@@ -32,6 +33,8 @@ pub async fn run(client: Client, pods: Reflector<Pod>, kinds: Kinds) {
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "controllermanager", "");
     let queue = queue();
+    let stale = stale::run(&client, &pods);
+    let client = client.clone();
     let controller = Controller { client, budgets: budgets.clone(), pods: pods.clone(), kinds, recorder };
     let reconcile = |key: String| {
         let controller = &controller;
@@ -42,6 +45,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, kinds: Kinds) {
         enqueue(budgets.subscribe(), queue.clone()),
         enqueue_selecting(&pods, &budgets, selects, &queue),
         work("disruption", &queue, reconcile),
+        stale,
     );
 }
 

@@ -13,7 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::kubelet::context::Addresses;
 
-/// The longest that a pod waits: services are a courtesy to it, its end is not.
+/// The longest that a pod waits until no new connections are led to it: some milliseconds are enough for a proxy that has the
+/// processors, and one that is stuck must not keep pods.
+const LEAVING: Duration = Duration::from_secs(3);
+/// The longest that it waits then for its processes, which may not look at what waits for them at all.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What was led to a pod last waits in its sockets' queues, and is then worked on: how long that may take its processes
 /// after nothing waits any more, and how often that is looked at.
@@ -37,8 +40,8 @@ pub enum Drain {
 }
 
 impl Drain {
-    /// Whether new connections are led to this pod with these addresses, which ends. It lasts for a second at most, and when
-    /// it is over `wake` is told.
+    /// Whether new connections are led to this pod with these addresses, which ends. It lasts for some seconds at most,
+    /// and when it is over `wake` is told.
     pub fn lasts(
         &mut self,
         network: &Arc<dyn Addresses>,
@@ -63,8 +66,7 @@ impl Drain {
         let (tell, over) = oneshot::channel();
         let (network, uid, wake) = (network.clone(), uid.to_owned(), wake.clone());
         let task = tokio::spawn(async move {
-            let drained = async {
-                network.left(addresses.clone()).await;
+            let worked_off = async {
                 loop {
                     tokio::time::sleep(ACCEPT).await;
                     if !network.is_waited_for(&uid).await {
@@ -72,7 +74,8 @@ impl Drain {
                     }
                 }
             };
-            if timeout(PATIENCE, drained).await.is_err() {
+            let left = timeout(LEAVING, network.left(addresses.clone())).await.is_ok();
+            if !(left && timeout(PATIENCE, worked_off).await.is_ok()) {
                 tracing::debug!(?addresses, "a pod ends that somebody still connects to");
             }
             // A worker that is gone does not want to know.

@@ -1,4 +1,4 @@
-//! A whole cluster in this process, without containers and without root: an API server on a temporary directory, the
+//! A whole cluster in this process, without containers and without root: an API server whose store is in memory, the
 //! controllers, the scheduler, and kubelets over the simulated runtime.
 //!
 //! An image runs a program of its own name, until `SIGTERM`; [`Cluster::program`] gives it another behaviour.
@@ -9,13 +9,13 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use minik::api::node::Node;
 use minik::api::request::User;
-use minik::apiserver::allocate::ServiceRanges;
-use minik::apiserver::{ApiServer, Config as ServerConfig};
+use minik::apiserver::ApiServer;
 use minik::client::Client;
 use minik::client::follow::Revision;
 use minik::clock;
@@ -29,15 +29,16 @@ use minik::kubelet::{Kubelet, eviction};
 use minik::runtime::sim::{SimProgram, SimRuntime};
 use minik::runtime::{ContainerState, Runtime};
 use minik::scheduler::Scheduler;
-use minik::store::Store;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use self::beginning::Beginning;
 use self::fakes::{Disk, Images, Metrics, Network, NoKeys};
 use self::views::Shown;
 
+mod beginning;
 mod fakes;
 mod objects;
 mod views;
@@ -78,29 +79,29 @@ impl Cluster {
     /// The same, at another time.
     pub async fn start_at(time: &str) -> Cluster {
         simulate(time);
-        Cluster::build(roomy(), PATIENCE).await
+        let beginning = Beginning::at(time).await;
+        simulate(time);
+        Cluster::build(&beginning, roomy(), PATIENCE).await
     }
 
     /// The same, with nodes that run short when these settings say.
     pub async fn start_with(eviction: eviction::Settings) -> Cluster {
         simulate(MORNING);
-        Cluster::build(eviction, PATIENCE).await
+        let beginning = Beginning::at(MORNING).await;
+        simulate(MORNING);
+        Cluster::build(&beginning, eviction, PATIENCE).await
     }
 
     /// The same in real time, for what a thread of its own or the kernel has a part in, such as news of the manifests of
     /// static pods: nothing knows how long that takes.
     pub async fn start_in_real_time(eviction: Option<eviction::Settings>) -> Cluster {
-        Cluster::build(eviction.unwrap_or_else(roomy), REAL_PATIENCE).await
+        let beginning = Beginning::make().await;
+        Cluster::build(&beginning, eviction.unwrap_or_else(roomy), REAL_PATIENCE).await
     }
 
-    async fn build(eviction: eviction::Settings, patience: Duration) -> Cluster {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::simulated(&directory.path().join("store")).unwrap();
-        let service_ranges = ServiceRanges::parse("10.96.0.0/16").unwrap();
-        let token_key = minik::apiserver::pki::Pki::open(&directory.path().join("pki")).unwrap();
-        let token_key = token_key.token_key().to_vec();
-        let api = ApiServer::new(ServerConfig { store, service_ranges, token_key }).unwrap();
-        api.bootstrap([192, 0, 2, 1].into(), 6443).await.unwrap();
+    async fn build(beginning: &Beginning, eviction: eviction::Settings, patience: Duration) -> Cluster {
+        let directory = directory();
+        let api = beginning.server(beginning.store.simulated_copy());
         let client = |name: &str| Client::new(api.clone(), User::component(name));
         let mut cluster = Cluster {
             client: client("kubernetes-admin"),
@@ -119,15 +120,8 @@ impl Cluster {
             directory,
             patience,
         };
-        let config = ControllersConfig {
-            authority: Arc::new(NoKeys),
-            ca_pem: "none".into(),
-            dns_service: Ipv4Addr::new(10, 96, 0, 10),
-            dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
-            storage: Arc::new(Disk(cluster.directory.path().join("volumes"))),
-            node: cluster.metrics.clone(),
-        };
-        let controllers = Controllers::new(client("system:kube-controller-manager"), config);
+        let volumes = cluster.directory.path().join("volumes");
+        let controllers = controllers(&api, volumes, cluster.metrics.clone());
         cluster.tasks.spawn(controllers.run(std::future::pending()));
         let scheduler = Scheduler::new(client("system:kube-scheduler"));
         cluster.tasks.spawn(scheduler.run(std::future::pending()));
@@ -258,6 +252,19 @@ impl Cluster {
     }
 }
 
+/// The controllers of a cluster.
+fn controllers(api: &Arc<ApiServer>, volumes: PathBuf, node: Arc<dyn Node>) -> Controllers {
+    let config = ControllersConfig {
+        authority: Arc::new(NoKeys),
+        ca_pem: "none".into(),
+        dns_service: Ipv4Addr::new(10, 96, 0, 10),
+        dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
+        storage: Arc::new(Disk(volumes)),
+        node,
+    };
+    Controllers::new(Client::new(api.clone(), User::component("system:kube-controller-manager")), config)
+}
+
 /// Has this test's time begin at a moment, and go on as its work does.
 fn simulate(time: &str) {
     thread_local!(static PAUSED: Cell<bool> = const { Cell::new(false) });
@@ -266,6 +273,11 @@ fn simulate(time: &str) {
         tokio::time::pause();
     }
     clock::simulate(time.parse().unwrap());
+}
+
+/// Where a cluster keeps its files: in memory, where the machine has such a place.
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 /// Nodes that never run short, whatever is left of the disk that the tests run on.

@@ -107,11 +107,16 @@ impl Cluster {
 
     /// Deletes an object with this propagation policy.
     pub async fn delete_with(&self, path: &str, policy: &str) {
-        let Name { namespace, plural, name } = parse(path);
         let options =
             DeleteOptions { propagation_policy: Some(policy.to_owned()), ..DeleteOptions::default() };
+        self.try_delete(path, options).await.unwrap();
+    }
+
+    /// The same, when it may be refused.
+    pub async fn try_delete(&self, path: &str, options: DeleteOptions) -> Result<Value, Status> {
+        let Name { namespace, plural, name } = parse(path);
         let target = target(&kind(plural), namespace, Some(name));
-        self.write(target, Action::Delete(options)).await.unwrap();
+        self.write(target, Action::Delete(options)).await
     }
 
     /// An object as it is now.

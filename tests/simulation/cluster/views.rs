@@ -14,7 +14,7 @@ use super::objects::{Name, kind, parse};
 use crate::shows::shows;
 
 /// A kind's objects by `NAMESPACE/NAME`.
-type Objects = BTreeMap<String, Value>;
+type Objects = BTreeMap<String, Arc<Entry>>;
 
 /// What is known of a kind's objects, and up to which revision.
 #[derive(Default)]
@@ -31,7 +31,7 @@ pub fn key(object: &Value) -> String {
 
 impl Follower for Feed {
     fn listed(&mut self, entries: &[Arc<Entry>], revision: Revision) {
-        let objects = entries.iter().map(|entry| (key(entry.json()), entry.json().clone())).collect();
+        let objects = entries.iter().map(|entry| (key(entry.json()), entry.clone())).collect();
         self.0.send_replace(Shown { objects, revision });
     }
 
@@ -40,7 +40,7 @@ impl Follower for Feed {
             shown.revision = revision;
             match change {
                 Change::Added(entry) | Change::Modified(entry) => {
-                    shown.objects.insert(key(entry.json()), entry.json().clone());
+                    shown.objects.insert(key(entry.json()), entry.clone());
                 }
                 Change::Deleted(entry) => {
                     shown.objects.remove(&key(entry.json()));
@@ -55,15 +55,15 @@ impl Cluster {
     /// Waits until an object is there and looks so; answers it. `:nodes/NAME` for kinds without namespace.
     pub async fn until(&self, path: &str, looks: impl Fn(&Value) -> bool) -> Value {
         let name = key_of(path);
-        let shows = |objects: &Objects| objects.get(&name).filter(|o| looks(o)).cloned();
-        self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await
+        let shows = |objects: &Objects| shown(objects, &name).filter(|o| looks(o)).cloned();
+        self.wait(path, shows, |objects| shown(objects, &name).cloned().unwrap_or_default()).await
     }
 
     /// Waits until an object shows this ([`shows`]); answers it.
     pub async fn shows(&self, path: &str, expected: Value) -> Value {
         let name = key_of(path);
-        let look = |objects: &Objects| objects.get(&name).filter(|o| shows(o, &expected)).cloned();
-        let tell = |objects: &Objects| json!({"expected": expected, "actual": objects.get(&name)});
+        let look = |objects: &Objects| shown(objects, &name).filter(|o| shows(o, &expected)).cloned();
+        let tell = |objects: &Objects| json!({"expected": expected, "actual": shown(objects, &name)});
         self.wait(path, look, tell).await
     }
 
@@ -71,7 +71,7 @@ impl Cluster {
     pub async fn until_gone(&self, path: &str) {
         let name = key_of(path);
         let shows = |objects: &Objects| (!objects.contains_key(&name)).then_some(());
-        self.wait(path, shows, |objects| objects.get(&name).cloned().unwrap_or_default()).await;
+        self.wait(path, shows, |objects| shown(objects, &name).cloned().unwrap_or_default()).await;
     }
 
     /// Waits until the objects of `pods`, or `NAMESPACE:pods`, look so together; answers them.
@@ -79,7 +79,7 @@ impl Cluster {
         let prefix = format!("{}/", parse(path).namespace);
         let of = |objects: &Objects| -> Vec<Value> {
             let inside = objects.iter().filter(|(key, _)| key.starts_with(&prefix));
-            inside.map(|(_, object)| object.clone()).collect()
+            inside.map(|(_, entry)| entry.json().clone()).collect()
         };
         let shows = |objects: &Objects| Some(of(objects)).filter(|all| look(all));
         self.wait(path, shows, |objects| of(objects).into()).await
@@ -149,6 +149,10 @@ impl Cluster {
         let all = self.until_all("events", |events| events.iter().any(|event| is(&event))).await;
         all.iter().find(is).map(told).unwrap()
     }
+}
+
+fn shown<'a>(objects: &'a Objects, name: &str) -> Option<&'a Value> {
+    objects.get(name).map(|entry| entry.json())
 }
 
 fn told(event: &Value) -> String {
