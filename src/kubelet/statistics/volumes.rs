@@ -100,6 +100,8 @@ pub fn of_pod(volumes: &[VolumeReading], pod: &str, time: &str) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::client::testing::FakeApi;
 
@@ -124,7 +126,7 @@ mod tests {
             json!({"metadata": {"name": "v"}, "spec": {"claimRef": claim, "local": {"path": "/x"}}}),
         );
         let pods = [pod("a", "Running", "data"), pod("b", "Failed", "data"), pod("c", "Running", "none")];
-        let disk = |path: PathBuf| (path == "/x").then_some(DISK);
+        let disk = |path: PathBuf| (path.as_path() == Path::new("/x")).then_some(DISK);
         let volumes = read(&api.client(), &pods, disk).await;
         let expected = VolumeReading {
             pod: "a".into(),
