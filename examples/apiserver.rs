@@ -42,6 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             front_proxy: None,
             audit: None,
             deadline: http::DEADLINE,
+            figures: Vec::new(),
         },
     );
     server.serve(vec![listener], tls.config.clone(), stop).await;
