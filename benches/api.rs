@@ -70,6 +70,7 @@ async fn serve(directory: &Path) -> Result<()> {
         front_proxy: None,
         audit: None,
         deadline: minik::apiserver::http::DEADLINE,
+        figures: Vec::new(),
     };
     let parent = async {
         // The load holds the other end.

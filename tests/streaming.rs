@@ -194,6 +194,62 @@ fn logs_of_other_times() {
     bed.ok(&[testbed::MINIK, "delete"]);
 }
 
+/// What dashboards of Kubernetes look at is there, and it moves.
+fn dashboards(bed: &Testbed, node: &str) {
+    bed.apply(
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper}
+spec:
+  containers:
+  - {name: c, image: busybox, args: [sleep, "3600"], volumeMounts: [{name: v, mountPath: /data}],
+     resources: {limits: {cpu: 100m, memory: 32Mi}}}
+  volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]
+"#,
+    );
+    bed.wait_ready("keeper");
+    let figure = |page: &str, name: &str| -> f64 {
+        let line =
+            page.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {page}"));
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let page = bed.kubectl("get --raw /metrics");
+    for name in [
+        "workqueue_adds_total{name=\"endpoint_slice\"}",
+        "workqueue_work_duration_seconds_count{name=\"endpoint_slice\"}",
+        "rest_client_requests_total{code=\"200\"",
+        "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=\"scheduled\"}",
+        "scheduler_pod_scheduling_sli_duration_seconds_count{attempts=\"1\"}",
+    ] {
+        assert!(figure(&page, name) >= 1.0, "{name}");
+    }
+    let kubelet = |path: &str| bed.kubectl(&format!("get --raw /api/v1/nodes/{node}/proxy/{path}"));
+    let claim = "{namespace=\"default\",persistentvolumeclaim=\"data\"}";
+    let page = kubelet("metrics");
+    assert!(figure(&page, &format!("kubelet_volume_stats_capacity_bytes{claim}")) > 1e6);
+    assert!(figure(&page, "rest_client_requests_total{code=\"200\"") >= 1.0);
+    let page = kubelet("metrics/cadvisor");
+    let limit = "container_spec_memory_limit_bytes{container=\"c\"";
+    let limits: Vec<&str> =
+        page.lines().filter(|line| line.starts_with(limit) && line.contains("pod=\"keeper\"")).collect();
+    assert!(limits[0].contains(" 33554432 "), "{limits:?}");
+    let summary: serde_json::Value = serde_json::from_str(&kubelet("stats/summary")).unwrap();
+    let pods = summary["pods"].as_array().unwrap();
+    let keeper = pods.iter().find(|pod| pod["podRef"]["name"] == "keeper").unwrap();
+    assert_eq!(keeper["volume"][0]["pvcRef"]["name"], "data", "{keeper}");
+    let shown = bed.kubectl("get ipaddresses --no-headers");
+    let owners: Vec<&str> = shown.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    for owner in ["services/default/kubernetes", "services/default/web", "services/kube-system/kube-dns"] {
+        assert!(owners.contains(&owner), "{owner} in {shown}");
+    }
+}
+
 #[test]
 fn proxies_and_figures() {
     let bed = Testbed::up("proxies");
@@ -228,5 +284,6 @@ fn proxies_and_figures() {
     assert!(row[2].ends_with('m') && row[3].ends_with("Mi"), "{row:?}");
     let local = bed.kubectl("get apiservices v1. --no-headers");
     assert_eq!(local.split_whitespace().take(3).collect::<Vec<_>>(), ["v1.", "Local", "True"]);
+    dashboards(&bed, node);
     bed.ok(&[testbed::MINIK, "delete"]);
 }

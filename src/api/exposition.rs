@@ -7,6 +7,12 @@ use super::histogram::Histogram;
 /// The media type of the form.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Somebody with figures of its own, which others show with theirs.
+pub trait Source: Send + Sync {
+    /// Writes them.
+    fn write(&self, page: &mut Exposition);
+}
+
 /// What a family of figures is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {

@@ -14,6 +14,8 @@ pub struct Bounds {
 
 /// Millionths of a second, in which durations are measured.
 pub const MICROS: u64 = 1_000_000;
+/// Thousand-millionths of a second, for durations that may be short.
+pub const NANOS: u64 = 1_000_000_000;
 
 /// The counts.
 #[derive(Debug)]
@@ -38,9 +40,10 @@ impl Histogram {
         self.sum.fetch_add(value, Ordering::Relaxed);
     }
 
-    /// Adds a duration, where bounds are in [`MICROS`]; what is begun counts.
+    /// Adds a duration, where bounds are in [`MICROS`] or [`NANOS`]; what is begun counts.
     pub fn took(&self, duration: Duration) {
-        self.add(u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX));
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.add(nanos.div_ceil(NANOS / self.bounds.unit));
     }
 
     /// How many values there are.
@@ -87,5 +90,11 @@ mod tests {
         let buckets: Vec<(&str, u64)> = buckets.iter().map(|(bound, count)| (&**bound, *count)).collect();
         assert_eq!(buckets, [("0.025", 1), ("1", 2), ("+Inf", 3)]);
         assert_eq!((histogram.count(), histogram.sum()), (3, 2.051));
+        static SHORT: Bounds = Bounds { upper: &[10, NANOS], unit: NANOS };
+        let histogram = Histogram::new(&SHORT);
+        histogram.took(Duration::from_nanos(10));
+        histogram.took(Duration::from_millis(1500));
+        assert_eq!(histogram.buckets()[0], ("0.00000001".to_owned(), 1));
+        assert_eq!(histogram.sum(), 1.50000001);
     }
 }

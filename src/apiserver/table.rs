@@ -76,6 +76,19 @@ pub fn partial(object: &Value) -> Value {
     })
 }
 
+/// Has a table, or metadata that stand alone, be of meta.k8s.io/v1beta1, with the metadata that stand in it.
+pub fn as_beta(value: &mut Value) {
+    const KINDS: [&str; 3] = ["Table", "PartialObjectMetadata", "PartialObjectMetadataList"];
+    if value["apiVersion"] != "meta.k8s.io/v1" || !KINDS.iter().any(|kind| value["kind"] == *kind) {
+        return;
+    }
+    value["apiVersion"] = json!("meta.k8s.io/v1beta1");
+    for row in value.get_mut("rows").and_then(Value::as_array_mut).into_iter().flatten() {
+        row.get_mut("object").map(as_beta).unwrap_or_default();
+    }
+    value.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten().for_each(as_beta);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +117,9 @@ mod tests {
             assert_eq!(table["rows"][0]["cells"].as_array().unwrap().len(), columns, "{}", kind.kind);
         }
         assert_eq!(IncludeObject::parse("Some"), None);
+        let mut old = table;
+        as_beta(&mut old);
+        assert_eq!(old["apiVersion"], "meta.k8s.io/v1beta1");
+        assert_eq!(old["rows"][0]["object"]["apiVersion"], "meta.k8s.io/v1beta1");
     }
 }

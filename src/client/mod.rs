@@ -5,12 +5,16 @@
 use std::hash::{BuildHasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::time::Instant;
 
+use self::figures::Figures;
+use self::queue::Queue;
 use crate::api::request::{
     Action, Changes, DeleteOptions, ListOptions, PatchKind, Request, Response, Target, Transport, User,
     WatchOptions, WriteOptions,
@@ -20,6 +24,7 @@ use crate::store::{Entry, Snapshot};
 
 pub mod dynamic;
 pub mod events;
+pub mod figures;
 pub mod follow;
 pub mod queue;
 pub mod reflector;
@@ -48,17 +53,38 @@ pub trait Resource:
 pub struct Client {
     transport: Arc<dyn Transport>,
     user: User,
+    figures: Arc<Figures>,
 }
 
 impl Client {
     /// A client that speaks as `user`.
     pub fn new(transport: Arc<dyn Transport>, user: User) -> Client {
-        Client { transport, user }
+        Client { transport, user, figures: Arc::default() }
+    }
+
+    /// The same client, whose requests and queues are counted there.
+    pub fn recorded_in(self, figures: Arc<Figures>) -> Client {
+        Client { figures, ..self }
+    }
+
+    /// What is counted of its requests and queues.
+    pub fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// A work queue that is counted under this name.
+    pub fn queue(&self, name: &'static str, base: Duration, max: Duration) -> Queue {
+        let queue = Queue::new(base, max);
+        self.figures.show(name, queue.clone());
+        queue
     }
 
     /// Carries out one request as this client's user.
     pub async fn call(&self, target: Target, action: Action) -> Result<Response, Status> {
-        self.transport.call(Request { user: self.user.clone(), target, action }).await
+        let (method, began) = (figures::method_of(&action), Instant::now());
+        let answer = self.transport.call(Request { user: self.user.clone(), target, action }).await;
+        self.figures.answered(method, &answer, began.elapsed());
+        answer
     }
 
     /// What is served of all groups but the core one: an `APIGroupDiscoveryList` of `apidiscovery.k8s.io/v2`.

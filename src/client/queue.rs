@@ -8,31 +8,76 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::api::histogram::{Bounds, Histogram, NANOS};
+
+/// Upper bounds of how long keys wait and are worked on.
+static DURATIONS: Bounds = Bounds {
+    upper: &[
+        10,
+        100,
+        1_000,
+        10_000,
+        100_000,
+        1_000_000,
+        10_000_000,
+        100_000_000,
+        NANOS,
+        10 * NANOS,
+        100 * NANOS,
+        1000 * NANOS,
+    ],
+    unit: NANOS,
+};
+
 /// Nobody waits longer: whoever is woken early looks again, and a sum beyond the clock's end would be none.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
 /// The queue; cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Queue {
     shared: Arc<Shared>,
 }
 
+/// What a queue holds at a moment, and what it has done until then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Keys whose turn comes.
+    pub depth: usize,
+    /// How often a key was added that did not wait already.
+    pub adds: u64,
+    /// How often a key was put off after a failure.
+    pub retries: u64,
+    /// How long all that is worked on is being worked on, together.
+    pub unfinished: Duration,
+    /// How long the one is that takes longest.
+    pub longest: Duration,
+}
+
+#[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
+    /// How long keys wait for their turn.
+    waits: Histogram,
+    /// How long they are worked on.
+    works: Histogram,
     wake: Notify,
     base: Duration,
     max: Duration,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
-    ready: VecDeque<String>,
+    /// Each with the time since when it waits.
+    ready: VecDeque<(String, Instant)>,
     /// Keys in `ready`, and keys to be worked on again when their present work is done.
     wanted: HashSet<String>,
-    working: HashSet<String>,
+    /// Each with the time since when it is worked on.
+    working: HashMap<String, Instant>,
     later: BTreeSet<(Instant, String)>,
     due: HashMap<String, Instant>,
     failures: HashMap<String, u32>,
+    adds: u64,
+    retries: u64,
 }
 
 impl State {
@@ -40,8 +85,12 @@ impl State {
         if let Some(at) = self.due.remove(key) {
             self.later.remove(&(at, key.to_owned()));
         }
-        if self.wanted.insert(key.to_owned()) && !self.working.contains(key) {
-            self.ready.push_back(key.to_owned());
+        if !self.wanted.insert(key.to_owned()) {
+            return;
+        }
+        self.adds += 1;
+        if !self.working.contains_key(key) {
+            self.ready.push_back((key.to_owned(), Instant::now()));
         }
     }
 
@@ -68,18 +117,47 @@ impl State {
         None
     }
 
-    fn finish(&mut self, key: &str) {
-        self.working.remove(key);
+    /// Ends the work on a key; since when it went on.
+    fn finish(&mut self, key: &str) -> Option<Instant> {
+        let since = self.working.remove(key);
         if self.wanted.contains(key) {
-            self.ready.push_back(key.to_owned());
+            self.ready.push_back((key.to_owned(), Instant::now()));
         }
+        since
     }
 }
 
 impl Queue {
     /// An empty queue; retries of a failing key wait `base`, doubling up to `max`.
     pub fn new(base: Duration, max: Duration) -> Queue {
-        Queue { shared: Arc::new(Shared { state: Mutex::default(), wake: Notify::new(), base, max }) }
+        let (waits, works) = (Histogram::new(&DURATIONS), Histogram::new(&DURATIONS));
+        let shared = Shared { state: Mutex::default(), waits, works, wake: Notify::new(), base, max };
+        Queue { shared: Arc::new(shared) }
+    }
+
+    /// What it holds now.
+    pub fn standing(&self) -> Standing {
+        let (state, now) = (self.state(), Instant::now());
+        let ages = || state.working.values().map(|since| now.duration_since(*since));
+        Standing {
+            depth: state.ready.len(),
+            adds: state.adds,
+            retries: state.retries,
+            unfinished: ages().sum(),
+            longest: ages().max().unwrap_or_default(),
+        }
+    }
+
+    /// How long keys have waited for their turn, and how long they were worked on.
+    pub fn durations(&self) -> (&Histogram, &Histogram) {
+        (&self.shared.waits, &self.shared.works)
+    }
+
+    fn worked(&self, since: Option<Instant>) {
+        if let Some(since) = since {
+            self.shared.works.took(since.elapsed());
+        }
+        self.shared.wake.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -103,11 +181,12 @@ impl Queue {
     pub async fn next(&self) -> String {
         loop {
             let due = {
-                let mut state = self.state();
-                let due = state.promote(Instant::now());
-                if let Some(key) = state.ready.pop_front() {
+                let (mut state, now) = (self.state(), Instant::now());
+                let due = state.promote(now);
+                if let Some((key, since)) = state.ready.pop_front() {
+                    self.shared.waits.took(now.saturating_duration_since(since));
                     state.wanted.remove(&key);
-                    state.working.insert(key.clone());
+                    state.working.insert(key.clone(), now);
                     if !state.ready.is_empty() {
                         // Another worker may be waiting for what is left.
                         self.shared.wake.notify_one();
@@ -130,9 +209,9 @@ impl Queue {
     pub fn done(&self, key: &str) {
         let mut state = self.state();
         state.failures.remove(key);
-        state.finish(key);
+        let since = state.finish(key);
         drop(state);
-        self.shared.wake.notify_one();
+        self.worked(since);
     }
 
     /// The key's work failed: try again after its back-off.
@@ -141,10 +220,11 @@ impl Queue {
         let failures = state.failures.entry(key.to_owned()).or_default();
         let wait = self.shared.base.saturating_mul(1 << (*failures).min(20)).min(self.shared.max);
         *failures += 1;
+        state.retries += 1;
         state.add_at(key, Instant::now() + wait);
-        state.finish(key);
+        let since = state.finish(key);
         drop(state);
-        self.shared.wake.notify_one();
+        self.worked(since);
     }
 }
 

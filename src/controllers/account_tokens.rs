@@ -29,7 +29,7 @@ pub async fn run(client: Client, authority: Arc<dyn Authority>, ca_pem: String) 
     let (secrets, feed) = Reflector::<Secret>::new(client.all::<Secret>(), chosen);
     tasks.spawn(feed);
     tokio::join!(accounts.synced(), secrets.synced());
-    let queue = queue();
+    let queue = queue(&client, "serviceaccount_tokens_secret");
     let by_account = async {
         let mut changes = accounts.subscribe();
         while let Some(account) = changes.next().await {

@@ -21,7 +21,7 @@ pub async fn run(client: Client) {
     let mut tasks = JoinSet::new();
     let roles: Reflector<ClusterRole> = reflect(&mut tasks, &client);
     roles.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "ClusterRoleAggregator");
     // Any role may be a part of any other that is put together.
     let by_role = async {
         let mut changes = roles.subscribe();

@@ -50,7 +50,7 @@ pub async fn run(client: Client, authority: Arc<dyn Authority>) {
     let mut tasks = JoinSet::new();
     let requests: Reflector<CertificateSigningRequest> = reflect(&mut tasks, &client);
     requests.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "certificate");
     let reconcile = |key: String| {
         let request = requests.get(&key);
         let (client, authority) = (&client, &authority);

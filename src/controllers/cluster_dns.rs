@@ -27,7 +27,7 @@ pub async fn run(client: Client, service: Ipv4Addr, server: (Ipv4Addr, u16)) {
     tasks.spawn(feed_slices);
     services.synced().await;
     slices.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "cluster_dns");
     queue.add(NAME);
     let by_service = touch(services.subscribe(), &queue);
     let by_slice = touch(slices.subscribe(), &queue);

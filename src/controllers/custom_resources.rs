@@ -24,7 +24,7 @@ const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
 /// Runs until dropped.
 pub async fn run(client: Client) {
     let Some(kind) = definitions() else { return };
-    let queue = queue();
+    let queue = queue(&client, "crd_finalizer");
     let follow = client.follow(kind, Feed { queue: queue.clone(), refused: BTreeSet::new() });
     let reconcile = |name: String| {
         let client = &client;

@@ -21,7 +21,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>) {
     let claims: Reflector<PersistentVolumeClaim> = reflect(&mut tasks, &client);
     pods.synced().await;
     claims.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "ephemeral_volume");
     // A claim that was deleted is made again as long as its pod is there.
     let by_claim = async {
         let mut changes = claims.subscribe();

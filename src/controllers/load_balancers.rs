@@ -20,7 +20,7 @@ const NAME: &str = "service-controller";
 pub async fn run(client: Client, services: Reflector<Service>) {
     let (recorder, record) = Recorder::new(client.clone(), NAME, "");
     services.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "service");
     let by_service = enqueue(services.subscribe(), queue.clone());
     let reconcile = |key: String| {
         let service = services.get(&key);

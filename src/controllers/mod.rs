@@ -148,7 +148,7 @@ impl Controllers {
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
-        tasks.spawn(policy_status::run(client.clone()));
+        tasks.spawn(policy_status::run(client.clone(), kinds.clone()));
         tasks.spawn(resource_quota::run(client.clone(), kinds.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));
         tasks.spawn(garbage_collector::run(client.clone(), kinds));
@@ -256,6 +256,7 @@ fn at(time: Option<Timestamp>, now: Timestamp) -> Next {
     }
 }
 
-fn queue() -> Queue {
-    Queue::new(RETRY, RETRY_MAX)
+/// A queue that is counted under the name that Kubernetes has for it.
+fn queue(client: &Client, name: &'static str) -> Queue {
+    client.queue(name, RETRY, RETRY_MAX)
 }

@@ -36,7 +36,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>, l
     pods.synced().await;
     leases.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "node-controller", "");
-    let queue = queue();
+    let queue = queue(&client, "node_lifecycle_controller");
     let controller = Controller { client, pods, nodes: nodes.clone(), recorder, heard: Mutex::default() };
     let by_node = async {
         let mut changes = nodes.subscribe();

@@ -38,7 +38,7 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// Runs until dropped.
 pub async fn run(client: Client, nodes: Reflector<Node>) {
     nodes.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "node_lifecycle_controller_taints");
     let by_node = async {
         let (mut changes, mut before) = (nodes.subscribe(), Outage::None);
         while let Some(key) = changes.next().await {

@@ -33,7 +33,7 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>) {
     nodes.synced().await;
     pods.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "pod_garbage_collector");
     let by_node = async {
         let mut changes = nodes.subscribe();
         while let Some(key) = changes.next().await {

@@ -27,7 +27,7 @@ use crate::clock;
 
 /// Runs until dropped.
 pub async fn run(client: Client, kinds: Kinds) {
-    let (mut tasks, queue) = (JoinSet::new(), queue());
+    let (mut tasks, queue) = (JoinSet::new(), queue(&client, "resourcequota_primary"));
     let quotas: Reflector<ResourceQuota> = reflect(&mut tasks, &client);
     let follow = async {
         let (mut changes, mut news) = (quotas.subscribe(), kinds.clone());

@@ -20,7 +20,7 @@ pub async fn run(client: Client, namespaces: Reflector<Namespace>, ca_pem: Strin
     let (maps, feed) = Reflector::<ConfigMap>::new(client.all::<ConfigMap>(), named);
     tasks.spawn(feed);
     maps.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "root_ca_cert_publisher");
     let by_namespace = enqueue(namespaces.subscribe(), queue.clone());
     let by_map = async {
         let mut changes = maps.subscribe();

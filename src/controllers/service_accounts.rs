@@ -16,7 +16,7 @@ pub async fn run(client: Client, namespaces: Reflector<Namespace>) {
     let mut tasks = JoinSet::new();
     let accounts: Reflector<ServiceAccount> = reflect(&mut tasks, &client);
     accounts.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "serviceaccount");
     let by_namespace = enqueue(namespaces.subscribe(), queue.clone());
     // A deleted account comes back.
     let by_account = async {

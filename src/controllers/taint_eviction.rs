@@ -25,7 +25,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>) {
     nodes.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "taint-eviction-controller", "");
-    let queue = queue();
+    let queue = queue(&client, "noexec_taint_pod");
     let by_node = async {
         let mut changes = nodes.subscribe();
         while let Some(key) = changes.next().await {

@@ -26,7 +26,7 @@ const VOLUMES: &str = "persistentvolumes";
 /// Runs until dropped.
 pub async fn run(client: Client, pods: Reflector<Pod>) {
     pods.synced().await;
-    let (queue, waiting) = (queue(), Waiting::default());
+    let (queue, waiting) = (queue(&client, "pvcprotection"), Waiting::default());
     let mut tasks = JoinSet::new();
     for kind in [CLAIMS, VOLUMES].iter().filter_map(|plural| kinds::by_resource("", "v1", plural)) {
         let feed = Feed { kind, queue: queue.clone(), waiting: waiting.clone() };

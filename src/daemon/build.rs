@@ -31,6 +31,7 @@ use crate::apiserver::pki::{LEAF_LIFETIME, Pki, ServerNames, Tls};
 use crate::apiserver::proxy::{exchange::HostNetwork, tls};
 use crate::apiserver::{self, ApiServer, http};
 use crate::client::Client;
+use crate::client::figures::Figures;
 use crate::controllers::{self, Controllers};
 use crate::dns::{self, Dns};
 use crate::image::Images;
@@ -214,7 +215,9 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let port = cluster.apiserver_port;
     api.bootstrap(IpAddr::V4(gateway), port).await.tried("cannot make the cluster's first objects")?;
 
-    let client = |name: &str| Client::new(api.clone(), User::component(name));
+    let figures = Arc::new(Figures::default());
+    let alone = |name: &str| Client::new(api.clone(), User::component(name));
+    let client = |name: &str| alone(name).recorded_in(figures.clone());
     let node_user = format!("system:node:{}", cluster.node_name);
     let ingress = ingress(cluster, client("system:ingress-nginx"), node_address, gateway)?;
     let asked = ingress.as_ref().map_or_else(|| watch::channel(ingress::Asked::default()).1, Ingress::asked);
@@ -222,7 +225,8 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let proxy = Proxy::new(client("system:kube-proxy"), configs::proxy(places, ranges), options);
     let kubelet = Kubelet::new(
         configs::kubelet(places, cluster, ranges, (node_address, node_address6), &machine)?,
-        client(&node_user),
+        // Its own server shows its figures.
+        alone(&node_user),
         runtime.clone(),
         Arc::new(images.clone()),
         Arc::new(Network {
@@ -239,6 +243,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     let front_proxy = Pki::open_as(&places.data().join("pki/front-proxy"), "front-proxy-ca")
         .tried("cannot open the keys of the front proxy")?;
     let front_proxy = FrontProxy::new(Arc::new(front_proxy), tls.pki.ca_pem().to_owned());
+    let scheduler = Scheduler::new(client("system:kube-scheduler"));
     let node = Arc::new(kubelet.server());
     let server = http::Server::new(
         api.clone(),
@@ -248,6 +253,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
             front_proxy: Some(front_proxy),
             audit: audit(cluster)?,
             deadline: http::DEADLINE,
+            figures: vec![figures.clone(), scheduler.figures()],
         },
     );
     let controllers = Controllers::new(
@@ -283,7 +289,7 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     components
         .spawn("keeper of the first objects", async move { keeper.keep(IpAddr::V4(gateway), port).await });
     components.spawn("controllers", controllers.run(end()));
-    components.spawn("scheduler", Scheduler::new(client("system:kube-scheduler")).run(end()));
+    components.spawn("scheduler", scheduler.run(end()));
     components.spawn("DNS server", dns.run(end()));
     let until = end();
     components.spawn("service proxy", async move {

@@ -8,13 +8,14 @@ use serde_json::{Value, json};
 
 use super::context::Config;
 use super::server::Server;
-use super::statistics::page;
 use super::statistics::summary::{self, Disk, Node};
+use super::statistics::volumes::{self, VolumeReading};
+use super::statistics::{ContainerReading, PodReading, page};
 use crate::api::exposition;
 use crate::api::node::Page;
 use crate::api::status::Status;
 use crate::clock;
-use crate::runtime::{ContainerState, Observed, Runtime};
+use crate::runtime::{ContainerState, Observed, Resources, Runtime};
 
 impl<R: Runtime> Server<R> {
     /// The page at this path.
@@ -28,11 +29,13 @@ impl<R: Runtime> Server<R> {
             "/configz" => Ok(document(&json!({"kubeletconfig": configuration(config)}))),
             "/stats/summary" => {
                 let measured = self.sampler.measure(&self.context).await?;
+                let volumes = self.volumes().await;
                 let node = Node {
                     name: &config.node,
                     memory: config.capacity.memory,
-                    disk: disk(&config.pods),
+                    disk: disk(&config.pods).unwrap_or_default(),
                     booted: booted(clock::now()),
+                    volumes: &volumes,
                 };
                 Ok(document(&summary::summary(&measured, &node)))
             }
@@ -43,17 +46,32 @@ impl<R: Runtime> Server<R> {
             "/metrics/cadvisor" => {
                 let measured = self.sampler.measure(&self.context).await?;
                 let capacity = &config.capacity;
-                Ok(figures(page::cadvisor(&measured.reading, capacity.milli_cpu, capacity.memory)))
+                let limits = |pod: &PodReading, container: &ContainerReading| self.limits(pod, container);
+                let (cpu, memory) = (capacity.milli_cpu, capacity.memory);
+                Ok(figures(page::cadvisor(&measured.reading, &limits, cpu, memory)))
             }
             // Nothing is probed that would have to be counted.
             "/metrics/probes" => Ok(figures(String::new())),
             "/metrics" => {
                 let observed = self.context.runtime.observe().await.map_err(Status::internal)?;
-                let (sandboxes, running, exited) = counts(&observed);
-                Ok(figures(page::kubelet(&config.node, sandboxes, running, exited)))
+                let volumes = self.volumes().await;
+                let client = &**self.context.client.figures();
+                Ok(figures(page::kubelet(&config.node, counts(&observed), &volumes, client)))
             }
             _ => Err(Status::failure(404, "NotFound", "404: Page Not Found")),
         }
+    }
+
+    /// What there is on the volumes behind claims.
+    async fn volumes(&self) -> Vec<VolumeReading> {
+        volumes::read(&self.context.client, &self.pods.list(), |path| disk(&path)).await
+    }
+
+    /// What a container may use.
+    fn limits(&self, of: &PodReading, container: &ContainerReading) -> Option<Resources> {
+        let pod = self.pods.get(&format!("{}/{}", of.namespace, of.name))?;
+        let container = super::pod::container(&pod, &container.name)?;
+        Some(super::resources::of_container(pod.spec.as_ref()?, &container))
     }
 
     fn pod_list(&self) -> Value {
@@ -101,9 +119,9 @@ fn configuration(config: &Config) -> Value {
     })
 }
 
-/// The file system that holds a directory; nothing is known of one that cannot be asked.
-fn disk(directory: &Path) -> Disk {
-    rustix::fs::statvfs(directory).map_or(Disk::default(), |s| Disk {
+/// The file system that holds a directory, if it can be asked.
+fn disk(directory: &Path) -> Option<Disk> {
+    rustix::fs::statvfs(directory).ok().map(|s| Disk {
         capacity: s.f_blocks * s.f_frsize,
         available: s.f_bavail * s.f_frsize,
         inodes: s.f_files,

@@ -14,7 +14,7 @@ use crate::runtime::Resources;
 /// cgroup v1's least and Kubernetes' "no request" CPU weight.
 const MIN_SHARES: u64 = 2;
 /// The period that quotas count in: 100 ms, in microseconds.
-const QUOTA_PERIOD: u64 = 100_000;
+pub const QUOTA_PERIOD: u64 = 100_000;
 /// The kernel's least quota, in microseconds.
 const MIN_QUOTA: u64 = 1000;
 

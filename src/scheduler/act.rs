@@ -24,8 +24,8 @@ use crate::clock;
 const VOLUMES: Duration = Duration::from_secs(600);
 
 impl Loops {
-    /// Binds a pod to a node, its volumes first.
-    pub(super) async fn bind(&self, key: &str, pod: &Pod, node: &str, volumes: Bindings) {
+    /// Binds a pod to a node, its volumes first; whether it is bound.
+    pub(super) async fn bind(&self, key: &str, pod: &Pod, node: &str, volumes: Bindings) -> bool {
         let bound = async {
             self.bind_volumes(&volumes, node).await?;
             self.bind_pod(key, pod, node).await
@@ -47,8 +47,10 @@ impl Loops {
                 }
                 // The room that it was to have is free.
                 self.wake(Event::PodLeft);
+                return false;
             }
         }
+        true
     }
 
     async fn bind_pod(&self, key: &str, pod: &Pod, node: &str) -> Result<(), Status> {

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod decide;
+pub mod figures;
 pub mod filter;
 pub mod hints;
 pub mod preemption;
@@ -23,9 +24,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVo
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::cluster::{Cluster, NodeInfo, is_over, labels, node_of, priority, spec};
 use self::decide::{Decision, decide};
+use self::figures::{Figures, Outcome};
 use self::hints::Event;
 use self::memory::Memory;
 use self::queue::Queue;
@@ -41,12 +44,20 @@ const NAME: &str = "default-scheduler";
 /// The scheduler of a cluster.
 pub struct Scheduler {
     client: Client,
+    queue: Queue,
+    figures: Arc<Figures>,
 }
 
 impl Scheduler {
     /// A scheduler that speaks through `client`.
     pub fn new(client: Client) -> Scheduler {
-        Scheduler { client }
+        let queue = Queue::default();
+        Scheduler { client, figures: Arc::new(Figures::of(queue.clone())), queue }
+    }
+
+    /// What it counts.
+    pub fn figures(&self) -> Arc<Figures> {
+        self.figures.clone()
     }
 
     /// Binds pods until `shutdown`.
@@ -65,7 +76,8 @@ impl Scheduler {
             budgets: reflect(tasks, client),
             client: self.client.clone(),
             recorder,
-            queue: Queue::default(),
+            queue: self.queue,
+            figures: self.figures,
             memory: Mutex::default(),
         });
         tokio::select! {
@@ -92,6 +104,7 @@ struct Loops {
     classes: Reflector<StorageClass>,
     budgets: Reflector<PodDisruptionBudget>,
     queue: Queue,
+    figures: Arc<Figures>,
     memory: Mutex<Memory>,
 }
 
@@ -99,8 +112,16 @@ struct Loops {
 fn waits(pod: &Pod) -> bool {
     let spec = spec(pod);
     let ours = spec.scheduler_name.as_deref().unwrap_or(NAME) == NAME;
-    let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
-    node_of(pod).is_empty() && ours && !gated && !is_over(pod) && pod.metadata.deletion_timestamp.is_none()
+    node_of(pod).is_empty()
+        && ours
+        && !is_gated(pod)
+        && !is_over(pod)
+        && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether gates hold a pod back.
+fn is_gated(pod: &Pod) -> bool {
+    spec(pod).scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty())
 }
 
 fn uid(pod: &Pod) -> &str {
@@ -157,6 +178,7 @@ impl Loops {
             if let Some(gone) = replaced {
                 self.memory().forget(uid(gone));
             }
+            self.queue.gate(&key, after.as_ref().is_some_and(|pod| is_gated(pod) && !is_over(pod)));
             match after.as_ref().filter(|pod| waits(pod)) {
                 Some(pod) => {
                     let changed = before.as_ref().is_none_or(|before| hints::is_other(before, pod));
@@ -258,18 +280,34 @@ impl Loops {
             self.queue.remove(key);
             return;
         };
+        let began = Instant::now();
         let mut memory = self.memory();
         let cluster = self.cluster(&mut memory);
         let hoping = memory.hoping(&pod);
         let placed = memory.placed(&hoping);
         let (this, key) = (self.clone(), key.to_owned());
-        match decide(&placed, &cluster) {
+        let decision = decide(&placed, &cluster);
+        self.figures.decided(began.elapsed());
+        match decision {
             Decision::Bind { node, volumes } => {
                 memory.assume(&pod, &node);
                 memory.tie(&volumes);
-                work.spawn(async move { this.bind(&key, &pod, &node, volumes).await });
+                // Once it is bound, it is in the queue no more.
+                let tries = self.queue.tries(&key);
+                work.spawn(async move {
+                    let bound = this.bind(&key, &pod, &node, volumes).await;
+                    let outcome = if bound { Outcome::Scheduled } else { Outcome::Error };
+                    this.figures.tried(outcome, began.elapsed());
+                    if let Some(tries) = tries.filter(|_| bound) {
+                        this.figures.bound(tries);
+                    }
+                });
             }
             Decision::Wait(wait) => {
+                self.figures.tried(Outcome::Unschedulable, began.elapsed());
+                if wait.preemption.is_some() || wait.hopeless {
+                    self.figures.preempted(wait.preemption.as_ref().map(|found| found.victims.len()));
+                }
                 self.queue.refused(&key, wait.plugins.clone());
                 match &wait.preemption {
                     Some(preemption) => memory.nominate(&pod, &preemption.node),

@@ -4,8 +4,8 @@
 //! help it; one that is, is tried at once when nothing else is to be done, and after its back-off otherwise.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -18,22 +18,51 @@ const BACKOFF: Duration = Duration::from_secs(1);
 /// The longest.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// The queue.
-#[derive(Default)]
+/// The queue; cheap to clone.
+#[derive(Debug, Clone, Default)]
 pub struct Queue {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     state: Mutex<State>,
     wake: Notify,
+}
+
+/// The attempts to schedule a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tries {
+    /// How many there were.
+    pub count: u32,
+    /// When the first was.
+    pub first: Instant,
+}
+
+/// How many pods wait, and for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// For their turn.
+    pub active: usize,
+    /// For the end of their back-off.
+    pub backing_off: usize,
+    /// For something that helps.
+    pub refused: usize,
+    /// For whoever holds them back.
+    pub gated: usize,
 }
 
 /// The order in which pods are tried: by priority, then by age in the queue.
 type Turn = (Reverse<i32>, u64, String);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     entries: HashMap<String, Entry>,
     active: BTreeSet<Turn>,
     /// Refused ones that are to be tried again, by the end of their back-off.
     backing_off: BTreeSet<(Instant, String)>,
+    /// Pods that are held back by gates, which are no entries.
+    gated: HashSet<String>,
     count: u64,
 }
 
@@ -44,6 +73,8 @@ struct Entry {
     /// When it came, as a number that grows.
     since: u64,
     attempts: u32,
+    /// When it was tried first.
+    first: Option<Instant>,
     /// When it was tried last.
     tried: Option<Instant>,
     stage: Stage,
@@ -112,6 +143,7 @@ impl State {
         self.stage(&key, Stage::Tried);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.attempts += 1;
+            entry.first.get_or_insert(now);
             entry.tried = Some(now);
         }
         Ok(key)
@@ -120,7 +152,38 @@ impl State {
 
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The attempts to schedule a pod that waits.
+    pub fn tries(&self, key: &str) -> Option<Tries> {
+        let state = self.state();
+        let entry = state.entries.get(key)?;
+        Some(Tries { count: entry.attempts, first: entry.first? })
+    }
+
+    /// Whether a pod is held back by gates.
+    pub fn gate(&self, key: &str, gated: bool) {
+        let mut state = self.state();
+        match gated {
+            true => _ = state.gated.insert(key.to_owned()),
+            false => _ = state.gated.remove(key),
+        }
+    }
+
+    /// How many wait.
+    pub fn pending(&self) -> Pending {
+        let state = self.state();
+        let mut pending = Pending { gated: state.gated.len(), ..Pending::default() };
+        for entry in state.entries.values() {
+            match entry.stage {
+                Stage::Active => pending.active += 1,
+                Stage::BackingOff(_) | Stage::Failed(_) => pending.backing_off += 1,
+                Stage::Refused(_) => pending.refused += 1,
+                Stage::Tried => {}
+            }
+        }
+        pending
     }
 
     /// Adds a pod, or takes note of its new form: a `changed` one is tried again.
@@ -142,6 +205,7 @@ impl Queue {
                     priority,
                     since,
                     attempts: 0,
+                    first: None,
                     tried: None,
                     stage: Stage::Tried,
                 };
@@ -150,7 +214,7 @@ impl Queue {
             }
         }
         drop(state);
-        self.wake.notify_one();
+        self.shared.wake.notify_one();
     }
 
     /// Forgets a pod.
@@ -172,7 +236,7 @@ impl Queue {
             state.stage(key, Stage::Failed(at));
         }
         drop(state);
-        self.wake.notify_one();
+        self.shared.wake.notify_one();
     }
 
     /// Has those refused pods tried again for whom something helps; it is asked with their keys and who refused them.
@@ -186,7 +250,7 @@ impl Queue {
             state.again(&key, Instant::now());
         }
         drop(state);
-        self.wake.notify_one();
+        self.shared.wake.notify_one();
     }
 
     /// The pods that wait.
@@ -201,10 +265,10 @@ impl Queue {
             match next {
                 Ok(key) => return key,
                 Err(Some(at)) => tokio::select! {
-                    () = self.wake.notified() => {}
+                    () = self.shared.wake.notified() => {}
                     () = tokio::time::sleep_until(at) => {}
                 },
-                Err(None) => self.wake.notified().await,
+                Err(None) => self.shared.wake.notified().await,
             }
         }
     }

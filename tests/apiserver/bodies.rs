@@ -135,6 +135,10 @@ async fn options_are_checked() {
         "the name of the object (one based on URL) was undeterminable: name must be provided"
     );
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let beta = "application/json;as=Table;g=meta.k8s.io;v=v1beta1";
+    let old = sent(f.request("GET", MAPS).header("accept", beta)).await.expect(200);
+    assert_eq!((&old["kind"], &old["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1beta1")));
+    assert_eq!(old["rows"][0]["object"]["apiVersion"], "meta.k8s.io/v1beta1");
     let path = format!("{MAPS}?includeObject=Nonsense");
     let refused = sent(f.request("GET", &path).header("accept", table)).await.expect(400);
     assert_eq!(

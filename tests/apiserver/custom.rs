@@ -233,6 +233,29 @@ async fn a_definition_that_is_deleted_takes_its_objects_along() {
 }
 
 #[tokio::test]
+async fn rules_that_may_cost_too_much_are_refused_where_they_are_new() {
+    let f = defined().await;
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let definition = f.get(&path).await.expect(200);
+    let mut dear = definition.clone();
+    let spec = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
+    dear.pointer_mut(spec).unwrap()["names"] = json!({"type": "array", "items": {"type": "string"},
+        "x-kubernetes-validations": [{"rule": "self.all(a, self.exists_one(b, a == b))"}]});
+    let refused = f.put(&path, dear.clone()).await.expect(422);
+    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[names].x-kubernetes-validations[0].rule";
+    assert!(
+        refused["message"].as_str().unwrap().contains(&format!(
+            "{at}: Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule"
+        )),
+        "{refused}"
+    );
+    let names = dear.pointer_mut(&format!("{spec}/names")).unwrap();
+    names["maxItems"] = json!(8);
+    names["items"]["maxLength"] = json!(20);
+    f.put(&path, dear).await.expect(200);
+}
+
+#[tokio::test]
 async fn custom_objects_go_with_their_owners() {
     let f = defined().await;
     let client = Client::new(f.api.clone(), User::component("system:serviceaccount:kube-system:collector"));

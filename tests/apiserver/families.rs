@@ -98,7 +98,7 @@ async fn services_have_the_families_that_they_ask_for() {
         (
             json!({"clusterIP": "fd00:10:97::1"}),
             "spec.clusterIPs: Invalid value: [\"fd00:10:97::1\"]: failed to allocate IP fd00:10:97::1: the provided \
-             IP (fd00:10:97::1) is not in the valid range. The range of valid IPs is fd00:10:96::/112"
+             network does not match the current range"
                 .to_owned(),
         ),
     ] {

@@ -55,6 +55,7 @@ async fn requests_are_counted_by_what_they_are_about() {
         )
     };
     for line in [
+        "beside_total 3".to_owned(),
         format!("apiserver_request_total{{code=\"200\",{}}} 1", of("resource", "GET")),
         format!("apiserver_request_total{{code=\"404\",{}}} 1", of("resource", "GET")),
         format!("apiserver_request_total{{code=\"201\",{}}} 1", of("namespace", "POST")),

@@ -4,6 +4,7 @@
 mod server;
 
 mod access;
+mod addresses;
 mod aggregation;
 mod apply;
 mod audit;

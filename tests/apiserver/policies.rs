@@ -2,6 +2,12 @@
 
 use serde_json::{Value, json};
 
+use minik::api::request::User;
+use minik::client::Client;
+use minik::controllers::kinds::Kinds;
+use minik::controllers::policy_status;
+use tokio_util::task::AbortOnDropHandle;
+
 use super::server::{Fixture, MAPS};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -150,4 +156,30 @@ async fn a_binding_selects_its_parameters() {
         assert!(refused["message"].as_str().unwrap().ends_with(&end), "{refused}");
     }
     f.post(MAPS, map("yellow")).await.expect(201);
+}
+
+#[tokio::test]
+async fn policies_say_what_their_expressions_get_wrong() {
+    let f = Fixture::start().await;
+    let client = Client::new(f.api.clone(), User::component("system:kube-controller-manager"));
+    let (kinds, feed) = Kinds::new(&client);
+    let _feed = AbortOnDropHandle::new(tokio::spawn(feed));
+    let _checker = AbortOnDropHandle::new(tokio::spawn(policy_status::run(client, kinds)));
+    let spec = json!({
+        "matchConstraints": about_maps(),
+        "validations": [{"expression": "object.data.size() < 5"}, {"expression": "object.spec.replicas < 5"}],
+    });
+    make(&f, "validatingadmissionpolicies", "sizes", spec).await;
+    let named = "?watch=1&fieldSelector=metadata.name%3Dsizes";
+    let mut watch = f.watch(&format!("{GROUP}/validatingadmissionpolicies{named}")).await;
+    let mut seen = watch.next().await;
+    while seen["object"]["status"]["observedGeneration"] != 1 {
+        seen = watch.next().await;
+    }
+    let warning = "/v1, Kind=ConfigMap: ERROR: <input>:1:7: undefined field 'spec'\n | object.spec.replicas < 5\n \
+                   | ......^\n";
+    assert_eq!(
+        seen["object"]["status"]["typeChecking"],
+        json!({"expressionWarnings": [{"fieldRef": "spec.validations[1].expression", "warning": warning}]})
+    );
 }

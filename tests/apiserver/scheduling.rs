@@ -281,3 +281,47 @@ async fn volumes_made_by_hand_go_to_the_pods_that_reach_them() {
     let data = f.get(&format!("{CLAIMS}/data")).await.expect(200);
     assert_eq!(data["spec"]["volumeName"], "near");
 }
+
+#[tokio::test]
+async fn pods_select_by_their_own_labels_and_keep_their_containers_in_order() {
+    let f = Fixture::start().await;
+    f.pod("any").await;
+    let term = json!({"matchLabelKeys": ["hash"], "mismatchLabelKeys": ["tenant"], "topologyKey": "t",
+        "labelSelector": {"matchLabels": {"app": "web"}}});
+    let spread = json!({"maxSkew": 1, "topologyKey": "t", "whenUnsatisfiable": "ScheduleAnyway",
+        "matchLabelKeys": ["hash"], "labelSelector": {}});
+    let container = |name: &str| json!({"name": name, "image": "a", "resources": {"requests": {"cpu": "1"}}});
+    let mut pod = json!({"metadata": {"name": "two", "labels": {"hash": "1", "tenant": "a"}}, "spec": {
+        "containers": [container("a"), container("b")],
+        "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
+        "topologySpreadConstraints": [spread]}});
+    let made = f.post(PODS, pod.clone()).await.expect(201);
+    let hash = json!({"key": "hash", "operator": "In", "values": ["1"]});
+    let tenant = json!({"key": "tenant", "operator": "NotIn", "values": ["a"]});
+    let affinity = &made["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    assert_eq!(affinity[0]["labelSelector"]["matchExpressions"], json!([hash, tenant]));
+    let spread = &made["spec"]["topologySpreadConstraints"][0];
+    assert_eq!(spread["labelSelector"]["matchExpressions"], json!([hash]));
+    pod["metadata"]["name"] = json!("twice");
+    pod["spec"]["topologySpreadConstraints"][0]["labelSelector"] = json!({"matchLabels": {"hash": "1"}});
+    let refused = f.post(PODS, pod).await.expect(422);
+    assert!(
+        refused["message"].as_str().unwrap().ends_with(
+            "spec.topologySpreadConstraints[0][0]: Invalid value: \"hash\": exists in both matchLabelKeys and labelSelector"
+        ),
+        "{refused}"
+    );
+    let resize = format!("{PODS}/two/resize");
+    let mut turned = made.clone();
+    turned["spec"]["containers"].as_array_mut().unwrap().reverse();
+    let refused = f.put(&resize, turned).await.expect(422);
+    assert_eq!(
+        refused["message"],
+        "Pod \"two\" is invalid: [spec.containers[0].name: Forbidden: containers may not be renamed or reordered on \
+         resize, spec.containers[1].name: Forbidden: containers may not be renamed or reordered on resize]"
+    );
+    let mut larger = made.clone();
+    larger["spec"]["containers"][1]["resources"]["requests"]["cpu"] = json!("2");
+    let resized = f.put(&resize, larger).await.expect(200);
+    assert_eq!(resized["spec"]["containers"][1]["resources"]["requests"]["cpu"], "2");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
+use minik::api::exposition::{Exposition, Source, Type};
 use minik::api::node::{
     ContainerRef, ExecOptions, LogOptions, Node, NodeUsage, Page, PodUsage, Taken, Usage,
 };
@@ -99,6 +100,15 @@ impl Node for Idle {
         }
         let content = format!("{path}?{query}").into();
         ready(Ok(Page { content_type: "application/json", content })).boxed()
+    }
+}
+
+/// Who runs in the same process as the server, and counts something.
+struct Beside;
+
+impl Source for Beside {
+    fn write(&self, page: &mut Exposition) {
+        page.single("beside_total", Type::Counter, "What is beside.", 3);
     }
 }
 
@@ -224,7 +234,8 @@ impl Fixture {
         let dial = Arc::new(Loopback::default());
         let base = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let around = Around { node: Arc::new(Idle), dial: dial.clone(), front_proxy, audit, deadline };
+        let (node, figures) = (Arc::new(Idle), vec![Arc::new(Beside) as Arc<dyn Source>]);
+        let around = Around { node, dial: dial.clone(), front_proxy, audit, deadline, figures };
         let server = Server::new(api.clone(), around);
         tokio::spawn(server.clone().serve(vec![listener], tls.config.clone(), stopped.map(drop)));
 

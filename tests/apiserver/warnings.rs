@@ -45,6 +45,15 @@ fn cases() -> Vec<(&'static str, Value, Vec<String>)> {
             vec![hosts("Pod names and hostnames"), format!("spec.template.spec.nodeSelector[{OLD}]: {TOLD}")],
         ),
         (
+            "/api/v1/namespaces/default/secrets",
+            named(
+                "Secret",
+                "v1",
+                json!({"type": "kubernetes.io/tls", "data": {"tls.crt": "eA==", "tls.key": "eA=="}}),
+            ),
+            vec!["tls: failed to find any PEM data in certificate input".to_owned()],
+        ),
+        (
             "/api/v1/namespaces/default/services",
             named(
                 "Service",

@@ -8,6 +8,7 @@ use cel::common::ast::{
     CallExpr, EntryExpr, Expr, IdedEntryExpr, IdedExpr, LiteralValue, SourceInfo, operators,
 };
 
+use super::cost::{self, Sizes, Types};
 use super::declared::{self, Declared};
 use super::eval::Node;
 use super::library::regex;
@@ -52,6 +53,33 @@ const STACK_OF_CHARACTER: usize = 8 << 10;
 
 /// Reads and checks an expression.
 pub fn compile(env: &Env, expression: &str) -> Result<Program, Issues> {
+    on_its_stack(expression, || {
+        let (tree, info) = parse(expression)?;
+        let (root, result, checker) = check(env, expression, &tree, info, None)?;
+        Ok(Program {
+            root,
+            result,
+            variables: env.variables.iter().map(|(name, _)| name.clone()).collect(),
+            used: checker.used,
+            slots: checker.slots,
+        })
+    })
+}
+
+/// The most that an expression may cost; `None` when nothing is known of what it calls.
+pub fn most_cost(env: &Env, expression: &str, sizes: &Sizes) -> Result<Option<u64>, Issues> {
+    on_its_stack(expression, || {
+        let (tree, info) = parse(expression)?;
+        let (.., checker) = check(env, expression, &tree, info, Some(Types::new()))?;
+        Ok(cost::most(&tree, &checker.types.unwrap_or_default(), sizes))
+    })
+}
+
+/// Does something with an expression on a stack that suffices for its tree.
+fn on_its_stack<T: Send>(
+    expression: &str,
+    run: impl FnOnce() -> Result<T, Issues> + Send,
+) -> Result<T, Issues> {
     let failed = |message: String| {
         let issues = vec![Issue { line: 1, column: 1, message }];
         Err(Issues { source: expression.to_owned(), issues })
@@ -61,13 +89,12 @@ pub fn compile(env: &Env, expression: &str) -> Result<Program, Issues> {
         return failed(format!("expression code point size exceeds limit: size: {size}, limit {LONGEST}"));
     }
     if size <= SHALLOW {
-        return read(env, expression);
+        return run();
     }
     // A long chain such as `1+1+1…` makes a deep tree, of which nothing is known before it is there.
     let stack = STACK_OF_CHARACTER * size;
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(stack);
-        let thread = thread.spawn_scoped(scope, || read(env, expression));
+        let thread = std::thread::Builder::new().stack_size(stack).spawn_scoped(scope, run);
         match thread.map(std::thread::ScopedJoinHandle::join) {
             Ok(Ok(done)) => done,
             Ok(Err(_)) => failed("the expression could not be read".to_owned()),
@@ -76,8 +103,8 @@ pub fn compile(env: &Env, expression: &str) -> Result<Program, Issues> {
     })
 }
 
-/// The same, on a stack that suffices for its tree.
-fn read(env: &Env, expression: &str) -> Result<Program, Issues> {
+/// The tree of an expression.
+fn parse(expression: &str) -> Result<(IdedExpr, SourceInfo), Issues> {
     let wrong = |issues| Issues { source: expression.to_owned(), issues };
     let parser = cel::Env::default().parser().max_recursion_depth(DEPTH);
     let (tree, info) = parser.parse_with_source_info(expression).map_err(|errors| {
@@ -92,25 +119,31 @@ fn read(env: &Env, expression: &str) -> Result<Program, Issues> {
         let message = format!("expression recursion limit exceeded: {DEEPEST}");
         return Err(wrong(vec![Issue { line: 1, column: 1, message }]));
     }
+    Ok((tree, info))
+}
+
+/// Checks a tree; the checker knows the types of its parts when it was given a place for them.
+fn check<'e>(
+    env: &'e Env,
+    expression: &str,
+    tree: &IdedExpr,
+    info: SourceInfo,
+    types: Option<Types>,
+) -> Result<(Node, Type, Checker<'e>), Issues> {
     let mut checker = Checker {
         env,
         info,
         scope: Vec::new(),
         slots: env.variables.len(),
         used: vec![false; env.variables.len()],
+        types,
         issues: Vec::new(),
     };
-    let (root, result) = checker.expression(&tree);
-    if !checker.issues.is_empty() {
-        return Err(wrong(checker.issues));
+    let (root, result) = checker.expression(tree);
+    match checker.issues.is_empty() {
+        true => Ok((root, result, checker)),
+        false => Err(Issues { source: expression.to_owned(), issues: checker.issues }),
     }
-    Ok(Program {
-        root,
-        result,
-        variables: env.variables.iter().map(|(name, _)| name.clone()).collect(),
-        used: checker.used,
-        slots: checker.slots,
-    })
 }
 
 /// How many levels a tree has.
@@ -154,6 +187,8 @@ pub struct Checker<'e> {
     scope: Vec<(String, Type, usize)>,
     slots: usize,
     used: Vec<bool>,
+    /// The types of all expressions that were checked, where somebody wants them.
+    types: Option<Types>,
     issues: Vec<Issue>,
 }
 
@@ -195,6 +230,14 @@ impl Checker<'_> {
 
     /// Checks one expression.
     pub fn expression(&mut self, tree: &IdedExpr) -> (Node, Type) {
+        let (node, of) = self.checked(tree);
+        if let Some(types) = &mut self.types {
+            types.insert(tree.id, of.clone());
+        }
+        (node, of)
+    }
+
+    fn checked(&mut self, tree: &IdedExpr) -> (Node, Type) {
         match &tree.expr {
             Expr::Literal(literal) => constant(literal),
             Expr::Ident(name) => self.name(tree.id, name),

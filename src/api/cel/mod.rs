@@ -11,15 +11,19 @@
 
 use std::fmt;
 
+pub mod admission;
+pub mod kinds;
 pub mod types;
 pub mod value;
 
 mod check;
+mod cost;
 mod declared;
 mod eval;
 mod library;
 mod macros;
 
+pub use self::cost::Sizes;
 pub use self::types::Type;
 pub use self::value::{Foreign, Key, Val};
 
@@ -181,6 +185,12 @@ impl Env {
     /// Reads and checks an expression.
     pub fn compile(&self, expression: &str) -> Result<Program, Issues> {
         check::compile(self, expression)
+    }
+
+    /// The most that an expression may cost that is about one value of these sizes, by whatever name; `None` when nothing
+    /// is known of what it calls.
+    pub fn most_cost(&self, expression: &str, sizes: &Sizes) -> Result<Option<u64>, Issues> {
+        check::most_cost(self, expression, sizes)
     }
 }
 

@@ -128,6 +128,12 @@ impl<'a> Schema<'a> {
         self.target.get("properties")?.get(name).map(Schema::at)
     }
 
+    /// The fields of a struct.
+    pub fn fields(&self) -> impl Iterator<Item = (&'a str, Schema<'a>)> {
+        let fields = self.target.get("properties").and_then(Value::as_object);
+        fields.into_iter().flatten().map(|(name, field)| (name.as_str(), Schema::at(field)))
+    }
+
     /// The type of a list's items or of a map's values.
     pub fn element(&self) -> Option<Schema<'a>> {
         let element = self.target.get("items").or_else(|| self.target.get("additionalProperties"))?;

@@ -14,6 +14,7 @@ mod prune;
 mod unique;
 mod validate;
 
+pub mod costs;
 pub mod embedded;
 pub mod rules;
 

@@ -71,17 +71,22 @@ impl Rule {
         program.is_some_and(|program| program.uses("oldSelf"))
     }
 
+    /// What it may name of values of this type.
+    pub(super) fn environment(&self, of: &Type) -> Env {
+        let old = match self.optional_old_self {
+            Some(true) => Type::Optional(Box::new(of.clone())),
+            _ => of.clone(),
+        };
+        Env::new().variable("self", of.clone()).variable("oldSelf", old)
+    }
+
     /// Makes the rule ready for values of this type.
     fn compile(&mut self, of: &Type) -> Faults {
         let mut faults = Faults::default();
         if self.rule.trim().is_empty() {
             return faults;
         }
-        let old = match self.optional_old_self {
-            Some(true) => Type::Optional(Box::new(of.clone())),
-            _ => of.clone(),
-        };
-        let env = Env::new().variable("self", of.clone()).variable("oldSelf", old);
+        let env = self.environment(of);
         let program = match env.compile(&self.rule) {
             Ok(program) if *program.result() == Type::Bool => Ok(program),
             Ok(_) => Err("cel expression must evaluate to a bool".to_owned()),

@@ -79,6 +79,16 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// The addresses that the write takes.
+    pub fn taken(&self) -> &HashSet<IpAddr> {
+        &self.gained.addresses
+    }
+
+    /// The addresses that it will free.
+    pub fn freed(&self) -> &HashSet<IpAddr> {
+        &self.lost.addresses
+    }
+
     /// The write succeeded: what the object no longer has is free.
     pub fn commit(mut self) {
         self.gained = Taken::default();
@@ -147,11 +157,18 @@ impl Allocator {
         tables.doubtful.remove(what);
     }
 
-    /// Takes what `new` needs beyond what `old` has, and writes it into `new`.
-    pub fn reserve(
+    /// Whether a service has an address, or is getting it.
+    pub fn is_taken(&self, address: IpAddr) -> bool {
+        self.tables().taken.addresses.contains(&address)
+    }
+
+    /// Takes what `new` needs beyond what `old` has, and writes it into `new`; addresses that are `held` are not for
+    /// services.
+    pub fn reserve_beside(
         self: &Arc<Self>,
         new: &mut Value,
         old: Option<&Value>,
+        held: &dyn Fn(IpAddr) -> bool,
     ) -> Result<Reservation, Vec<FieldError>> {
         let mut reservation =
             Reservation { allocator: self.clone(), gained: Taken::default(), lost: Taken::default() };
@@ -163,7 +180,8 @@ impl Allocator {
             match (addresses, old) {
                 (families::Addresses::Kept, Some(old)) => range::keep_addresses(new, old),
                 _ => {
-                    range::take_addresses(&self.ranges, taken, &mut reservation.gained, new, &had.addresses)?
+                    let gained = &mut reservation.gained;
+                    range::take_addresses((&self.ranges, held), taken, gained, new, &had.addresses)?
                 }
             }
             take_ports(taken, &mut reservation.gained, new, (&had.ports, old_health))?;
@@ -201,6 +219,17 @@ mod testing {
 
     pub fn service(spec: Value) -> Value {
         serde_json::json!({"spec": spec})
+    }
+
+    impl Allocator {
+        /// A write where all addresses are for services.
+        pub fn reserve(
+            self: &Arc<Self>,
+            new: &mut Value,
+            old: Option<&Value>,
+        ) -> Result<Reservation, Vec<FieldError>> {
+            self.reserve_beside(new, old, &|_| false)
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use super::{Taken, free};
 use crate::api::status::FieldError;
 use crate::apiserver::families::{self, Family, addresses};
 
+/// Whether an address is kept from services.
+type Held<'a> = &'a dyn Fn(IpAddr) -> bool;
+
 /// A range from which services get their addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceRange {
@@ -79,8 +82,8 @@ impl ServiceRange {
     }
 
     /// Takes an address that nobody has.
-    fn take(self, taken: &mut Taken, gained: &mut Taken) -> Result<IpAddr, Vec<FieldError>> {
-        let is_taken = |n| taken.addresses.contains(&self.nth(n));
+    fn take(self, held: Held<'_>, taken: &mut Taken, gained: &mut Taken) -> Result<IpAddr, Vec<FieldError>> {
+        let is_taken = |n| taken.addresses.contains(&self.nth(n)) || held(self.nth(n));
         let found =
             free(self.reserved()..self.end(), is_taken).or_else(|| free(1..self.reserved(), is_taken));
         let address = found.map(|n| self.nth(n)).ok_or_else(|| {
@@ -93,14 +96,18 @@ impl ServiceRange {
     }
 
     /// Takes the address that is asked for; why not, if that cannot be.
-    fn take_this(self, address: IpAddr, taken: &mut Taken, gained: &mut Taken) -> Result<(), String> {
+    fn take_this(
+        self,
+        address: IpAddr,
+        held: Held<'_>,
+        taken: &mut Taken,
+        gained: &mut Taken,
+    ) -> Result<(), &'static str> {
         if !self.holds(address) {
-            return Err(format!(
-                "the provided IP ({address}) is not in the valid range. The range of valid IPs is {self}"
-            ));
+            return Err("the provided network does not match the current range");
         }
-        if !taken.addresses.insert(address) {
-            return Err("provided IP is already allocated".into());
+        if held(address) || !taken.addresses.insert(address) {
+            return Err("provided IP is already allocated");
         }
         gained.addresses.insert(address);
         Ok(())
@@ -160,7 +167,7 @@ pub(super) fn keep_addresses(service: &mut Value, stored: &Value) {
 
 /// Takes an address of each of the service's families unless it had one, and writes them into it.
 pub(super) fn take_addresses(
-    ranges: &ServiceRanges,
+    (ranges, held): (&ServiceRanges, Held<'_>),
     taken: &mut Taken,
     gained: &mut Taken,
     service: &mut Value,
@@ -187,8 +194,8 @@ pub(super) fn take_addresses(
             return Err(vec![families::not_configured(i, *family)]);
         };
         match asked {
-            None => given[i] = range.take(taken, gained)?.to_string(),
-            Some(asked) => range.take_this(asked, taken, gained).map_err(|why| {
+            None => given[i] = range.take(held, taken, gained)?.to_string(),
+            Some(asked) => range.take_this(asked, held, taken, gained).map_err(|why| {
                 let detail = format!("failed to allocate IP {}: {why}", given[i]);
                 vec![FieldError::invalid("spec.clusterIPs", &json!(given), &detail)]
             })?,
@@ -225,6 +232,22 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_are_held_are_not_for_services() {
+        let allocator = allocator();
+        let held = |address: IpAddr| address != IpAddr::from([10, 96, 0, 77]);
+        let mut new = service(json!({"type": "ClusterIP"}));
+        let reservation = allocator.reserve_beside(&mut new, None, &held).unwrap();
+        assert_eq!(new["spec"]["clusterIP"], "10.96.0.77");
+        assert_eq!(reservation.taken().iter().collect::<Vec<_>>(), [&IpAddr::from([10, 96, 0, 77])]);
+        let mut asked = service(json!({"clusterIP": "10.96.0.9"}));
+        let error = allocator.reserve_beside(&mut asked, None, &held).err().unwrap()[0].to_string();
+        assert!(
+            error.ends_with("failed to allocate IP 10.96.0.9: provided IP is already allocated"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn what_an_older_minik_stored_can_still_be_written() {
         let allocator = allocator();
         for (policy, families) in [
@@ -257,7 +280,10 @@ mod tests {
              already allocated"
         );
         let error = allocator.reserve(&mut service(json!({"clusterIP": "10.97.0.1"})), None).err().unwrap();
-        assert!(error[0].message.ends_with("The range of valid IPs is 10.96.0.0/24"), "{error:?}");
+        assert!(
+            error[0].message.ends_with("the provided network does not match the current range"),
+            "{error:?}"
+        );
         let mut headless = service(json!({"clusterIP": "None"}));
         allocator.reserve(&mut headless, None).unwrap().commit();
         assert_eq!(headless["spec"]["clusterIPs"], json!(["None"]));
@@ -294,7 +320,7 @@ mod tests {
         assert!(error.ends_with("provided IP is already allocated"), "{error}");
         let mut outside = service(json!({"clusterIP": "fd00:10:97::1", "clusterIPs": ["fd00:10:97::1"]}));
         let error = allocator.reserve(&mut outside, None).err().unwrap()[0].to_string();
-        assert!(error.ends_with("The range of valid IPs is fd00:10:96::/112"), "{error}");
+        assert!(error.ends_with("the provided network does not match the current range"), "{error}");
         let mut external = again.clone();
         external["spec"]["type"] = json!("ExternalName");
         allocator.reserve(&mut external, Some(&again)).unwrap().commit();

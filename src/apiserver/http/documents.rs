@@ -41,7 +41,7 @@ impl Server {
             return self.health(probe, query).await;
         }
         if trimmed == "/metrics" {
-            return Ok(answer::typed(200, exposition::MEDIA_TYPE, self.figures()));
+            return Ok(answer::typed(200, exposition::MEDIA_TYPE, self.page_of_figures()));
         }
         if trimmed == "/metrics/slis" {
             return Ok(answer::typed(200, exposition::MEDIA_TYPE, self.checked.text()));
@@ -86,7 +86,7 @@ impl Server {
     }
 
     /// The page of metrics.
-    fn figures(&self) -> String {
+    fn page_of_figures(&self) -> String {
         let store = self.api.registry().store();
         let kinds = self.api.served().kinds();
         let mut objects: Vec<(&Kind, usize)> = Vec::new();
@@ -103,6 +103,7 @@ impl Server {
         self.metrics.write(&mut page, &metrics::Store { revision: store.revision(), objects }, &version());
         self.fairness.figures(&mut page);
         self.api.registry().admission().figures.write(&mut page);
+        self.figures.iter().for_each(|figures| figures.write(&mut page));
         page.into_text()
     }
 

@@ -27,6 +27,7 @@ use super::proxy::exchange::Dial;
 use super::proxy::{Origin, Proxy};
 use super::table::IncludeObject;
 use super::{ApiServer, admission, resource_metrics, reviews, streaming, waited};
+use crate::api::exposition::Source;
 use crate::api::kinds::{self, Kind};
 use crate::api::node::Node;
 use crate::api::request::{Action, Request, Target, User};
@@ -73,6 +74,8 @@ pub struct Config {
     /// How long a request may take that is neither a watch nor a conversation: who sends or answers slowly must not hold a
     /// place that others wait for. Usually [`DEADLINE`].
     pub deadline: Duration,
+    /// The figures of what runs in the same process, which `/metrics` shows too.
+    pub figures: Vec<Arc<dyn Source>>,
 }
 
 /// The API server with its HTTP side.
@@ -84,6 +87,8 @@ pub struct Server {
     audit: Option<Audit>,
     deadline: Duration,
     metrics: Arc<Metrics>,
+    /// Of what runs beside it.
+    figures: Vec<Arc<dyn Source>>,
     fairness: Fairness,
     checked: health::Checked,
     /// What this server says of its API; the same for its whole life.
@@ -103,6 +108,7 @@ impl Server {
             audit: config.audit,
             deadline: config.deadline,
             metrics: Arc::default(),
+            figures: config.figures,
             fairness: Fairness::default(),
             checked: health::Checked::default(),
             documents: open_api::Documents::default(),
@@ -371,7 +377,7 @@ impl Server {
             Shown::Table => resource_metrics::table(&objects, show.include),
             _ => whole,
         };
-        Ok(respond::value(200, &value, show.form))
+        Ok(respond::value(200, &respond::in_version(value, show.form), show.form))
     }
 }
 

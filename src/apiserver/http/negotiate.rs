@@ -33,6 +33,8 @@ pub struct Form {
     pub format: Format,
     /// As what objects are shown.
     pub shown: Shown,
+    /// Whether tables and metadata are of meta.k8s.io/v1beta1, for clients of that time.
+    pub beta: bool,
     /// Indented.
     pub pretty: bool,
 }
@@ -71,14 +73,17 @@ pub fn form(accept: &str, pretty: bool) -> Result<Form, Status> {
         };
         let parameters: Vec<(&str, &str)> = parts.filter_map(|p| p.split_once('=')).collect();
         let of = |name: &str| parameters.iter().find(|(n, _)| *n == name).map_or("", |(_, v)| *v);
+        let beta = of("g") == "meta.k8s.io" && of("v") == "v1beta1";
         let shown = match (of("as"), of("g"), of("v")) {
             ("", _, _) => Shown::Plain,
-            ("Table", "meta.k8s.io", "v1") => Shown::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1") => Shown::Metadata,
+            ("Table", "meta.k8s.io", "v1" | "v1beta1") => Shown::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") => {
+                Shown::Metadata
+            }
             ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") => Shown::Discovery,
             _ => continue,
         };
-        return Ok(Form { format, shown, pretty });
+        return Ok(Form { format, shown, beta: beta && shown != Shown::Plain, pretty });
     }
     Err(Status::failure(
         406,
@@ -115,8 +120,12 @@ mod tests {
                 Shown::Discovery,
             ),
         ] {
-            assert_eq!(form(accept, false).unwrap(), Form { format, shown, pretty: false }, "{accept}");
+            let expected = Form { format, shown, beta: false, pretty: false };
+            assert_eq!(form(accept, false).unwrap(), expected, "{accept}");
         }
+        let beta = "application/json;as=Table;v=v1beta1;g=meta.k8s.io, application/json";
+        let expected = Form { shown: Shown::Table, beta: true, ..Form::default() };
+        assert_eq!(form(beta, false).unwrap(), expected);
         assert_eq!(form("application/vnd.kubernetes.protobuf", false).unwrap_err().code, 406);
     }
 }

@@ -93,9 +93,17 @@ pub fn response(
     }
 }
 
+/// A table or metadata in the version that the client asked for.
+pub fn in_version(mut shown: Value, form: Form) -> Value {
+    if form.beta {
+        table::as_beta(&mut shown);
+    }
+    shown
+}
+
 /// One object as the client wants it shown.
 fn object(show: &Show, object: &Value) -> Value {
-    match (show.form.shown, &show.kind) {
+    let shown = match (show.form.shown, &show.kind) {
         (Shown::Table, Some(kind)) => {
             let mut table = table::render(kind, &[object], show.include, clock::now());
             table["metadata"]["resourceVersion"] = object["metadata"]["resourceVersion"].clone();
@@ -103,7 +111,8 @@ fn object(show: &Show, object: &Value) -> Value {
         }
         (Shown::Metadata, _) => table::partial(object),
         _ => object.clone(),
-    }
+    };
+    in_version(shown, show.form)
 }
 
 fn list_metadata(snapshot: &Snapshot, continue_token: &str) -> Value {
@@ -136,7 +145,7 @@ fn list(snapshot: Snapshot, continue_token: &str, show: &Show) -> http::Response
         _ => json!({"kind": kind.list, "apiVersion": kind.api_version(),
             "metadata": metadata, "items": objects().collect::<Vec<_>>()}),
     };
-    value(200, &whole, show.form)
+    value(200, &in_version(whole, show.form), show.form)
 }
 
 /// A list whose items are written as they lie in the store, piece by piece.
@@ -250,7 +259,7 @@ fn bookmark(revision: &str, initial_events_end: bool, show: &Show) -> Bytes {
         }
         (_, Some(kind)) => json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata}),
     };
-    encode(&json!({"type": "BOOKMARK", "object": object}))
+    encode(&json!({"type": "BOOKMARK", "object": in_version(object, show.form)}))
 }
 
 /// The same answer compressed, when it is a whole document large enough to gain from it.

@@ -47,6 +47,9 @@ impl Server {
         let api = self.api.clone();
         let definitions = async move { api.registry().follow_definitions().await };
         let _follower = AbortOnDropHandle::new(tokio::spawn(definitions));
+        let api = self.api.clone();
+        let addresses = async move { api.registry().keep_addresses().await };
+        let _bookkeeper = AbortOnDropHandle::new(tokio::spawn(addresses));
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,

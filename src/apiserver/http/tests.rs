@@ -37,6 +37,7 @@ async fn certificates_open_the_door_and_a_drain_ends_watches() {
         front_proxy: None,
         audit: None,
         deadline: super::DEADLINE,
+        figures: Vec::new(),
     };
     let served = Server::new(api, config).serve(
         [Ok(listener), other].into_iter().flatten().collect(),

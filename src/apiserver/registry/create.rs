@@ -7,9 +7,7 @@ use serde_json::Value;
 use super::managed_fields::{self, Ownership};
 use super::turning::Turning;
 use super::update::Made;
-use super::{
-    Part, Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
-};
+use super::{Part, Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{Response, User, WriteOptions};
@@ -143,10 +141,11 @@ impl Registry {
         }
         let (store, object) = (self.store.clone(), conversion::stored(self, kind, object).await?);
         let write = async move { store.create(&key, encode_at(object)).await };
-        let entry = carry_out(admitted.carry_out(write), reservation).await?.map_err(|e| match e {
-            store::Error::Exists { .. } => exists(),
-            other => internal(other),
-        })?;
+        let entry =
+            self.carry_out(place, admitted.carry_out(write), reservation).await?.map_err(|e| match e {
+                store::Error::Exists { .. } => exists(),
+                other => internal(other),
+            })?;
         self.written(kind)?;
         Ok(Response::Object { entry: as_served(kind, entry), created: true, warnings })
     }

@@ -9,7 +9,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::{Place, Registry, as_served, carry_out, encode_at, internal, value_as_served};
+use super::{Place, Registry, as_served, encode_at, internal, value_as_served};
 use crate::api::kinds::Kind;
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, ListOptions, Response, User};
@@ -328,7 +328,7 @@ impl Registry {
         let (store, key) = (self.store.clone(), place.key());
         let freed = allocate::concerns(place.kind).then(|| self.allocator.release(entry.json()));
         let write = async move { store.delete(&key, entry.revision, encode_at(last)).await };
-        carry_out(write, freed).await
+        self.carry_out(place, write, freed).await
     }
 
     /// Removes every selected object, or begins to; the answer is the list of them.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use self::addresses::Books;
 use super::admission::Admission;
 use super::allocate::{self, Allocator, Reservation};
 use super::auth::attributes::{Asked, Attributes};
@@ -22,6 +23,7 @@ use crate::api::request::User;
 use crate::api::status::Status;
 use crate::store::{self, Entry, Revision, Store};
 
+mod addresses;
 mod apply;
 mod create;
 mod delete;
@@ -200,7 +202,7 @@ impl Registry {
             return Ok(None);
         }
         self.settle_doubts(place.kind).await;
-        let reserved = self.allocator.reserve(new, old).map(Some);
+        let reserved = self.allocator.reserve_beside(new, old, &|address| self.is_held(address)).map(Some);
         reserved.map_err(|errors| Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors))
     }
 
@@ -213,6 +215,37 @@ impl Registry {
         }
         let Ok(there) = self.store.list(&services.prefix(None), None, 0, None) else { return };
         self.allocator.settle(mark, there.entries.iter().map(|entry| entry.json()));
+    }
+
+    /// Carries out a write of a place, and settles what was reserved for it even when nobody waits for the request any more:
+    /// a write that is queued is carried out whether or not its caller is still there.
+    async fn carry_out<W>(
+        &self,
+        place: Place<'_>,
+        write: W,
+        reserved: Option<Reservation>,
+    ) -> Result<Result<Arc<Entry>, store::Error>, Status>
+    where
+        W: Future<Output = Result<Arc<Entry>, store::Error>> + Send + 'static,
+    {
+        let Some(reservation) = reserved else { return Ok(write.await) };
+        let books = Books::of(self, place);
+        let settled = tokio::spawn(async move {
+            let change = books.change(reservation.taken(), reservation.freed());
+            // At the same time, so that they share a transaction.
+            let (written, ()) = futures::join!(write, change);
+            match &written {
+                Ok(_) => reservation.commit(),
+                Err(store::Error::Exists { .. } | store::Error::Conflict { .. }) => {
+                    books.change(reservation.freed(), reservation.taken()).await;
+                    drop(reservation);
+                }
+                // The change may have reached the disk all the same.
+                Err(_) => reservation.keep(),
+            }
+            written
+        });
+        settled.await.map_err(|error| Status::internal(format!("a write was cut off: {error}")))
     }
 
     /// The object as it lies in the store, in the stored version.
@@ -274,29 +307,6 @@ fn encode_fields(bytes: &mut Vec<u8>, object: &Value, mut each: impl FnMut(&mut 
 /// Writes a value, which always encodes.
 fn encode_into(bytes: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
     let _ = serde_json::to_writer(bytes, value);
-}
-
-/// Carries out a write, and settles what was reserved for it even when nobody waits for the request any more: a write
-/// that is queued is carried out whether or not its caller is still there.
-async fn carry_out<W>(
-    write: W,
-    reserved: Option<Reservation>,
-) -> Result<Result<Arc<Entry>, store::Error>, Status>
-where
-    W: Future<Output = Result<Arc<Entry>, store::Error>> + Send + 'static,
-{
-    let Some(reservation) = reserved else { return Ok(write.await) };
-    let settled = tokio::spawn(async move {
-        let written = write.await;
-        match &written {
-            Ok(_) => reservation.commit(),
-            Err(store::Error::Exists { .. } | store::Error::Conflict { .. }) => drop(reservation),
-            // The change may have reached the disk all the same.
-            Err(_) => reservation.keep(),
-        }
-        written
-    });
-    settled.await.map_err(|error| Status::internal(format!("a write was cut off: {error}")))
 }
 
 /// A store failure that no rule of the API explains.

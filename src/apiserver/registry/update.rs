@@ -6,9 +6,7 @@ use serde_json::{Value, json};
 
 use super::managed_fields::{self, Ownership};
 use super::turning::Turning;
-use super::{
-    Place, Registry, as_served, as_stored, carry_out, encode_at, internal, metadata, value_as_served,
-};
+use super::{Place, Registry, as_served, as_stored, encode_at, internal, metadata, value_as_served};
 use crate::api::meta;
 use crate::api::patch;
 use crate::api::request::{PatchKind, Response, User, WriteOptions};
@@ -242,7 +240,7 @@ impl Registry {
         }
         let (store, key) = (self.store.clone(), place.key());
         let write = async move { store.update(&key, current.revision, encode_at(new)).await };
-        carry_out(admitted.carry_out(write), reservation).await
+        self.carry_out(place, admitted.carry_out(write), reservation).await
     }
 }
 
@@ -297,13 +295,21 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         // Only the server itself makes these.
         Part::Binding => {}
         Part::Resize => {
-            let asked = std::mem::replace(new, old.clone());
+            let mut asked = std::mem::replace(new, old.clone());
             for list in ["containers", "initContainers"] {
-                for container in new["spec"][list].as_array_mut().into_iter().flatten() {
-                    let mut others = asked["spec"][list].as_array().into_iter().flatten();
-                    if let Some(other) = others.find(|other| other["name"] == container["name"]) {
-                        carry_field(container, other, "resources");
-                    }
+                let names = |of: &Value| -> Vec<Value> {
+                    of["spec"][list].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect()
+                };
+                if names(&asked) != names(old) {
+                    // The rules of a resize say what is wrong with that.
+                    new["spec"][list] = asked["spec"][list].take();
+                    continue;
+                }
+                let others = asked["spec"][list].as_array().into_iter().flatten();
+                let containers = new["spec"][list].as_array_mut().into_iter().flatten();
+                for (container, other) in containers.zip(others) {
+                    carry_field(container, other, "resources");
+                    carry_field(container, other, "resizePolicy");
                 }
             }
         }

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::certificates::wrong_pair;
 use super::column::{self, AGE, NAME};
 use super::configmap::{MAX_SIZE, bad_key, decoded_length, frozen};
 use super::value::{self, entries, text};
@@ -48,6 +49,14 @@ impl Strategy for Secret {
         }
         errors.extend(frozen(new, old, &["data"]));
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        if text(object, "type") != "kubernetes.io/tls" {
+            return Vec::new();
+        }
+        let [certificate, key] = ["tls.crt", "tls.key"].map(|key| decoded(&object["data"][key]));
+        wrong_pair(&certificate, &key).into_iter().collect()
     }
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
@@ -135,6 +144,16 @@ mod tests {
     fn the_type_stays() {
         let errors = Secret.validate_update(&json!({"type": "a"}), &json!({"type": "b"}));
         assert_eq!(shown(errors), ["type: Invalid value: \"a\": field is immutable"]);
+    }
+
+    #[test]
+    fn who_makes_a_pair_that_is_none_is_warned() {
+        let secret = |of: &str| json!({"type": of, "data": {"tls.crt": "eA==", "tls.key": "eA=="}});
+        assert_eq!(
+            Secret.warnings(&secret("kubernetes.io/tls")),
+            ["tls: failed to find any PEM data in certificate input"]
+        );
+        assert!(Secret.warnings(&secret("Opaque")).is_empty());
     }
 
     #[test]

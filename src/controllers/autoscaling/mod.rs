@@ -46,7 +46,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, kinds: Kinds, node: Arc<d
     scalers.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "horizontal-pod-autoscaler", "");
-    let queue = queue();
+    let queue = queue(&client, "horizontalpodautoscaler");
     let controller = Controller {
         client,
         scalers: scalers.clone(),

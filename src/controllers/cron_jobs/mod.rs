@@ -30,7 +30,7 @@ pub async fn run(client: Client, jobs: Reflector<Job>) {
     crons.synced().await;
     jobs.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "cronjob-controller", "");
-    let queue = queue();
+    let queue = queue(&client, "cronjob");
     let controller = Controller { client, crons: crons.clone(), jobs: jobs.clone(), recorder };
     let reconcile = |key: String| {
         let controller = &controller;

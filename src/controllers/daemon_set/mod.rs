@@ -55,7 +55,7 @@ pub async fn run(client: Client, watched: Watched) {
     revisions.synced().await;
     nodes.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), COMPONENT, "");
-    let queue = queue();
+    let queue = queue(&client, "daemonset");
     let by_set = enqueue(sets.subscribe(), queue.clone());
     let selected = |set: &DaemonSet, pod: &Pod| {
         selector(Some(&set.spec.selector)).is_ok_and(|selector| selects(&selector, &pod.metadata))

@@ -45,7 +45,7 @@ pub async fn run(
     sets.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), COMPONENT, "");
-    let queue = queue();
+    let queue = queue(&client, "deployment");
     let by_deployment = enqueue(deployments.subscribe(), queue.clone());
     let selected = |deployment: &Deployment, set: &ReplicaSet| {
         selector(Some(&deployment.spec.selector)).is_ok_and(|selector| selects(&selector, &set.metadata))

@@ -32,7 +32,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, kinds: Kinds) {
     budgets.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "controllermanager", "");
-    let queue = queue();
+    let queue = queue(&client, "disruption");
     let stale = stale::run(&client, &pods);
     let client = client.clone();
     let controller = Controller { client, budgets: budgets.clone(), pods: pods.clone(), kinds, recorder };

@@ -24,7 +24,7 @@ const COUNTS: Duration = Duration::from_secs(120);
 
 /// Runs until dropped.
 pub async fn run(client: &Client, pods: &Reflector<Pod>) {
-    let queue = queue();
+    let queue = queue(client, "stale_pod_disruption");
     let by_pod = async {
         let mut changes = pods.subscribe();
         while let Some(key) = changes.next().await {

@@ -37,7 +37,7 @@ pub async fn run(
     pods.synced().await;
     slices.synced().await;
     endpoints.synced().await;
-    let queue = queue();
+    let queue = queue(&client, "endpoint_slice");
     let by_service = enqueue(services.subscribe(), queue.clone());
     let by_pod = enqueue_selecting(&pods, &services, selects, &queue);
     // What somebody else changes or deletes comes back.

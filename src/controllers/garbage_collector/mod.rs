@@ -36,7 +36,8 @@ const WORKERS: usize = 16;
 
 /// Runs until dropped.
 pub async fn run(client: Client, kinds: Kinds) {
-    let (graph, queue) = (Arc::new(Mutex::new(Graph::default())), queue());
+    let (graph, queue) =
+        (Arc::new(Mutex::new(Graph::default())), queue(&client, "garbage_collector_attempt_to_delete"));
     let feeds = follow_all(client.clone(), kinds.clone(), graph.clone(), queue.clone());
     let (recorder, record) = Recorder::new(client.clone(), "garbage-collector-controller", "");
     let collector = Collector { client, kinds, graph, recorder };

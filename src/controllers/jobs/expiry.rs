@@ -14,7 +14,7 @@ use crate::controllers::{Next, enqueue, queue, work};
 
 /// Runs until dropped.
 pub(super) async fn run(client: &Client, jobs: &Reflector<Job>) {
-    let queue = queue();
+    let queue = queue(client, "ttl_jobs_to_delete");
     let reconcile = |key: String| async move {
         match jobs.get(&key) {
             Some(job) => remove(client, &key, &job).await,

@@ -52,7 +52,7 @@ pub async fn run(client: Client, jobs: Reflector<Job>, pods: Reflector<Pod>) {
     jobs.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "job-controller", "");
-    let queue = queue();
+    let queue = queue(&client, "job");
     let controller = Controller {
         writer: Writer::new(client.clone(), recorder, pods.clone()),
         client: client.clone(),

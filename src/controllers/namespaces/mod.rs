@@ -30,7 +30,7 @@ const FINALIZER: &str = "kubernetes";
 
 /// Runs until dropped.
 pub async fn run(client: Client, kinds: Kinds, namespaces: Reflector<Namespace>, pods: Reflector<Pod>) {
-    let queue = queue();
+    let queue = queue(&client, "namespace");
     let by_namespace = enqueue(namespaces.subscribe(), queue.clone());
     let by_pod = async {
         let mut changes = pods.subscribe();

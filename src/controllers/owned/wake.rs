@@ -79,7 +79,7 @@ mod tests {
             (reflect::<ReplicaSet>(&mut tasks, &api.client()), reflect(&mut tasks, &api.client()));
         sets.synced().await;
         pods.synced().await;
-        let queue = queue();
+        let queue = queue(&api.client(), "test");
         let wake = {
             let queue = queue.clone();
             async move {

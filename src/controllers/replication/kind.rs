@@ -26,6 +26,8 @@ pub struct Wanted {
 pub trait Replicated: Resource {
     /// The name under which its controller speaks.
     const COMPONENT: &'static str;
+    /// The name under which its queue is counted.
+    const QUEUE: &'static str;
 
     /// What it asks for; an error says why its selector cannot be read.
     fn wanted(&self) -> Result<Wanted, String>;
@@ -46,6 +48,7 @@ pub trait Replicated: Resource {
 
 impl Replicated for ReplicaSet {
     const COMPONENT: &'static str = "replicaset-controller";
+    const QUEUE: &'static str = "replicaset";
 
     fn wanted(&self) -> Result<Wanted, String> {
         let spec = self.spec.clone();
@@ -68,6 +71,7 @@ impl Replicated for ReplicaSet {
 
 impl Replicated for ReplicationController {
     const COMPONENT: &'static str = "replication-controller";
+    const QUEUE: &'static str = "replicationmanager";
 
     fn wanted(&self) -> Result<Wanted, String> {
         let spec = self.spec.clone().unwrap_or_default();

@@ -27,7 +27,7 @@ pub async fn run<K: Replicated>(client: Client, sets: Reflector<K>, pods: Reflec
     sets.synced().await;
     pods.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), K::COMPONENT, "");
-    let queue = queue();
+    let queue = queue(&client, K::QUEUE);
     let by_set = enqueue(sets.subscribe(), queue.clone());
     let by_pod = enqueue_owners(
         &pods,

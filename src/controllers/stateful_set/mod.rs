@@ -39,7 +39,7 @@ pub async fn run(client: Client, pods: Reflector<Pod>, revisions: Reflector<Cont
     revisions.synced().await;
     claims.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "statefulset-controller", "");
-    let queue = queue();
+    let queue = queue(&client, "statefulset");
     let controller = Controller {
         history: Revisions::new(client.clone(), revisions.clone()),
         client,

@@ -53,11 +53,11 @@ pub async fn run(client: Client, pods: Reflector<Pod>, storage: Arc<dyn Storage>
         claims: reflect(&mut tasks, &client),
         classes: reflect(&mut tasks, &client),
         pods,
+        queue: queue(&client, "volumes"),
         client,
         recorder,
         made,
         storage,
-        queue: queue(),
         told: Mutex::default(),
     };
     controller.run().await;

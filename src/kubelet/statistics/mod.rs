@@ -20,6 +20,7 @@ use crate::runtime::{Consumer, ContainerState, Observed, Runtime, Stats, Traffic
 
 pub mod page;
 pub mod summary;
+pub mod volumes;
 
 /// Rates over less than this say little: who asks again so soon gets the same figures.
 const SHORTEST: Duration = Duration::from_millis(100);

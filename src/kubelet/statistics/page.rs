@@ -4,9 +4,11 @@
 
 use std::time::UNIX_EPOCH;
 
+use super::volumes::{self, VolumeReading};
 use super::{ContainerReading, PodReading, Reading};
-use crate::api::exposition::{Exposition, Type, seconds};
-use crate::runtime::{Stats, Traffic};
+use crate::api::exposition::{Exposition, Source, Type, seconds};
+use crate::kubelet::resources::QUOTA_PERIOD as PERIOD;
+use crate::runtime::{Resources, Stats, Traffic};
 
 /// One family of figures of containers or pods.
 struct Family<T> {
@@ -100,8 +102,11 @@ pub fn resource(reading: &Reading) -> String {
     page.into_text()
 }
 
+/// What a container that runs may use.
+pub type Limits<'a> = &'a dyn Fn(&PodReading, &ContainerReading) -> Option<Resources>;
+
 /// `/metrics/cadvisor`; the machine has so many thousandths of a CPU and so much memory.
-pub fn cadvisor(reading: &Reading, milli_cpu: u64, memory: u64) -> String {
+pub fn cadvisor(reading: &Reading, limits: Limits<'_>, milli_cpu: u64, memory: u64) -> String {
     let mut page = Exposition::default();
     let version = [("cadvisorRevision", ""), ("cadvisorVersion", ""), ("osVersion", "")];
     page.family("cadvisor_version_info", Type::Gauge, "A metric with a constant '1' value.").sample(
@@ -205,10 +210,46 @@ pub fn cadvisor(reading: &Reading, milli_cpu: u64, memory: u64) -> String {
         let labels = [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
         page.sample_at(name, &labels, started(container), at);
     }
+    of_limits(&mut page, reading, limits);
     network(&mut page, reading);
     page.single("machine_cpu_cores", Type::Gauge, "Number of logical CPU cores.", milli_cpu / 1000);
     page.single("machine_memory_bytes", Type::Gauge, "Amount of memory installed on the machine.", memory);
     page.into_text()
+}
+
+/// What containers may use.
+fn of_limits(page: &mut Exposition, reading: &Reading, limits: Limits<'_>) {
+    type Limit = fn(&Resources) -> Option<u64>;
+    let at = reading.at.as_millisecond();
+    let all: Vec<_> = each_container(reading)
+        .filter_map(|(pod, container)| Some((pod, container, limits(pod, container)?)))
+        .collect();
+    let families: [(&str, &str, Limit); 4] = [
+        // A quota without a period is none.
+        ("container_spec_cpu_period", "CPU period of the container.", |r| r.cpu_quota.map(|_| PERIOD)),
+        ("container_spec_cpu_quota", "CPU quota of the container.", |r| r.cpu_quota),
+        ("container_spec_cpu_shares", "CPU share of the container.", |r| r.cpu_shares),
+        // Without a limit it is zero.
+        ("container_spec_memory_limit_bytes", "Memory limit for the container.", |r| {
+            Some(r.memory_limit.unwrap_or(0))
+        }),
+    ];
+    for (name, help, of) in families {
+        page.family(name, Type::Gauge, help);
+        for (pod, container, limits) in &all {
+            let Some(value) = of(limits) else { continue };
+            let id = format!("/pods/{}/{}", pod.sandbox, container.id);
+            let labels = [
+                ("container", &*container.name),
+                ("id", &*id),
+                ("image", &*container.image),
+                ("name", &*container.id),
+                ("namespace", &*pod.namespace),
+                ("pod", &*pod.name),
+            ];
+            page.sample_at(name, &labels, value, at);
+        }
+    }
 }
 
 /// What goes through the interfaces of the machine and of the pods that have their own.
@@ -286,8 +327,13 @@ fn network(page: &mut Exposition, reading: &Reading) {
     }
 }
 
-/// `/metrics`: the kubelet itself.
-pub fn kubelet(node: &str, sandboxes: usize, running: usize, exited: usize) -> String {
+/// `/metrics`: the kubelet itself, with the figures of its client.
+pub fn kubelet(
+    node: &str,
+    (sandboxes, running, exited): (usize, usize, usize),
+    volumes: &[VolumeReading],
+    client: &dyn Source,
+) -> String {
     let mut page = Exposition::default();
     page.family("kubelet_node_name", Type::Gauge, "[ALPHA] The node's name. The count is always 1.").sample(
         "kubelet_node_name",
@@ -300,6 +346,8 @@ pub fn kubelet(node: &str, sandboxes: usize, running: usize, exited: usize) -> S
     page.family(name, Type::Gauge, "[BETA] Number of containers currently running")
         .sample(name, &[("container_state", "exited")], exited)
         .sample(name, &[("container_state", "running")], running);
+    volumes::write(&mut page, volumes);
+    client.write(&mut page);
     page.into_text()
 }
 
@@ -323,7 +371,13 @@ mod tests {
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
         }
-        let page = cadvisor(&reading, 2000, 4096);
+        let limits = Resources {
+            cpu_shares: Some(512),
+            cpu_quota: Some(50_000),
+            memory_limit: Some(1 << 20),
+            pids_limit: None,
+        };
+        let page = cadvisor(&reading, &|_, _| Some(limits.clone()), 2000, 4096);
         for line in [
             "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"/pods/u-0/id-c\",image=\"nginx\",\
              name=\"id-c\",namespace=\"default\",pod=\"web\"} 1.5 1700000100000",
@@ -331,12 +385,16 @@ mod tests {
              3145728 1700000100000",
             "container_network_receive_bytes_total{container=\"\",id=\"/pods/u-0\",image=\"\",interface=\"eth0\",name=\"\",\
              namespace=\"default\",pod=\"web\"} 2000 1700000100000",
+            "container_spec_cpu_quota{container=\"c\",id=\"/pods/u-0/id-c\",image=\"nginx\",name=\"id-c\",\
+             namespace=\"default\",pod=\"web\"} 50000 1700000100000",
+            "container_spec_memory_limit_bytes{container=\"c\",id=\"/pods/u-0/id-c\",image=\"nginx\",name=\"id-c\",\
+             namespace=\"default\",pod=\"web\"} 1048576 1700000100000",
             "machine_cpu_cores 2",
         ] {
             assert!(page.lines().any(|l| l == line), "{line} in\n{page}");
         }
-        assert!(
-            kubelet("n", 2, 3, 1).contains("kubelet_running_containers{container_state=\"running\"} 3\n")
-        );
+        let text = kubelet("n", (2, 3, 1), &[], &crate::client::figures::Figures::default());
+        assert!(text.contains("kubelet_running_containers{container_state=\"running\"} 3\n"), "{text}");
+        assert!(text.contains("# TYPE rest_client_requests_total counter\n"), "{text}");
     }
 }

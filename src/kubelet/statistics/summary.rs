@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Measured;
+use super::volumes::{self, VolumeReading};
 use crate::api::meta;
 use crate::runtime::{Consumer, Stats, Traffic};
 
@@ -20,6 +21,25 @@ pub struct Disk {
     pub inodes_free: u64,
 }
 
+impl Disk {
+    /// Bytes that are used or kept.
+    pub fn used(&self) -> u64 {
+        self.capacity.saturating_sub(self.available)
+    }
+
+    /// Inodes that are used.
+    pub fn inodes_used(&self) -> u64 {
+        self.inodes.saturating_sub(self.inodes_free)
+    }
+
+    /// As the page shows it.
+    pub fn shown(&self, time: &str) -> Value {
+        json!({"time": time, "capacityBytes": self.capacity, "availableBytes": self.available,
+            "usedBytes": self.used(), "inodes": self.inodes, "inodesFree": self.inodes_free,
+            "inodesUsed": self.inodes_used()})
+    }
+}
+
 /// What the page says beside the figures.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
@@ -31,6 +51,8 @@ pub struct Node<'a> {
     pub disk: Disk,
     /// When the machine was started.
     pub booted: Timestamp,
+    /// The volumes of its pods.
+    pub volumes: &'a [VolumeReading],
 }
 
 /// The page.
@@ -47,10 +69,7 @@ pub fn summary(measured: &Measured, node: &Node<'_>) -> Value {
         }
         memory
     };
-    let disk = &node.disk;
-    let fs = json!({"time": time, "capacityBytes": disk.capacity, "availableBytes": disk.available,
-        "usedBytes": disk.capacity.saturating_sub(disk.available), "inodes": disk.inodes,
-        "inodesFree": disk.inodes_free, "inodesUsed": disk.inodes.saturating_sub(disk.inodes_free)});
+    let fs = node.disk.shown(&time);
     let pods: Vec<Value> = reading
         .pods
         .iter()
@@ -71,6 +90,10 @@ pub fn summary(measured: &Measured, node: &Node<'_>) -> Value {
                 "startTime": meta::timestamp(started), "containers": containers,
                 "cpu": cpu(&pod.consumer(), &pod.stats), "memory": memory(&pod.stats, None),
                 "process_stats": {"process_count": pod.stats.pids}});
+            let volumes = volumes::of_pod(node.volumes, &pod.uid, &time);
+            if !volumes.is_empty() {
+                page["volume"] = volumes.into();
+            }
             if let Some(network) = network(&time, &pod.traffic) {
                 page["network"] = network;
             }
@@ -118,11 +141,20 @@ mod tests {
         let start = Instant::now();
         let before = moment(start, 0, &[("c", 0)]);
         let after = moment(start + Duration::from_secs(1), 9_000, &[("c", 7_000)]);
+        let disk = Disk { capacity: 100, available: 40, inodes: 10, inodes_free: 3 };
+        let volume = VolumeReading {
+            pod: "u".into(),
+            name: "v".into(),
+            namespace: "default".into(),
+            claim: "data".into(),
+            disk,
+        };
         let node = Node {
             name: "n",
             memory: 10 << 20,
-            disk: Disk { capacity: 100, available: 40, inodes: 10, inodes_free: 3 },
+            disk,
             booted: Timestamp::from_second(1_600_000_000).unwrap(),
+            volumes: &[volume],
         };
         let page = summary(&Measured::between(&before, after), &node);
         assert_eq!(page["node"]["cpu"]["usageNanoCores"], 9_000);
@@ -133,6 +165,7 @@ mod tests {
         assert_eq!(pod["containers"][0]["cpu"]["usageNanoCores"], 7_000);
         assert_eq!(pod["containers"][0]["startTime"], "2023-11-14T22:13:20Z");
         assert_eq!(pod["memory"]["workingSetBytes"], 2 << 20);
+        assert_eq!(pod["volume"][0]["usedBytes"], 60);
         let eth0 = json!({"name": "eth0", "rxBytes": 2000, "rxErrors": 3, "txBytes": 0, "txErrors": 0});
         assert_eq!(pod["network"]["interfaces"], json!([eth0]));
         assert_eq!((&pod["network"]["rxErrors"], &page["node"]["network"]), (&json!(3), &Value::Null));

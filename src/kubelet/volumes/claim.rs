@@ -12,19 +12,28 @@ use crate::api::volumes::{self, PROVISIONED_BY, PROVISIONERS};
 use crate::client::Client;
 use crate::sys::ownership;
 
-/// Where the volume of a claim is; what is wrong is said in the kubelet's words.
-pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
+/// The directory of the volume of a claim, as it is.
+pub async fn directory(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
+    find(client, pod, name).await.map(|found| found.path)
+}
+
+/// What the volume of a claim is; what is wrong is said in the kubelet's words.
+async fn find(client: &Client, pod: &Pod, name: &str) -> Result<Directory, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let about = |why: String| format!("error processing PVC {namespace}/{name}: {why}");
     let found = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await;
     let claim = found.map_err(|status| about(format!("failed to fetch PVC from API server: {status}")))?;
     check_claim(&claim, pod, name).map_err(about)?;
-    let of_claim = name;
     let name = volumes::volume_of(&claim);
     let found = client.all::<PersistentVolume>().get(name).await;
     let volume = found.map_err(|status| format!("failed to fetch PV {name} from API server: {status}"))?;
-    let Directory { path, kind, is_for_pods } = source(&volume, &claim)?;
-    let group = super::fs_group(pod).filter(|_| is_for_pods && !is_read_only(pod, of_claim));
+    source(&volume, &claim)
+}
+
+/// Where the volume of a claim is, ready for a pod.
+pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
+    let Directory { path, kind, is_for_pods } = find(client, pod, name).await?;
+    let group = super::fs_group(pod).filter(|_| is_for_pods && !is_read_only(pod, name));
     let lazy = trusts_the_top(pod);
     blocking(move || {
         let shown = path.display().to_string();

@@ -36,7 +36,8 @@ pub fn selector(selector: Option<&Selector>) -> LabelSelector {
     LabelSelector::from_object(&value).unwrap_or_else(|_| nothing())
 }
 
-/// A selector that also demands the values that these labels of a pod have, or with `differ` other values.
+/// A selector that also demands the values that these labels of a pod have, or with `differ` other values. What it
+/// demands of a label already, as that was when the pod was made, stays.
 pub fn narrowed(
     given: Option<&Selector>,
     own: &Labels,
@@ -44,7 +45,11 @@ pub fn narrowed(
     differ: &[String],
 ) -> Option<Selector> {
     let expressions = |keys: &[String], operator: &str| -> Vec<Value> {
-        let values = keys.iter().filter_map(|key| Some((key, own.get(key)?)));
+        let known = |key: &&String| {
+            let mut expressions = given.iter().flat_map(|given| given.match_expressions.iter().flatten());
+            expressions.any(|expression| expression.key == **key)
+        };
+        let values = keys.iter().filter(|key| !known(key)).filter_map(|key| Some((key, own.get(key)?)));
         values.map(|(key, value)| json!({"key": key, "operator": operator, "values": [value]})).collect()
     };
     let mut all = given?.clone();

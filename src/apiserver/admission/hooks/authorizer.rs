@@ -7,40 +7,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::api::cel::{Env, Fault, Foreign, Outcome, Val};
+use crate::api::cel::admission::{AUTHORIZER, DECISION, GROUP, PATH, RESOURCE};
+use crate::api::cel::{Fault, Foreign, Outcome, Val};
 use crate::api::request::{Target, User};
 use crate::apiserver::admission::{Attributes, rights};
 use crate::apiserver::registry::Registry;
-
-const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
-const PATH: &str = "kubernetes.authorization.PathCheck";
-const GROUP: &str = "kubernetes.authorization.GroupCheck";
-const RESOURCE: &str = "kubernetes.authorization.ResourceCheck";
-const DECISION: &str = "kubernetes.authorization.Decision";
-
-/// Declares the functions of `authorizer` and of what they give.
-pub fn declare(env: Env) -> Env {
-    let functions = [
-        ("path", AUTHORIZER, "string", PATH),
-        ("group", AUTHORIZER, "string", GROUP),
-        ("serviceAccount", AUTHORIZER, "string, string", AUTHORIZER),
-        ("resource", GROUP, "string", RESOURCE),
-        ("subresource", RESOURCE, "string", RESOURCE),
-        ("namespace", RESOURCE, "string", RESOURCE),
-        ("name", RESOURCE, "string", RESOURCE),
-        ("fieldSelector", RESOURCE, "string", RESOURCE),
-        ("labelSelector", RESOURCE, "string", RESOURCE),
-        ("check", PATH, "string", DECISION),
-        ("check", RESOURCE, "string", DECISION),
-        ("errored", DECISION, "", "bool"),
-        ("error", DECISION, "", "string"),
-        ("allowed", DECISION, "", "bool"),
-        ("reason", DECISION, "", "string"),
-    ];
-    functions
-        .into_iter()
-        .fold(env, |env, (name, of, takes, gives)| env.function(name, &format!("{of}.({takes}) {gives}")))
-}
 
 /// Who is asked about.
 #[derive(Clone)]

@@ -3,105 +3,20 @@
 //! Source: k8s.io/apiserver `pkg/admission/plugin/cel` and `plugin/webhook/matchconditions`.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::authorizer::{self, Authorizer};
+use super::authorizer::Authorizer;
 use super::matching::Seen;
 use super::review;
-use crate::api::cel::{CALL_LIMIT, CONDITIONS_LIMIT, Env, Meter, Program, Type, Val};
+pub use crate::api::cel::admission::environment;
+use crate::api::cel::admission::{NAMESPACE, REQUEST};
+use crate::api::cel::{CALL_LIMIT, CONDITIONS_LIMIT, Env, Issues, Meter, Program, Type, Val};
 use crate::api::meta;
 use crate::apiserver::admission::Attributes;
 use crate::apiserver::auth;
 use crate::apiserver::registry::Registry;
-
-/// The type of `request`.
-static REQUEST: LazyLock<Type> = LazyLock::new(|| {
-    let texts = |name: &str, fields: &[&str]| {
-        Type::object(name, fields.iter().map(|field| ((*field).to_owned(), Type::String)))
-    };
-    let kind = texts("kubernetes.GroupVersionKind", &["group", "version", "kind"]);
-    let resource = texts("kubernetes.GroupVersionResource", &["group", "version", "resource"]);
-    let user = Type::object(
-        "kubernetes.UserInfo",
-        [
-            ("username".to_owned(), Type::String),
-            ("uid".to_owned(), Type::String),
-            ("groups".to_owned(), Type::list(Type::String)),
-            ("extra".to_owned(), Type::map(Type::list(Type::String))),
-        ],
-    );
-    let fields = [
-        ("kind", kind.clone()),
-        ("resource", resource.clone()),
-        ("subResource", Type::String),
-        ("requestKind", kind),
-        ("requestResource", resource),
-        ("requestSubResource", Type::String),
-        ("name", Type::String),
-        ("namespace", Type::String),
-        ("operation", Type::String),
-        ("userInfo", user),
-        ("dryRun", Type::Bool),
-        ("options", Type::Dyn),
-    ];
-    Type::object("kubernetes.AdmissionRequest", fields.map(|(name, of)| (name.to_owned(), of)))
-});
-
-/// The type of `namespaceObject`.
-static NAMESPACE: LazyLock<Type> = LazyLock::new(|| {
-    let object = |name: &str, fields: &[(&str, Type)]| {
-        Type::object(name, fields.iter().map(|(field, of)| ((*field).to_owned(), of.clone())))
-    };
-    let condition = object(
-        "kubernetes.NamespaceCondition",
-        &[
-            ("status", Type::String),
-            ("type", Type::String),
-            ("lastTransitionTime", Type::Timestamp),
-            ("message", Type::String),
-            ("reason", Type::String),
-        ],
-    );
-    let metadata = object(
-        "kubernetes.NamespaceMetadata",
-        &[
-            ("name", Type::String),
-            ("generateName", Type::String),
-            ("namespace", Type::String),
-            ("labels", Type::map(Type::String)),
-            ("annotations", Type::map(Type::String)),
-            ("UID", Type::String),
-            ("creationTimestamp", Type::Timestamp),
-            ("deletionGracePeriodSeconds", Type::Int),
-            ("deletionTimestamp", Type::Timestamp),
-            ("generation", Type::Int),
-            ("resourceVersion", Type::String),
-            ("finalizers", Type::list(Type::String)),
-        ],
-    );
-    let spec = object("kubernetes.NamespaceSpec", &[("finalizers", Type::list(Type::String))]);
-    let status = object(
-        "kubernetes.NamespaceStatus",
-        &[("conditions", Type::list(condition)), ("phase", Type::String)],
-    );
-    object("kubernetes.Namespace", &[("metadata", metadata), ("spec", spec), ("status", status)])
-});
-
-/// What every expression of admission may name; `params` are a policy's, and not every expression may ask who may do
-/// what.
-pub fn environment(params: bool, authorizes: bool) -> Env {
-    let mut env = Env::new()
-        .variable("object", Type::Dyn)
-        .variable("oldObject", Type::Dyn)
-        .variable("request", REQUEST.clone())
-        .variable("namespaceObject", NAMESPACE.clone());
-    if params {
-        env = env.variable("params", Type::Dyn);
-    }
-    if authorizes { authorizer::declare(env.variable("authorizer", Type::Dyn)) } else { env }
-}
 
 /// The values of these names for one request.
 pub struct Input {
@@ -178,10 +93,15 @@ pub struct Expression {
     pub program: Result<Program, String>,
 }
 
+/// Why an expression has no program.
+pub fn uncompiled(issues: Issues) -> String {
+    format!("compilation failed: {issues}")
+}
+
 impl Expression {
     /// Compiles an expression that must give one of these types, which is any when there are none.
     pub fn new(env: &Env, text: &str, wanted: &[Type]) -> Expression {
-        let program = env.compile(text).map_err(|issues| format!("compilation failed: {issues}"));
+        let program = env.compile(text).map_err(uncompiled);
         let program = program.and_then(|program| {
             let given = program.result();
             let fits = wanted.is_empty() || wanted.contains(given);

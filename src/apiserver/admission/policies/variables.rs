@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde_json::Value;
 
-use crate::api::cel::{CALL_LIMIT, Env, Fault, Foreign, Meter, Outcome, Type, Val};
-use crate::apiserver::admission::hooks::expressions::{Expression, Input, Names};
+use crate::api::cel::{CALL_LIMIT, Env, Fault, Foreign, Meter, Outcome, Type, Val, admission};
+use crate::apiserver::admission::hooks::expressions::{Expression, Input, Names, uncompiled};
 
 /// A name for an expression.
 pub struct Variable {
@@ -25,17 +25,12 @@ impl Variable {
 
 /// The variables of a policy, each of which may name those before it, and the type of all together.
 pub fn all(list: &Value, env: &Env) -> (Vec<Variable>, Type) {
-    const NAME: &str = "kubernetes.variables";
-    let (mut variables, mut fields) = (Vec::new(), Vec::new());
-    for variable in list.as_array().into_iter().flatten() {
-        let text = |key: &str| variable[key].as_str().unwrap_or_default().to_owned();
-        let known = env.clone().variable("variables", Type::object(NAME, fields.clone()));
-        let expression = Expression::new(&known, &text("expression"), &[]);
-        let of = expression.program.as_ref().map_or(Type::Dyn, |program| program.result().clone());
-        fields.push((text("name"), of));
-        variables.push(Variable { name: text("name"), expression });
-    }
-    (variables, Type::object(NAME, fields))
+    let (variables, of) = admission::variables(list, env);
+    let read = |variable: admission::Variable| Variable {
+        name: variable.name,
+        expression: Expression { text: variable.text, program: variable.program.map_err(uncompiled) },
+    };
+    (variables.into_iter().map(read).collect(), of)
 }
 
 /// Everything that the expressions of a policy may name, for one request.

@@ -4,6 +4,7 @@
 //! `pkg/apis/apiextensions/{v1/defaults.go,validation}`.
 
 mod conversion;
+mod costs;
 mod schema;
 mod structure;
 
@@ -91,8 +92,12 @@ impl Strategy for CustomResourceDefinition {
         errors
     }
 
+    fn validate_create(&self, definition: &Value) -> Vec<FieldError> {
+        cost_errors(definition, &Value::Null)
+    }
+
     fn validate_update(&self, new: &Value, old: &Value) -> Vec<FieldError> {
-        let mut errors = Vec::new();
+        let mut errors = cost_errors(new, old);
         let mut immutable = |path: &str| {
             let pointer = format!("/{}", path.replace('.', "/"));
             if new.pointer(&pointer) != old.pointer(&pointer) {
@@ -256,6 +261,21 @@ fn version_errors(version: &Value, path: &str, errors: &mut Vec<FieldError>) {
         column_errors(column, &format!("{path}.additionalPrinterColumns[{i}]"), errors);
     }
     selectable_errors(version, path, errors);
+}
+
+/// What is wrong with the costs of the expressions of schemas that are not as they were.
+fn cost_errors(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, version) in items(&new["spec"], "versions").iter().enumerate() {
+        let schema = &version["schema"]["openAPIV3Schema"];
+        let mut before = items(&old["spec"], "versions").iter();
+        let before = before.find(|before| before["name"] == version["name"]);
+        if schema.is_object() && before.is_none_or(|before| before["schema"]["openAPIV3Schema"] != *schema) {
+            let path = format!("spec.versions[{i}].schema.openAPIV3Schema");
+            errors.extend(costs::errors(schema, &path, version["subresources"]["status"].is_object()));
+        }
+    }
+    errors
 }
 
 fn scale_errors(scale: &Value, path: &str, errors: &mut Vec<FieldError>) {

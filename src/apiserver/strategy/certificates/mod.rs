@@ -2,12 +2,14 @@
 //! controller's business.
 
 mod bundle;
+mod pair;
 mod pem;
 mod request;
 pub(super) mod signer;
 
 use super::Strategy;
 
+pub(super) use self::pair::wrong_pair;
 pub use self::request::set_requester;
 
 /// The strategy of a kind of this group.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::checks;
-use super::super::value::{items, text};
+use super::super::value::{entries, items, text};
 use super::fields::{invalid, word};
 use crate::api::names;
 use crate::api::status::FieldError;
@@ -14,12 +14,12 @@ const NOT_POSITIVE: &str = "must be greater than zero";
 /// What becomes of a pod that would make the spread uneven.
 const ACTIONS: [&str; 2] = ["DoNotSchedule", "ScheduleAnyway"];
 
-/// What is wrong with a pod's affinities; a template's may name a label twice.
-pub(super) fn validate(spec: &Value, is_pod: bool) -> Vec<FieldError> {
+/// What is wrong with a pod's affinities.
+pub(super) fn validate(spec: &Value) -> Vec<FieldError> {
     let affinity = &spec["affinity"];
     let mut errors = node(&affinity["nodeAffinity"]);
     for kind in ["podAffinity", "podAntiAffinity"] {
-        errors.extend(pods(&format!("spec.affinity.{kind}"), &affinity[kind], is_pod));
+        errors.extend(pods(&format!("spec.affinity.{kind}"), &affinity[kind]));
     }
     errors
 }
@@ -113,11 +113,11 @@ fn weight(path: &str, preferred: &Value) -> Option<FieldError> {
     (!(1..=100).contains(&weight)).then(|| FieldError::invalid(format!("{path}.weight"), &json!(weight), why))
 }
 
-fn pods(path: &str, affinity: &Value, is_pod: bool) -> Vec<FieldError> {
+fn pods(path: &str, affinity: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     for (i, term) in items(affinity, "requiredDuringSchedulingIgnoredDuringExecution").iter().enumerate() {
         let path = format!("{path}.requiredDuringSchedulingIgnoredDuringExecution[{i}]");
-        errors.extend(pod_term(&path, term, is_pod));
+        errors.extend(pod_term(&path, term));
     }
     for (i, preferred) in
         items(affinity, "preferredDuringSchedulingIgnoredDuringExecution").iter().enumerate()
@@ -125,12 +125,12 @@ fn pods(path: &str, affinity: &Value, is_pod: bool) -> Vec<FieldError> {
         let path = format!("{path}.preferredDuringSchedulingIgnoredDuringExecution[{i}]");
         errors.extend(weight(&path, preferred));
         let term = &preferred["podAffinityTerm"];
-        errors.extend(pod_term(&format!("{path}.podAffinityTerm"), term, is_pod));
+        errors.extend(pod_term(&format!("{path}.podAffinityTerm"), term));
     }
     errors
 }
 
-fn pod_term(path: &str, term: &Value, is_pod: bool) -> Vec<FieldError> {
+fn pod_term(path: &str, term: &Value) -> Vec<FieldError> {
     let at = |field: &str| format!("{path}.{field}");
     let mut errors = checks::label_selector(&at("labelSelector"), &term["labelSelector"]);
     errors.extend(checks::label_selector(&at("namespaceSelector"), &term["namespaceSelector"]));
@@ -139,7 +139,7 @@ fn pod_term(path: &str, term: &Value, is_pod: bool) -> Vec<FieldError> {
         let wrong = names::dns_label(name.as_str().unwrap_or_default());
         errors.extend(invalid(&at("namespace"), name, wrong));
     }
-    errors.extend(label_keys(path, term, is_pod));
+    errors.extend(label_keys(path, term));
     let key = text(term, "topologyKey");
     if key.is_empty() {
         errors.push(FieldError::required(at("topologyKey"), "can not be empty"));
@@ -149,7 +149,7 @@ fn pod_term(path: &str, term: &Value, is_pod: bool) -> Vec<FieldError> {
 }
 
 /// What is wrong with how pods are spread over nodes (`validateTopologySpreadConstraints`).
-pub(super) fn spread(spec: &Value, is_pod: bool) -> Vec<FieldError> {
+pub(super) fn spread(spec: &Value) -> Vec<FieldError> {
     let all = items(spec, "topologySpreadConstraints");
     let mut errors = Vec::new();
     for (i, constraint) in all.iter().enumerate() {
@@ -183,14 +183,14 @@ pub(super) fn spread(spec: &Value, is_pod: bool) -> Vec<FieldError> {
         for field in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             errors.extend(word(&at(field), &constraint[field], &["Honor", "Ignore"]));
         }
-        errors.extend(label_keys(&path, constraint, is_pod));
+        errors.extend(label_keys(&path, constraint));
         errors.extend(checks::label_selector(&at("labelSelector"), &constraint["labelSelector"]));
     }
     errors
 }
 
 /// The labels whose values are to be those of the pod, or others (`ValidateMatchLabelKeysAndMismatchLabelKeys`).
-fn label_keys(path: &str, term: &Value, is_pod: bool) -> Vec<FieldError> {
+fn label_keys(path: &str, term: &Value) -> Vec<FieldError> {
     let selector = &term["labelSelector"];
     let mut errors = Vec::new();
     for field in ["matchLabelKeys", "mismatchLabelKeys"] {
@@ -205,15 +205,18 @@ fn label_keys(path: &str, term: &Value, is_pod: bool) -> Vec<FieldError> {
             errors.extend(invalid(&format!("{path}.{field}[{i}]"), key, wrong));
         }
     }
-    let selected = |key: &str| {
-        let expression = |of: &Value| text(of, "key") == key;
-        !selector["matchLabels"][key].is_null() || items(selector, "matchExpressions").iter().any(expression)
-    };
-    for (i, key) in items(term, "matchLabelKeys").iter().enumerate() {
-        if is_pod && key.as_str().is_some_and(selected) {
+    // What a pod's own labels say is part of the selector already, so that a key is there twice if it was there before.
+    let matched = items(term, "matchLabelKeys");
+    let mut seen: Vec<&str> = entries(selector, "matchLabels").map(|(key, _)| key.as_str()).collect();
+    for expression in items(selector, "matchExpressions") {
+        let key = text(expression, "key");
+        if let Some(i) = matched.iter().rposition(|matched| matched == key).filter(|_| seen.contains(&key)) {
             let why = "exists in both matchLabelKeys and labelSelector";
-            errors.push(FieldError::invalid(format!("{path}[{i}]"), key, why));
+            errors.push(FieldError::invalid(format!("{path}[{i}]"), &key.into(), why));
         }
+        seen.push(key);
+    }
+    for (i, key) in matched.iter().enumerate() {
         if items(term, "mismatchLabelKeys").contains(key) {
             let why = "exists in both matchLabelKeys and mismatchLabelKeys";
             errors.push(FieldError::invalid(format!("{path}.matchLabelKeys[{i}]"), key, why));
@@ -243,12 +246,13 @@ mod tests {
             (json!({"affinity": {"podAffinity": {required: [{}]}}}), 3),
             (
                 json!({"affinity": {"podAffinity": {required: [{"topologyKey": "a", "matchLabelKeys": ["b"],
-                    "mismatchLabelKeys": ["b"], "labelSelector": {"matchLabels": {"b": "c"}}, "namespaces": ["A"]}]}}}),
+                    "mismatchLabelKeys": ["b"], "labelSelector": {"matchLabels": {"b": "c"},
+                        "matchExpressions": [{"key": "b", "operator": "In", "values": ["c"]}]}, "namespaces": ["A"]}]}}}),
                 3,
             ),
             (expression(json!({"key": "a", "operator": "In", "values": ["b c"]})), 1),
         ] {
-            assert_eq!(validate(&spec, true).len(), errors, "{spec}");
+            assert_eq!(validate(&spec).len(), errors, "{spec}");
         }
     }
 
@@ -277,18 +281,18 @@ mod tests {
     #[test]
     fn spreads_are_checked() {
         let good = json!({"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"});
-        let told = |constraints: Value, is_pod: bool| {
-            let errors = spread(&json!({ "topologySpreadConstraints": constraints }), is_pod);
+        let told = |constraints: Value| {
+            let errors = spread(&json!({ "topologySpreadConstraints": constraints }));
             errors.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let p = "spec.topologySpreadConstraints[0]";
-        assert!(told(json!([good]), true).is_empty());
-        assert_eq!(told(json!([{}]), true).len(), 3);
+        assert!(told(json!([good])).is_empty());
+        assert_eq!(told(json!([{}])).len(), 3);
         assert_eq!(
-            told(json!([good, good]), true),
+            told(json!([good, good])),
             [format!("{p}.{{topologyKey, whenUnsatisfiable}}: Duplicate value: \"{{a, DoNotSchedule}}\"")]
         );
-        let any = json!({"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2,
+        let mut any = json!({"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "ScheduleAnyway", "minDomains": 2,
             "nodeTaintsPolicy": "X", "matchLabelKeys": ["b"], "labelSelector": {"matchLabels": {"b": "c"}}});
         let wrong = [
             format!(
@@ -299,7 +303,9 @@ mod tests {
             ),
             format!("{p}[0]: Invalid value: \"b\": exists in both matchLabelKeys and labelSelector"),
         ];
-        assert_eq!(told(json!([any]), true), wrong);
-        assert_eq!(told(json!([any]), false), wrong[..2]);
+        // As long as it is a template.
+        assert_eq!(told(json!([any])), wrong[..2]);
+        any["labelSelector"]["matchExpressions"] = json!([{"key": "b", "operator": "In", "values": ["c"]}]);
+        assert_eq!(told(json!([any])), wrong);
     }
 }

@@ -7,6 +7,7 @@ mod containers;
 mod environment;
 mod fields;
 mod handlers;
+mod label_keys;
 mod mounts;
 mod narrowing;
 mod overlaps;
@@ -45,6 +46,7 @@ impl Strategy for Pod {
     fn prepare_create(&self, pod: &mut Value) {
         // Once more, for what admission added.
         defaults::pod(pod);
+        label_keys::merge(pod);
         let class = qos::class(pod);
         pod["status"] = json!({"phase": "Pending", "qosClass": class});
         if pod["spec"]["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {

@@ -20,9 +20,15 @@ pub(super) fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
         let why = "Pod QOS Class may not change as a result of resizing";
         errors.push(FieldError::invalid("spec", &json!(class), why));
     }
+    let misplaced = misplaced(&new["spec"], &old["spec"]);
+    if !misplaced.is_empty() {
+        errors.extend(misplaced);
+        return errors;
+    }
     for list in ["initContainers", "containers"] {
         for (i, (new, old)) in items(&new["spec"], list).iter().zip(items(&old["spec"], list)).enumerate() {
             let path = format!("spec.{list}[{i}]");
+            let same_policy = new["resizePolicy"] == old["resizePolicy"];
             let (new, old) = (&new["resources"], &old["resources"]);
             for kind in ["requests", "limits"] {
                 if entries(old, kind).any(|(name, _)| new[kind][name].is_null()) {
@@ -30,7 +36,7 @@ pub(super) fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
                     errors.push(FieldError::forbidden(format!("{path}.resources.{kind}"), &why));
                 }
             }
-            if fixed(new) != fixed(old) {
+            if fixed(new) != fixed(old) || !same_policy {
                 errors.push(match list {
                     "containers" => {
                         FieldError::forbidden("spec", "only cpu and memory resources are mutable")
@@ -41,6 +47,24 @@ pub(super) fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
                     }
                 });
             }
+        }
+    }
+    errors
+}
+
+/// Containers that a resize would add, remove, rename or move.
+fn misplaced(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for list in ["containers", "initContainers"] {
+        let (new, old) = (items(new, list), items(old, list));
+        if new.len() != old.len() {
+            let why = format!("{list} may not be added or removed on resize");
+            errors.push(FieldError::forbidden(format!("spec.{list}"), &why));
+            continue;
+        }
+        for (i, _) in new.iter().zip(old).enumerate().filter(|(_, (new, old))| new["name"] != old["name"]) {
+            let why = format!("{list} may not be renamed or reordered on resize");
+            errors.push(FieldError::forbidden(format!("spec.{list}[{i}].name"), &why));
         }
     }
     errors
@@ -99,6 +123,33 @@ mod tests {
             let told = resize(&pod(resources.clone()), &old).first().map(ToString::to_string);
             assert_eq!(told.as_deref(), error, "{resources}");
         }
+        let named = |names: &[&str]| {
+            let containers: Vec<Value> = names
+                .iter()
+                .map(|name| json!({"name": name, "resources": {"requests": {"cpu": "1"}}}))
+                .collect();
+            json!({"status": {"qosClass": "Burstable"}, "spec": {"containers": containers}})
+        };
+        let told = |new: &Value, old: &Value| -> Vec<String> {
+            resize(new, old).iter().map(ToString::to_string).collect()
+        };
+        let reordered = |i: usize| {
+            format!(
+                "spec.containers[{i}].name: Forbidden: containers may not be renamed or reordered on resize"
+            )
+        };
+        assert_eq!(told(&named(&["b", "a"]), &named(&["a", "b"])), [reordered(0), reordered(1)]);
+        assert_eq!(
+            told(&named(&["a"]), &named(&["a", "b"])),
+            ["spec.containers: Forbidden: containers may not be added or removed on resize"]
+        );
+        let mut restarts = named(&["a"]);
+        restarts["spec"]["containers"][0]["resizePolicy"] =
+            json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+        assert_eq!(
+            told(&restarts, &named(&["a"])),
+            ["spec: Forbidden: only cpu and memory resources are mutable"]
+        );
         let mut mirror = old.clone();
         mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "h"});
         assert!(resize(&old, &mirror)[0].to_string().contains("static pods cannot be resized"));

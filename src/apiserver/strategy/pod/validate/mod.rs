@@ -38,10 +38,10 @@ pub(super) fn spec(pod: &Value, is_pod: bool) -> Vec<FieldError> {
     errors.extend(one_of("spec.dnsPolicy", &spec["dnsPolicy"], &DNS));
     errors.extend(checks::labels("spec.nodeSelector", &spec["nodeSelector"]));
     errors.extend(security::pod(spec));
-    errors.extend(affinity::validate(spec, is_pod));
+    errors.extend(affinity::validate(spec));
     errors.extend(dns_config(spec));
     errors.extend(gates(spec));
-    errors.extend(affinity::spread(spec, is_pod));
+    errors.extend(affinity::spread(spec));
     errors.extend(windows::host_processes(spec));
     errors.extend(security::host_users(spec));
     errors.extend(hostname_override(spec));
