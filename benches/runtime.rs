@@ -197,5 +197,6 @@ fn container(sandbox: &str, id: &str, image: &Path, logs: &Path) -> ContainerCon
         stdin: Stdin::None,
         log: LogConfig { path: logs.join(id).join("0.log"), max_bytes: 10 << 20, max_files: 5 },
         termination_message: None,
+        target: None,
     }
 }

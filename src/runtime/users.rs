@@ -150,7 +150,7 @@ mod tests {
         assert!(ranges.take("b").unwrap_err().to_string().contains("all 4080 ranges"));
         fs::remove_file(directory.path().join((RANGES - 1).to_string())).unwrap();
         let last = ranges.take("b").unwrap();
-        assert!(last.base % COUNT == 0 && last.base + last.count <= 0x7ff0_0000, "{last:?}");
+        assert!(last.base.is_multiple_of(COUNT) && last.base + last.count <= 0x7ff0_0000, "{last:?}");
         assert_eq!(range(1).base, range(0).base + range(0).count);
     }
 }
