@@ -191,3 +191,16 @@ async fn daemons_stay_on_a_silent_node_and_stateful_pods_are_not_replaced() {
     cluster.until("pods/db-0", |pod| pod["spec"]["nodeName"] == "minik").await;
     cluster.shows("statefulsets/db", json!({"status": {"readyReplicas": 1}})).await;
 }
+
+#[tokio::test]
+async fn a_lease_says_whose_it_is() {
+    let cluster = Cluster::start().await;
+    let node = cluster.get(":nodes/minik").await.unwrap();
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "minik", "uid": node["metadata"]["uid"]});
+    let owned = json!({"metadata": {"ownerReferences": [owner]}});
+    cluster.shows("kube-node-lease:leases/minik", owned.clone()).await;
+    // As those that were made by who did not say so.
+    cluster.patch("kube-node-lease:leases/minik", json!({"metadata": {"ownerReferences": null}})).await;
+    cluster.pass(15).await;
+    cluster.is("kube-node-lease:leases/minik", owned).await;
+}

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -91,14 +91,42 @@ fn collected(kinds: &Kinds) -> Vec<Arc<Kind>> {
 /// All that is read of an object.
 #[derive(Deserialize)]
 struct Partial {
-    metadata: ObjectMeta,
+    metadata: Part,
+}
+
+/// What is read of the metadata: nothing of what takes long, such as who manages which fields.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    deletion_timestamp: Option<Time>,
+    owner_references: Option<Vec<OwnerReference>>,
+    finalizers: Option<Vec<String>>,
+}
+
+impl From<Part> for ObjectMeta {
+    fn from(part: Part) -> ObjectMeta {
+        ObjectMeta {
+            name: part.name,
+            namespace: part.namespace,
+            uid: part.uid,
+            resource_version: part.resource_version,
+            deletion_timestamp: part.deletion_timestamp,
+            owner_references: part.owner_references,
+            finalizers: part.finalizers,
+            ..ObjectMeta::default()
+        }
+    }
 }
 
 /// The metadata, read past everything else.
 fn metadata(entry: &Entry) -> Result<ObjectMeta, Status> {
     let read: Result<Partial, _> = serde_json::from_slice(&entry.bytes);
     let unreadable = |e| Status::internal(format!("the metadata of {} cannot be read: {e}", entry.key));
-    read.map(|partial| partial.metadata).map_err(unreadable)
+    read.map(|partial| partial.metadata.into()).map_err(unreadable)
 }
 
 /// An object's place: its kind, its namespace and its name.
