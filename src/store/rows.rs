@@ -34,10 +34,10 @@ fn place(format: u64, key: &[u8]) -> &[u8] {
 const SUM: usize = size_of::<u32>();
 
 fn checksum(place: &[u8], body: &[u8]) -> u32 {
-    let mut crc = flate2::Crc::new();
+    let mut crc = crc32fast::Hasher::new();
     crc.update(place);
     crc.update(body);
-    crc.sum()
+    crc.finalize()
 }
 
 /// Puts the checksum before what it covers.

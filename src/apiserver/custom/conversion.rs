@@ -162,7 +162,7 @@ async fn convert(
     let Some(review) = known.into_iter().find(|version| REVIEWS.contains(version)) else {
         return Err(failed("no supported conversion review versions".to_owned()));
     };
-    let uid = metadata::new_uid()?;
+    let uid = metadata::new_uid();
     let body = json!({"apiVersion": format!("{GROUP}/{review}"), "kind": "ConversionReview",
         "request": {"uid": uid, "desiredAPIVersion": wanted, "objects": objects}});
     let store = registry.store();

@@ -128,8 +128,7 @@ impl Server {
             request.extensions_mut().insert(Watched(running.events()));
         }
         let given = request.headers().get(AUDIT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
-        // Without random bytes a request has no name.
-        let id = given.or_else(|| super::registry::metadata::new_uid().ok()).unwrap_or_default();
+        let id = given.unwrap_or_else(super::registry::metadata::new_uid);
         let record = self.audit.as_ref().map(|audit| audit.begin(received(&request, &route, &id)));
         if let Some(record) = &record {
             request.extensions_mut().insert(record.clone());
@@ -161,7 +160,9 @@ impl Server {
             *response.body_mut() = answer::holding(body, running);
         }
         let headers = response.headers_mut();
-        if let Ok(id) = HeaderValue::from_str(&id) {
+        if let Ok(mut id) = HeaderValue::from_str(&id) {
+            // No other answer has it: HTTP/2 need not remember it.
+            id.set_sensitive(true);
             headers.insert(AUDIT_ID, id);
         }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));

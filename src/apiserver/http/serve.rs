@@ -98,7 +98,8 @@ impl Server {
         let service = service_fn(move |mut request: http::Request<Incoming>| {
             request.extensions_mut().insert(Origin(address));
             let (server, peer) = (self.clone(), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(server.handle(&peer, request).await) }
+            // Boxed, as it is moved several times before it begins.
+            Box::pin(async move { Ok::<_, std::convert::Infallible>(server.handle(&peer, request).await) })
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);

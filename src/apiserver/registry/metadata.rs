@@ -21,15 +21,8 @@ const GENERATED_BASE_LENGTH: usize = 63 - SUFFIX_LENGTH;
 const ANNOTATIONS_BYTES: usize = 256 * 1024;
 
 /// A random version 4 UUID.
-pub fn new_uid() -> Result<String, Status> {
-    let mut b = [0u8; 16];
-    getrandom::fill(&mut b).map_err(|e| Status::internal(format!("no random bytes: {e}")))?;
-    b[6] = (b[6] & 0x0f) | 0x40;
-    b[8] = (b[8] & 0x3f) | 0x80;
-    let n = u128::from_be_bytes(b);
-    let part = |from: u32, bits: u32| (n >> from) & ((1 << bits) - 1);
-    let parts = (part(96, 32), part(80, 16), part(64, 16), part(48, 16), part(0, 48));
-    Ok(format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", parts.0, parts.1, parts.2, parts.3, parts.4))
+pub fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 /// Five random letters for a generated name.
@@ -83,7 +76,7 @@ pub fn prepare_create(
         let name = generated_name(meta::generate_name(object))?;
         meta::set(object, "name", json!(name));
     }
-    meta::set(object, "uid", json!(new_uid()?));
+    meta::set(object, "uid", new_uid());
     meta::set(object, "creationTimestamp", json!(meta::timestamp(now)));
     drop_empty(object);
     Ok(())

@@ -92,7 +92,7 @@ pub(super) async fn issue(
         exp: now.as_second() + life,
         iat: now.as_second(),
         iss: ISSUER.to_owned(),
-        jti: metadata::new_uid()?,
+        jti: metadata::new_uid(),
         nbf: now.as_second(),
         sub: format!("system:serviceaccount:{namespace}:{}", place.name),
         binding,

@@ -170,7 +170,7 @@ async fn ask(
                    v1beta1)";
         return Err(Failure::Unreachable(why.to_owned()));
     };
-    let uid = metadata::new_uid()?;
+    let uid = metadata::new_uid();
     let user = auth::user_info(attributes.user);
     let request = review::request(&uid, version, attributes, object, seen, user);
     let client = &registry.admission().hooks.client;
