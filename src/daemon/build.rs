@@ -258,7 +258,8 @@ pub async fn start(places: &Places, cluster: &Cluster, prepared: Prepared) -> Re
     );
     let controllers = Controllers::new(
         // They see to objects of aggregated servers as well.
-        Client::new(server.clone(), User::component("system:kube-controller-manager")),
+        Client::new(server.clone(), User::component("system:kube-controller-manager"))
+            .recorded_in(figures.clone()),
         controllers::Config {
             authority: Arc::new(Keys { pki: tls.pki.clone(), api: api.clone() }),
             ca_pem: tls.pki.ca_pem().to_owned(),
