@@ -145,7 +145,7 @@ async fn a_deleted_pod_is_asked_to_end_when_nobody_is_led_to_it_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn services_hold_no_pod_up_for_long() {
-    for (grace, waits) in [(30, 1000), (0, 0)] {
+    for (grace, waits) in [(30, 3000), (2, 2000), (0, 0)] {
         let bed = Bed::start(running("web"), SimRuntime::new());
         pass(1).await;
         bed.led.send_replace(true);
