@@ -115,6 +115,7 @@ pub struct Proxy {
     config: Configs,
     options: Options,
     led: watch::Sender<Led>,
+    /// Addresses of pods that are gone, whose connections are still to be ended.
     gone: (UnboundedSender<IpAddr>, UnboundedReceiver<IpAddr>),
 }
 

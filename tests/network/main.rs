@@ -205,6 +205,11 @@ fn frontend(address: Option<[u8; 4]>, protocol: Protocol, port: u16) -> Frontend
     Frontend { address: address.map(Ipv4Addr::from), protocol, port }
 }
 
+/// The address of a service, and a port of the node.
+fn by_address_and_port() -> [Frontend; 2] {
+    [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)]
+}
+
 #[test]
 fn attaching_is_idempotent_and_recovers() {
     on_a_host(async |host: Host| {
@@ -377,8 +382,7 @@ fn what_is_for_a_pod_that_is_gone_leaves_by_no_other_way() {
         let proxy = Proxy::start(&host);
         let gone = Endpoint { address: Ipv4Addr::new(10, 244, 9, 9), port: 80 };
         let gone = Backends { endpoints: vec![gone], ..Backends::default() };
-        let frontends =
-            [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)];
+        let frontends = by_address_and_port();
         let frontends = frontends.map(|frontend| (frontend, gone.clone()));
         proxy.set(&State { frontends: frontends.into(), ..State::default() }, 2).await;
         for from in [None, Some(&pods["a"])] {
@@ -409,8 +413,7 @@ fn an_attempt_to_connect_to_a_pod_that_went_is_led_elsewhere() {
             run("nft", "add chain ip silent input { type filter hook input priority 0; policy drop; }");
         })
         .unwrap();
-        let frontends =
-            [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)];
+        let frontends = by_address_and_port();
         let led_to = |pod: &Attachment| State {
             frontends: frontends.map(|frontend| (frontend, backends([pod]))).into(),
             ..State::default()
@@ -442,8 +445,7 @@ fn nothing_is_left_of_the_connections_of_a_pod_that_is_gone() {
         let network = PodNetwork::open(host.network()).await.unwrap();
         let pods = three_pods(&network).await;
         let proxy = Proxy::start(&host);
-        let frontends =
-            [frontend(Some([10, 96, 0, 7]), Protocol::Tcp, 80), frontend(None, Protocol::Tcp, 30080)];
+        let frontends = by_address_and_port();
         let led_to = |pod: &Attachment, port| {
             let endpoints = vec![Endpoint { address: pod.address, port }];
             let backends = Backends { endpoints, ..Backends::default() };
