@@ -1,16 +1,13 @@
-//! A disk that fails on demand, for tests: an ordinary file that has no room, or whose one operation fails.
+//! A disk that fails on demand, for tests: one without room, or one whose one operation fails.
 
-use std::fs::OpenOptions;
 use std::io::{Error, ErrorKind, Result};
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use super::Store;
+use super::medium::{Directory, Disk, Medium};
 use super::writer::Limits;
-use redb::backends::FileBackend;
-use redb::{BackendError, Database, DatabaseError, StorageBackend};
 
 /// What goes wrong with every disk of this kind.
 #[derive(Debug, Default)]
@@ -21,8 +18,8 @@ pub struct Faults {
     pub countdown: AtomicI64,
     /// Whether the failing operation is carried out nevertheless, as when only its answer is lost.
     pub done_anyway: AtomicBool,
-    /// Whether it panics instead of answering with an error.
-    pub panics: AtomicBool,
+    /// Whether the failing operation, when it writes bytes, writes the first half of them.
+    pub half_done: AtomicBool,
 }
 
 impl Faults {
@@ -31,20 +28,25 @@ impl Faults {
         Arc::new(Faults { countdown: AtomicI64::new(-1), ..Faults::default() })
     }
 
-    /// Opens the engine on a file of such a disk.
-    pub fn open(self: &Arc<Self>, path: &Path) -> std::result::Result<Database, DatabaseError> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let disk = FaultyDisk { file: FileBackend::new(file)?, faults: self.clone() };
-        Database::builder().create_with_backend(disk)
-    }
-
     /// A store on such a disk.
     pub fn store(self: &Arc<Self>, path: &Path) -> Store {
-        let (faults, limits) = (self.clone(), Limits { events: 100, bytes: usize::MAX });
-        Store::open_with(path, Box::new(move |path| faults.open(path)), limits).unwrap()
+        self.store_with(path, Limits { events: 100, bytes: usize::MAX, file: u64::MAX / 4 })
+    }
+
+    /// The same within these limits.
+    pub fn store_with(self: &Arc<Self>, path: &Path, limits: Limits) -> Store {
+        Store::open_with(path, Arc::new(FaultyDisk(self.clone())), limits).unwrap()
     }
 
     fn check(&self, operation: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.check_or(operation, || Ok(()))
+    }
+
+    fn check_or(
+        &self,
+        operation: impl FnOnce() -> Result<()>,
+        half: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let no_room = || Err(Error::from(ErrorKind::StorageFull));
         if self.full.load(Ordering::SeqCst) {
             return no_room();
@@ -54,72 +56,61 @@ impl Faults {
         }
         if self.done_anyway.load(Ordering::SeqCst) {
             operation()?;
+        } else if self.half_done.load(Ordering::SeqCst) {
+            half()?;
         }
-        assert!(!self.panics.load(Ordering::SeqCst), "the disk fails by a panic");
         no_room()
     }
 }
 
-#[derive(Debug)]
-struct FaultyDisk {
-    file: FileBackend,
+struct FaultyDisk(Arc<Faults>);
+
+impl Directory for FaultyDisk {
+    fn open(&self, path: &Path) -> Result<Box<dyn Medium>> {
+        Ok(Box::new(FaultyMedium { medium: Disk.open(path)?, faults: self.0.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.0.check(|| Disk.rename(from, to))
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        Disk.exists(path)
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        Disk.remove(path)
+    }
+
+    fn sync_names(&self, path: &Path) -> Result<()> {
+        self.0.check(|| Disk.sync_names(path))
+    }
+}
+
+struct FaultyMedium {
+    medium: Box<dyn Medium>,
     faults: Arc<Faults>,
 }
 
-impl StorageBackend for FaultyDisk {
-    fn len(&self) -> Result<u64> {
-        self.file.len()
+impl Medium for FaultyMedium {
+    fn length(&self) -> Result<u64> {
+        self.medium.length()
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.file.read(offset, out)
+    fn read_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        self.medium.read_at(out, offset)
     }
 
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.faults.check(|| self.file.set_len(len))
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let half = &bytes[..bytes.len() / 2];
+        self.faults.check_or(|| self.medium.write_at(bytes, offset), || self.medium.write_at(half, offset))
     }
 
-    fn sync_data(&self) -> Result<()> {
-        self.faults.check(|| self.file.sync_data())
+    fn set_length(&self, length: u64) -> Result<()> {
+        self.faults.check(|| self.medium.set_length(length))
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.faults.check(|| self.file.write(offset, data))
-    }
-
-    fn close(&self) -> Result<()> {
-        self.file.close()
-    }
-
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> std::result::Result<bool, BackendError> {
-        self.file.try_lock_range(start, end)
-    }
-
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> std::result::Result<bool, BackendError> {
-        self.file.try_lock_shared_range(start, end)
-    }
-
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> std::result::Result<(), BackendError> {
-        self.file.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> std::result::Result<(), BackendError> {
-        self.file.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> std::result::Result<(), BackendError> {
-        self.file.unlock_range(start, end)
-    }
-
-    fn query_lock_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> std::result::Result<bool, BackendError> {
-        self.file.query_lock_range(start, end)
+    fn sync(&self) -> Result<()> {
+        self.faults.check(|| self.medium.sync())
     }
 }

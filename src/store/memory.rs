@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::rows::Span;
+use super::image::Image;
+use super::writer::Limits;
 use super::{Entry, Error, Event, Revision, Snapshot};
 
 /// The state shared by readers and the writer.
@@ -62,6 +63,10 @@ pub fn collection(key: &str) -> Option<&str> {
 /// closely share; of the older ones only the bytes are kept.
 const FRESH: usize = 64;
 
+/// The log is trimmed by at least so many changes at a time, so that not every commit has to, and by few enough that
+/// nobody waits long for one that does.
+const TRIM: usize = 256;
+
 /// An upper bound of the bytes held for a change: what was there before is often shared with an older one.
 fn weight(event: &Event) -> usize {
     let held = |entry: &Entry| size_of::<Entry>() + entry.key.len() + entry.bytes.len();
@@ -69,20 +74,20 @@ fn weight(event: &Event) -> usize {
 }
 
 impl State {
-    /// The state as it lies on disk; the log must be contiguous and follow `compacted`.
-    pub fn restored(
-        documents: BTreeMap<String, Arc<Entry>>,
-        log: VecDeque<Event>,
-        compacted: Revision,
-    ) -> State {
-        let log_bytes = log.iter().map(weight).sum();
-        let opened = log.back().map_or(compacted, |event| event.revision);
-        State { documents, log, log_bytes, compacted, collections: HashMap::new(), opened }
+    /// Documents as they were at one revision, with nothing known of how they came to be.
+    pub fn restored(documents: BTreeMap<String, Arc<Entry>>, compacted: Revision) -> State {
+        State { documents, compacted, opened: compacted, ..State::default() }
     }
 
-    /// How far the log reaches.
-    pub fn span(&self) -> Span {
-        Span { compacted: self.compacted, newest: self.newest() }
+    /// All of it that is worth keeping.
+    pub fn image(&self) -> Image {
+        let base = |entry: &&Arc<Entry>| entry.revision <= self.compacted;
+        let replaced = self.log.iter().filter_map(|event| event.previous.as_ref());
+        Image {
+            compacted: self.compacted,
+            base: self.documents.values().chain(replaced).filter(base).cloned().collect(),
+            events: self.log.iter().cloned().collect(),
+        }
     }
 
     /// The newest revision.
@@ -90,12 +95,8 @@ impl State {
         self.log.back().map_or(self.compacted, |event| event.revision)
     }
 
-    /// The newest revision that the log no longer holds.
-    pub fn compacted(&self) -> Revision {
-        self.compacted
-    }
-
     /// Changes in the log, and the bytes that they hold at most.
+    #[cfg(test)]
     pub fn log_size(&self) -> (usize, usize) {
         (self.log.len(), self.log_bytes)
     }
@@ -106,15 +107,15 @@ impl State {
         self.log.iter()
     }
 
-    /// How many of the oldest changes must go so that the log keeps to these limits.
-    pub fn excess(&self, events: usize, bytes: usize) -> usize {
+    /// Up to where the log must be forgotten so that it keeps to these limits.
+    pub fn beyond(&self, limits: Limits) -> Option<Revision> {
         let mut held = self.log_bytes;
         let mut count = 0;
-        while self.log.len() - count > events || (held > bytes && count < self.log.len()) {
+        while self.log.len() - count > limits.events || (held > limits.bytes && count < self.log.len()) {
             held -= weight(&self.log[count]);
             count += 1;
         }
-        count
+        (count > 0).then(|| self.compacted + count.max(TRIM.min(self.log.len() / 10)) as Revision)
     }
 
     /// The present document.
@@ -245,7 +246,7 @@ impl State {
     }
 
     /// Makes durable changes visible.
-    pub fn apply(&mut self, events: Vec<Event>) {
+    pub fn apply(&mut self, events: impl IntoIterator<Item = Event>) {
         for event in events {
             if event.deleted {
                 self.documents.remove(&event.entry.key);

@@ -13,13 +13,20 @@ use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 use self::announce::Announcer;
+use self::file::StoreFile;
+use self::medium::{Directory, Disk};
 use self::memory::Memory;
 use self::writer::{Encode, Operation, Write, Writer};
 
 mod announce;
-mod disk;
+mod file;
+mod former;
+mod image;
+mod marker;
+mod medium;
 mod memory;
-mod rows;
+mod record;
+mod rewriting;
 mod writer;
 
 /// The position of a change in the one log; the first change has revision 1.
@@ -156,13 +163,13 @@ pub struct Store {
 }
 
 /// What the log keeps for watchers and paged lists that lag or come back: some minutes of a busy cluster, a day of a
-/// quiet one.
-const LIMITS: writer::Limits = writer::Limits { events: 20_000, bytes: 64 << 20 };
+/// quiet one. A file of 16 MiB is read in some 20 ms.
+const LIMITS: writer::Limits = writer::Limits { events: 20_000, bytes: 64 << 20, file: 16 << 20 };
 
 impl Store {
     /// Opens or creates the store file; refuses a damaged one or one of a newer format.
     pub fn open(path: &Path) -> Result<Store, Error> {
-        Store::open_with(path, Box::new(disk::engine), LIMITS)
+        Store::open_with(path, Arc::new(Disk), LIMITS)
     }
 
     /// An empty store for simulations. It has no disk: what is written is written at once, on the thread of whoever asks.
@@ -176,10 +183,11 @@ impl Store {
         Store::without_disk(self.memory.read(memory::State::clone))
     }
 
-    fn open_with(path: &Path, engine: disk::Opener, limits: writer::Limits) -> Result<Store, Error> {
-        let (disk, state) = disk::Disk::open(path, engine)?;
+    fn open_with(path: &Path, directory: Arc<dyn Directory>, limits: writer::Limits) -> Result<Store, Error> {
+        let (file, mut state) = StoreFile::open(path, directory, limits.file)?;
+        state.beyond(limits).map(|revision| state.compact(revision));
         let (memory, announcer) = Store::begun(state);
-        let writer = Writer::start(disk, memory.clone(), announcer.clone(), limits)?;
+        let writer = Writer::start(file, memory.clone(), announcer.clone(), limits)?;
         Ok(Store { memory, announcer, writer: Arc::new(writer) })
     }
 

@@ -1,18 +1,15 @@
-//! The one writer: takes what has queued up, decides, makes it durable in one transaction, then shows it.
+//! The one writer: takes what has queued up, decides, makes it durable as one record, then shows it.
 
 use std::collections::HashMap;
-use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::announce::Announcer;
-use super::disk::{Change, Disk};
+use super::file::StoreFile;
 use super::memory::{Memory, State};
-use super::rows::Span;
 use super::{Entry, Error, Event, Revision};
 
 /// Makes a document's bytes once its revision is known.
@@ -73,38 +70,35 @@ pub enum Message {
 /// How large the log may grow.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Changes.
+    /// Changes in memory.
     pub events: usize,
-    /// Bytes.
+    /// Bytes in memory.
     pub bytes: usize,
+    /// Bytes of the file up to which it is never written anew.
+    pub file: u64,
 }
 
-/// The most writes in one transaction: bounds the wait of the first of them.
+/// The most writes in one record: bounds the wait of the first of them.
 const GROUP: usize = 512;
-/// The log is trimmed by at least so many changes at a time, so that not every commit has to, and by few enough that
-/// nobody waits long for one that does.
-const TRIM: usize = 256;
-/// So long after the last write a large file is made quick to open.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// The handle to the one writer.
 pub enum Writer {
     /// It has a thread of its own, so that nobody who asks is held up by the disk.
     Thread(mpsc::Sender<Message>),
     /// It works on the thread of whoever asks, until it is closed.
-    AtOnce(Mutex<Option<Work>>),
+    AtOnce(Box<Mutex<Option<Work>>>),
 }
 
 impl Writer {
     /// Starts a thread; it ends when the handle is dropped or it is told to.
     pub fn start(
-        disk: Disk,
+        file: StoreFile,
         memory: Arc<Memory>,
         announcer: Arc<Announcer>,
         limits: Limits,
     ) -> Result<Writer, Error> {
         let (queue, messages) = mpsc::channel();
-        let work = Work::new(Some(disk), memory, announcer, limits);
+        let work = Work::new(Some(file), memory, announcer, limits);
         thread::Builder::new().name("store".into()).spawn(move || work.run(&messages)).map_err(|error| {
             Error::Disk { path: String::new(), message: format!("cannot start the writer's thread: {error}") }
         })?;
@@ -113,7 +107,7 @@ impl Writer {
 
     /// Without a thread and without a disk: a message has been carried out when it has been sent.
     pub fn at_once(memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Writer {
-        Writer::AtOnce(Mutex::new(Some(Work::new(None, memory, announcer, limits))))
+        Writer::AtOnce(Box::new(Mutex::new(Some(Work::new(None, memory, announcer, limits)))))
     }
 
     /// Hands over a message.
@@ -138,10 +132,10 @@ pub struct Work {
     /// Before the disk: they hear of the end first.
     followers: Followers,
     /// Not in a simulation, where a write is as good as durable when it is in memory.
-    disk: Option<Disk>,
+    file: Option<StoreFile>,
     memory: Arc<Memory>,
     limits: Limits,
-    /// How the newest transaction ended.
+    /// How the newest record ended.
     last: Result<(), Error>,
 }
 
@@ -156,39 +150,31 @@ impl Drop for Followers {
 
 type Done = oneshot::Sender<Result<Arc<Entry>, Error>>;
 
-/// A group of writes, decided: what becomes of each once the transaction has ended.
+/// A group of writes, decided: what becomes of each once their record is written.
 #[derive(Default)]
 struct Group {
     events: Vec<Event>,
-    /// Acknowledged once their transaction is durable.
+    /// Acknowledged once their record is durable.
     accepted: Vec<(Done, Arc<Entry>)>,
     /// Refused because of a write of the same group, which must be visible before they hear of it.
     beaten: Vec<(Done, Error)>,
 }
 
 impl Work {
-    fn new(disk: Option<Disk>, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Work {
-        Work { followers: Followers(announcer), disk, memory, limits, last: Ok(()) }
+    fn new(file: Option<StoreFile>, memory: Arc<Memory>, announcer: Arc<Announcer>, limits: Limits) -> Work {
+        Work { followers: Followers(announcer), file, memory, limits, last: Ok(()) }
     }
 
     fn run(mut self, messages: &mpsc::Receiver<Message>) {
         let mut closing = None;
         while closing.is_none() {
-            let slow = self.disk.as_mut().filter(|disk| disk.is_slow_to_open());
-            let first = match &slow {
-                None => messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(_) => messages.recv_timeout(IDLE),
-            };
-            match (first, slow) {
-                (Ok(first), _) => closing = self.take(first, || messages.try_recv().ok()),
-                (Err(RecvTimeoutError::Timeout), Some(disk)) => {
-                    let made = disk.make_quick_to_open(self.memory.read(State::span));
-                    self.last = made.or_else(|_| self.settle());
-                }
-                (Err(_), _) => break,
-            }
+            let Ok(first) = messages.recv() else { break };
+            closing = self.take(first, || messages.try_recv().ok());
         }
         // The file is closed before the closer hears of it.
+        if let Some(file) = self.file.take() {
+            file.close();
+        }
         drop(self);
         if let Some(done) = closing {
             let _ = done.send(());
@@ -227,7 +213,7 @@ impl Work {
         closing
     }
 
-    /// How the transaction ended; `None` when there was nothing to make durable.
+    /// How the record ended; `None` when there was nothing to make durable.
     fn commit(
         &mut self,
         writes: Vec<Write>,
@@ -236,31 +222,16 @@ impl Work {
         if writes.is_empty() && compactions.is_empty() {
             return None;
         }
-        if let Err(error) = self.settle() {
-            for write in writes {
-                let _ = write.done.send(Err(again(&error)));
-            }
-            for (_, done) in compactions {
-                let _ = done.send(Err(again(&error)));
-            }
-            return Some(Err(error));
-        }
         let Group { events, accepted, beaten } = self.decide(writes);
-        let asked = compactions.iter().map(|(revision, _)| *revision).max();
-        let (span, compact) = self.memory.read(|state| {
-            let excess = state.excess(self.limits.events, self.limits.bytes);
-            let trim = (excess > 0).then(|| {
-                let count = excess.max(TRIM.min(state.log_size().0 / 10));
-                state.compacted() + count as Revision
-            });
-            let span = state.span();
-            let until = trim.max(asked).map(|until| until.min(span.newest));
-            (span, until.filter(|until| *until > span.compacted))
-        });
-        let idle = events.is_empty() && compact.is_none();
-        let result = if idle { Ok(()) } else { self.transact(&events, span, compact) };
+        let idle = events.is_empty();
+        let result = match &mut self.file {
+            Some(file) if !idle => file.commit(&events),
+            _ => Ok(()),
+        };
         match &result {
             Ok(()) => {
+                let asked = compactions.iter().map(|(revision, _)| *revision).max();
+                self.show(&events, asked);
                 for (done, entry) in accepted {
                     let _ = done.send(Ok(entry));
                 }
@@ -269,6 +240,11 @@ impl Work {
                 }
                 for (_, done) in compactions {
                     let _ = done.send(Ok(()));
+                }
+                // Who waits for a write hears of it before those who follow.
+                self.followers.0.announce(&events);
+                if let Some(file) = &mut self.file {
+                    file.tend(|| self.memory.read(State::image));
                 }
             }
             Err(error) => {
@@ -281,47 +257,15 @@ impl Work {
                 }
             }
         }
-        // Who waits for a write hears of it before those who follow.
-        if result.is_ok() {
-            self.followers.0.announce(&events);
-        }
         (!idle).then_some(result)
     }
 
-    /// Makes the changes durable, then visible. A failure leaves open whether they reached the disk: the file,
-    /// opened anew, says so.
-    fn transact(&mut self, events: &[Event], span: Span, compact: Option<Revision>) -> Result<(), Error> {
-        let change = Change { events, span, compact };
-        let reached = change.reached();
-        match self.disk.as_mut().map_or(Ok(()), |disk| disk.commit(&change)) {
-            Ok(()) => {
-                self.show(events.to_vec(), reached);
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a transaction failed; the store file is opened anew");
-                let settled = self.settle();
-                let there = self.memory.read(State::span) == reached;
-                if settled.is_ok() && there { Ok(()) } else { Err(error) }
-            }
-        }
-    }
-
-    /// After a failure, opens the file again and shows what turns out to be on it.
-    fn settle(&mut self) -> Result<(), Error> {
-        let Some(disk) = self.disk.as_mut().filter(|disk| !disk.is_open()) else {
-            return Ok(());
-        };
-        let (events, span) = disk.reopen(self.memory.read(State::span).newest)?;
-        self.show(events.clone(), span);
-        self.followers.0.announce(&events);
-        Ok(())
-    }
-
-    fn show(&self, events: Vec<Event>, reached: Span) {
+    /// Makes durable changes visible, and forgets what the log need not hold.
+    fn show(&self, events: &[Event], asked: Option<Revision>) {
         let forgotten = self.memory.write(|state| {
-            state.apply(events);
-            state.compact(reached.compacted)
+            state.apply(events.iter().cloned());
+            let until = state.beyond(self.limits).max(asked);
+            until.map(|until| state.compact(until))
         });
         drop(forgotten);
     }
@@ -331,7 +275,7 @@ impl Work {
     fn decide(&self, writes: Vec<Write>) -> Group {
         let mut group = Group::default();
         let mut overlay: HashMap<String, Option<Arc<Entry>>> = HashMap::new();
-        let mut revision = self.memory.read(State::span).newest;
+        let mut revision = self.memory.read(State::newest);
         for write in writes {
             let written = overlay.get(&write.key);
             let present = match written {
@@ -358,7 +302,7 @@ impl Work {
     }
 }
 
-/// The same failure once more, for everybody who waited for the transaction.
+/// The same failure once more, for everybody who waited for the record.
 fn again(error: &Error) -> Error {
     match error {
         Error::Disk { path, message } => Error::Disk { path: path.clone(), message: message.clone() },

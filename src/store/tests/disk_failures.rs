@@ -4,25 +4,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use redb::ReadableTable;
 use tokio::sync::oneshot;
 
 use super::super::faults::Faults;
-use super::super::{Error, Store};
+use super::super::writer::Limits;
+use super::super::{Error, Revision, Store};
 use super::{encode, fresh, keys};
-
-const DOCUMENTS: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("documents");
-const LOG: redb::TableDefinition<u64, &[u8]> = redb::TableDefinition::new("log");
-const HEAD: redb::TableDefinition<&str, &[u8]> = redb::TableDefinition::new("head");
-const META: redb::TableDefinition<&str, u64> = redb::TableDefinition::new("meta");
-
-/// Changes a store's file behind its back.
-fn meddle(path: &Path, change: impl FnOnce(&redb::WriteTransaction)) {
-    let file = redb::Database::open(path).unwrap();
-    let transaction = file.begin_write().unwrap();
-    change(&transaction);
-    transaction.commit().unwrap();
-}
 
 #[tokio::test]
 async fn damaged_files_are_refused() {
@@ -50,7 +37,7 @@ async fn damaged_files_are_refused() {
     }
     assert!(hits > 0);
     assert!(refused(&flipped).unwrap().contains("damaged"));
-    assert!(refused(&good[..good.len() / 2]).is_some());
+    assert!(refused(&good[..1000]).unwrap().contains("its end is missing"));
     assert!(refused(&good).is_none());
 }
 
@@ -63,56 +50,14 @@ async fn files_of_a_newer_format_and_of_a_running_daemon_are_refused() {
     assert!(locked.contains("another process has it open: is this cluster's daemon running"), "{locked}");
     store.close().await;
 
-    let set =
-        |format: u64| meddle(&path, |t| drop(t.open_table(META).unwrap().insert("format", format).unwrap()));
-    set(4);
+    let mut file = std::fs::read(&path).unwrap();
+    file[12] = 5;
+    std::fs::write(&path, &file).unwrap();
     let newer = Store::open(&path).err().unwrap().to_string();
-    assert!(newer.contains("format 4, this version of minik knows format 3"), "{newer}");
-    set(3);
+    assert!(newer.contains("format 5, this version of minik knows format 4"), "{newer}");
+    file[12] = 4;
+    std::fs::write(&path, &file).unwrap();
     assert_eq!(Store::open(&path).unwrap().get("k").unwrap().revision, 1);
-}
-
-#[tokio::test]
-async fn rows_that_were_moved_lost_or_changed_are_refused() {
-    let (dir, store) = fresh();
-    let path = dir.path().join("store");
-    store.create("a", encode("1")).await.unwrap();
-    store.create("b", encode("2")).await.unwrap();
-    store.delete("b", 2, encode("end")).await.unwrap();
-    store.close().await;
-    let good = std::fs::read(&path).unwrap();
-    let refused = |change: fn(&redb::WriteTransaction)| {
-        let path = dir.path().join("copy");
-        std::fs::write(&path, &good).unwrap();
-        meddle(&path, change);
-        Store::open(&path).err().map(|e| e.to_string()).unwrap_or_default()
-    };
-    let moved = refused(|t| {
-        let mut documents = t.open_table(DOCUMENTS).unwrap();
-        let row = documents.remove("a").unwrap().unwrap().value().to_vec();
-        documents.insert("c", row.as_slice()).unwrap();
-    });
-    assert!(moved.contains("the document c fails its checksum"), "{moved}");
-    let lost = refused(|t| drop(t.open_table(LOG).unwrap().remove(3).unwrap()));
-    assert!(lost.contains("the log does not reach from 0 to 3: 2"), "{lost}");
-    let swapped = refused(|t| {
-        let mut log = t.open_table(LOG).unwrap();
-        let row = log.get(1).unwrap().unwrap().value().to_vec();
-        log.insert(2, row.as_slice()).unwrap();
-    });
-    assert!(swapped.contains("revision 2 of the log is broken"), "{swapped}");
-    let missing = refused(|t| drop(t.open_table(DOCUMENTS).unwrap().remove("a").unwrap()));
-    assert!(missing.contains("the document a is missing"), "{missing}");
-    let changed = refused(|t| {
-        let mut head = t.open_table(HEAD).unwrap();
-        let mut row = head.get("span").unwrap().unwrap().value().to_vec();
-        row[4] ^= 1;
-        head.insert("span", row.as_slice()).unwrap();
-    });
-    assert!(changed.contains("how far the log reaches fails its checksum"), "{changed}");
-    let format = refused(|t| drop(t.open_table(META).unwrap().insert("format", 1).unwrap()));
-    assert!(format.contains("fails its checksum"), "{format}");
-    assert_eq!(refused(|_| {}), "");
 }
 
 #[tokio::test]
@@ -137,84 +82,81 @@ async fn a_store_that_was_there_and_is_not_is_refused() {
     assert_eq!(Store::open(&new).unwrap().revision(), 0);
 }
 
-/// A row as older formats have it; the oldest leaves the place out of the checksum.
-fn sealed(place: &[u8], parts: &[&[u8]]) -> Vec<u8> {
-    let body = parts.concat();
+/// A row as the tables of older formats have it.
+fn sealed(key: &str, numbers: [Revision; 2], bytes: &[u8]) -> Vec<u8> {
+    let body = [&numbers[0].to_le_bytes(), &numbers[1].to_le_bytes(), bytes].concat();
     let mut crc = crc32fast::Hasher::new();
-    crc.update(place);
+    crc.update(key.as_bytes());
     crc.update(&body);
     [&crc.finalize().to_le_bytes(), body.as_slice()].concat()
 }
 
+/// A file of an older format; `change` may damage it.
+fn former(path: &Path, format: u64, change: impl FnOnce(&redb::WriteTransaction)) {
+    let documents = redb::TableDefinition::<&str, &[u8]>::new("documents");
+    let head = redb::TableDefinition::<&str, &[u8]>::new("head");
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    let file = redb::Database::create(path).unwrap();
+    let transaction = file.begin_write().unwrap();
+    {
+        let mut documents = transaction.open_table(documents).unwrap();
+        documents.insert("k1", sealed("k1", [1, 4], b"\"one\"").as_slice()).unwrap();
+        documents.insert("k3", sealed("k3", [3, 3], b"\"three\"").as_slice()).unwrap();
+        transaction.open_table(meta).unwrap().insert("format", format).unwrap();
+        transaction.open_table(head).unwrap().insert("span", sealed("span", [1, 5], b"").as_slice()).unwrap();
+    }
+    change(&transaction);
+    transaction.commit().unwrap();
+}
+
 #[tokio::test]
-async fn files_of_older_formats_are_brought_to_the_present_one() {
-    let number = |n: usize| (n as u64).to_le_bytes();
-    let text = |text: &str| [&number(text.len())[..], text.as_bytes()].concat();
-    for format in [1, 2] {
-        let (dir, store) = fresh();
+async fn documents_of_older_formats_are_taken_over() {
+    for format in [2, 3] {
+        let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store");
-        for n in 1..=3 {
-            store.create(&format!("k{n}"), encode("v")).await.unwrap();
-        }
-        store.update("k1", 1, encode("w")).await.unwrap();
-        store.delete("k2", 2, encode("end")).await.unwrap();
-        store.compact(1).await.unwrap();
-        let mut watch = store.watch("", 1);
-        let mut told = Vec::new();
-        while told.len() < 4 {
-            told.push(watch.next().await.unwrap());
-        }
-        store.close().await;
-        // What older formats have: every event with its document, and the oldest no keys in its checksums and no row
-        // that says how far the log reaches.
-        meddle(&path, |t| {
-            let mut log = t.open_table(LOG).unwrap();
-            for event in &told {
-                let (entry, revision) = (&event.entry, event.revision.to_le_bytes());
-                let place = if format == 1 { &[][..] } else { &revision };
-                let (deleted, created) = (number(event.deleted.into()), entry.created.to_le_bytes());
-                let bytes = |bytes: &Bytes| text(std::str::from_utf8(bytes).unwrap());
-                let before = event.previous.iter().map(|before| {
-                    [&before.created.to_le_bytes()[..], &before.revision.to_le_bytes(), &bytes(&before.bytes)]
-                        .concat()
-                });
-                let before: Vec<u8> = before.flatten().collect();
-                let row =
-                    sealed(place, &[&deleted, &created, &text(&entry.key), &bytes(&entry.bytes), &before]);
-                log.insert(event.revision, row.as_slice()).unwrap();
-            }
-            let mut meta = t.open_table(META).unwrap();
-            meta.insert("format", format).unwrap();
-            if format == 1 {
-                let mut documents = t.open_table(DOCUMENTS).unwrap();
-                let read = documents.iter().unwrap().flatten();
-                let rows: Vec<_> =
-                    read.map(|(k, v)| (k.value().to_owned(), v.value()[4..].to_vec())).collect();
-                for (key, body) in &rows {
-                    documents.insert(key.as_str(), sealed(&[], &[body]).as_slice()).unwrap();
-                }
-                meta.insert("compacted", 1).unwrap();
-                t.delete_table(HEAD).unwrap();
-            }
-        });
-        for _ in 0..2 {
+        former(&path, format, |_| {});
+        for round in 0..2 {
             let store = Store::open(&path).unwrap();
             let all = store.list("", None, 0, None).unwrap();
-            assert_eq!((store.revision(), keys(&all)), (5, vec!["k1", "k3"]));
-            let mut watch = store.watch("", 1);
-            for event in &told {
-                let again = watch.next().await.unwrap();
-                assert_eq!((again.revision, again.deleted), (event.revision, event.deleted));
-                assert_eq!(again.entry.bytes, event.entry.bytes);
-                assert_eq!(
-                    again.previous.map(|p| p.bytes.clone()),
-                    event.previous.as_ref().map(|p| p.bytes.clone())
-                );
-            }
-            assert!(store.watch("", 0).next().await.is_err());
+            assert_eq!((store.revision(), keys(&all)), (5 + round, vec!["k1", "k3"]));
+            let k1 = store.get("k1").unwrap();
+            assert_eq!((k1.created, k1.bytes.as_ref()), (1, &b"\"one\""[..]));
+            assert!(matches!(store.watch("", 4).next().await, Err(Error::Compacted { .. })));
+            let k3 = store.get("k3").unwrap().revision;
+            assert_eq!(store.update("k3", k3, encode("3")).await.unwrap().revision, 6 + round);
             store.close().await;
         }
     }
+}
+
+#[tokio::test]
+async fn damaged_files_of_older_formats_are_refused_and_left_alone() {
+    let refused = |format, change: fn(&redb::WriteTransaction)| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store");
+        former(&path, format, change);
+        let before = std::fs::read(&path).unwrap();
+        let refused = Store::open(&path).err().unwrap().to_string();
+        assert!(std::fs::read(&path).unwrap().starts_with(&before[..9]));
+        refused
+    };
+    let moved = refused(3, |t| {
+        let documents = redb::TableDefinition::<&str, &[u8]>::new("documents");
+        let mut documents = t.open_table(documents).unwrap();
+        let row = documents.remove("k1").unwrap().unwrap().value().to_vec();
+        documents.insert("k2", row.as_slice()).unwrap();
+    });
+    assert!(moved.contains("the document k2 fails its checksum"), "{moved}");
+    let span = refused(3, |t| {
+        let head = redb::TableDefinition::<&str, &[u8]>::new("head");
+        t.open_table(head).unwrap().insert("span", sealed("other", [1, 5], b"").as_slice()).unwrap();
+    });
+    assert!(span.contains("how far the log reaches fails its checksum"), "{span}");
+    assert!(refused(1, |_| {}).contains("it has format 1"));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    std::fs::write(&path, b"redb\x1a\x0a\xa9\x0d\x0a and no more").unwrap();
+    assert!(Store::open(&path).err().unwrap().to_string().contains("damaged"));
 }
 
 #[tokio::test]
@@ -239,9 +181,12 @@ async fn a_full_disk_refuses_writes_until_there_is_room() {
     assert_eq!(Store::open(&path).unwrap().get("a").unwrap().json()["text"], "3");
 }
 
+/// The ways in which one operation fails: not done, done, or half done.
+const WAYS: [(bool, bool); 3] = [(false, false), (true, false), (false, true)];
+
 #[tokio::test]
 async fn whichever_operation_fails_memory_and_disk_tell_the_same() {
-    for (done_anyway, panics) in [(false, false), (true, false), (false, true), (true, true)] {
+    for (done_anyway, half_done) in WAYS {
         let mut failures = 0;
         for operation in 0.. {
             let dir = tempfile::tempdir().unwrap();
@@ -250,9 +195,10 @@ async fn whichever_operation_fails_memory_and_disk_tell_the_same() {
             store.create("a", encode("1")).await.unwrap();
             store.create("b", encode("1")).await.unwrap();
             faults.done_anyway.store(done_anyway, Ordering::SeqCst);
-            faults.panics.store(panics, Ordering::SeqCst);
+            faults.half_done.store(half_done, Ordering::SeqCst);
             faults.countdown.store(operation, Ordering::SeqCst);
-            let written = store.update("a", 1, encode("2")).await;
+            // So large that the file must become longer.
+            let written = store.update("a", 1, encode(&"2".repeat(2 << 20))).await;
             let untouched = faults.countdown.swap(-1, Ordering::SeqCst) >= 0;
             let now = store.get("a").unwrap();
             match &written {
@@ -262,17 +208,66 @@ async fn whichever_operation_fails_memory_and_disk_tell_the_same() {
                     assert_eq!(now.revision, 1, "operation {operation}");
                 }
             }
-            store.update("a", now.revision, encode("3")).await.unwrap();
-            store.delete("b", 2, encode("end")).await.unwrap();
-            let newest = store.revision();
+            if operation % 2 == 0 {
+                // What failed does not turn up when the process ends here.
+                drop(store.clone());
+                store.close().await;
+                let again = Store::open(&path).unwrap();
+                assert_eq!(again.get("a").unwrap().revision, now.revision);
+                again.close().await;
+            } else {
+                store.update("a", now.revision, encode("3")).await.unwrap();
+                store.delete("b", 2, encode("end")).await.unwrap();
+                let newest = store.revision();
+                store.close().await;
+                let store = Store::open(&path).unwrap();
+                assert_eq!(
+                    (store.revision(), store.get("a").unwrap().json()["text"].as_str()),
+                    (newest, Some("3"))
+                );
+            }
+            if untouched {
+                assert!(operation > 3 && failures > 0, "{operation} {failures}");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn whichever_operation_fails_while_the_file_is_written_anew_nothing_is_lost() {
+    let limits = Limits { events: 20, bytes: usize::MAX, file: 1 << 20 };
+    for (done_anyway, half_done) in WAYS {
+        for operation in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            let (path, faults) = (dir.path().join("store"), Faults::none());
+            let store = faults.store_with(&path, limits);
+            store.create("still", encode("here")).await.unwrap();
+            let mut revision = store.create("a", encode("0")).await.unwrap().revision;
+            let length = || std::fs::metadata(&path).unwrap().len();
+            // Up to where it is about to be written anew.
+            while length() <= 1 << 20 {
+                revision = store.update("a", revision, encode(&"x".repeat(100_000))).await.unwrap().revision;
+            }
+            faults.done_anyway.store(done_anyway, Ordering::SeqCst);
+            faults.half_done.store(half_done, Ordering::SeqCst);
+            faults.countdown.store(operation, Ordering::SeqCst);
+            let inode = || std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+            let before = inode();
+            while inode() == before {
+                match store.update("a", revision, encode(&"y".repeat(100_000))).await {
+                    Ok(entry) => revision = entry.revision,
+                    Err(_) => assert_eq!(store.get("a").unwrap().revision, revision),
+                }
+            }
+            let untouched = faults.countdown.swap(-1, Ordering::SeqCst) >= 0;
+            revision = store.update("a", revision, encode("last")).await.unwrap().revision;
             store.close().await;
             let store = Store::open(&path).unwrap();
-            assert_eq!(
-                (store.revision(), store.get("a").unwrap().json()["text"].as_str()),
-                (newest, Some("3"))
-            );
-            if untouched {
-                assert!(operation > 2 && (failures > 0 || done_anyway), "{operation} {failures}");
+            assert_eq!((store.revision(), store.get("a").unwrap().revision), (revision, revision));
+            assert!(store.get("still").is_some() && !dir.path().join("store.next").exists());
+            if untouched || operation > 200 {
+                assert!(operation > 5, "{operation}");
                 break;
             }
         }

@@ -1,6 +1,7 @@
 //! The store against a real file.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 
 use bytes::Bytes;
@@ -139,8 +140,8 @@ async fn reopening_keeps_documents_revisions_and_the_log() {
 async fn the_log_is_trimmed_and_late_watchers_are_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let limits = Limits { events: 100, bytes: usize::MAX };
-    let store = Store::open_with(&path, Box::new(disk::engine), limits).unwrap();
+    let limits = Limits { events: 100, bytes: usize::MAX, file: u64::MAX / 4 };
+    let store = Store::open_with(&path, Arc::new(Disk), limits).unwrap();
     let mut slow = store.watch("", 0);
     let mut revision = store.create("a", encode("0")).await.unwrap().revision;
     for n in 1..400 {
@@ -160,8 +161,8 @@ async fn the_log_is_trimmed_and_late_watchers_are_told() {
 #[tokio::test]
 async fn who_follows_quiet_keys_outlives_the_log_of_busy_ones() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { events: 100, bytes: usize::MAX };
-    let store = Store::open_with(&dir.path().join("store"), Box::new(disk::engine), limits).unwrap();
+    let limits = Limits { events: 100, bytes: usize::MAX, file: u64::MAX / 4 };
+    let store = Store::open_with(&dir.path().join("store"), Arc::new(Disk), limits).unwrap();
     let first = store.create("quiet/a", encode("1")).await.unwrap().revision;
     let mut revision = store.create("busy/a", encode("0")).await.unwrap().revision;
     let (mut quiet, mut busy) = (store.watch("quiet/", 0), store.watch("busy/", 0));
@@ -191,27 +192,43 @@ async fn who_follows_quiet_keys_outlives_the_log_of_busy_ones() {
     assert!(matches!(store.watch("quiet/", next).next().await, Err(Error::Closed)));
 }
 
+/// Updates `a` until the file is another one; the revision reached.
+async fn update_until_rewritten(store: &Store, path: &Path, mut revision: Revision) -> Revision {
+    let inode = || std::fs::metadata(path).unwrap().ino();
+    let before = inode();
+    while inode() == before {
+        revision = store.update("a", revision, encode(&"x".repeat(10_000))).await.unwrap().revision;
+    }
+    revision
+}
+
 #[tokio::test]
-async fn a_large_file_is_made_quick_to_open_when_nothing_is_written() {
+async fn a_file_that_has_become_long_is_written_anew_beside_the_writes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store");
-    let (mut disk, state) = disk::Disk::open(&path, Box::new(disk::engine)).unwrap();
-    let mut span = state.span();
-    assert!(!disk.is_slow_to_open());
-    let bytes = Bytes::from(vec![b'1'; 1 << 20]);
-    for revision in 1..=20 {
-        let entry = Entry::new(format!("a/{revision}"), bytes.clone(), revision, revision);
-        let event = Event { revision, entry, previous: None, deleted: false };
-        let change = disk::Change { events: &[event], span, compact: None };
-        disk.commit(&change).unwrap();
-        span = change.reached();
+    let limits = Limits { events: 20, bytes: usize::MAX, file: 1 << 20 };
+    let store = Store::open_with(&path, Arc::new(Disk), limits).unwrap();
+    store.create("still", encode("here")).await.unwrap();
+    let mut revision = store.create("a", encode("0")).await.unwrap().revision;
+    for _ in 0..3 {
+        revision = update_until_rewritten(&store, &path, revision).await;
+        assert!(!dir.path().join("store.next").exists());
+        assert!(std::fs::metadata(&path).unwrap().len() < 8 << 20);
     }
-    assert!(disk.is_slow_to_open());
-    disk.make_quick_to_open(span).unwrap();
-    assert!(!disk.is_slow_to_open());
-    drop(disk);
-    let (_, state) = disk::Disk::open(&path, Box::new(disk::engine)).unwrap();
-    assert_eq!(state.span(), span);
+    // The new file is nobody else's either.
+    assert!(Store::open(&path).err().unwrap().to_string().contains("another process has it open"));
+    store.close().await;
+    let store = Store::open(&path).unwrap();
+    let still = store.get("still").unwrap();
+    assert_eq!((store.revision(), still.created, still.json()["text"].as_str()), (revision, 1, Some("here")));
+    let a = store.get("a").unwrap();
+    assert_eq!((a.created, a.revision), (2, revision));
+    // What the log told before, it tells now.
+    let mut watch = store.watch("", revision - 15);
+    for expected in revision - 14..=revision {
+        let event = watch.next().await.unwrap();
+        assert_eq!((event.revision, event.previous.unwrap().revision), (expected, expected - 1));
+    }
 }
 
 /// How many tasks of the child write at once, so that their writes share transactions.
@@ -319,8 +336,8 @@ async fn the_log_keeps_bytes_and_nothing_parsed() {
 #[tokio::test]
 async fn the_log_keeps_to_its_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let limits = Limits { events: 10_000, bytes: 200_000 };
-    let store = Store::open_with(&dir.path().join("store"), Box::new(disk::engine), limits).unwrap();
+    let limits = Limits { events: 10_000, bytes: 200_000, file: u64::MAX / 4 };
+    let store = Store::open_with(&dir.path().join("store"), Arc::new(Disk), limits).unwrap();
     let mut revision = store.create("a", encode("0")).await.unwrap().revision;
     for _ in 0..300 {
         revision = store.update("a", revision, encode(&"x".repeat(1000))).await.unwrap().revision;
