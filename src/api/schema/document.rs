@@ -4,6 +4,8 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
+use super::types::Type;
+
 // `TYPES`: type names with their structure as JSON, in the order of the names. `KINDS`: groups, versions and kinds
 // with the names of their types, in that order.
 include!(concat!(env!("OUT_DIR"), "/structure.rs"));
@@ -11,15 +13,14 @@ include!(concat!(env!("OUT_DIR"), "/structure.rs"));
 static COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/schema.json.zst"));
 
 /// The types of [`TYPES`] as far as they have been asked for: most programs need few of them.
-static PARSED: [OnceLock<Value>; TYPES.len()] = [const { OnceLock::new() }; TYPES.len()];
+static PARSED: [OnceLock<Type>; TYPES.len()] = [const { OnceLock::new() }; TYPES.len()];
 
-/// A type's name and its structure: an OpenAPI schema without descriptions, whose references read
-/// `#/components/schemas/NAME`.
-pub(super) fn structure(name: &str) -> Option<(&'static str, &'static Value)> {
+/// A type, in whose structure references read `#/components/schemas/NAME`.
+pub(super) fn structure(name: &str) -> Option<&'static Type> {
     let at = TYPES.binary_search_by(|(known, _)| known.cmp(&name)).ok()?;
     let (name, text) = TYPES[at];
     // Written by the build of this very binary; `the_documents_are_readable` holds that it parses.
-    Some((name, PARSED[at].get_or_init(|| serde_json::from_str(text).unwrap_or_default())))
+    Some(PARSED[at].get_or_init(|| Type::new(name, serde_json::from_str(text).unwrap_or_default())))
 }
 
 /// The name of a kind's type, be it of objects or only of bodies and answers: `Pod`, `Scale`, `Status`.
@@ -49,13 +50,13 @@ mod tests {
         let described = described();
         assert!(names().eq(described.keys().map(String::as_str)));
         for name in names() {
-            assert!(structure(name).unwrap().1.is_object(), "{name}");
+            assert!(structure(name).unwrap().schema.is_object(), "{name}");
             assert!(
                 described[name]["description"].is_string() || name.contains(".resource.Quantity"),
                 "{name}"
             );
         }
-        assert_eq!(structure("io.k8s.api.core.v1.Pods"), None);
+        assert!(structure("io.k8s.api.core.v1.Pods").is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
-use super::document;
+use super::{document, types};
 
 /// The types of one removed version.
 struct Package {
@@ -231,12 +231,13 @@ impl Package {
 }
 
 /// A removed version's type and its structure.
-pub(super) fn structure(name: &str) -> Option<(&'static str, &'static Value)> {
-    static TYPES: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
-        let today = |name: &'static str| document::structure(name).map(|(_, schema)| schema);
-        PACKAGES.iter().flat_map(|package| package.make(today)).collect()
+pub(super) fn structure(name: &str) -> Option<&'static types::Type> {
+    static TYPES: LazyLock<BTreeMap<String, types::Type>> = LazyLock::new(|| {
+        let today = |name: &'static str| document::structure(name).map(|known| &known.schema);
+        let made = PACKAGES.iter().flat_map(|package| package.make(today));
+        made.map(|(name, schema)| (name.clone(), types::Type::new(name, schema))).collect()
     });
-    TYPES.get_key_value(name).map(|(name, schema)| (name.as_str(), schema))
+    TYPES.get(name)
 }
 
 /// Adds the types of removed versions to all described ones of today.
@@ -292,7 +293,7 @@ mod tests {
             for of in package.all() {
                 let name = format!("{}.{}", package.name, last(of.today));
                 let described = all[&name]["properties"].as_object().unwrap();
-                let (_, structure) = structure(&name).unwrap();
+                let structure = &structure(&name).unwrap().schema;
                 assert!(described.keys().eq(structure["properties"].as_object().unwrap().keys()), "{name}");
             }
         }

@@ -8,12 +8,14 @@ pub mod document;
 pub mod legacy;
 pub mod protobuf;
 mod strict;
+mod types;
 
 use serde_json::Value;
 
 pub use self::check::{Checked, check, check_converted};
 pub use self::document::of_kind;
 pub use self::strict::strict_json;
+use self::types::{Place, Type};
 
 /// What a single value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,15 +62,24 @@ pub struct Schema<'a> {
     site: &'a Value,
     /// The type behind the field's reference.
     target: &'a Value,
-    /// The name of that type; empty for anonymous ones.
-    name: &'static str,
+    /// The same, when it has a name.
+    named: Option<&'static Type>,
+    /// The same place in the document, where what follows from it has been found out.
+    known: Option<&'static Place>,
+    shape: Shape,
 }
 
 impl Schema<'static> {
     /// A type of the schema document by its name.
     pub fn of(name: &str) -> Option<Schema<'static>> {
-        let (name, target) = document::structure(name).or_else(|| legacy::structure(name))?;
-        Some(Schema { site: target, target, name })
+        let named = document::structure(name).or_else(|| legacy::structure(name))?;
+        Some(Schema { site: &named.schema, ..Schema::behind(named) })
+    }
+
+    /// A place of which only the type is known.
+    fn behind(named: &'static Type) -> Schema<'static> {
+        let target = &named.schema;
+        Schema { site: target, target, named: Some(named), known: None, shape: named.shape }
     }
 }
 
@@ -83,39 +94,18 @@ impl<'a> Schema<'a> {
         let named = reference.and_then(Value::as_str).and_then(|r| Schema::of(r.rsplit('/').next()?));
         match named {
             Some(named) => Schema { site, ..named },
-            None => Schema { site, target: site, name: "" },
+            None => Schema { site, target: site, named: None, known: None, shape: types::shape("", site) },
         }
     }
 
     /// The type's name: `io.k8s.api.core.v1.Container`; empty for maps, lists and scalars.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.named.map_or("", |named| &named.name)
     }
 
     /// What values look like.
     pub fn shape(&self) -> Shape {
-        let text = |key: &str| self.target.get(key).and_then(Value::as_str);
-        match self.name.rsplit('.').next() {
-            Some("Quantity") => return Shape::Scalar(Scalar::Quantity),
-            Some("IntOrString") => return Shape::Scalar(Scalar::IntOrString),
-            Some("MicroTime") => return Shape::Scalar(Scalar::MicroTime),
-            Some("FieldsV1" | "RawExtension") => return Shape::Any,
-            _ => {}
-        }
-        match (text("type"), text("format")) {
-            (Some("object"), _) if self.target.get("properties").is_some() => Shape::Struct,
-            (Some("object"), _) if self.target.get("additionalProperties").is_some_and(Value::is_object) => {
-                Shape::Map
-            }
-            (Some("array"), _) => Shape::List,
-            (Some("string"), Some("date-time")) => Shape::Scalar(Scalar::Time),
-            (Some("string"), Some("byte")) => Shape::Scalar(Scalar::Bytes),
-            (Some("string"), _) => Shape::Scalar(Scalar::String),
-            (Some("boolean"), _) => Shape::Scalar(Scalar::Boolean),
-            (Some("integer"), _) => Shape::Scalar(Scalar::Integer),
-            (Some("number"), _) => Shape::Scalar(Scalar::Number),
-            _ => Shape::Any,
-        }
+        self.shape
     }
 
     /// `int32`, `int64`, ...
@@ -125,7 +115,10 @@ impl<'a> Schema<'a> {
 
     /// A field of a struct.
     pub fn field(&self, name: &str) -> Option<Schema<'a>> {
-        self.target.get("properties")?.get(name).map(Schema::at)
+        match self.named {
+            Some(named) => named.field(name),
+            None => self.target.get("properties")?.get(name).map(Schema::at),
+        }
     }
 
     /// The fields of a struct.
@@ -136,8 +129,10 @@ impl<'a> Schema<'a> {
 
     /// The type of a list's items or of a map's values.
     pub fn element(&self) -> Option<Schema<'a>> {
-        let element = self.target.get("items").or_else(|| self.target.get("additionalProperties"))?;
-        element.is_object().then(|| Schema::at(element))
+        match self.known {
+            Some(place) => place.element(),
+            None => types::element(self.target).map(Schema::at),
+        }
     }
 
     /// What lies at a key of an object, be it a struct or a map.

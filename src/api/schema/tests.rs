@@ -20,7 +20,8 @@ fn every_kind_has_its_type() {
         let metadata = Schema::of(name).and_then(|schema| schema.field("metadata")).unwrap();
         assert!(metadata.field("ownerReferences").unwrap().list_map_keys().eq(["uid"]), "{name}");
     }
-    let unresolved = document::names().flat_map(|name| references(document::structure(name).unwrap().1));
+    let unresolved =
+        document::names().flat_map(|name| references(&document::structure(name).unwrap().schema));
     let unresolved = unresolved.filter(|name| Schema::of(name).is_none());
     assert_eq!(unresolved.collect::<Vec<_>>(), Vec::<String>::new());
 }
@@ -30,7 +31,7 @@ fn every_kind_has_its_type() {
 fn lists_have_merge_rules() {
     let mut without = Vec::new();
     for name in document::names().filter(|name| !name.contains(".meta.v1.")) {
-        let (_, schema) = document::structure(name).unwrap();
+        let schema = &document::structure(name).unwrap().schema;
         for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
             if schema["type"] == "array" && schema.get("x-kubernetes-list-type").is_none() {
                 without.push(format!("{name}.{field}"));
