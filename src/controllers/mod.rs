@@ -23,6 +23,7 @@ pub mod load_balancers;
 pub mod namespaces;
 pub mod node_health;
 pub mod node_taints;
+pub mod node_ttl;
 pub mod owned;
 pub mod pod_garbage;
 pub mod policy_status;
@@ -143,6 +144,7 @@ impl Controllers {
         let leases = reflect(&mut tasks, &client);
         tasks.spawn(node_health::run(client.clone(), pods.clone(), nodes.clone(), leases));
         tasks.spawn(node_taints::run(client.clone(), nodes.clone()));
+        tasks.spawn(node_ttl::run(client.clone(), nodes.clone()));
         tasks.spawn(taint_eviction::run(client.clone(), pods.clone(), nodes.clone()));
         tasks.spawn(pod_garbage::run(client.clone(), pods.clone(), nodes));
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));

@@ -153,3 +153,21 @@ async fn what_somebody_else_says_of_a_node_is_put_right() {
     let well = json!({"status": {"conditions": {"Ready": "True KubeletReady", "DiskPressure": "False KubeletHasNoDiskPressure"}}});
     cluster.is(":nodes/minik", well).await;
 }
+
+#[tokio::test]
+async fn nodes_say_what_others_of_the_cluster_want_to_know() {
+    let (mut cluster, runtimes) = cluster(2).await;
+    let attach = "volumes.kubernetes.io/controller-managed-attach-detach";
+    let said = json!({"metadata": {"annotations": {"node.alpha.kubernetes.io/ttl": "0", attach: "true"}}});
+    cluster.shows(":nodes/minik", said.clone()).await;
+    // A node that does not say it yet comes to.
+    cluster.silence("n2");
+    let none = json!({"metadata": {"annotations": {"node.alpha.kubernetes.io/ttl": null, attach: null, "mine": "1"}}});
+    cluster.patch(":nodes/n2", none).await;
+    let ttl = |node: &Value| node["metadata"]["annotations"]["node.alpha.kubernetes.io/ttl"] == "0";
+    let node = cluster.until(":nodes/n2", ttl).await;
+    assert_eq!(node["metadata"]["annotations"][attach], Value::Null, "its kubelet's business");
+    cluster.wake("n2", runtimes[1].clone()).await;
+    cluster.shows(":nodes/n2", said).await;
+    cluster.is(":nodes/n2", json!({"metadata": {"annotations": {"mine": "1"}}})).await;
+}
