@@ -1,6 +1,7 @@
 //! The layers that know no Kubernetes words, in the shape in which the kubelet asks for them; the keys of the cluster
 //! and the directories of volumes in that in which controllers do.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -142,14 +143,13 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Does something about the users of a pod.
+    /// Does something about the users of pods.
     async fn with_users<T: Send + 'static>(
         &self,
-        id: &str,
-        work: fn(&UserRanges, &str) -> io::Result<T>,
+        work: impl FnOnce(&UserRanges) -> io::Result<T> + Send + 'static,
     ) -> Result<T, String> {
-        let (users, id) = (self.users.clone(), id.to_owned());
-        let done = tokio::task::spawn_blocking(move || work(&users, &id)).await;
+        let users = self.users.clone();
+        let done = tokio::task::spawn_blocking(move || work(&users)).await;
         done.map_err(io::Error::from).flatten().map_err(|error| format!("user ids: {error}"))
     }
 }
@@ -166,13 +166,24 @@ impl Addresses for Network {
                 // The proxy ends only when the daemon does.
                 let _ = self.gone.send(address);
             }
-            self.with_users(id, UserRanges::give_back).await
+            let id = id.to_owned();
+            self.with_users(move |users| users.give_back(&id)).await
+        }
+        .boxed()
+    }
+
+    fn held(&self) -> BoxFuture<'_, Result<BTreeSet<String>, String>> {
+        async move {
+            let mut held = self.with_users(UserRanges::pods).await?;
+            held.extend(self.pods.attachments().into_keys());
+            Ok(held)
         }
         .boxed()
     }
 
     fn users<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Users, String>> {
-        self.with_users(id, UserRanges::take).boxed()
+        let id = id.to_owned();
+        self.with_users(move |users| users.take(&id)).boxed()
     }
 
     fn is_waited_for<'a>(&'a self, id: &'a str) -> BoxFuture<'a, bool> {

@@ -283,7 +283,7 @@ pub struct SandboxStatus {
     pub labels: Labels,
     /// As given.
     pub network: NetworkMode,
-    /// Whether its namespaces still exist (its PID 1 runs, where it has one).
+    /// Whether it is complete and its namespaces still exist (its PID 1 runs, where it has one).
     pub alive: bool,
 }
 

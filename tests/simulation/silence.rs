@@ -1,5 +1,6 @@
 //! Nodes of which nothing is heard any more.
 
+use minik::kubelet::context::Addresses;
 use minik::runtime::sim::SimRuntime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -152,6 +153,22 @@ async fn what_somebody_else_says_of_a_node_is_put_right() {
     cluster.pass(15).await;
     let well = json!({"status": {"conditions": {"Ready": "True KubeletReady", "DiskPressure": "False KubeletHasNoDiskPressure"}}});
     cluster.is(":nodes/minik", well).await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_gives_back_what_pods_had_that_are_gone() {
+    let (mut cluster, runtimes) = cluster(2).await;
+    let pods = cluster.list("pods").await;
+    let stays = cluster.get(&format!("pods/{}", on(&pods, "n2")[0])).await.unwrap();
+    let stays = stays["metadata"]["uid"].as_str().unwrap().to_owned();
+    cluster.silence("n2");
+    // It died before it had made a sandbox for this one.
+    let network = cluster.network("n2");
+    network.attach("half-made").await.unwrap();
+    assert_eq!(network.held().await.unwrap().len(), 2);
+    cluster.wake("n2", runtimes[1].clone()).await;
+    cluster.pass(1).await;
+    assert_eq!(network.held().await.unwrap(), [stays].into());
 }
 
 #[tokio::test]
