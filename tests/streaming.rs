@@ -320,10 +320,10 @@ fn debuggers_see_what_they_are_to_look_into() {
         hostname"#;
     for (pod, name, flags, expected) in [
         ("apart", "alone", "", "apart"),
-        ("apart", "target", "--target=main", "sleep 1001 here reached first apart"),
-        ("apart", "other", "--target=other --profile=sysadmin", "sleep 1002 first apart"),
-        ("shared", "alone", "", "sleep 1001 here reached sleep 1002 shared"),
-        ("shared", "target", "--target=main", "sleep 1001 here reached sleep 1002 shared"),
+        ("apart", "target", "--target=main", "apart, first, reached, sleep 1001 here"),
+        ("apart", "beside", "--target=other --profile=sysadmin", "apart, first, sleep 1002"),
+        ("shared", "alone", "", "reached, shared, sleep 1001 here, sleep 1002"),
+        ("shared", "target", "--target=main", "reached, shared, sleep 1001 here, sleep 1002"),
     ] {
         bed.wait_ready(pod);
         let begin = format!("exec kubectl debug {pod} --image=busybox -c {name} {flags} -- sh -c \"$0\"");
@@ -333,7 +333,9 @@ fn debuggers_see_what_they_are_to_look_into() {
         let get = ["kubectl", "get", "pod", pod, "-o", &format!("jsonpath={path}")];
         bed.wait(&format!("the end of {name} in {pod}"), MINUTE, || bed.ok(&get) == "0");
         let seen = bed.kubectl(&format!("logs {pod} -c {name}"));
-        assert_eq!(seen.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{pod} {name}");
+        let mut seen: Vec<&str> = seen.lines().map(str::trim).collect();
+        seen.sort_unstable();
+        assert_eq!(seen.join(", "), expected, "{pod} {name}");
     }
     // In a terminal, as people do it; what was typed reaches the container that is looked into.
     let into =
