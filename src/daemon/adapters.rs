@@ -1,6 +1,7 @@
 //! The layers that know no Kubernetes words, in the shape in which the kubelet asks for them; the keys of the cluster
 //! and the directories of volumes in that in which controllers do.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -60,6 +61,11 @@ pub(super) struct Volumes {
 }
 
 impl Volumes {
+    /// The directory of the cluster that they are of.
+    fn data(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
+    }
+
     /// The one name that leads from the directory to a volume's.
     fn name<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         let mut inside = path.strip_prefix(&self.directory).ok()?.components();
@@ -97,6 +103,22 @@ impl Storage for Volumes {
             return Err(format!("{} is not the directory of a volume in {own}", path.display()));
         }
         removal::tree(path).map_err(|error| error.to_string())
+    }
+
+    fn scrub(&self, path: &Path) -> Result<(), String> {
+        let shown = path.display();
+        if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+            return Err(format!("{shown} must be absolute and without '..'"));
+        }
+        let told = |error: io::Error| format!("{shown}: {error}");
+        // As for a pod that would use the volume.
+        fs::create_dir_all(path).map_err(told)?;
+        let own = fs::canonicalize(self.data()).map_err(told)?;
+        let there = fs::canonicalize(path).map_err(told)?;
+        if own.starts_with(&there) {
+            return Err(format!("{shown} holds the cluster itself"));
+        }
+        removal::contents(&there).map_err(told)
     }
 }
 
@@ -142,14 +164,13 @@ pub(super) struct Network {
 }
 
 impl Network {
-    /// Does something about the users of a pod.
+    /// Does something about the users of pods.
     async fn with_users<T: Send + 'static>(
         &self,
-        id: &str,
-        work: fn(&UserRanges, &str) -> io::Result<T>,
+        work: impl FnOnce(&UserRanges) -> io::Result<T> + Send + 'static,
     ) -> Result<T, String> {
-        let (users, id) = (self.users.clone(), id.to_owned());
-        let done = tokio::task::spawn_blocking(move || work(&users, &id)).await;
+        let users = self.users.clone();
+        let done = tokio::task::spawn_blocking(move || work(&users)).await;
         done.map_err(io::Error::from).flatten().map_err(|error| format!("user ids: {error}"))
     }
 }
@@ -166,13 +187,24 @@ impl Addresses for Network {
                 // The proxy ends only when the daemon does.
                 let _ = self.gone.send(address);
             }
-            self.with_users(id, UserRanges::give_back).await
+            let id = id.to_owned();
+            self.with_users(move |users| users.give_back(&id)).await
+        }
+        .boxed()
+    }
+
+    fn held(&self) -> BoxFuture<'_, Result<BTreeSet<String>, String>> {
+        async move {
+            let mut held = self.with_users(UserRanges::pods).await?;
+            held.extend(self.pods.attachments().into_keys());
+            Ok(held)
         }
         .boxed()
     }
 
     fn users<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Users, String>> {
-        self.with_users(id, UserRanges::take).boxed()
+        let id = id.to_owned();
+        self.with_users(move |users| users.take(&id)).boxed()
     }
 
     fn is_waited_for<'a>(&'a self, id: &'a str) -> BoxFuture<'a, bool> {
@@ -284,5 +316,34 @@ mod tests {
         volumes.remove(&path).unwrap();
         volumes.remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn volumes_are_scrubbed_wherever_they_are_but_not_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes { directory: dir.path().join("cluster/volumes") };
+        let path = volumes.make("pvc-1").unwrap();
+        for place in [path.clone(), dir.path().join("by-hand")] {
+            fs::create_dir_all(place.join("deep")).unwrap();
+            fs::write(place.join("deep/file"), "x").unwrap();
+            volumes.scrub(&place).unwrap();
+            assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "{}", place.display());
+        }
+        volumes.scrub(&dir.path().join("new")).unwrap();
+        assert!(dir.path().join("new").is_dir());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("cluster"), &link).unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        for wrong in [
+            dir.path(),
+            &link,
+            Path::new("/"),
+            &path.join("../.."),
+            Path::new("by-hand"),
+            &dir.path().join("file"),
+        ] {
+            assert!(volumes.scrub(wrong).is_err(), "{}", wrong.display());
+        }
+        assert!(path.is_dir());
     }
 }

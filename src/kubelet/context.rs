@@ -1,5 +1,6 @@
 //! What all pod workers of a node share: configuration, clients, and the layers below as traits.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,6 +97,9 @@ pub trait Addresses: Send + Sync + 'static {
 
     /// Gives it back; none there is success.
     fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+
+    /// The pods that have not given theirs back, or their users.
+    fn held(&self) -> BoxFuture<'_, Result<BTreeSet<String>, String>>;
 
     /// The host's users that a pod with users of its own gets, the same until its network is given back.
     fn users<'a>(&'a self, _id: &'a str) -> BoxFuture<'a, Result<Users, String>> {

@@ -302,12 +302,17 @@ impl<R: Runtime> Kubelet<R> {
                 return;
             }
         };
+        // A kubelet may have died when a pod had its network and no sandbox yet.
+        let mut held = self.context.network.held().await.unwrap_or_else(|message| {
+            tracing::warn!(message, "cannot look for orphans' networks");
+            BTreeSet::new()
+        });
         let pods = self.pods.list().into_iter().filter_map(|pod| self.context.statics.as_run(pod));
         let mut known: Vec<String> = pods.filter_map(|pod| pod.metadata.uid.clone()).collect();
         known.extend(workers.keys().cloned());
         // A static pod stays as long as its manifest, whether the API shows its mirror or not.
         let uids = observed.sandboxes.iter().filter_map(|sandbox| sandbox.labels.get(label::UID));
-        self.unclaimed = uids.filter(|uid| self.context.statics.keeps(uid)).cloned().collect();
+        self.unclaimed = uids.chain(&held).filter(|uid| self.context.statics.keeps(uid)).cloned().collect();
         known.extend(self.unclaimed.iter().cloned());
         for sandbox in observed.sandboxes {
             let uid = sandbox.labels.get(label::UID).cloned().unwrap_or_default();
@@ -317,9 +322,13 @@ impl<R: Runtime> Kubelet<R> {
             tracing::info!(sandbox = sandbox.id, "removing the sandbox of a pod that is gone");
             if let Err(error) = self.context.runtime.remove_sandbox(&sandbox.id).await {
                 tracing::warn!(sandbox = sandbox.id, %error, "orphan not removed");
+                // What may still run keeps its address and its users.
+                held.remove(&uid);
             }
-            if let Err(message) = self.context.network.detach(&uid).await {
-                tracing::warn!(sandbox = sandbox.id, message, "orphan's network not given back");
+        }
+        for uid in held.iter().filter(|uid| !known.contains(uid)) {
+            if let Err(message) = self.context.network.detach(uid).await {
+                tracing::warn!(uid, message, "orphan's network not given back");
             }
         }
         let config = self.context.config.clone();

@@ -103,6 +103,13 @@ fn labels(config: &Config) -> BTreeMap<String, String> {
     .into()
 }
 
+/// What the node says for those that attach volumes: Kubernetes' kubelets leave that to its controllers.
+fn annotations() -> BTreeMap<String, String> {
+    [("volumes.kubernetes.io/controller-managed-attach-detach", "true")]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// What the node has, less so much of its memory and disk.
 fn offers(
     config: &Config,
@@ -139,9 +146,13 @@ fn allocatable(config: &Config) -> BTreeMap<String, Quantity> {
 
 /// The node object with nothing but what pods are measured against.
 pub fn bare(config: &Config) -> Node {
-    let name = Some(config.node.clone());
     Node {
-        metadata: ObjectMeta { name, labels: Some(labels(config)), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(config.node.clone()),
+            labels: Some(labels(config)),
+            annotations: Some(annotations()),
+            ..ObjectMeta::default()
+        },
         status: Some(NodeStatus {
             capacity: Some(capacity(config)),
             allocatable: Some(allocatable(config)),
@@ -247,7 +258,7 @@ fn addresses(config: &Config) -> Vec<NodeAddress> {
         .collect()
 }
 
-/// Makes the node object, or brings an old one up to date; labels, taints and cordons of the user stay.
+/// Makes the node object, or brings an old one up to date; labels, annotations, taints and cordons of the user stay.
 pub async fn register(
     client: &Client,
     config: &Config,
@@ -265,7 +276,8 @@ pub async fn register(
     if old.is_none() {
         nodes.create(&fresh).await?;
     } else {
-        let body = json!({"metadata": {"labels": fresh.metadata.labels}, "spec": fresh.spec});
+        let metadata = json!({"labels": fresh.metadata.labels, "annotations": fresh.metadata.annotations});
+        let body = json!({"metadata": metadata, "spec": fresh.spec});
         nodes.patch(&config.node, None, PatchKind::Merge, body).await?;
     }
     let body = json!({"status": fresh.status});

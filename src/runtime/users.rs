@@ -3,7 +3,7 @@
 //! A range is taken by a symlink of its number in a directory that all clusters share: to make one is to be the only
 //! one who does. What it leads to names its owner. The directory goes with the machine, as sandboxes do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -69,6 +69,13 @@ impl UserRanges {
         self.remove(|of| of.starts_with(&own))
     }
 
+    /// The cluster's pods that have ranges.
+    pub fn pods(&self) -> io::Result<BTreeSet<String>> {
+        let own = self.owner("");
+        let taken = self.taken()?.into_values();
+        Ok(taken.filter_map(|owner| owner.strip_prefix(&own).map(str::to_owned)).collect())
+    }
+
     fn remove(&self, which: impl Fn(&str) -> bool) -> io::Result<()> {
         for (number, _) in self.taken()?.iter().filter(|(_, owner)| which(owner)) {
             match fs::remove_file(self.place(*number)) {
@@ -128,6 +135,8 @@ mod tests {
         assert_eq!(of("one").take("a").unwrap(), a, "whoever asks again, also after a restart, has the same");
         let c = one.take("c").unwrap();
         assert!(c != a && c != b);
+        let pods = |ranges: &UserRanges| ranges.pods().unwrap().into_iter().collect::<Vec<_>>();
+        assert_eq!((pods(&one), pods(&other)), (vec!["a".into(), "c".into()], vec!["a".into()]));
         one.give_back("a").unwrap();
         one.give_back("a").unwrap();
         assert_eq!(other.take("d").unwrap(), a, "what is given back is there for others");

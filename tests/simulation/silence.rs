@@ -1,5 +1,6 @@
 //! Nodes of which nothing is heard any more.
 
+use minik::kubelet::context::Addresses;
 use minik::runtime::sim::SimRuntime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -152,4 +153,38 @@ async fn what_somebody_else_says_of_a_node_is_put_right() {
     cluster.pass(15).await;
     let well = json!({"status": {"conditions": {"Ready": "True KubeletReady", "DiskPressure": "False KubeletHasNoDiskPressure"}}});
     cluster.is(":nodes/minik", well).await;
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_gives_back_what_pods_had_that_are_gone() {
+    let (mut cluster, runtimes) = cluster(2).await;
+    let pods = cluster.list("pods").await;
+    let stays = cluster.get(&format!("pods/{}", on(&pods, "n2")[0])).await.unwrap();
+    let stays = stays["metadata"]["uid"].as_str().unwrap().to_owned();
+    cluster.silence("n2");
+    // It died before it had made a sandbox for this one.
+    let network = cluster.network("n2");
+    network.attach("half-made").await.unwrap();
+    assert_eq!(network.held().await.unwrap().len(), 2);
+    cluster.wake("n2", runtimes[1].clone()).await;
+    cluster.pass(1).await;
+    assert_eq!(network.held().await.unwrap(), [stays].into());
+}
+
+#[tokio::test]
+async fn nodes_say_what_others_of_the_cluster_want_to_know() {
+    let (mut cluster, runtimes) = cluster(2).await;
+    let attach = "volumes.kubernetes.io/controller-managed-attach-detach";
+    let said = json!({"metadata": {"annotations": {"node.alpha.kubernetes.io/ttl": "0", attach: "true"}}});
+    cluster.shows(":nodes/minik", said.clone()).await;
+    // A node that does not say it yet comes to.
+    cluster.silence("n2");
+    let none = json!({"metadata": {"annotations": {"node.alpha.kubernetes.io/ttl": null, attach: null, "mine": "1"}}});
+    cluster.patch(":nodes/n2", none).await;
+    let ttl = |node: &Value| node["metadata"]["annotations"]["node.alpha.kubernetes.io/ttl"] == "0";
+    let node = cluster.until(":nodes/n2", ttl).await;
+    assert_eq!(node["metadata"]["annotations"][attach], Value::Null, "its kubelet's business");
+    cluster.wake("n2", runtimes[1].clone()).await;
+    cluster.shows(":nodes/n2", said).await;
+    cluster.is(":nodes/n2", json!({"metadata": {"annotations": {"mine": "1"}}})).await;
 }

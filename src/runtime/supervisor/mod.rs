@@ -379,7 +379,7 @@ impl Supervisor {
         let sandboxes = self.sandboxes.iter().filter(|(id, _)| wanted(labels(id)));
         let containers = self.containers.iter().filter(|(_, c)| wanted(labels(&c.config.sandbox)));
         Observed {
-            sandboxes: sandboxes.filter_map(|(id, sandbox)| sandbox.status(id)).collect(),
+            sandboxes: sandboxes.map(|(id, sandbox)| sandbox.status(id)).collect(),
             containers: containers.filter_map(|(id, container)| container.status(id)).collect(),
         }
     }

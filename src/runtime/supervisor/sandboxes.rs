@@ -50,15 +50,11 @@ impl Sandbox {
         }
     }
 
-    /// For the daemon; one that is not complete yet is not told of.
-    pub fn status(&self, id: &str) -> Option<SandboxStatus> {
-        let alive = match self.life {
-            Life::Starting { .. } => return None,
-            Life::Ready { .. } => true,
-            Life::Ended => false,
-        };
+    /// For the daemon; one that is not complete yet does not live, but is told of: whoever asked for it may be gone.
+    pub fn status(&self, id: &str) -> SandboxStatus {
         let SandboxConfig { labels, network, .. } = &self.config;
-        Some(SandboxStatus { id: id.into(), labels: labels.clone(), network: network.clone(), alive })
+        let alive = matches!(self.life, Life::Ready { .. });
+        SandboxStatus { id: id.into(), labels: labels.clone(), network: network.clone(), alive }
     }
 }
 

@@ -135,17 +135,27 @@ impl Node for Metrics {
 
 /// Addresses that nobody has.
 #[derive(Default)]
-pub struct Network(AtomicU32);
+pub struct Network {
+    given: AtomicU32,
+    held: Mutex<BTreeSet<String>>,
+}
 
 impl Addresses for Network {
-    fn attach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
-        let host = 2 + self.0.fetch_add(1, Ordering::Relaxed);
+    fn attach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Attachment, String>> {
+        self.held.lock().unwrap().insert(id.to_owned());
+        let host = 2 + self.given.fetch_add(1, Ordering::Relaxed);
         let address = Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(192, 0, 2, 0)) + host);
         async move { Ok(Attachment { namespace: "/nowhere".into(), address, address6: None }) }.boxed()
     }
 
-    fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+    fn detach<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        self.held.lock().unwrap().remove(id);
         async { Ok(()) }.boxed()
+    }
+
+    fn held(&self) -> BoxFuture<'_, Result<BTreeSet<String>, String>> {
+        let held = self.held.lock().unwrap().clone();
+        async { Ok(held) }.boxed()
     }
 }
 
@@ -177,5 +187,10 @@ impl Storage for Disk {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),
             _ => Ok(()),
         }
+    }
+
+    fn scrub(&self, path: &Path) -> Result<(), String> {
+        // Nothing outside of the test's own directory is touched.
+        self.remove(&self.0.join(path.file_name().unwrap_or_default())).and_then(|()| self.make("").map(drop))
     }
 }

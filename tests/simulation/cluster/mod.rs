@@ -63,6 +63,7 @@ pub struct Cluster {
     eviction: eviction::Settings,
     tasks: JoinSet<()>,
     kubelets: BTreeMap<String, AbortHandle>,
+    networks: BTreeMap<String, Arc<Network>>,
     views: Mutex<BTreeMap<String, watch::Receiver<Shown>>>,
     /// What was last written of each kind: what is awaited afterwards has seen it.
     written: Mutex<BTreeMap<String, Revision>>,
@@ -115,6 +116,7 @@ impl Cluster {
             eviction,
             tasks: JoinSet::new(),
             kubelets: BTreeMap::new(),
+            networks: BTreeMap::new(),
             views: Mutex::default(),
             written: Mutex::default(),
             directory,
@@ -148,6 +150,11 @@ impl Cluster {
         self.run_node(name, runtime).await;
     }
 
+    /// The pod network of a node.
+    pub fn network(&self, name: &str) -> Arc<Network> {
+        self.networks[name].clone()
+    }
+
     async fn run_node(&mut self, name: &str, runtime: SimRuntime) {
         let dir = self.directory.path().join(name);
         let kubelet = Kubelet::new(
@@ -155,7 +162,7 @@ impl Cluster {
             self.client.clone(),
             runtime,
             self.images.clone(),
-            Arc::new(Network::default()),
+            self.networks.entry(name.to_owned()).or_default().clone(),
             Machine::read(self.directory.path()),
             vec!["192.0.2.0/24".into()],
         );

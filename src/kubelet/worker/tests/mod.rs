@@ -8,6 +8,7 @@ mod resizes;
 mod starts;
 mod upkeep;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Mutex as StdMutex;
@@ -203,6 +204,10 @@ impl Addresses for Network {
 
     fn detach<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
         async { Ok(()) }.boxed()
+    }
+
+    fn held(&self) -> BoxFuture<'_, Result<BTreeSet<String>, String>> {
+        async { Ok(BTreeSet::new()) }.boxed()
     }
 }
 
