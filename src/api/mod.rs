@@ -3,6 +3,7 @@
 
 pub mod cel;
 pub mod certificate_request;
+pub mod cidr;
 pub mod complaints;
 pub mod cron;
 pub mod custom;

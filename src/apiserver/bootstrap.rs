@@ -9,6 +9,7 @@ use futures::future::{select_all, try_join_all};
 use serde_json::{Value, json};
 
 use super::ApiServer;
+use super::allocate;
 use super::auth::rbac::defaults::{self, Preset};
 use super::auth::rbac::policy;
 use super::auth::rbac::reconcile::{self, Change};
@@ -145,8 +146,20 @@ impl ApiServer {
     async fn ensure_service_range(&self) -> Result<(), Status> {
         let ranges: Vec<String> =
             self.registry.allocator().ranges().all().map(|range| range.to_string()).collect();
-        let object = service_cidr(&ranges);
-        self.ensure_some("networking.k8s.io", [("servicecidrs", "kubernetes".to_owned(), object)]).await
+        let (group, plural) = ("networking.k8s.io", "servicecidrs");
+        let present = kinds::by_resource(group, "v1", plural)
+            .and_then(|kind| self.registry.store().get(&kind.key(None, allocate::OWN)));
+        match present {
+            None => {
+                self.ensure_some(group, [(plural, allocate::OWN.to_owned(), service_cidr(&ranges))]).await
+            }
+            // A cluster that begins to have both families; whatever else differs is for people to settle.
+            Some(entry) if ranges.len() == 2 && entry.json()["spec"]["cidrs"] == json!(ranges[..1]) => {
+                let both = json!({"metadata": {"name": allocate::OWN}, "spec": {"cidrs": ranges}});
+                self.ensure(group, plural, None, allocate::OWN, both).await
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     /// Makes those of a group's cluster-wide objects that are not there, all at once.
@@ -192,7 +205,7 @@ impl ApiServer {
         let keys = service.map(|plural| format!("{plural}/default/kubernetes")).into_iter();
         let keys = keys.chain(NAMESPACES.iter().map(|name| format!("namespaces/{name}")));
         let classes = PRIORITY_CLASSES.iter().map(|(name, ..)| format!("priorityclasses/{name}"));
-        let keys = keys.chain(classes);
+        let keys = keys.chain(classes).chain([format!("servicecidrs/{}", allocate::OWN)]);
         select_all(keys.map(next)).await;
     }
 
@@ -223,7 +236,7 @@ impl ApiServer {
 /// The ranges of the addresses of services, which are in use from the start.
 fn service_cidr(ranges: &[String]) -> Value {
     json!({
-        "metadata": {"name": "kubernetes", "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
+        "metadata": {"name": allocate::OWN, "finalizers": ["networking.k8s.io/service-cidr-finalizer"]},
         "spec": {"cidrs": ranges},
         "status": {"conditions": [{
             "type": "Ready",

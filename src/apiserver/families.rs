@@ -66,7 +66,7 @@ pub fn addresses(service: &Value) -> Vec<String> {
 }
 
 /// The error of a family that the cluster has not.
-pub fn not_configured(index: usize, family: Family) -> FieldError {
+fn not_configured(index: usize, family: Family) -> FieldError {
     let path = format!("spec.ipFamilies[{index}]");
     FieldError::invalid(path, &json!(family.name()), "not configured on this cluster")
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, NetworkPolicy, ServiceCIDR};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -56,6 +56,7 @@ resources! {
     Secret => "secrets",
     Service => "services",
     ServiceAccount => "serviceaccounts",
+    ServiceCIDR => "servicecidrs",
     StatefulSet => "statefulsets",
     StorageClass => "storageclasses",
 }

@@ -32,6 +32,7 @@ pub mod replication;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_accounts;
+pub mod service_cidrs;
 pub mod stateful_set;
 pub mod taint_eviction;
 pub mod volume_protection;
@@ -151,6 +152,7 @@ impl Controllers {
         let (slices, addresses) = (reflect(&mut tasks, &client), reflect(&mut tasks, &client));
         tasks.spawn(endpoints::run(client.clone(), services, pods, slices, addresses));
         tasks.spawn(events::run(client.clone()));
+        tasks.spawn(service_cidrs::run(client.clone()));
         tasks.spawn(policy_status::run(client.clone(), kinds.clone()));
         tasks.spawn(resource_quota::run(client.clone(), kinds.clone()));
         tasks.spawn(aggregated_roles::run(client.clone()));

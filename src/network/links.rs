@@ -183,12 +183,7 @@ impl Links {
         source: Option<IpAddr>,
     ) -> Result<(), Error> {
         let to = to.into();
-        let mut route = RouteMessageBuilder::<IpAddr>::new().output_interface(index).scope(RouteScope::Link);
-        route = route.destination_prefix(to.base, to.bits).map_err(|error| to.refused(error))?;
-        if let Some(source) = source {
-            route = route.pref_source(source).map_err(|error| to.refused(error))?;
-        }
-        self.replace_route(route.build(), to).await
+        self.replace_route(link_route(index, to, source)?, to).await
     }
 
     /// Routes everything else of its family to a gateway.
@@ -255,19 +250,49 @@ impl Links {
     }
 }
 
-/// Routes a range out of a link of this name, so that this host's own packets to it have somewhere to go before
-/// they are translated; they get `source` as their source address. The route goes with the link.
+/// Routes these ranges out of a link of this name, so that this host's own packets to them have somewhere to go before they
+/// are translated; they get `source` as their source address. What was routed so before and is not of them any more is
+/// taken back, but for the range that is `kept`. The routes go with the link.
 ///
 /// # Errors
 /// When there is no such link or the kernel refuses.
 pub async fn route_through(
     link: &str,
-    to: impl Into<Destination>,
-    source: impl Into<IpAddr>,
+    ranges: &[Destination],
+    source: IpAddr,
+    kept: Destination,
 ) -> Result<(), Error> {
     let links = Links::connect()?;
     let index = links.index(link).await?;
-    links.add_link_route(index, to, Some(source.into())).await
+    let family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let routes = links.routes(family).await?.into_iter();
+    let own = routes.filter(|route| route.onward && route.links == [index] && route.source == Some(source));
+    let own: Vec<Destination> = own.map(|route| route.to).collect();
+    for to in ranges.iter().filter(|to| !own.contains(to)) {
+        let route = link_route(index, *to, Some(source))?;
+        match links.handle.route().add(route).execute().await {
+            Err(error) if is(&error, libc::EEXIST) => {
+                tracing::warn!("{to} is for services, but the host has another route to it, which stays");
+            }
+            added => added.map_err(Error::netlink(format!("adding route to {to}")))?,
+        }
+    }
+    for to in own.iter().filter(|to| **to != kept && !ranges.contains(to)) {
+        let route = link_route(index, *to, Some(source))?;
+        let removed = links.handle.route().del(route).execute().await;
+        removed.map_err(Error::netlink(format!("removing route to {to}")))?;
+    }
+    Ok(())
+}
+
+/// A route directly out of a link; packets of this host's own leave with `source`.
+fn link_route(index: u32, to: Destination, source: Option<IpAddr>) -> Result<RouteMessage, Error> {
+    let mut route = RouteMessageBuilder::<IpAddr>::new().output_interface(index).scope(RouteScope::Link);
+    route = route.destination_prefix(to.base, to.bits).map_err(|error| to.refused(error))?;
+    if let Some(source) = source {
+        route = route.pref_source(source).map_err(|error| to.refused(error))?;
+    }
+    Ok(route.build())
 }
 
 /// Gives the link of the gateway a carrier, without which other programs take it for one that leads nowhere.

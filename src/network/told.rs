@@ -10,7 +10,7 @@ pub(super) use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Cidr, Cidr6, Error};
@@ -61,6 +61,10 @@ pub(super) struct Route {
     pub(super) links: Vec<u32>,
     /// Whether a router told of it.
     pub(super) advertised: bool,
+    /// The source address of this host's own packets that go there, when it says one.
+    pub(super) source: Option<IpAddr>,
+    /// Whether it leads somewhere: not to this host itself.
+    pub(super) onward: bool,
 }
 
 impl Route {
@@ -74,11 +78,15 @@ impl Route {
             to: Destination { base: nowhere, bits: header.destination_prefix_length },
             links: Vec::new(),
             advertised: header.protocol == RouteProtocol::Ra,
+            source: None,
+            onward: header.kind == RouteType::Unicast,
         };
         for attribute in message.attributes {
             match attribute {
                 RouteAttribute::Destination(RouteAddress::Inet(address)) => route.to.base = address.into(),
                 RouteAttribute::Destination(RouteAddress::Inet6(address)) => route.to.base = address.into(),
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => route.source = Some(source.into()),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(source)) => route.source = Some(source.into()),
                 RouteAttribute::Oif(index) => route.links.push(index),
                 RouteAttribute::MultiPath(hops) => {
                     route.links.extend(hops.iter().map(|hop| hop.interface_index));

@@ -277,6 +277,7 @@ fn is_stale<A: Address>(
         Suspects::All => {
             is_known(&frontend)
                 || config.services.has(address)
+                || state.ranges.iter().any(|range| range.has(address))
                 || translated && config.pods.has(tracked.reply.source.address)
         }
     };

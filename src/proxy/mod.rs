@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -120,7 +120,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy that reads services, endpoint slices, pods, network policies and namespaces through `client`.
+    /// A proxy that reads services and the ranges of their addresses, endpoint slices, pods, network policies and namespaces
+    /// through `client`.
     pub fn new(client: Client, config: impl Into<Configs>, options: Options) -> Proxy {
         Proxy {
             client,
@@ -153,25 +154,28 @@ impl Proxy {
         let pods = reflect::<Pod>(&self.client, &mut tasks);
         let policies = reflect::<NetworkPolicy>(&self.client, &mut tasks);
         let namespaces = reflect::<Namespace>(&self.client, &mut tasks);
+        let ranges = reflect::<ServiceCIDR>(&self.client, &mut tasks);
         let changed = Arc::new(tokio::sync::Notify::new());
         announce(&services, &changed, &mut tasks);
         announce(&slices, &changed, &mut tasks);
         announce(&pods, &changed, &mut tasks);
         announce(&policies, &changed, &mut tasks);
         announce(&namespaces, &changed, &mut tasks);
+        announce(&ranges, &changed, &mut tasks);
         let (sender, states) = watch::channel(None);
         let (recorder, record) = Recorder::new(self.client.clone(), "kube-proxy", "");
         tasks.spawn(record);
         let both = self.config.v6.is_some();
         let mut notices = Notices::new(recorder, both);
-        let options = self.options;
+        let (options, config) = (self.options, self.config.clone());
         tasks.spawn(async move {
             tokio::join!(
                 services.synced(),
                 slices.synced(),
                 pods.synced(),
                 policies.synced(),
-                namespaces.synced()
+                namespaces.synced(),
+                ranges.synced()
             );
             loop {
                 let began = Instant::now();
@@ -184,11 +188,12 @@ impl Proxy {
                 };
                 let with_ports = objects.pods.iter().filter(|pod| plan::has_host_ports(pod)).cloned();
                 let with_ports: Vec<_> = with_ports.collect();
+                let ranges = ranges.list();
                 let wanted = States {
-                    v4: wanted(&options, &objects, &with_ports),
-                    v6: match both {
-                        true => wanted(&options, &objects, &with_ports),
-                        false => state::State::default(),
+                    v4: wanted(&options, &objects, &with_ports, (&ranges, config.v4.services)),
+                    v6: match &config.v6 {
+                        Some(v6) => wanted(&options, &objects, &with_ports, (&ranges, v6.services)),
+                        None => state::State::default(),
                     },
                 };
                 notices.look(&objects.policies);
@@ -232,8 +237,10 @@ fn wanted<A: Address>(
     options: &Options,
     objects: &policy::plan::Objects,
     with_ports: &[Arc<Pod>],
+    (ranges, own): (&[Arc<ServiceCIDR>], A::Range),
 ) -> state::State<A> {
     let mut wanted = plan::plan(options, &objects.services, &objects.slices, with_ports);
+    wanted.ranges = plan::ranges::<A>(ranges, own);
     wanted.policies = policy::plan::plan(objects);
     wanted
 }

@@ -13,7 +13,7 @@ use super::family::Address;
 use super::state::{State, States};
 use super::table::Table;
 use super::{Config, Configs, Error, Led, blocking, health, localhost};
-use crate::network;
+use crate::network::{self, Destination};
 use crate::sys::netlink::{Heard, Message};
 
 /// Both families, as far as the node has them.
@@ -34,8 +34,9 @@ struct Side<A: Address> {
     search: Search<A>,
     /// Those to be looked for once more.
     second: SecondLook<A>,
-    /// Whether the addresses of services have a way out of the host's own programs.
-    routed: bool,
+    /// The ranges of services' addresses that have a way out of the host's own programs, beside the cluster's own; `None`
+    /// when that is not known.
+    routed: Option<Vec<A::Range>>,
     /// The addresses of [`State::led`] in the rules that are installed; `None` before there are any.
     led: Option<Arc<BTreeSet<A>>>,
 }
@@ -128,7 +129,7 @@ impl<A: Address> Side<A> {
             balancers: health::Listeners::default(),
             search: Search::default(),
             second: SecondLook::default(),
-            routed: false,
+            routed: None,
             led: None,
         })
     }
@@ -159,8 +160,9 @@ impl<A: Address> Side<A> {
     async fn apply(&mut self, wanted: State<A>) -> Result<Applied, Error> {
         let (local, balancers, led) = (wanted.local.clone(), wanted.health.clone(), wanted.led.clone());
         // Without it the rest is of use too: pods are cut off until their rules are there.
-        let routed = if self.routed { Ok(()) } else { self.route().await };
-        self.routed = routed.is_ok();
+        let ranges = wanted.ranges.clone();
+        let routed = if self.routed.as_ref() == Some(&ranges) { Ok(()) } else { self.route(&ranges).await };
+        self.routed = routed.is_ok().then_some(ranges);
         let table = match self.table.take() {
             Some(table) => table,
             None => Table::new(self.config.clone()).map_err(Error::io("opening netfilter's netlink"))?,
@@ -184,9 +186,11 @@ impl<A: Address> Side<A> {
         Ok(Applied { routed, complete: failed.is_empty() && unasked.is_empty() })
     }
 
-    async fn route(&self) -> Result<(), Error> {
-        let Config { services, gateway, link_prefix, .. } = &self.config;
-        Ok(network::route_through(&format!("{link_prefix}0"), *services, *gateway).await?)
+    async fn route(&self, ranges: &[A::Range]) -> Result<(), Error> {
+        let Config { services, gateway, link_prefix, pods, .. } = &self.config;
+        let ranges: Vec<Destination> = [services].into_iter().chain(ranges).map(|r| (*r).into()).collect();
+        let link = format!("{link_prefix}0");
+        Ok(network::route_through(&link, &ranges, (*gateway).into(), (*pods).into()).await?)
     }
 }
 

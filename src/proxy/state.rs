@@ -85,6 +85,8 @@ pub struct State<A: Address = Ipv4Addr> {
     pub policies: Option<Policies<A>>,
     /// Ports of the node on which load balancers ask after a service.
     pub health: BTreeMap<u16, Health>,
+    /// Where cluster addresses of services are given out beside the cluster's own range, each range once.
+    pub ranges: Vec<A::Range>,
     /// The addresses that new connections are led to for as long as they last: not those of endpoints that end and
     /// have connections only where there is nobody else.
     pub led: Arc<BTreeSet<A>>,
@@ -112,6 +114,7 @@ impl<A: Address> Default for State<A> {
             local: BTreeMap::new(),
             policies: None,
             health: BTreeMap::new(),
+            ranges: Vec::new(),
             led: Arc::default(),
         }
     }

@@ -81,3 +81,56 @@ async fn objects_of_addresses_come_back_and_keep_addresses_for_others() {
     assert!(refused["message"].as_str().unwrap().ends_with("provided IP is already allocated"), "{refused}");
     f.get(&at("10.96.0.70")).await.expect(200);
 }
+
+const RANGES: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+
+fn range(name: &str, cidrs: &[&str]) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"cidrs": cidrs}})
+}
+
+#[tokio::test]
+async fn addresses_come_from_all_ranges_that_are_ready() {
+    let f = Fixture::start_dual_stack().await;
+    let own = f.get(&format!("{RANGES}/kubernetes")).await.expect(200);
+    assert_eq!(own["spec"]["cidrs"], json!(["10.96.0.0/16", "fd00:10:96::/112"]));
+    assert_eq!(own["status"]["conditions"][0]["status"], "True");
+    let asked = |name: &str, address: &str| service(name, json!({"clusterIP": address}));
+    let refused = f.post(SERVICES, asked("early", "10.7.0.5")).await.expect(422);
+    let text = "failed to allocate IP 10.7.0.5: the provided network does not match the current range";
+    assert!(refused["message"].as_str().unwrap().ends_with(text), "{refused}");
+    f.post(RANGES, range("more", &["10.7.0.0/28", "fd07::/64"])).await.expect(201);
+    f.post(SERVICES, asked("web", "10.7.0.5")).await.expect(201);
+    assert_eq!(f.get(&at("10.7.0.5")).await.expect(200)["spec"]["parentRef"]["name"], "web");
+    f.post(SERVICES, asked("far", "fd07::ffff:ffff")).await.expect(201);
+    for nobodys in ["10.7.0.0", "10.7.0.15", "10.7.0.16"] {
+        f.post(SERVICES, asked("nobody", nobodys)).await.expect(422);
+    }
+    // One that is not ready, or is to go, gives out no more.
+    let says = |status: &str| {
+        json!({"status": {"conditions": [{"type": "Ready", "status": status, "reason": "",
+        "message": "", "lastTransitionTime": "2027-01-01T00:00:00Z"}]}})
+    };
+    let status = format!("{RANGES}/more/status");
+    f.patch(&status, says("False")).await.expect(200);
+    f.post(SERVICES, asked("late", "10.7.0.6")).await.expect(422);
+    f.patch(&status, says("True")).await.expect(200);
+    f.post(SERVICES, asked("late", "10.7.0.6")).await.expect(201);
+    let held = json!({"metadata": {"finalizers": ["networking.k8s.io/service-cidr-finalizer"]}});
+    f.patch(&format!("{RANGES}/more"), held).await.expect(200);
+    f.delete(&format!("{RANGES}/more")).await.expect(200);
+    f.post(SERVICES, asked("later", "10.7.0.7")).await.expect(422);
+    // Who has an address of it keeps it.
+    f.patch(&format!("{SERVICES}/web"), json!({"spec": {"sessionAffinity": "ClientIP"}})).await.expect(200);
+
+    // Where the cluster's own range gives out none, others do.
+    f.post(RANGES, range("other", &["10.8.0.0/24", "fd08::/112"])).await.expect(201);
+    f.patch(&format!("{RANGES}/kubernetes/status"), says("False")).await.expect(200);
+    let both =
+        f.post(SERVICES, service("both", json!({"ipFamilyPolicy": "RequireDualStack"}))).await.expect(201);
+    let first = both["spec"]["clusterIPs"][0].as_str().unwrap();
+    let second = both["spec"]["clusterIPs"][1].as_str().unwrap();
+    assert!(first.starts_with("10.8.0.") && second.starts_with("fd08::"), "{both}");
+    f.patch(&format!("{RANGES}/other/status"), says("False")).await.expect(200);
+    let refused = f.post(SERVICES, service("none", json!({}))).await.expect(422);
+    assert!(refused["message"].as_str().unwrap().ends_with("range is full"), "{refused}");
+}

@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 
 mod dualstack;
 mod policies;
+mod ranges;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 

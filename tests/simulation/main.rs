@@ -29,6 +29,7 @@ mod replica_sets;
 mod rollouts;
 mod scaling;
 mod scheduling;
+mod service_ranges;
 mod silence;
 mod stateful_cases;
 mod stateful_sets;

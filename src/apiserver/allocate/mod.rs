@@ -17,9 +17,11 @@ use crate::api::status::FieldError;
 
 mod ports;
 mod range;
+mod supply;
 
 pub use ports::{NODE_PORTS, carry};
 pub use range::{ServiceRange, ServiceRanges};
+pub use supply::{OWN, Supply, ready};
 
 use ports::{health_port, node_ports, take_ports};
 
@@ -118,7 +120,7 @@ impl Allocator {
         Allocator { ranges, tables: Mutex::new(Tables { taken, ..Tables::default() }) }
     }
 
-    /// The ranges that addresses come from.
+    /// The cluster's own ranges.
     pub fn ranges(&self) -> &ServiceRanges {
         &self.ranges
     }
@@ -162,13 +164,12 @@ impl Allocator {
         self.tables().taken.addresses.contains(&address)
     }
 
-    /// Takes what `new` needs beyond what `old` has, and writes it into `new`; addresses that are `held` are not for
-    /// services.
-    pub fn reserve_beside(
+    /// Takes what `new` needs beyond what `old` has, and writes it into `new`.
+    pub fn reserve_from(
         self: &Arc<Self>,
+        supply: Supply<'_>,
         new: &mut Value,
         old: Option<&Value>,
-        held: &dyn Fn(IpAddr) -> bool,
     ) -> Result<Reservation, Vec<FieldError>> {
         let mut reservation =
             Reservation { allocator: self.clone(), gained: Taken::default(), lost: Taken::default() };
@@ -181,7 +182,7 @@ impl Allocator {
                 (families::Addresses::Kept, Some(old)) => range::keep_addresses(new, old),
                 _ => {
                     let gained = &mut reservation.gained;
-                    range::take_addresses((&self.ranges, held), taken, gained, new, &had.addresses)?
+                    range::take_addresses(supply, taken, gained, new, &had.addresses)?
                 }
             }
             take_ports(taken, &mut reservation.gained, new, (&had.ports, old_health))?;
@@ -199,13 +200,13 @@ pub fn concerns(kind: &Kind) -> bool {
 }
 
 /// A free number of a range, looked for from a random place so that addresses are not used again at once.
-fn free(range: std::ops::Range<u32>, is_taken: impl Fn(u32) -> bool) -> Option<u32> {
+fn free(range: std::ops::Range<u64>, is_taken: impl Fn(u64) -> bool) -> Option<u64> {
     let count = range.end.checked_sub(range.start).filter(|count| *count > 0)?;
-    let mut random = [0u8; 4];
+    let mut random = [0u8; 8];
     // Without random bytes the search begins at the start, which is as correct.
     let _ = getrandom::fill(&mut random);
-    let first = u32::from_le_bytes(random) % count;
-    (0..count).map(|i| range.start + (first + i) % count).find(|n| !is_taken(*n))
+    let first = range.start + u64::from_le_bytes(random) % count;
+    (first..range.end).chain(range.start..first).find(|n| !is_taken(*n))
 }
 
 /// What the tests of all files here begin with.
@@ -222,13 +223,14 @@ mod testing {
     }
 
     impl Allocator {
-        /// A write where all addresses are for services.
+        /// A write where all addresses of the cluster's own ranges are for services.
         pub fn reserve(
             self: &Arc<Self>,
             new: &mut Value,
             old: Option<&Value>,
         ) -> Result<Reservation, Vec<FieldError>> {
-            self.reserve_beside(new, old, &|_| false)
+            let ranges: Vec<ServiceRange> = self.ranges.all().collect();
+            self.reserve_from(Supply { ranges: &ranges, held: &|_| false }, new, old)
         }
     }
 }

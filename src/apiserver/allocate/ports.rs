@@ -99,9 +99,9 @@ fn take_port(
 
 /// Takes a port that nobody has.
 fn free_port(taken: &mut Taken, gained: &mut Taken) -> Option<u16> {
-    let (first, last) = (u32::from(*NODE_PORTS.start()), u32::from(*NODE_PORTS.end()) + 1);
+    let (first, last) = (u64::from(*NODE_PORTS.start()), u64::from(*NODE_PORTS.end()) + 1);
     let reserved = first + ((last - first) / 32).clamp(16, 128);
-    let is_taken = |n: u32| u16::try_from(n).is_ok_and(|n| taken.ports.contains(&n));
+    let is_taken = |n: u64| u16::try_from(n).is_ok_and(|n| taken.ports.contains(&n));
     let found = free(reserved..last, is_taken).or_else(|| free(first..reserved, is_taken));
     let number = u16::try_from(found?).ok()?;
     taken.ports.insert(number);

@@ -6,40 +6,39 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
 
-use super::{Taken, free};
+use super::{Supply, Taken, free};
+use crate::api::cidr;
 use crate::api::status::FieldError;
 use crate::apiserver::families::{self, Family, addresses};
-
-/// Whether an address is kept from services.
-type Held<'a> = &'a dyn Fn(IpAddr) -> bool;
 
 /// A range from which services get their addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServiceRange {
     base: IpAddr,
     prefix: u8,
-    /// How many addresses it has.
-    size: u32,
+    /// How many addresses it has, as far as they can be counted here.
+    size: u64,
 }
 
 impl ServiceRange {
-    /// `10.96.0.0/12` or `fd00:10:96::/112`; `None` when it is no network of usable addresses, or too many.
+    /// One of the cluster's own, `10.96.0.0/12` or `fd00:10:96::/112`; `None` when it is no network of usable addresses, or
+    /// too many.
     fn parse(cidr: &str) -> Option<ServiceRange> {
-        let (address, prefix) = cidr.split_once('/')?;
-        let prefix: u8 = prefix.parse().ok()?;
-        let base = address.parse().ok()?;
-        let bits = match base {
-            IpAddr::V4(_) if (8..=30).contains(&prefix) => 32 - prefix,
-            // Kubernetes' API server takes none larger than a /108.
-            IpAddr::V6(_) if (108..=124).contains(&prefix) => 128 - prefix,
-            _ => return None,
+        let range = ServiceRange::of(cidr)?;
+        let usable = match range.base {
+            IpAddr::V4(_) => (8..=30).contains(&range.prefix),
+            // Kubernetes' API server takes none larger than a /108 by its flag.
+            IpAddr::V6(_) => (108..=124).contains(&range.prefix),
         };
-        let size = 1 << bits;
-        let base = match base {
-            IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & !(size - 1))),
-            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(size - 1))),
-        };
-        Some(ServiceRange { base, prefix, size })
+        usable.then_some(range)
+    }
+
+    /// One of a ServiceCIDR. Of IPv6, Kubernetes gives out none from ranges larger than a /64.
+    pub fn of(cidr: &str) -> Option<ServiceRange> {
+        let (address, prefix) = cidr::parse(cidr).filter(|(base, prefix)| base.is_ipv4() || *prefix >= 64)?;
+        let bits = cidr::bits(address) - prefix;
+        let size = 1u64.checked_shl(bits.into()).unwrap_or(u64::MAX);
+        Some(ServiceRange { base: cidr::masked(address, prefix), prefix, size })
     }
 
     /// The family of its addresses.
@@ -48,15 +47,18 @@ impl ServiceRange {
     }
 
     /// The `n`th address; the first usable one (1) of the first range is the `kubernetes` service's.
-    pub fn nth(self, n: u32) -> IpAddr {
+    pub fn nth(self, n: u64) -> IpAddr {
         match self.base {
-            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from_bits(base.to_bits().saturating_add(n))),
+            IpAddr::V4(base) => {
+                let n = u32::try_from(n).unwrap_or(u32::MAX);
+                IpAddr::V4(Ipv4Addr::from_bits(base.to_bits().saturating_add(n)))
+            }
             IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from_bits(base.to_bits().saturating_add(n.into()))),
         }
     }
 
     /// The first number past the usable ones: IPv4 has a broadcast address at the end.
-    fn end(self) -> u32 {
+    fn end(self) -> u64 {
         match self.family() {
             Family::V4 => self.size - 1,
             Family::V6 => self.size,
@@ -65,28 +67,30 @@ impl ServiceRange {
 
     /// Neither network nor broadcast address, but within.
     fn holds(self, address: IpAddr) -> bool {
-        let n = match (self.base, address) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => address.to_bits().checked_sub(base.to_bits()),
-            (IpAddr::V6(base), IpAddr::V6(address)) => {
-                address.to_bits().checked_sub(base.to_bits()).and_then(|n| u32::try_from(n).ok())
-            }
-            _ => None,
-        };
-        n.is_some_and(|n| n > 0 && n < self.end())
+        cidr::has_host(self.base, self.prefix, address)
     }
 
     /// The lower band is given out automatically only when the upper is used up, so that it stays free for
     /// addresses chosen by people.
-    fn reserved(self) -> u32 {
-        (self.size / 16).clamp(16, 256).min(self.size - 2)
+    fn reserved(self) -> u64 {
+        (self.size / 16).clamp(16, 256).min(self.size.saturating_sub(2))
     }
 
-    /// Takes an address that nobody has.
-    fn take(self, held: Held<'_>, taken: &mut Taken, gained: &mut Taken) -> Result<IpAddr, Vec<FieldError>> {
-        let is_taken = |n| taken.addresses.contains(&self.nth(n)) || held(self.nth(n));
+    /// An address of it that nobody has.
+    fn free(self, is_taken: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+        let is_taken = |n| is_taken(self.nth(n));
         let found =
             free(self.reserved()..self.end(), is_taken).or_else(|| free(1..self.reserved(), is_taken));
-        let address = found.map(|n| self.nth(n)).ok_or_else(|| {
+        found.map(|n| self.nth(n))
+    }
+}
+
+impl Supply<'_> {
+    /// Takes an address of a family that nobody has.
+    fn take(self, family: Family, taken: &mut Taken, gained: &mut Taken) -> Result<IpAddr, Vec<FieldError>> {
+        let is_taken = |address| taken.addresses.contains(&address) || (self.held)(address);
+        let mut ranges = self.ranges.iter().filter(|range| range.family() == family);
+        let address = ranges.find_map(|range| range.free(is_taken)).ok_or_else(|| {
             let detail = "failed to allocate a serviceIP: range is full";
             vec![FieldError::invalid("spec.clusterIPs", &json!([]), detail)]
         })?;
@@ -96,17 +100,11 @@ impl ServiceRange {
     }
 
     /// Takes the address that is asked for; why not, if that cannot be.
-    fn take_this(
-        self,
-        address: IpAddr,
-        held: Held<'_>,
-        taken: &mut Taken,
-        gained: &mut Taken,
-    ) -> Result<(), &'static str> {
-        if !self.holds(address) {
+    fn take_this(self, address: IpAddr, taken: &mut Taken, gained: &mut Taken) -> Result<(), &'static str> {
+        if !self.ranges.iter().any(|range| range.holds(address)) {
             return Err("the provided network does not match the current range");
         }
-        if held(address) || !taken.addresses.insert(address) {
+        if (self.held)(address) || !taken.addresses.insert(address) {
             return Err("provided IP is already allocated");
         }
         gained.addresses.insert(address);
@@ -167,7 +165,7 @@ pub(super) fn keep_addresses(service: &mut Value, stored: &Value) {
 
 /// Takes an address of each of the service's families unless it had one, and writes them into it.
 pub(super) fn take_addresses(
-    (ranges, held): (&ServiceRanges, Held<'_>),
+    supply: Supply<'_>,
     taken: &mut Taken,
     gained: &mut Taken,
     service: &mut Value,
@@ -190,12 +188,9 @@ pub(super) fn take_addresses(
         if asked.is_some_and(|asked| had.contains(&asked)) {
             continue;
         }
-        let Some(range) = ranges.all().find(|range| range.family() == *family) else {
-            return Err(vec![families::not_configured(i, *family)]);
-        };
         match asked {
-            None => given[i] = range.take(held, taken, gained)?.to_string(),
-            Some(asked) => range.take_this(asked, held, taken, gained).map_err(|why| {
+            None => given[i] = supply.take(*family, taken, gained)?.to_string(),
+            Some(asked) => supply.take_this(asked, taken, gained).map_err(|why| {
                 let detail = format!("failed to allocate IP {}: {why}", given[i]);
                 vec![FieldError::invalid("spec.clusterIPs", &json!(given), &detail)]
             })?,
@@ -235,12 +230,14 @@ mod tests {
     fn addresses_that_are_held_are_not_for_services() {
         let allocator = allocator();
         let held = |address: IpAddr| address != IpAddr::from([10, 96, 0, 77]);
+        let ranges: Vec<ServiceRange> = allocator.ranges().all().collect();
+        let supply = Supply { ranges: &ranges, held: &held };
         let mut new = service(json!({"type": "ClusterIP"}));
-        let reservation = allocator.reserve_beside(&mut new, None, &held).unwrap();
+        let reservation = allocator.reserve_from(supply, &mut new, None).unwrap();
         assert_eq!(new["spec"]["clusterIP"], "10.96.0.77");
         assert_eq!(reservation.taken().iter().collect::<Vec<_>>(), [&IpAddr::from([10, 96, 0, 77])]);
         let mut asked = service(json!({"clusterIP": "10.96.0.9"}));
-        let error = allocator.reserve_beside(&mut asked, None, &held).err().unwrap()[0].to_string();
+        let error = allocator.reserve_from(supply, &mut asked, None).err().unwrap()[0].to_string();
         assert!(
             error.ends_with("failed to allocate IP 10.96.0.9: provided IP is already allocated"),
             "{error}"

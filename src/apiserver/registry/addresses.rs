@@ -18,6 +18,7 @@ use crate::api::kinds::{self, Kind};
 use crate::api::meta;
 use crate::api::request::{DeleteOptions, User, WriteOptions};
 use crate::api::status::Status;
+use crate::apiserver::allocate::{self, ServiceRange};
 use crate::apiserver::families::{self, Family};
 use crate::store;
 
@@ -46,6 +47,11 @@ fn object(address: IpAddr, (namespace, name): &Owner) -> Value {
         },
         "spec": {"parentRef": {"resource": "services", "namespace": namespace, "name": name}},
     })
+}
+
+/// The object of a range of services' addresses.
+pub(super) fn ranges_kind() -> Option<&'static Arc<Kind>> {
+    kinds::by_resource("networking.k8s.io", "v1", "servicecidrs")
 }
 
 /// Whether an object of an address is managed here.
@@ -133,6 +139,12 @@ impl Registry {
     pub(super) fn is_held(&self, address: IpAddr) -> bool {
         let held = kind().and_then(|kind| self.store.get(&kind.key(None, &address.to_string())));
         held.is_some_and(|entry| !is_managed(entry.json()))
+    }
+
+    /// The ranges from which services get addresses now.
+    pub(super) fn service_ranges(&self) -> Vec<ServiceRange> {
+        let objects = ranges_kind().map(|kind| self.all(&kind.prefix(None))).unwrap_or_default();
+        allocate::ready(self.allocator.ranges(), objects.iter().map(|entry| entry.json()))
     }
 
     /// Keeps the objects in step with the services, until dropped.

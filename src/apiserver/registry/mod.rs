@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use self::addresses::Books;
 use super::admission::Admission;
-use super::allocate::{self, Allocator, Reservation};
+use super::allocate::{self, Allocator, Reservation, Supply};
 use super::auth::attributes::{Asked, Attributes};
 use super::auth::rbac::Authorizer;
 use super::definitions;
@@ -202,7 +202,9 @@ impl Registry {
             return Ok(None);
         }
         self.settle_doubts(place.kind).await;
-        let reserved = self.allocator.reserve_beside(new, old, &|address| self.is_held(address)).map(Some);
+        let ranges = self.service_ranges();
+        let supply = Supply { ranges: &ranges, held: &|address| self.is_held(address) };
+        let reserved = self.allocator.reserve_from(supply, new, old).map(Some);
         reserved.map_err(|errors| Status::invalid(&place.kind.group, &place.kind.kind, place.name, &errors))
     }
 

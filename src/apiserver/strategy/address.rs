@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
+use crate::api::cidr;
 use crate::api::status::FieldError;
 
 /// What an address must be.
@@ -85,9 +86,8 @@ impl Range {
     pub(super) fn parse(text: &str) -> Option<Range> {
         let (address, length) = text.split_once('/')?;
         let written = sloppy(address)?;
-        let most = if written.is_ipv4() { 32 } else { 128 };
         let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
-        let length = length.parse().ok().filter(|length| digits && *length <= most)?;
+        let length = length.parse().ok().filter(|length| digits && *length <= cidr::bits(written))?;
         Some(Range { written, length })
     }
 
@@ -96,22 +96,12 @@ impl Range {
     }
 
     fn first(&self) -> IpAddr {
-        match self.written {
-            IpAddr::V4(v4) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.length)).unwrap_or(0);
-                IpAddr::V4((v4.to_bits() & mask).into())
-            }
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.length)).unwrap_or(0);
-                IpAddr::V6((v6.to_bits() & mask).into())
-            }
-        }
+        cidr::masked(self.written, self.length)
     }
 
     /// Whether `other` is a part of this range and smaller.
     pub(super) fn strictly_contains(&self, other: &Range) -> bool {
-        let cut = Range { written: other.first(), length: self.length };
-        self.is_ipv4() == other.is_ipv4() && self.length < other.length && self.first() == cut.first()
+        self.length < other.length && cidr::contains(self.written, self.length, other.written)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -27,6 +28,17 @@ pub struct Options {
     /// Whether services have the external addresses that they ask for. Whoever may write a service can take other hosts'
     /// traffic with them (CVE-2020-8554).
     pub external_ips: bool,
+}
+
+/// The ranges of services' addresses of one family beside the cluster's own: also of those that are not ready or are to go,
+/// since services may have addresses of them still.
+pub fn ranges<A: Address>(cidrs: &[Arc<ServiceCIDR>], own: A::Range) -> Vec<A::Range> {
+    let all = cidrs.iter().filter_map(|cidr| cidr.spec.as_ref()?.cidrs.as_ref()).flatten();
+    let mut ranges: Vec<A::Range> =
+        all.filter_map(|text| text.parse().ok()).filter(|range| *range != own).collect();
+    ranges.sort_unstable_by_key(|range| range.ends());
+    ranges.dedup();
+    ranges
 }
 
 /// What is to be done for these objects with packets of one family. Who comes first, in the order of the arguments, keeps a contested

@@ -321,3 +321,22 @@ fn each_family_has_a_plan_of_its_own() {
     let state: State<Ipv6Addr> = plan(&Options::default(), &[self::service(single)], &slices, &[]);
     assert!(state.frontends.is_empty() && state.local.is_empty());
 }
+
+#[test]
+fn further_ranges_of_services_are_those_of_their_family_each_once() {
+    let cidr =
+        |cidrs: &[&str]| object::<ServiceCIDR>(json!({"metadata": {"name": "a"}, "spec": {"cidrs": cidrs}}));
+    let going = json!({"metadata": {"name": "b", "deletionTimestamp": "2027-01-01T00:00:00Z"},
+        "spec": {"cidrs": ["10.6.0.0/24"]}});
+    let all = [
+        cidr(&["10.96.0.0/12", "fd00:10:96::/112"]),
+        cidr(&["10.7.0.0/24", "fd07::/64"]),
+        cidr(&["10.7.0.0/24"]),
+        object(going),
+    ];
+    let shown = |ranges: Vec<String>| ranges.join(" ");
+    let v4 = ranges::<std::net::Ipv4Addr>(&all, "10.96.0.0/12".parse().unwrap());
+    assert_eq!(shown(v4.iter().map(ToString::to_string).collect()), "10.6.0.0/24 10.7.0.0/24");
+    let v6 = ranges::<Ipv6Addr>(&all, "fd00:10:96::/112".parse().unwrap());
+    assert_eq!(shown(v6.iter().map(ToString::to_string).collect()), "fd07::/64");
+}

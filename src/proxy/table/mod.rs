@@ -14,7 +14,8 @@
 //! chain sticky-…                     goto the endpoint that @clients knows, else address . … . random N vmap @choices
 //! chain nat-postrouting              saddr . daddr @hairpin: snat to the gateway; from a pod to elsewhere,
 //!                                    and to endpoints @outside: masquerade
-//! chain forward, output              to the service range, so far untranslated: refuse
+//! chain forward, output              so far untranslated: jump service-ranges
+//! chain service-ranges               to a range of services' addresses: refuse
 //! chain input                        proto . dport in refused: refuse
 //! ```
 //!
@@ -38,10 +39,10 @@ mod skeleton;
 use chain::{chains, change_chains, delete_chains};
 use message::{
     DELETE_CHAIN, DELETE_ELEMENTS, DELETE_RULE, DELETE_SET, DELETE_TABLE, GET_TABLE, In, NEW_ELEMENTS,
-    NEW_TABLE, table,
+    NEW_TABLE, delete_rules, table,
 };
 use set::{Content, Element, Set, change_elements, elements, new_set, shared_elements};
-use skeleton::skeleton;
+use skeleton::{RANGES, refuse_ranges, skeleton};
 
 /// The table in the kernel, and what is in it.
 #[derive(Debug)]
@@ -163,6 +164,7 @@ pub fn full<A: Address>(config: &Config<A>, wanted: &State<A>) -> Messages {
         new_set(&mut changes, name, set.name(), set.layout(), set as u32 + 1);
     }
     skeleton(&mut changes, config);
+    refuse_ranges(&mut changes, config, &wanted.ranges);
     let chains = chains(wanted);
     change_chains(&mut changes, config, &BTreeMap::new(), &chains);
     for (set, elements) in elements(wanted).into_iter().chain(shared_elements(config, wanted)) {
@@ -175,6 +177,10 @@ pub fn full<A: Address>(config: &Config<A>, wanted: &State<A>) -> Messages {
 /// The transaction that leads from one state to another; empty when there is no difference.
 pub fn difference<A: Address>(config: &Config<A>, installed: &State<A>, wanted: &State<A>) -> Messages {
     let mut changes = Messages::default();
+    if installed.ranges != wanted.ranges {
+        delete_rules(&mut changes, at(config), RANGES);
+        refuse_ranges(&mut changes, config, &wanted.ranges);
+    }
     translations(&mut changes, config, installed, wanted);
     policy::change(&mut changes, config, installed.policies.as_ref(), wanted.policies.as_ref());
     changes

@@ -5,15 +5,37 @@ use super::chain::load_frontend;
 use super::message::{new_chain, new_rule};
 use crate::proxy::Config;
 use crate::proxy::expression::{Field, Interface, Reg, Rule, Verdict};
-use crate::proxy::family::Address;
+use crate::proxy::family::{Address, Range};
 use crate::proxy::state::Protocol;
 use crate::sys::netlink::Messages;
+
+/// The chain of the ranges of services' addresses.
+pub(super) const RANGES: &str = "service-ranges";
+
+/// Refuses what is for an address of a service that none has, in the cluster's own range and in others.
+pub(super) fn refuse_ranges<A: Address>(changes: &mut Messages, config: &Config<A>, others: &[A::Range]) {
+    // Where somebody has chosen so, pods come first: what is led to them has been translated already.
+    if others.iter().any(|range| overlap(*range, config.pods)) {
+        new_rule(changes, at(config), RANGES, &|rule| {
+            rule.in_range(Field::DestinationAddress, config.pods, true).verdict(Verdict::Return);
+        });
+    }
+    for range in [&config.services].into_iter().chain(others) {
+        new_rule(changes, at(config), RANGES, &|rule| {
+            rule.in_range(Field::DestinationAddress, *range, true).verdict(Verdict::Jump("refuse"));
+        });
+    }
+}
+
+fn overlap<R: Range>(one: R, other: R) -> bool {
+    one.has(other.ends().0) || other.has(one.ends().0)
+}
 
 /// The rules that do not depend on any service.
 pub(super) fn skeleton<A: Address>(changes: &mut Messages, config: &Config<A>) {
     let name = at(config);
-    let (prefix, pods, services) = (&config.link_prefix, config.pods, config.services);
-    for chain in ["services", "refuse"] {
+    let (prefix, pods) = (&config.link_prefix, config.pods);
+    for chain in ["services", RANGES, "refuse"] {
         new_chain(changes, name, chain, None);
     }
     // Numbers of linux/netfilter_ipv4.h: prerouting 0, input 1, forward 2, output 3, postrouting 4. Refusals run
@@ -62,9 +84,7 @@ pub(super) fn skeleton<A: Address>(changes: &mut Messages, config: &Config<A>) {
     // with a reset, which might hit a later connection with the same ports.
     rule("forward", &|rule| rule.interface(Interface::In, prefix, true).invalid().verdict(Verdict::Drop));
     for chain in ["forward", "output"] {
-        rule(chain, &|rule| {
-            rule.in_range(Field::DestinationAddress, services, true).verdict(Verdict::Jump("refuse"));
-        });
+        rule(chain, &|rule| rule.verdict(Verdict::Jump(RANGES)));
     }
     rule("input", &|rule| {
         let rule = rule.begins_connection().in_range(Field::DestinationAddress, A::LOOPBACK, false);

@@ -1,10 +1,11 @@
 //! Addresses and networks.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{no_overload, row};
 use crate::api::cel::declared::{Function, one, traversal};
 use crate::api::cel::{Fault, Outcome, Val};
+use crate::api::cidr::{bits, contains, masked};
 
 /// The library.
 pub const FUNCTIONS: &[Function] = &[
@@ -144,25 +145,4 @@ fn parse_cidr(text: &str) -> Result<(IpAddr, u8), String> {
         return wrong("prefix length out of range");
     }
     unmapped(parsed, text).map(|address| (address, length))
-}
-
-fn bits(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-fn masked(base: IpAddr, length: u8) -> IpAddr {
-    match base {
-        IpAddr::V4(ip) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-            Ipv4Addr::from(u32::from(ip) & mask).into()
-        }
-        IpAddr::V6(ip) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            Ipv6Addr::from(u128::from(ip) & mask).into()
-        }
-    }
-}
-
-fn contains(base: IpAddr, length: u8, address: IpAddr) -> bool {
-    base.is_ipv4() == address.is_ipv4() && masked(base, length) == masked(address, length)
 }
