@@ -1,5 +1,5 @@
 //! Exec, attach, cp, logs and port-forward as clients of several years speak them: kubectl over SPDY, over WebSockets, and
-//! the Python client.
+//! the Python client; and what `kubectl debug` sees of what it looks into.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod testbed;
@@ -285,5 +285,71 @@ fn proxies_and_figures() {
     let local = bed.kubectl("get apiservices v1. --no-headers");
     assert_eq!(local.split_whitespace().take(3).collect::<Vec<_>>(), ["v1.", "Local", "True"]);
     dashboards(&bed, node);
+    bed.ok(&[testbed::MINIK, "delete"]);
+}
+
+const LOOKED_INTO: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  shareProcessNamespace: SHARED
+  terminationGracePeriodSeconds: 1
+  containers:
+  - {name: main, image: busybox, command: [sh, -c, "echo here > /mark; exec sleep 1001"]}
+  - {name: other, image: busybox, command: [sleep, "1002"]}
+"#;
+
+#[test]
+fn debuggers_see_what_they_are_to_look_into() {
+    let bed = Testbed::up("debug");
+    bed.start();
+    for (name, shared) in [("apart", "false"), ("shared", "true")] {
+        bed.apply(&LOOKED_INTO.replace("NAME", name).replace("SHARED", shared));
+    }
+    // Who is seen, whether its root can be entered, and whether it can be asked to do something.
+    let look = r#"
+        for process in /proc/[0-9]*; do
+          words=$(tr '\0' ' ' < $process/cmdline)
+          case "$words" in
+            "sleep 1001 ") echo "$words$(cat $process/root/mark)"; kill -0 ${process#/proc/} && echo reached;;
+            "sleep 1002 ") echo "$words";;
+          esac
+        done
+        [ "$(cat /proc/1/comm)" = sleep ] && echo first
+        hostname"#;
+    for (pod, name, flags, expected) in [
+        ("apart", "alone", "", "apart"),
+        ("apart", "target", "--target=main", "apart, first, reached, sleep 1001 here"),
+        ("apart", "beside", "--target=other --profile=sysadmin", "apart, first, sleep 1002"),
+        ("shared", "alone", "", "reached, shared, sleep 1001 here, sleep 1002"),
+        ("shared", "target", "--target=main", "reached, shared, sleep 1001 here, sleep 1002"),
+    ] {
+        bed.wait_ready(pod);
+        let begin = format!("exec kubectl debug {pod} --image=busybox -c {name} {flags} -- sh -c \"$0\"");
+        bed.ok(&["bash", "-c", &begin, look]);
+        let path =
+            format!("{{.status.ephemeralContainerStatuses[?(@.name=='{name}')].state.terminated.exitCode}}");
+        let get = ["kubectl", "get", "pod", pod, "-o", &format!("jsonpath={path}")];
+        bed.wait(&format!("the end of {name} in {pod}"), MINUTE, || bed.ok(&get) == "0");
+        let seen = bed.kubectl(&format!("logs {pod} -c {name}"));
+        let mut seen: Vec<&str> = seen.lines().map(str::trim).collect();
+        seen.sort_unstable();
+        assert_eq!(seen.join(", "), expected, "{pod} {name}");
+    }
+    // In a terminal, as people do it; what was typed reaches the container that is looked into.
+    let into =
+        ["kubectl", "debug", "-it", "apart", "--image=busybox", "--target=main", "-c", "shell", "--", "sh"];
+    let mut shell = bed.terminal(&into, 24, 80);
+    shell.wait_for("#");
+    shell.type_line("echo seen > /proc/1/root/by; echo typed-$((1+1))");
+    shell.wait_for("typed-2");
+    shell.type_line("exit");
+    shell.end();
+    assert_eq!(bed.kubectl("exec apart -c main -- cat /by").trim(), "seen");
+    // A target that is not there is told of.
+    let none = ["kubectl", "debug", "apart", "--image=busybox", "--target=none", "-c", "lost", "--", "true"];
+    let refused = bed.run(&none);
+    assert!(!refused.status.success() && refused.stderr.contains("none"), "{refused:?}");
     bed.ok(&[testbed::MINIK, "delete"]);
 }
