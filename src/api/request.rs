@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::status::Status;
 use crate::store::{Entry, Revision, Snapshot};
@@ -250,4 +251,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// What is served of all groups but the core one, by whomever: an `APIGroupDiscoveryList` of `apidiscovery.k8s.io/v2`.
     fn discover(&self) -> BoxFuture<'_, Result<Value, Status>>;
+
+    /// Is told whenever other servers behind this one serve something else than before; `None` where there are no such.
+    fn elsewhere(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
 }

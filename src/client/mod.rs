@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::figures::Figures;
@@ -90,6 +91,11 @@ impl Client {
     /// What is served of all groups but the core one: an `APIGroupDiscoveryList` of `apidiscovery.k8s.io/v2`.
     pub async fn discover(&self) -> Result<Value, Status> {
         self.transport.discover().await
+    }
+
+    /// Is told whenever other servers serve something else than before; `None` where there are no such.
+    pub fn elsewhere(&self) -> Option<watch::Receiver<()>> {
+        self.transport.elsewhere()
     }
 
     /// The selected objects of a collection as they are stored, and the revision that they show.

@@ -13,6 +13,7 @@ pub mod custom_resources;
 pub mod daemon_set;
 pub mod deployment;
 pub mod disruption;
+pub mod elsewhere;
 pub mod endpoints;
 pub mod ephemeral_volumes;
 pub mod events;

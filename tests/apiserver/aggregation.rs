@@ -29,8 +29,8 @@ use super::kubectl::Kubectl;
 use super::server::Fixture;
 
 /// The APIService of these tests.
-const GROUP: &str = "v1alpha1.wardle.example.com";
-const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+pub const GROUP: &str = "v1alpha1.wardle.example.com";
+pub const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 
 /// What an aggregated server answers: who asked for what, and what it serves.
 async fn answer(request: http::Request<Incoming>) -> Result<http::Response<Full<Bytes>>, Infallible> {
@@ -91,10 +91,11 @@ fn older() -> Value {
 }
 
 /// A server with a certificate of this authority that answers so.
-async fn beside<A, F>(pki: Arc<Pki>, answer: A) -> SocketAddr
+pub async fn beside<A, F, B>(pki: Arc<Pki>, answer: A) -> SocketAddr
 where
     A: Fn(http::Request<Incoming>) -> F + Clone + Send + 'static,
-    F: Future<Output = Result<http::Response<Full<Bytes>>, Infallible>> + Send + 'static,
+    F: Future<Output = Result<http::Response<B>, Infallible>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
 {
     let names = ServerNames { node: "wardle.default.svc".into(), addresses: Vec::new() };
     let tls = Tls::new(pki, names, LEAF_LIFETIME).unwrap();
@@ -116,7 +117,7 @@ where
 }
 
 /// Has another server answer for [`GROUP`] at this address of the cluster, once [`endpoint`] says where it is.
-async fn register(f: &Fixture, authority: &Pki) {
+pub async fn register(f: &Fixture, authority: &Pki) {
     let bundle = STANDARD.encode(authority.ca_pem());
     let spec = json!({"group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000,
         "versionPriority": 10, "caBundle": bundle, "service": {"name": "wardle", "namespace": "default", "port": 443}});
@@ -124,28 +125,28 @@ async fn register(f: &Fixture, authority: &Pki) {
 }
 
 /// The service behind [`register`].
-async fn service(f: &Fixture) {
+pub async fn service(f: &Fixture) {
     let ports = json!([{"name": "https", "port": 443, "targetPort": 8443}]);
     let service = json!({"metadata": {"name": "wardle"}, "spec": {"ports": ports}});
     f.post("/api/v1/namespaces/default/services", service).await.expect(201);
 }
 
 /// Its endpoint.
-async fn endpoint(f: &Fixture) {
+pub async fn endpoint(f: &Fixture) {
     let slice = json!({"metadata": {"name": "wardle-1", "labels": {"kubernetes.io/service-name": "wardle"}},
         "addressType": "IPv4", "ports": [{"name": "https", "port": 8443, "protocol": "TCP"}],
         "endpoints": [{"addresses": ["10.244.0.9"], "conditions": {"ready": true}}]});
     f.post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", slice).await.expect(201);
 }
 
-async fn fixture(directory: &std::path::Path) -> (Fixture, Arc<Pki>) {
+pub async fn fixture(directory: &std::path::Path) -> (Fixture, Arc<Pki>) {
     let front = Arc::new(Pki::open_as(&directory.join("front"), "front-proxy-ca").unwrap());
     let own = Arc::new(Pki::open(&directory.join("own")).unwrap());
     (Fixture::start_beside(FrontProxy::new(front, "CLIENT CA".into())).await, own)
 }
 
 /// The condition of an APIService, once it has this reason.
-async fn condition(f: &Fixture, name: &str, reason: &str) -> Value {
+pub async fn condition(f: &Fixture, name: &str, reason: &str) -> Value {
     for _ in 0..200 {
         let service = f.get(&format!("{SERVICES}/{name}")).await;
         let condition = service.json()["status"]["conditions"][0].clone();

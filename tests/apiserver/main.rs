@@ -11,6 +11,7 @@ mod audit;
 mod bodies;
 mod certificates;
 mod collector;
+mod collector_elsewhere;
 mod custom;
 mod deletion;
 mod discovery;

@@ -1,17 +1,20 @@
-//! Requests of components in this process to aggregated servers: reads and deletions of objects.
+//! Requests of components in this process to aggregated servers: reads, watches, merge patches and deletions of objects.
 
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::question::{Question, Told, ask};
+use super::events::{self, Events};
+use super::question::{self, Question, Told};
 use super::{Aggregator, Unreached, availability};
 use crate::api::meta;
-use crate::api::request::{Action, DeleteOptions, ListOptions, Request, Response, Target};
+use crate::api::request::{
+    Action, DeleteOptions, ListOptions, PatchKind, Request, Response, Target, WatchOptions,
+};
 use crate::api::status::{Details, Status};
 use crate::apiserver::http::DEADLINE;
 use crate::apiserver::proxy::Proxy;
 use crate::apiserver::registry::{Registry, encode};
-use crate::store::{Entry, Snapshot};
+use crate::store::{Entry, Revision, Snapshot};
 
 /// The most that is read of an answer.
 const ANSWER_BYTES: usize = 32 << 20;
@@ -26,7 +29,7 @@ impl Aggregator {
         request: Request,
     ) -> Result<Response, Status> {
         let Request { user, target, action } = request;
-        let (method, body) = asked(&target, &action)?;
+        let Asked { method, query, body, media } = asked(&target, &action)?;
         if !availability::is_available(service) {
             return Err(Status::unavailable("service unavailable"));
         }
@@ -34,30 +37,60 @@ impl Aggregator {
             Unreached::NoEndpoint(why) => Status::unavailable(why),
             Unreached::Settings(why) => Status::internal(why),
         })?;
-        let path = path(&target);
+        let path = format!("{}{query}", path(&target));
         let body = body.map(|body| encode(&body)).unwrap_or_default();
-        let question = Question { method, body, ..Question::read(&path, user, ANSWER_BYTES) };
-        let told = tokio::time::timeout(DEADLINE, ask(proxy.dial(), &backend, question)).await;
+        let question = Question { method, body, media, ..Question::read(&path, user, ANSWER_BYTES) };
+        let told = async {
+            let response = question::begin(proxy.dial(), &backend, question).await?;
+            match &action {
+                Action::Watch(_) if response.status().is_success() => Ok(Err(response)),
+                _ => question::whole(response, ANSWER_BYTES).await.map(Ok),
+            }
+        };
+        let told = tokio::time::timeout(DEADLINE, told).await;
         let told = told.unwrap_or_else(|_| Err("context deadline exceeded".to_owned()));
-        let told =
-            told.map_err(|why| Status::unavailable(format!("error trying to reach service: {why}")))?;
-        answer(&target, &action, told)
+        match told.map_err(|why| Status::unavailable(format!("error trying to reach service: {why}")))? {
+            Ok(told) => answer(&target, &action, told),
+            Err(going_on) => Ok(Response::Watch(Box::new(Events::of(target, going_on.into_body())))),
+        }
     }
 }
 
+/// A request in HTTP.
+#[derive(Debug, PartialEq)]
+struct Asked {
+    method: Method,
+    query: String,
+    body: Option<Value>,
+    /// What the body is.
+    media: &'static str,
+}
+
 /// How a request is put in HTTP. (pure)
-fn asked(target: &Target, action: &Action) -> Result<(Method, Option<Value>), Status> {
+fn asked(target: &Target, action: &Action) -> Result<Asked, Status> {
     let whole =
         |options: &ListOptions| options.label_selector.is_empty() && options.field_selector.is_empty();
+    let plain = |method, body| Asked { method, query: String::new(), body, media: "application/json" };
     match action {
-        Action::Get { .. } => Ok((Method::GET, None)),
-        Action::List(list) if whole(list) => Ok((Method::GET, None)),
-        Action::Delete(options) => Ok((Method::DELETE, Some(deletion(options)))),
+        Action::Get { .. } => Ok(plain(Method::GET, None)),
+        Action::List(list) if whole(list) => Ok(plain(Method::GET, None)),
+        Action::Watch(WatchOptions { list, .. }) if whole(list) => Ok(Asked {
+            query: format!(
+                "?watch=true&allowWatchBookmarks=true&resourceVersion={}&timeoutSeconds={}",
+                list.resource_version,
+                events::LASTS.as_secs()
+            ),
+            ..plain(Method::GET, None)
+        }),
+        Action::Patch(PatchKind::Merge, patch, options) if !options.dry_run => {
+            Ok(Asked { media: "application/merge-patch+json", ..plain(Method::PATCH, Some(patch.clone())) })
+        }
+        Action::Delete(options) => Ok(plain(Method::DELETE, Some(deletion(options)))),
         Action::DeleteCollection(list, options) if whole(list) => {
-            Ok((Method::DELETE, Some(deletion(options))))
+            Ok(plain(Method::DELETE, Some(deletion(options))))
         }
         _ => Err(Status::internal(format!(
-            "{target}: another server has this, and is only read or emptied whole"
+            "{target}: another server has this, and is only read, merged into, or emptied whole"
         ))),
     }
 }
@@ -108,13 +141,12 @@ fn answer(target: &Target, action: &Action, told: Told) -> Result<Response, Stat
     match action {
         Action::List(_) => {
             let entries = value["items"].as_array().into_iter().flatten().map(|item| entry(target, item));
-            let revision = value["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok());
-            let snapshot =
-                Snapshot { revision: revision.unwrap_or_default(), entries: entries.collect(), remaining: 0 };
+            let (revision, entries) = (revision(&value), entries.collect());
+            let snapshot = Snapshot { revision, entries, remaining: 0 };
             let continue_token = value["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
             Ok(Response::List { snapshot, continue_token })
         }
-        Action::Get { .. } => {
+        Action::Get { .. } | Action::Patch(..) => {
             Ok(Response::Object { entry: entry(target, &value), created: false, warnings: Vec::new() })
         }
         _ => Ok(Response::Status(Status::success(Details::default()))),
@@ -138,10 +170,15 @@ fn failure(told: &Told) -> Status {
     }
 }
 
-/// An object of another server's store, whose revisions are no number here.
-fn entry(target: &Target, object: &Value) -> std::sync::Arc<Entry> {
+/// An object of another server's store.
+pub(super) fn entry(target: &Target, object: &Value) -> std::sync::Arc<Entry> {
     let (namespace, name) = (meta::namespace(object), meta::name(object));
-    Entry::new(format!("{}/{namespace}/{name}", target.resource), encode(object), 0, 0)
+    Entry::new(format!("{}/{namespace}/{name}", target.resource), encode(object), 0, revision(object))
+}
+
+/// The revision of an object or a list; where that is no number, 0, which is any of the server's that there are.
+pub(super) fn revision(value: &Value) -> Revision {
+    value["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -149,6 +186,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::api::request::WriteOptions;
 
     fn target(name: Option<&str>) -> Target {
         Target {
@@ -166,10 +204,19 @@ mod tests {
         let list = || Action::List(ListOptions::default());
         let all = Action::DeleteCollection(ListOptions::default(), DeleteOptions::default());
         let selected = Action::List(ListOptions { label_selector: "a=b".into(), ..ListOptions::default() });
-        let of =
-            |action: &Action| asked(&target(None), action).map(|(method, body)| (method, body.is_some()));
-        assert_eq!(of(&list()).unwrap(), (Method::GET, false));
-        assert_eq!(of(&all).unwrap(), (Method::DELETE, true));
+        let of = |action: &Action| {
+            asked(&target(None), action).map(|asked| (asked.method, asked.query, asked.body.is_some()))
+        };
+        assert_eq!(of(&list()).unwrap(), (Method::GET, String::new(), false));
+        assert_eq!(of(&all).unwrap(), (Method::DELETE, String::new(), true));
+        let from = ListOptions { resource_version: "7".into(), ..ListOptions::default() };
+        let watch = Action::Watch(WatchOptions { list: from, bookmarks: true, ..WatchOptions::default() });
+        let query = "?watch=true&allowWatchBookmarks=true&resourceVersion=7&timeoutSeconds=480";
+        assert_eq!(of(&watch).unwrap(), (Method::GET, query.to_owned(), false));
+        let patch = |kind| Action::Patch(kind, json!({"a": 1}), WriteOptions::default());
+        let merged = asked(&target(Some("a")), &patch(PatchKind::Merge)).unwrap();
+        assert_eq!((merged.method, merged.media), (Method::PATCH, "application/merge-patch+json"));
+        assert!(of(&patch(PatchKind::Strategic)).is_err());
         assert!(of(&selected).is_err(), "what is not sent must not be taken for sent");
         assert_eq!(path(&target(None)), "/apis/wardle.io/v1/namespaces/n/flunders");
         assert_eq!(path(&target(Some("a"))), "/apis/wardle.io/v1/namespaces/n/flunders/a");

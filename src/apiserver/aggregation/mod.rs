@@ -9,6 +9,7 @@ use futures::future::select_all;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use self::availability::Condition;
 use self::description::Descriptions;
@@ -31,6 +32,7 @@ use crate::store::{Entry, Store};
 mod availability;
 mod calls;
 mod description;
+mod events;
 pub mod identity;
 pub mod merge;
 mod question;
@@ -53,6 +55,8 @@ pub struct Aggregator {
     /// What servers said that they serve, by their APIServices.
     lists: Mutex<HashMap<String, Value>>,
     descriptions: Descriptions,
+    /// Tells that one serves something else, or has come or gone.
+    news: watch::Sender<()>,
 }
 
 /// What is left to do after a round.
@@ -83,7 +87,13 @@ pub fn remote_of(store: &Store, group: &str, version: &str) -> Option<Arc<Entry>
 impl Aggregator {
     /// An aggregator that is vouched for by `front`.
     pub fn new(front: FrontProxy) -> Aggregator {
-        Aggregator { front, lists: Mutex::default(), descriptions: Descriptions::default() }
+        let (lists, descriptions) = (Mutex::default(), Descriptions::default());
+        Aggregator { front, lists, descriptions, news: watch::channel(()).0 }
+    }
+
+    /// Is told whenever other servers serve something else than before, or can be asked again.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     /// How other servers describe what they serve.
@@ -185,9 +195,15 @@ impl Aggregator {
     /// Keeps APIServices as they must be and asks other servers whether they are there, until dropped.
     pub async fn keep(&self, api: &ApiServer, proxy: &Proxy) {
         let mut retry = RETRY;
+        let mut told = HashMap::new();
         loop {
             let seen = api.registry().store().revision();
             let round = self.round(api, proxy).await;
+            let served = self.served(api.registry().store());
+            if served != told {
+                told = served;
+                self.news.send_replace(());
+            }
             let pause = match (round.failed, round.remotes.is_empty()) {
                 (true, _) => Some(retry),
                 (false, false) => Some(RESYNC),
@@ -205,6 +221,15 @@ impl Aggregator {
                 () = later => {}
             }
         }
+    }
+
+    /// What servers that can be asked said that they serve.
+    fn served(&self, store: &Store) -> HashMap<String, Value> {
+        let mut lists = self.lists().clone();
+        let there = services(store).into_iter().filter(|entry| availability::is_available(entry.json()));
+        let there: Vec<String> = there.map(|entry| meta::name(entry.json()).to_owned()).collect();
+        lists.retain(|name, _| there.contains(name));
+        lists
     }
 
     async fn round(&self, api: &ApiServer, proxy: &Proxy) -> Round {

@@ -3,11 +3,14 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Method;
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::identity;
 use crate::api::request::User;
 use crate::apiserver::proxy::exchange::{self, Backend, Dial};
+
+const JSON: &str = "application/json";
 
 /// What is asked.
 pub struct Question<'q> {
@@ -15,8 +18,10 @@ pub struct Question<'q> {
     pub method: Method,
     /// The path, with its query if it has one.
     pub path: &'q str,
-    /// What is sent, as JSON; nothing when it is empty.
+    /// What is sent; nothing when it is empty.
     pub body: Bytes,
+    /// What that is.
+    pub media: &'static str,
     /// Who asks.
     pub user: User,
     /// The tag of what is known already; empty when nothing is.
@@ -28,7 +33,7 @@ pub struct Question<'q> {
 impl<'q> Question<'q> {
     /// Reads a document.
     pub fn read(path: &'q str, user: User, most: usize) -> Question<'q> {
-        Question { method: Method::GET, path, body: Bytes::new(), user, tag: "", most }
+        Question { method: Method::GET, path, body: Bytes::new(), media: JSON, user, tag: "", most }
     }
 }
 
@@ -44,14 +49,32 @@ pub struct Told {
 
 /// Asks the server behind this backend.
 pub async fn ask(dial: &dyn Dial, backend: &Backend, question: Question<'_>) -> Result<Told, String> {
+    let most = question.most;
+    whole(begin(dial, backend, question).await?, most).await
+}
+
+/// All of an answer.
+pub async fn whole(response: http::Response<Incoming>, most: usize) -> Result<Told, String> {
+    let (head, body) = response.into_parts();
+    let tag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
+    let bytes = Limited::new(body, most).collect().await.map_err(|error| error.to_string())?;
+    Ok(Told { code: head.status.as_u16(), tag, bytes: bytes.to_bytes() })
+}
+
+/// Asks it; its answer is still to be read.
+pub async fn begin(
+    dial: &dyn Dial,
+    backend: &Backend,
+    question: Question<'_>,
+) -> Result<http::Response<Incoming>, String> {
     let is_empty = question.body.is_empty();
     let mut request = http::Request::new(Full::new(question.body));
     *request.method_mut() = question.method;
     *request.uri_mut() = question.path.parse().map_err(|error| format!("{error}"))?;
     let mut headers: HeaderMap = identity::headers(&question.user);
-    headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static(JSON));
     if !is_empty {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(question.media));
     }
     if let Ok(host) = HeaderValue::from_str(&backend.address.to_string()) {
         headers.insert(header::HOST, host);
@@ -60,9 +83,5 @@ pub async fn ask(dial: &dyn Dial, backend: &Backend, question: Question<'_>) -> 
         headers.insert(header::IF_NONE_MATCH, tag);
     }
     *request.headers_mut() = headers;
-    let response = exchange::exchange(dial, backend, request).await.map_err(|error| error.to_string())?;
-    let (head, body) = response.into_parts();
-    let tag = head.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or_default().to_owned();
-    let bytes = Limited::new(body, question.most).collect().await.map_err(|error| error.to_string())?;
-    Ok(Told { code: head.status.as_u16(), tag, bytes: bytes.to_bytes() })
+    exchange::exchange(dial, backend, request).await.map_err(|error| error.to_string())
 }

@@ -3,6 +3,7 @@
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::Server;
 use crate::api::request::{Request, Response, Transport};
@@ -26,5 +27,9 @@ impl Transport for Server {
 
     fn discover(&self) -> BoxFuture<'_, Result<Value, Status>> {
         ready(Ok(self.groups(&self.discovered()))).boxed()
+    }
+
+    fn elsewhere(&self) -> Option<watch::Receiver<()>> {
+        self.aggregator.as_ref().map(|aggregator| aggregator.news())
     }
 }

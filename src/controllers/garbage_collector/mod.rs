@@ -1,7 +1,9 @@
 //! Objects whose owners are gone go, too; owners that are deleted with a propagation policy wait as it says.
 //!
 //! The watches fill a [`Graph`] that only tells which objects to look at. What is then decided, in [`plan`],
-//! rests on the live objects alone: an owner is gone when there is none of its name with its uid.
+//! rests on the live objects alone: an owner is gone when there is none of its name with its uid, and who has such
+//! objects says so. Objects of other servers are collected as those of this one; while their server does not answer,
+//! they are neither gone nor removed.
 
 mod graph;
 mod plan;
@@ -20,6 +22,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use self::graph::Graph;
 use self::plan::{Action, Hold, Owner, hold, plan};
+use super::elsewhere;
 use super::kinds::Kinds;
 use super::{Next, queue, work};
 use crate::api::kinds::{Kind, Text};
@@ -85,7 +88,9 @@ async fn follow_all(client: Client, mut kinds: Kinds, graph: Arc<Mutex<Graph>>, 
 
 /// The kinds that are looked at: all but events, as in Kubernetes (pure).
 fn collected(kinds: &Kinds) -> Vec<Arc<Kind>> {
-    kinds.stored().into_iter().filter(|kind| kind.storage != "events").collect()
+    let elsewhere = kinds.elsewhere();
+    let elsewhere = elsewhere.iter().filter(|kind| kind.verbs.contains(&"watch")).cloned();
+    kinds.stored().into_iter().filter(|kind| kind.storage != "events").chain(elsewhere).collect()
 }
 
 /// All that is read of an object.
@@ -161,6 +166,12 @@ impl Place {
     }
 }
 
+/// Whether it is said of that very object that it is not there. Where another server's are concerned, somebody may have
+/// answered who has never had any.
+fn says_of(place: &Place, status: &Status) -> bool {
+    !elsewhere::has(&place.kind) || status.details.as_ref().is_some_and(|about| about.name == place.name)
+}
+
 fn lock(graph: &Mutex<Graph>) -> MutexGuard<'_, Graph> {
     graph.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -232,19 +243,28 @@ impl Collector {
     async fn live(&self, place: &Place) -> Result<Option<ObjectMeta>, Status> {
         match self.client.object(&place.kind, place.namespace.as_deref(), &place.name).await {
             Ok(entry) => metadata(&entry).map(Some),
-            Err(status) if status.is("NotFound") => Ok(None),
+            Err(status) if status.is("NotFound") && says_of(place, &status) => Ok(None),
+            // Whoever said so knows nothing of such objects: it is no answer.
+            Err(status) if status.is("NotFound") => Err(Status::unavailable(status.message)),
             Err(status) => Err(status),
         }
     }
 
-    /// What belongs to an object now. What belongs to one in a namespace is in that namespace.
-    async fn dependents(&self, place: &Place, uid: &str) -> Result<Vec<(Place, ObjectMeta)>, Status> {
+    /// What belongs to an object now, among the objects of kinds that are asked for. What belongs to one in a namespace
+    /// is in that namespace.
+    async fn dependents(
+        &self,
+        place: &Place,
+        uid: &str,
+        asked: impl Fn(&Kind) -> bool,
+    ) -> Result<Vec<(Place, ObjectMeta)>, Status> {
         let mut found = Vec::new();
         let kinds = collected(&self.kinds).into_iter();
-        for kind in kinds.filter(|kind| kind.namespaced || place.namespace.is_none()) {
+        for kind in kinds.filter(|kind| asked(kind) && (kind.namespaced || place.namespace.is_none())) {
             let entries = match self.client.objects(&kind, place.namespace.as_deref()).await {
                 // The kind itself has gone meanwhile, and its objects with it.
-                Err(status) if status.is("NotFound") => continue,
+                Err(status) if status.is("NotFound") && !elsewhere::has(&kind) => continue,
+                Err(status) if status.is("NotFound") => return Err(Status::unavailable(status.message)),
                 listed => listed?,
             };
             for entry in entries {
@@ -274,13 +294,15 @@ impl Collector {
     /// Frees what belongs to a deleted object, then lets the object go.
     async fn orphan(&self, place: &Place, meta: &ObjectMeta) -> Result<(), Status> {
         let uid = meta.uid.as_deref().unwrap_or_default();
-        let freed = self.dependents(place, uid).await?.into_iter().map(|(place, meta)| async move {
-            let left = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned();
-            match self.set_owners(&place, &meta, left.collect()).await {
-                Err(status) if !status.is("NotFound") => Err(status),
-                _ => Ok(()),
-            }
-        });
+        // Nothing is let go before all say what they have of it: what came to be without an owner would be removed.
+        let freed =
+            self.dependents(place, uid, |_| true).await?.into_iter().map(|(place, meta)| async move {
+                let left = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned();
+                match self.set_owners(&place, &meta, left.collect()).await {
+                    Err(status) if !status.is("NotFound") => Err(status),
+                    _ => Ok(()),
+                }
+            });
         try_join_all(freed).await?;
         self.let_go(place, meta, Hold::Orphan).await
     }
@@ -294,7 +316,8 @@ impl Collector {
         }
         // What the watches have not told yet blocks as well, and names it when they do.
         let blocks = |owner: &OwnerReference| owner.uid == uid && owner.block_owner_deletion == Some(true);
-        let dependents = self.dependents(place, uid).await?;
+        // That others may have more of it holds nobody up: it goes in the background.
+        let dependents = self.dependents(place, uid, |kind| !elsewhere::has(kind)).await?;
         if dependents.iter().any(|(_, meta)| meta.owner_references.iter().flatten().any(blocks)) {
             return Ok(());
         }
@@ -339,7 +362,8 @@ impl Collector {
     /// of an object outside of all.
     async fn owner(&self, object: &Place, reference: &OwnerReference) -> Result<Option<Owner>, Status> {
         let (group, version) = meta::group_version(&reference.api_version);
-        let Some(kind) = self.kinds.by_kind(group, version, &reference.kind) else { return Ok(None) };
+        let kind = self.kinds.by_kind_anywhere(group, version, &reference.kind);
+        let Some(kind) = kind else { return Ok(None) };
         if kind.namespaced && object.namespace.is_none() {
             return Ok(None);
         }

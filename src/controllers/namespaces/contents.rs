@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use crate::api::kinds::{KINDS, Kind};
+use crate::api::kinds::Kind;
 use crate::api::request::Target;
-use crate::controllers::kinds::Kinds;
+use crate::controllers::elsewhere::{Elsewhere, Served};
+use crate::controllers::kinds::{self, Kinds};
 
 /// The objects of one kind, whoever serves it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,18 @@ impl From<&Kind> for Collection {
     }
 }
 
+impl From<&Served<'_>> for Collection {
+    fn from(kind: &Served<'_>) -> Collection {
+        Collection {
+            group: kind.group.to_owned(),
+            version: kind.version.to_owned(),
+            plural: kind.plural().to_owned(),
+            lists: kind.can("list"),
+            deletes_all: kind.can("deletecollection"),
+        }
+    }
+}
+
 /// All that a namespace may hold, and why that may not be all.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Contents {
@@ -61,26 +74,14 @@ impl Contents {
     /// `APIGroupDiscoveryList`), in their preferred versions.
     pub fn of(kinds: &Kinds, discovery: &Value) -> Contents {
         let own = kinds.stored();
-        let is_own = |group: &str, plural: &str| {
-            KINDS.iter().chain(&own).any(|kind| kind.group == group && kind.plural == plural)
-        };
+        let is_own = |group: &str, plural: &str| kinds::is_of(&own, group, plural);
         let namespaced = own.iter().filter(|kind| kind.namespaced);
         let mut contents =
             Contents { collections: namespaced.map(|kind| (&**kind).into()).collect(), unknown: Vec::new() };
-        for item in list(&discovery["items"]) {
-            let group = text(&item["metadata"]["name"]);
-            for served in list(&item["versions"]) {
-                let version = text(&served["version"]);
-                if served["freshness"] == "Stale" {
-                    contents.unknown.push(format!("{group}/{version}"));
-                    continue;
-                }
-                let others = list(&served["resources"]).filter(|row| !is_own(group, text(&row["resource"])));
-                others
-                    .filter_map(|row| collection(group, version, row))
-                    .for_each(|found| contents.add(found));
-            }
-        }
+        let others = Elsewhere::of(discovery, is_own);
+        let namespaced = others.served.iter().filter(|kind| kind.is_namespaced() && kind.can("delete"));
+        namespaced.for_each(|kind| contents.add(kind.into()));
+        contents.unknown = others.stale;
         contents.unknown.sort();
         contents
     }
@@ -92,26 +93,6 @@ impl Contents {
             self.collections.push(found);
         }
     }
-}
-
-/// A row of discovery whose objects are in namespaces and can be deleted.
-fn collection(group: &str, version: &str, row: &Value) -> Option<Collection> {
-    let can = |verb: &str| list(&row["verbs"]).any(|known| known == verb);
-    (row["scope"] == "Namespaced" && can("delete")).then(|| Collection {
-        group: group.to_owned(),
-        version: version.to_owned(),
-        plural: text(&row["resource"]).to_owned(),
-        lists: can("list"),
-        deletes_all: can("deletecollection"),
-    })
-}
-
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]
