@@ -116,6 +116,7 @@ fn data_stays_with_its_claim_and_goes_with_it() {
     by_hand(&bed);
     late(&bed);
     kept(&bed);
+    recycled(&bed);
     ephemeral(&bed);
     bed.ok(&[MINIK, "delete"]);
     assert!(!bed.run(&["test", "-e", &directory]).status.success());
@@ -191,6 +192,63 @@ fn kept(bed: &Testbed) {
     wait_for(bed, &format!("pv/{volume}"), "{.status.phase}=Released");
     bed.kubectl(&format!("delete pv {volume}"));
     assert_eq!(bed.ok(&["cat", &format!("{path}/file")]).trim(), "precious");
+}
+
+/// Volumes that are emptied for the next claim, where that can be done.
+fn recycled(bed: &Testbed) {
+    let volume = |name: &str, source: &str| {
+        format!(
+            "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: {name}}}, spec: {{capacity: {{storage: 1Gi}}, \
+             accessModes: [ReadWriteOnce], persistentVolumeReclaimPolicy: Recycle, storageClassName: {name}, {source}}}}}"
+        )
+    };
+    let path = "/var/lib/minik/recycled";
+    bed.ok(&[
+        "bash",
+        "-c",
+        &format!("install -d -m 777 {path} {path}-outside && touch {path}-outside/stays"),
+    ]);
+    bed.apply(&volume("again", &format!("hostPath: {{path: {path}}}")));
+    bed.apply(&claim("first", Some("again"), "1Mi"));
+    let script =
+        format!("mkdir -p /data/a/b && touch /data/a/b/c /data/.d && ln -s {path}-outside /data/out");
+    assert_eq!(says(bed, "user", &pod("user", "first", "", &script)), "");
+    bed.kubectl("delete pod user");
+    bed.kubectl("delete pvc first");
+    wait_for(bed, "pv/again", "{.status.phase}=Available");
+    assert_eq!(bed.ok(&["find", path, "-mindepth", "1"]), "");
+    bed.ok(&["test", "-e", &format!("{path}-outside/stays")]);
+    let told = || {
+        bed.kubectl("get events --field-selector involvedObject.name=again -o jsonpath={.items[*].reason}")
+    };
+    bed.wait("the event", MINUTE, || told() == "VolumeRecycled");
+    bed.apply(&claim("second", Some("again"), "1Mi"));
+    wait_for(bed, "pvc/second", "{.status.phase}=Bound");
+    bed.kubectl("delete pvc second");
+    wait_for(bed, "pv/again", "{.status.phase}=Available");
+
+    let affinity = "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: Exists}]}]}}";
+    for (name, source, why) in [
+        (
+            "local",
+            &format!("local: {{path: {path}}}, {affinity}")[..],
+            "No recycler plugin found for the volume!",
+        ),
+        (
+            "cluster",
+            "hostPath: {path: /var/lib/minik}",
+            "Recycle failed: failed to recycle volume: /var/lib/minik holds the cluster itself",
+        ),
+    ] {
+        bed.apply(&volume(name, source));
+        bed.apply(&claim(name, Some(name), "1Mi"));
+        wait_for(bed, &format!("pvc/{name}"), "{.status.phase}=Bound");
+        bed.kubectl(&format!("delete pvc {name}"));
+        wait_for(bed, &format!("pv/{name}"), "{.status.phase}=Failed");
+        assert_eq!(bed.kubectl(&format!("get pv {name} -o jsonpath={{.status.message}}")), why);
+    }
+    bed.kubectl("delete pv again local cluster");
+    bed.ok(&["rm", "-r", path, &format!("{path}-outside")]);
 }
 
 /// A volume that comes and goes with its pod.

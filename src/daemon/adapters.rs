@@ -61,6 +61,11 @@ pub(super) struct Volumes {
 }
 
 impl Volumes {
+    /// The directory of the cluster that they are of.
+    fn data(&self) -> &Path {
+        self.directory.parent().unwrap_or(&self.directory)
+    }
+
     /// The one name that leads from the directory to a volume's.
     fn name<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         let mut inside = path.strip_prefix(&self.directory).ok()?.components();
@@ -98,6 +103,24 @@ impl Storage for Volumes {
             return Err(format!("{} is not the directory of a volume in {own}", path.display()));
         }
         removal::tree(path).map_err(|error| error.to_string())
+    }
+
+    fn scrub(&self, path: &Path) -> Result<(), String> {
+        let shown = path.display();
+        if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+            return Err(format!("{shown} must be absolute and without '..'"));
+        }
+        let told = |error: io::Error| format!("{shown}: {error}");
+        // As for a pod that would use the volume.
+        fs::create_dir_all(path).map_err(told)?;
+        let own = fs::canonicalize(self.data()).map_err(told)?;
+        let there = fs::canonicalize(path).map_err(told)?;
+        let is_volume = |volumes: PathBuf| there != volumes && there.starts_with(volumes);
+        let volumes = own.join(self.directory.file_name().unwrap_or_default());
+        if own.starts_with(&there) || there.starts_with(&own) && !is_volume(volumes) {
+            return Err(format!("{shown} holds the cluster itself"));
+        }
+        removal::contents(&there).map_err(told)
     }
 }
 
@@ -295,5 +318,37 @@ mod tests {
         volumes.remove(&path).unwrap();
         volumes.remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn volumes_are_scrubbed_wherever_they_are_but_not_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes { directory: dir.path().join("cluster/volumes") };
+        let path = volumes.make("pvc-1").unwrap();
+        for place in [path.clone(), dir.path().join("by-hand")] {
+            fs::create_dir_all(place.join("deep")).unwrap();
+            fs::write(place.join("deep/file"), "x").unwrap();
+            volumes.scrub(&place).unwrap();
+            assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "{}", place.display());
+        }
+        volumes.scrub(&dir.path().join("new")).unwrap();
+        assert!(dir.path().join("new").is_dir());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path().join("cluster"), &link).unwrap();
+        fs::write(dir.path().join("file"), "x").unwrap();
+        let store = dir.path().join("cluster/store");
+        for wrong in [
+            dir.path(),
+            &link,
+            &store,
+            &volumes.directory,
+            Path::new("/"),
+            &path.join("../.."),
+            Path::new("by-hand"),
+            &dir.path().join("file"),
+        ] {
+            assert!(volumes.scrub(wrong).is_err(), "{}", wrong.display());
+        }
+        assert!(path.is_dir());
     }
 }

@@ -39,6 +39,25 @@ pub fn tree(directory: &Path) -> io::Result<()> {
     remove(parent.as_fd(), &name, None, 0, &mut 0).map_err(about)
 }
 
+/// Removes all that is in a directory, which stays; one that a link leads to is that directory. A mount point in it is an
+/// error.
+pub fn contents(directory: &Path) -> io::Result<()> {
+    let name = CString::new(directory.as_os_str().as_bytes())?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top =
+        rustix::fs::openat(CWD, directory, flags, Mode::empty()).map_err(|error| about(error, &name))?;
+    let mut moved = 0;
+    loop {
+        let names = names(&top, &name)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        for child in &names {
+            remove(top.as_fd(), child, Some(top.as_fd()), 1, &mut moved)?;
+        }
+    }
+}
+
 /// Removes one name. `top` is the directory that everything is in; `None` for that directory itself. `moved` counts what
 /// was moved up into it, so that no name is tried twice.
 fn remove(
@@ -154,6 +173,25 @@ mod tests {
     }
 
     #[test]
+    fn contents_go_and_links_are_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("volume/a/b")).unwrap();
+        fs::create_dir(at("kept")).unwrap();
+        for file in ["kept/file", "volume/.hidden", "volume/..odd", "volume/a/b/file", "plain"] {
+            fs::write(at(file), "x").unwrap();
+        }
+        symlink(at("kept"), at("volume/out")).unwrap();
+        symlink(at("kept"), at("volume/a/out")).unwrap();
+        symlink(at("volume"), at("link")).unwrap();
+        contents(&at("link")).unwrap();
+        contents(&at("volume")).unwrap();
+        assert_eq!(fs::read_dir(at("volume")).unwrap().count(), 0);
+        assert!(at("kept/file").exists());
+        assert!(contents(&at("none")).is_err() && contents(&at("plain")).is_err());
+    }
+
+    #[test]
     fn trees_may_be_deeper_than_descriptors_last() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().join("top");
@@ -164,8 +202,17 @@ mod tests {
             fs::create_dir(&deep).unwrap();
             fs::write(deep.join("f"), "").unwrap();
         }
-        tree(&top).unwrap();
-        assert!(!top.exists());
+        let mut other = dir.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::rename(&top, other.join("top")).unwrap();
+        contents(&other).unwrap();
+        assert_eq!(fs::read_dir(&other).unwrap().count(), 0);
+        for _ in 0..3 * DEPTH {
+            other.push("d");
+            fs::create_dir(&other).unwrap();
+        }
+        tree(&dir.path().join("other")).unwrap();
+        assert!(!dir.path().join("other").exists());
     }
 
     #[test]
@@ -184,8 +231,10 @@ mod tests {
         let at = fs::File::open(&point).unwrap();
         mount::attach(mounted.as_fd(), at.as_fd()).unwrap();
         assert!(point.join("file").exists());
-        let refused = tree(&top).unwrap_err().to_string();
-        assert!(refused.contains("mount point") && kept.join("file").exists(), "{refused}");
+        for refused in [tree(&top), contents(&top)] {
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("mount point") && kept.join("file").exists(), "{refused}");
+        }
         // Through a link to the directory above, too.
         let other = dir.path().join("link");
         symlink(dir.path(), &other).unwrap();

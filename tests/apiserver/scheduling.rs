@@ -195,6 +195,10 @@ impl Storage for Directory {
     fn remove(&self, path: &Path) -> Result<(), String> {
         std::fs::remove_dir_all(path).map_err(|error| error.to_string())
     }
+
+    fn scrub(&self, path: &Path) -> Result<(), String> {
+        Err(format!("{} is not this test's", path.display()))
+    }
 }
 
 fn storage(f: &Fixture, directory: &Path) -> Vec<AbortOnDropHandle<()>> {

@@ -268,3 +268,30 @@ async fn a_volume_of_a_pod_comes_and_goes_with_it() {
     cluster.until_gone("persistentvolumeclaims/user-scratch").await;
     cluster.until_all(":persistentvolumes", |volumes| volumes.is_empty()).await;
 }
+
+#[tokio::test]
+async fn a_volume_that_is_recycled_is_there_for_the_next_claim() {
+    let cluster = Cluster::start().await;
+    cluster.apply(&volume("v", "1Gi", json!({"persistentVolumeReclaimPolicy": "Recycle"}))).await;
+    for name in ["first", "second"] {
+        cluster.apply(&claim(name, json!({"storageClassName": "manual"}))).await;
+        cluster.shows(&format!("persistentvolumeclaims/{name}"), phase("Bound")).await;
+        cluster.delete(&format!("persistentvolumeclaims/{name}")).await;
+        let volume = cluster.shows(":persistentvolumes/v", phase("Available")).await;
+        assert_eq!(volume["spec"]["claimRef"], Value::Null);
+    }
+    cluster.until_event("PersistentVolume/v", "VolumeRecycled: Volume recycled").await;
+    // One that nobody can empty is of no use to others.
+    let local = json!({"hostPath": null, "local": {"path": "/tmp"}, "persistentVolumeReclaimPolicy": "Recycle",
+        "storageClassName": "local", "nodeAffinity": {"required": {"nodeSelectorTerms": [
+            {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "Exists"}]}]}}});
+    cluster.apply(&volume("local", "1Gi", local)).await;
+    cluster.apply(&claim("third", json!({"storageClassName": "local"}))).await;
+    cluster.shows("persistentvolumeclaims/third", phase("Bound")).await;
+    cluster.delete("persistentvolumeclaims/third").await;
+    let message = "No recycler plugin found for the volume!";
+    cluster
+        .shows(":persistentvolumes/local", json!({"status": {"phase": "Failed", "message": message}}))
+        .await;
+    cluster.until_event("PersistentVolume/local", &format!("VolumeFailedRecycle: {message}")).await;
+}

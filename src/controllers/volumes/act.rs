@@ -119,6 +119,24 @@ impl Controller {
         }
     }
 
+    /// Has a volume forget its claim, and be there for others.
+    pub(super) async fn unbind(
+        &self,
+        volume: Arc<PersistentVolume>,
+    ) -> Result<Arc<PersistentVolume>, Status> {
+        let patch = patches::untie_volume(&volume);
+        let volume = self.patch(&self.volumes, &volume, None, Some(patch)).await?;
+        self.phase(volume, "Available", None).await
+    }
+
+    /// Removes what users have left in a volume.
+    pub(super) async fn scrub(&self, volume: &PersistentVolume) -> Result<(), String> {
+        let source = volume.spec.as_ref().and_then(|spec| spec.host_path.as_ref());
+        let Some(source) = source else { return Err("minik does not mount NFS".to_owned()) };
+        let (storage, path) = (self.storage.clone(), PathBuf::from(&source.path));
+        blocking(move || storage.scrub(&path)).await
+    }
+
     pub(super) async fn remove_data(&self, volume: &PersistentVolume) -> Result<(), String> {
         let source = volume.spec.as_ref().and_then(|spec| spec.host_path.as_ref());
         let Some(source) = source else { return Err("the volume has no directory of the host".to_owned()) };

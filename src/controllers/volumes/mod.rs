@@ -12,6 +12,7 @@ mod tests;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -36,7 +37,13 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Removes the directory of a volume with all in it; none there is success, one elsewhere an error.
     fn remove(&self, path: &Path) -> Result<(), String>;
+
+    /// Removes all that is in a directory of the host, wherever it is; a missing one is made.
+    fn scrub(&self, path: &Path) -> Result<(), String>;
 }
+
+/// How often what nothing tells of is looked at: the PV controller's resync period.
+const RESYNC: Duration = Duration::from_secs(15);
 
 const CLAIM: &str = "claim/";
 const VOLUME: &str = "volume/";
@@ -137,7 +144,7 @@ impl Controller {
         let reconcile = |key: String| async move {
             match key.split_once('/') {
                 Some(("claim", key)) => self.look_at_claim(key).await,
-                Some((_, key)) => self.look_at_volume(key).await,
+                Some((_, key)) => return self.look_at_volume(key).await,
                 None => Ok(()),
             }
             .map(|()| Next::Await)
@@ -232,10 +239,10 @@ impl Controller {
         Ok(())
     }
 
-    async fn look_at_volume(&self, key: &str) -> Result<(), Status> {
+    async fn look_at_volume(&self, key: &str) -> Result<Next, Status> {
         let Some(mut volume) = self.volumes.get(key) else {
             self.forget(&format!("{VOLUME}{key}"));
-            return Ok(());
+            return Ok(Next::Await);
         };
         for action in plan::volume(&volume, &self.world()) {
             match action {
@@ -243,7 +250,7 @@ impl Controller {
                 ForVolume::Release => {
                     // The claim may be newer than what is known here.
                     if self.has_claim(&volume).await? {
-                        return Ok(());
+                        return Ok(Next::Await);
                     }
                     volume = self.phase(volume, "Released", None).await?;
                 }
@@ -251,25 +258,31 @@ impl Controller {
                     volume = self.phase(volume, "Failed", Some(&news.message)).await?;
                     self.tell(&self.recorder, &*volume, VOLUME, news);
                 }
-                ForVolume::Unbind => {
-                    let patch = patches::untie_volume(&volume);
-                    volume = self.patch(&self.volumes, &volume, None, Some(patch)).await?;
-                    volume = self.phase(volume, "Available", None).await?;
-                }
+                ForVolume::Unbind => volume = self.unbind(volume).await?,
                 ForVolume::Guard(hold) => {
                     let patch = patches::guard(&volume, hold);
                     volume = self.patch(&self.volumes, &volume, None, Some(patch)).await?;
                 }
+                ForVolume::Wait(news) => {
+                    self.tell(&self.recorder, &*volume, VOLUME, news);
+                    return Ok(Next::After(RESYNC));
+                }
+                ForVolume::Scrub => {
+                    if self.has_claim(&volume).await? {
+                        return Ok(Next::Await);
+                    }
+                    volume = self.recycle(volume).await?;
+                }
                 ForVolume::RemoveData => {
                     if self.has_claim(&volume).await? {
-                        return Ok(());
+                        return Ok(Next::Await);
                     }
                     volume = match self.remove_data(&volume).await {
                         Ok(()) => {
                             let patch = patches::guard(&volume, false);
                             let volume = self.patch(&self.volumes, &volume, None, Some(patch)).await;
                             self.remove(key, volume).await?;
-                            return Ok(());
+                            return Ok(Next::Await);
                         }
                         Err(message) if volumes::volume_phase(&volume) != "Failed" => {
                             let volume = self.phase(volume, "Failed", Some(&message)).await?;
@@ -283,11 +296,32 @@ impl Controller {
                 }
                 ForVolume::Remove => {
                     self.remove(key, Ok(volume)).await?;
-                    return Ok(());
+                    return Ok(Next::Await);
                 }
             }
         }
-        Ok(())
+        Ok(Next::Await)
+    }
+
+    /// Empties a volume that nobody claims any more, and has it be there for others.
+    async fn recycle(&self, volume: Arc<PersistentVolume>) -> Result<Arc<PersistentVolume>, Status> {
+        if let Err(why) = self.scrub(&volume).await {
+            let message = format!("Recycle failed: failed to recycle volume: {why}");
+            if volumes::volume_phase(&volume) == "Failed" {
+                return Err(Status::internal(message));
+            }
+            let volume = self.phase(volume, "Failed", Some(&message)).await?;
+            let news = News { kind: EventType::Warning, reason: "VolumeFailedRecycle", message };
+            self.tell(&self.recorder, &*volume, VOLUME, news);
+            return Ok(volume);
+        }
+        let message = "Volume recycled".to_owned();
+        let news = News { kind: EventType::Normal, reason: "VolumeRecycled", message };
+        self.tell(&self.recorder, &*volume, VOLUME, news);
+        let volume = self.unbind(volume).await?;
+        // Another time is told anew.
+        self.forget(&format!("{VOLUME}{}", key_of(&*volume)));
+        Ok(volume)
     }
 
     fn tell<K: Resource>(&self, recorder: &Recorder, object: &K, prefix: &str, news: News) {

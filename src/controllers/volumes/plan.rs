@@ -12,6 +12,7 @@ use crate::api::volumes::{
     self, BIND_COMPLETED, NO_PROVISIONER, PROVISIONED_BY, PROVISIONERS, SELECTED_NODE, Seeker,
 };
 use crate::client::events::EventType;
+use crate::client::reflector::key_of;
 
 /// Held by a volume for as long as its data is there.
 pub const DATA_FINALIZER: &str = "external-provisioner.volume.kubernetes.io/finalizer";
@@ -80,6 +81,10 @@ pub enum ForVolume {
     Fail(News),
     /// Forget the claim that has another volume.
     Unbind,
+    /// Tell why nothing is done yet, and look again.
+    Wait(News),
+    /// Remove what is in it, and have others claim it.
+    Scrub,
     /// Hold the finalizer of the data, or not.
     Guard(bool),
     /// Remove its data, and then itself.
@@ -295,18 +300,18 @@ pub fn volume(volume: &PersistentVolume, world: &World) -> Vec<ForVolume> {
     let chosen = owner.map(|claim| volumes::volume_of(claim));
     let made_for_it = is_ours(volume) && policy(volume) == "Delete";
     actions.extend(match chosen {
-        None => released(volume),
+        None => released(volume, world),
         // The claim's own turn completes this.
         Some("") => Vec::new(),
         Some(name) if Some(name) == volume.metadata.name.as_deref() => phase(volume, "Bound"),
-        Some(_) if made_for_it => released(volume),
+        Some(_) if made_for_it => released(volume, world),
         Some(_) => vec![ForVolume::Unbind],
     });
     actions
 }
 
 /// A volume whose claim is gone.
-fn released(volume: &PersistentVolume) -> Vec<ForVolume> {
+fn released(volume: &PersistentVolume, world: &World) -> Vec<ForVolume> {
     let mut actions = Vec::new();
     let failed = volumes::volume_phase(volume) == "Failed";
     if !failed && volumes::volume_phase(volume) != "Released" {
@@ -320,7 +325,14 @@ fn released(volume: &PersistentVolume) -> Vec<ForVolume> {
     let spec = volume.spec.as_ref();
     let host_path = spec.and_then(|spec| spec.host_path.as_ref());
     actions.extend(match policy(volume) {
-        "Recycle" => fail("VolumeFailedRecycle", "No recycler plugin found for the volume!".to_owned()),
+        "Recycle" => match (users(volume, world), spec) {
+            (Some(pods), _) => {
+                let message = format!("Volume is used by pods: {pods}");
+                vec![ForVolume::Wait(normal("VolumeFailedRecycle", message))]
+            }
+            (None, Some(spec)) if spec.host_path.is_some() || spec.nfs.is_some() => vec![ForVolume::Scrub],
+            _ => fail("VolumeFailedRecycle", "No recycler plugin found for the volume!".to_owned()),
+        },
         "Delete" if is_ours(volume) => vec![ForVolume::RemoveData],
         "Delete" => match (volumes::of_volume(volume, PROVISIONED_BY), host_path) {
             // Who made it removes it.
@@ -342,4 +354,23 @@ fn released(volume: &PersistentVolume) -> Vec<ForVolume> {
         _ => Vec::new(),
     });
     actions
+}
+
+/// The pods that still use a volume by the claim that is gone. Where there is another claim of that name, they use what
+/// that one has.
+fn users(volume: &PersistentVolume, world: &World) -> Option<String> {
+    let reference = volumes::claim_of(volume)?;
+    let name = reference.name.as_deref().unwrap_or_default();
+    let is_there = world.claims.iter().any(|claim| {
+        claim.metadata.namespace == reference.namespace && claim.metadata.name == reference.name
+    });
+    let uses = |pod: &&Arc<Pod>| {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        pod.metadata.namespace == reference.namespace
+            && !matches!(phase, Some("Succeeded" | "Failed"))
+            && volumes::claims_of(pod).any(|used| used == name)
+    };
+    let mut pods: Vec<String> = world.pods.iter().filter(uses).map(|pod| key_of(&**pod)).collect();
+    pods.sort();
+    (!is_there && !pods.is_empty()).then(|| pods.join(","))
 }

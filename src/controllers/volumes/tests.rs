@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::{Value, json};
 
 use super::patches;
@@ -52,6 +52,8 @@ fn volumes_words(actions: &[ForVolume]) -> Vec<String> {
         ForVolume::Release => "release".to_owned(),
         ForVolume::Fail(news) => format!("{}: {}", news.reason, news.message),
         ForVolume::Unbind => "unbind".to_owned(),
+        ForVolume::Wait(news) => format!("wait {}: {}", news.reason, news.message),
+        ForVolume::Scrub => "scrub".to_owned(),
         ForVolume::Guard(hold) => format!("guard {hold}"),
         ForVolume::RemoveData => "remove data".to_owned(),
         ForVolume::Remove => "remove".to_owned(),
@@ -277,12 +279,6 @@ fn volumes_and_their_claims() {
         (held("c", "Delete", own, "Bound"), vec![naming("other")], vec!["release", "remove data"]),
         (held("c", "Retain", own, "Bound"), vec![], vec!["release"]),
         (held("c", "Delete", Some("cloud"), "Released"), vec![], vec![]),
-        (
-            held("c", "Recycle", None, "Released"),
-            vec![],
-            vec!["VolumeFailedRecycle: No recycler plugin found for the volume!"],
-        ),
-        (held("c", "Recycle", None, "Failed"), vec![], vec![]),
         (temporary("/tmp/data"), vec![], vec!["remove"]),
         (
             temporary("/data"),
@@ -291,6 +287,49 @@ fn volumes_and_their_claims() {
         ),
     ] {
         let world = World { claims, ..World::default() };
+        assert_eq!(volumes_words(&plan::volume(&volume, &world)), expected, "{volume:?}");
+    }
+}
+
+#[test]
+fn volumes_are_scrubbed_for_others() {
+    let recycled = |phase: &'static str, source: Value| {
+        volume(move |v| {
+            v["spec"]["claimRef"] = json!({"name": "data", "namespace": "d", "uid": "gone"});
+            v["spec"]["persistentVolumeReclaimPolicy"] = json!("Recycle");
+            v["status"]["phase"] = json!(phase);
+            drop(v["spec"].as_object_mut().unwrap().remove("hostPath"));
+            v["spec"].as_object_mut().unwrap().extend(source.as_object().unwrap().clone());
+        })
+    };
+    let (host_path, nfs) =
+        (json!({"hostPath": {"path": "/data"}}), json!({"nfs": {"server": "s", "path": "/"}}));
+    let pod = |name: &str, namespace: &str, phase: &str| {
+        read::<Pod>(json!({"metadata": {"name": name, "namespace": namespace}, "status": {"phase": phase},
+            "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}}))
+    };
+    let pods = vec![
+        pod("two", "d", "Running"),
+        pod("one", "d", "Pending"),
+        pod("over", "d", "Succeeded"),
+        pod("other", "e", "Running"),
+    ];
+    let used = "wait VolumeFailedRecycle: Volume is used by pods: d/one,d/two";
+    let none = "VolumeFailedRecycle: No recycler plugin found for the volume!";
+    let none_of_it = json!({"local": {"path": "/data"}});
+    for (volume, claims, pods, expected) in [
+        (recycled("Bound", host_path.clone()), vec![], vec![], vec!["release", "scrub"]),
+        (recycled("Released", host_path.clone()), vec![], vec![], vec!["scrub"]),
+        (recycled("Failed", host_path.clone()), vec![], vec![], vec!["scrub"]),
+        (recycled("Released", nfs), vec![], vec![], vec!["scrub"]),
+        (recycled("Released", none_of_it.clone()), vec![], vec![], vec![none]),
+        (recycled("Failed", none_of_it.clone()), vec![], vec![], vec![]),
+        (recycled("Released", host_path.clone()), vec![], pods.clone(), vec![used]),
+        (recycled("Released", none_of_it), vec![], pods.clone(), vec![used]),
+        // They use the volume of the new claim.
+        (recycled("Released", host_path), vec![claim(|_| {})], pods, vec!["scrub"]),
+    ] {
+        let world = World { claims, pods, ..World::default() };
         assert_eq!(volumes_words(&plan::volume(&volume, &world)), expected, "{volume:?}");
     }
 }
