@@ -115,7 +115,9 @@ impl Storage for Volumes {
         fs::create_dir_all(path).map_err(told)?;
         let own = fs::canonicalize(self.data()).map_err(told)?;
         let there = fs::canonicalize(path).map_err(told)?;
-        if own.starts_with(&there) {
+        let is_volume = |volumes: PathBuf| there != volumes && there.starts_with(volumes);
+        let volumes = own.join(self.directory.file_name().unwrap_or_default());
+        if own.starts_with(&there) || there.starts_with(&own) && !is_volume(volumes) {
             return Err(format!("{shown} holds the cluster itself"));
         }
         removal::contents(&there).map_err(told)
@@ -334,9 +336,12 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path().join("cluster"), &link).unwrap();
         fs::write(dir.path().join("file"), "x").unwrap();
+        let store = dir.path().join("cluster/store");
         for wrong in [
             dir.path(),
             &link,
+            &store,
+            &volumes.directory,
             Path::new("/"),
             &path.join("../.."),
             Path::new("by-hand"),

@@ -209,4 +209,35 @@ mod tests {
         let disk = Rule { block: true, major: Some(7), minor: Some(1), access: Access::Read };
         assert_eq!(disk.v1_line(), "b 7:1 rm");
     }
+
+    #[test]
+    fn processes_are_held_to_a_program() {
+        use std::os::fd::AsFd;
+
+        use crate::sys::mount::{self, Attributes};
+
+        if !rustix::process::geteuid().is_root() {
+            tracing::warn!("skipped: needs root");
+            return;
+        }
+        // Zeros may be read, and nothing but null may be written.
+        let zero = Rule { access: Access::Read, ..character(1, Some(5)) };
+        let program = Program::load(&[DEFAULT[0], character(1, Some(3)), zero]).unwrap();
+        // Without any controller, there is such a hierarchy beside those of version 1 too.
+        let place = tempfile::tempdir().unwrap();
+        let tree = mount::filesystem("cgroup2", &[], Attributes::default()).unwrap();
+        mount::attach(tree.as_fd(), std::fs::File::open(place.path()).unwrap().as_fd()).unwrap();
+        let group = place.path().join(format!("minik-device-test-{}", std::process::id()));
+        let script = "echo $$ > $0/cgroup.procs; head -c 1 /dev/zero > /dev/null && echo read; \
+            (echo > /dev/zero) 2> /dev/null || echo kept; head -c 1 /dev/full > /dev/null 2>&1 || echo refused";
+        let seen = (|| {
+            std::fs::create_dir(&group)?;
+            restrict(std::fs::File::open(&group)?.as_fd(), &program)?;
+            std::process::Command::new("sh").args(["-c", script]).arg(&group).output()
+        })();
+        let removed = std::fs::remove_dir(&group);
+        mount::detach(place.path()).unwrap();
+        assert_eq!(String::from_utf8_lossy(&seen.unwrap().stdout), "read\nkept\nrefused\n");
+        removed.unwrap();
+    }
 }

@@ -264,6 +264,7 @@ impl Collector {
             let entries = match self.client.objects(&kind, place.namespace.as_deref()).await {
                 // The kind itself has gone meanwhile, and its objects with it.
                 Err(status) if status.is("NotFound") && !elsewhere::has(&kind) => continue,
+                Err(status) if status.is("NotFound") => return Err(Status::unavailable(status.message)),
                 listed => listed?,
             };
             for entry in entries {

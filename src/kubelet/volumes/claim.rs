@@ -264,7 +264,7 @@ mod tests {
                 "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": claim}],
                          "securityContext": {"fsGroup": group, "fsGroupChangePolicy": policy}}}))
                 .unwrap();
-            place(&api.client(), &pod, "data").await.unwrap();
+            place(&api.client(), &pod, "v", "data").await.unwrap();
             let mode = std::fs::metadata(&file).unwrap().mode() & 0o777;
             assert_eq!(mode, expected, "{volume} {read_only} {policy}");
         }
