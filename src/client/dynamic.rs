@@ -59,6 +59,12 @@ impl Client {
         }
     }
 
+    /// Makes an object.
+    pub async fn make(&self, kind: &Kind, namespace: Option<&str>, body: Value) -> Result<(), Status> {
+        let action = Action::Create(body, WriteOptions::default());
+        self.call(target(kind, namespace, None, None), action).await.map(drop)
+    }
+
     /// Changes an object by a merge patch.
     pub async fn merge(
         &self,
@@ -67,8 +73,22 @@ impl Client {
         name: &str,
         patch: Value,
     ) -> Result<(), Status> {
+        self.merged(kind, namespace, name, patch).await.map(drop)
+    }
+
+    /// The same; answers the object.
+    pub async fn merged(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        patch: Value,
+    ) -> Result<Arc<Entry>, Status> {
         let action = Action::Patch(PatchKind::Merge, patch, WriteOptions::default());
-        self.call(target(kind, namespace, Some(name), None), action).await.map(drop)
+        match self.call(target(kind, namespace, Some(name), None), action).await? {
+            Response::Object { entry, .. } => Ok(entry),
+            _ => Err(unexpected("an object")),
+        }
     }
 
     /// Removes an object, or begins to.

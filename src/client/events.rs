@@ -1,6 +1,7 @@
 //! Recording of Events about objects, with Kubernetes' aggregation: the same event again raises its count.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Client, Resource};
-use crate::api::request::PatchKind;
+use crate::api::kinds::{self, Kind};
 use crate::api::status::Status;
 use crate::clock;
 
@@ -259,9 +260,14 @@ async fn write_one(
     }
 }
 
+/// The kind of events.
+fn kind() -> Result<&'static Arc<Kind>, Status> {
+    kinds::by_resource("", "v1", "events").ok_or_else(|| Status::internal("events are not served"))
+}
+
 async fn repeat(client: &Client, event: Known, record: &Record) -> Result<Known, Status> {
     let body = json!({"count": event.count + 1, "lastTimestamp": Time(record.at), "message": record.message});
-    client.namespaced::<Event>(&event.namespace).patch(&event.name, None, PatchKind::Merge, body).await?;
+    client.merge(kind()?, Some(&event.namespace), &event.name, body).await?;
     Ok(Known { count: event.count + 1, last: Instant::now(), ..event })
 }
 
@@ -289,7 +295,9 @@ async fn create(client: &Client, source: &EventSource, record: &Record) -> Resul
         source: Some(source.clone()),
         ..Event::default()
     };
-    client.namespaced::<Event>(&namespace).create(&event).await?;
+    // Nobody here reads the answer.
+    let body = serde_json::to_value(&event).map_err(Status::internal)?;
+    client.make(kind()?, Some(&namespace), body).await?;
     Ok(Known { namespace, name, count: 1, last: Instant::now() })
 }
 

@@ -139,6 +139,13 @@ pub fn decode<K: Resource>(entry: &Entry) -> Result<K, Status> {
         .map_err(|error| Status::internal(format!("{} is not a {}: {error}", entry.key, K::KIND)))
 }
 
+/// The same, read at most once for all who read the entry so.
+pub(crate) fn read<K: Resource>(entry: &Entry) -> Result<Arc<K>, Status> {
+    let mut failure = None;
+    let made = entry.typed(|_| decode(entry).map_err(|status| failure = Some(status)).ok());
+    made.ok_or_else(|| failure.unwrap_or_else(|| unexpected("an object")))
+}
+
 impl<K: Resource> Api<K> {
     fn target(&self, name: Option<&str>, subresource: Option<&str>) -> Target {
         Target {
@@ -163,7 +170,8 @@ impl<K: Resource> Api<K> {
 
     async fn object(&self, target: Target, action: Action) -> Result<K, Status> {
         match self.client.call(target, action).await? {
-            Response::Object { entry, .. } => decode(&entry),
+            // Who reflects the kind reads the same entry: it is read once.
+            Response::Object { entry, .. } => read(&entry).map(Arc::unwrap_or_clone),
             Response::Transient { value, .. } => serde_json::from_value(value)
                 .map_err(|error| Status::internal(format!("the answer is not a {}: {error}", K::KIND))),
             _ => Err(unexpected("an object")),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 
 use super::follow::{Follower, follow};
-use super::{Api, Resource, decode};
+use super::{Api, Resource};
 use crate::api::request::{Change, ListOptions};
 use crate::store::{Entry, Revision};
 
@@ -240,7 +240,7 @@ impl<K: Resource> Feeder<K> {
 
 /// An object as its type, which all components share; one that cannot be read must not keep the others away.
 fn read<K: Resource>(entry: &Entry) -> Option<Arc<K>> {
-    entry.typed(|_| decode(entry).inspect_err(|status| tracing::warn!(%status, "object left out")).ok())
+    super::read(entry).inspect_err(|status| tracing::warn!(%status, "object left out")).ok()
 }
 
 /// The key of an object in its stored form, of which nothing else is parsed.

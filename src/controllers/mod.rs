@@ -143,8 +143,7 @@ impl Controllers {
         tasks.spawn(cron_jobs::run(client.clone(), jobs));
         tasks.spawn(disruption::run(client.clone(), pods.clone(), kinds.clone()));
         tasks.spawn(autoscaling::run(client.clone(), pods.clone(), kinds.clone(), config.node));
-        let leases = reflect(&mut tasks, &client);
-        tasks.spawn(node_health::run(client.clone(), pods.clone(), nodes.clone(), leases));
+        tasks.spawn(node_health::run(client.clone(), pods.clone(), nodes.clone()));
         tasks.spawn(node_taints::run(client.clone(), nodes.clone()));
         tasks.spawn(node_ttl::run(client.clone(), nodes.clone()));
         tasks.spawn(taint_eviction::run(client.clone(), pods.clone(), nodes.clone()));

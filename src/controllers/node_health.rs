@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
@@ -14,11 +13,13 @@ use tokio::time::Instant;
 
 use super::owned::state::{is_ready, node as node_of};
 use super::{Next, queue, seconds, work};
-use crate::api::request::PatchKind;
+use crate::api::kinds;
+use crate::api::request::{Change, PatchKind};
 use crate::api::status::Status;
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
-use crate::client::reflector::{Reflector, split_key};
+use crate::client::follow::{Entry, Follower, Revision};
+use crate::client::reflector::Reflector;
 use crate::clock;
 
 /// How long nothing may be heard of a node (kube-controller-manager's `--node-monitor-grace-period`).
@@ -31,29 +32,20 @@ const LEASES: &str = "kube-node-lease";
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// Runs until dropped.
-pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>, leases: Reflector<Lease>) {
+pub async fn run(client: Client, pods: Reflector<Pod>, nodes: Reflector<Node>) {
     nodes.synced().await;
     pods.synced().await;
-    leases.synced().await;
     let (recorder, record) = Recorder::new(client.clone(), "node-controller", "");
     let queue = queue(&client, "node_lifecycle_controller");
-    let controller = Controller { client, pods, nodes: nodes.clone(), recorder, heard: Mutex::default() };
+    let heard = Known::default();
+    let Some(leases) = kinds::by_resource("coordination.k8s.io", "v1", "leases") else { return };
+    let by_lease = client.follow(leases, Leases(Known::clone(&heard)));
+    let controller = Controller { client, pods, nodes: nodes.clone(), recorder, heard };
     let by_node = async {
         let mut changes = nodes.subscribe();
         while let Some(key) = changes.next().await {
             controller.saw(&key);
             queue.add(&key);
-        }
-    };
-    let by_lease = async {
-        let mut changes = leases.subscribe();
-        while let Some(key) = changes.next().await {
-            // Who waits for it looks at it in time: nobody need be woken.
-            if let (LEASES, name) = split_key(&key)
-                && let Some(heard) = controller.heard().get_mut(name)
-            {
-                heard.at = Instant::now();
-            }
         }
     };
     let reconcile = |key: String| controller.reconcile(key);
@@ -67,12 +59,41 @@ struct Heard {
     at: Instant,
 }
 
+/// What was last heard of each node.
+type Known = Arc<Mutex<HashMap<String, Heard>>>;
+
+/// Hears nodes renew their leases, of which nothing is read but whose they are.
+struct Leases(Known);
+
+impl Leases {
+    fn heard(&self, entry: &Entry) {
+        if let Some((_, name)) = entry.key.rsplit_once(&format!("/{LEASES}/")) {
+            // Who waits for it looks at it in time: nobody need be woken.
+            if let Some(heard) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(name) {
+                heard.at = Instant::now();
+            }
+        }
+    }
+}
+
+impl Follower for Leases {
+    fn listed(&mut self, entries: &[Arc<Entry>], _: Revision) {
+        entries.iter().for_each(|entry| self.heard(entry));
+    }
+
+    fn changed(&mut self, change: &Change, _: Revision) {
+        if let Change::Added(entry) | Change::Modified(entry) = change {
+            self.heard(entry);
+        }
+    }
+}
+
 struct Controller {
     client: Client,
     pods: Reflector<Pod>,
     nodes: Reflector<Node>,
     recorder: Recorder,
-    heard: Mutex<HashMap<String, Heard>>,
+    heard: Known,
 }
 
 impl Controller {

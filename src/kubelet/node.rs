@@ -19,10 +19,9 @@ use super::context::Config;
 use super::eviction::thresholds::{Condition, Signal};
 use super::resources::NodeCapacity;
 use super::sandbox::HANDLERS;
-use crate::api::quantity;
 use crate::api::request::PatchKind;
 use crate::api::status::Status;
-use crate::api::version;
+use crate::api::{kinds, meta, quantity, version};
 use crate::client::Client;
 use crate::clock;
 
@@ -274,12 +273,12 @@ pub async fn register(
     };
     let fresh = node(config, machine, pod_cidrs, pressure, old.as_ref(), clock::now());
     if old.is_none() {
-        nodes.create(&fresh).await?;
-    } else {
-        let metadata = json!({"labels": fresh.metadata.labels, "annotations": fresh.metadata.annotations});
-        let body = json!({"metadata": metadata, "spec": fresh.spec});
-        nodes.patch(&config.node, None, PatchKind::Merge, body).await?;
+        // With its status: nodes are made as they say they are.
+        return nodes.create(&fresh).await.map(drop);
     }
+    let metadata = json!({"labels": fresh.metadata.labels, "annotations": fresh.metadata.annotations});
+    let body = json!({"metadata": metadata, "spec": fresh.spec});
+    nodes.patch(&config.node, None, PatchKind::Merge, body).await?;
     let body = json!({"status": fresh.status});
     nodes.patch(&config.node, Some("status"), PatchKind::Merge, body).await.map(drop)
 }
@@ -296,18 +295,20 @@ pub async fn heartbeat(client: Client, node: String) {
 
 /// Renews a node's lease, which its node owns: it goes with it.
 async fn renew(client: &Client, node: &str) -> Result<(), Status> {
-    let leases = client.namespaced::<Lease>(LEASE_NAMESPACE);
-    let now = MicroTime(clock::now());
+    let kind = kinds::by_resource("coordination.k8s.io", "v1", "leases");
+    let kind = kind.ok_or_else(|| Status::internal("leases are not served"))?;
+    let (namespace, now) = (Some(LEASE_NAMESPACE), MicroTime(clock::now()));
     let body = json!({"spec": {"renewTime": now}});
-    let renewed = match leases.patch(node, None, PatchKind::Merge, body).await {
+    let renewed = match client.merged(kind, namespace, node, body).await {
         Err(status) if status.is("NotFound") => {
+            let leases = client.namespaced::<Lease>(LEASE_NAMESPACE);
             return leases.create(&lease(node, now, owner(client, node).await?)).await.map(drop);
         }
         renewed => renewed?,
     };
-    if renewed.metadata.owner_references.unwrap_or_default().is_empty() {
+    if meta::owner_references(renewed.json()).is_empty() {
         let body = json!({"metadata": {"ownerReferences": [owner(client, node).await?]}});
-        leases.patch(node, None, PatchKind::Merge, body).await?;
+        client.merge(kind, namespace, node, body).await?;
     }
     Ok(())
 }

@@ -304,15 +304,15 @@ pub fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    Ok(mount_points(&std::fs::read_to_string("/proc/self/mountinfo")?)
-        .into_iter()
-        .filter(|point| point.starts_with(&directory))
-        .collect())
+    Ok(mount_points(&std::fs::read_to_string("/proc/self/mountinfo")?, &directory))
 }
 
-/// The mount points of a mountinfo text, with its octal escapes undone.
-fn mount_points(mountinfo: &str) -> Vec<PathBuf> {
-    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect()
+/// The mount points at and below a directory in a mountinfo text, with its octal escapes undone.
+fn mount_points(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    // A machine with many pods has thousands of mounts elsewhere: nothing is made of those.
+    let is_below = |point: &&str| point.contains('\\') || Path::new(point).starts_with(directory);
+    points.filter(is_below).map(unescape).filter(|point| point.starts_with(directory)).collect()
 }
 
 fn unescape(text: &str) -> PathBuf {
@@ -386,6 +386,9 @@ mod tests {
     #[test]
     fn mountinfo_escapes_are_undone() {
         let text = "22 27 0:21 / /proc rw - proc proc rw\n23 27 0:22 / /a\\040b\\134c rw - tmpfs x rw\n";
-        assert_eq!(mount_points(text), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
+        let below = |directory: &str| mount_points(text, Path::new(directory));
+        assert_eq!(below("/"), [PathBuf::from("/proc"), PathBuf::from("/a b\\c")]);
+        assert_eq!(below("/a b\\c"), [PathBuf::from("/a b\\c")]);
+        assert_eq!(below("/pro"), Vec::<PathBuf>::new());
     }
 }

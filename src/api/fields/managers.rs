@@ -8,7 +8,7 @@ use super::set::Set;
 use super::wire;
 
 /// How many entries of updates are kept apart; of more the oldest are put together.
-const MOST_UPDATERS: usize = 10;
+pub(super) const MOST_UPDATERS: usize = 10;
 /// The manager of those that were put together.
 const ANCIENT: &str = "ancient-changes";
 

@@ -17,6 +17,7 @@ mod managers;
 mod merge;
 mod operation;
 mod remove;
+mod renewed;
 mod set;
 mod step;
 mod types;
@@ -29,6 +30,7 @@ pub use self::conflict::{Conflict, status as conflict_status};
 pub use self::managers::{Identity, Managers, Owned};
 pub use self::merge::{Error as MergeError, merge};
 pub use self::operation::{Applied, Context, Converted, Failure, Versions, apply, changes, update};
+pub use self::renewed::renewed;
 pub use self::set::Set;
 pub use self::step::Step;
 

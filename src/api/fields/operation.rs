@@ -22,7 +22,7 @@ use crate::api::schema::Schema;
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
 
 /// What nobody owns: the server sets it, or it is the object's identity.
-static NEVER_OWNED: LazyLock<Set> = LazyLock::new(|| {
+pub(super) static NEVER_OWNED: LazyLock<Set> = LazyLock::new(|| {
     let mut set = Set::default();
     for name in ["apiVersion", "kind", "metadata"] {
         set.insert(&[Step::field(name)]);

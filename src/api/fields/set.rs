@@ -30,6 +30,9 @@ impl Node {
 }
 
 impl Set {
+    /// The set of no fields.
+    pub const NONE: Set = Set { nodes: BTreeMap::new() };
+
     /// The set of one field.
     pub fn of(path: &[Step]) -> Set {
         let mut set = Set::default();

@@ -1,6 +1,8 @@
 //! `metadata.managedFields`: what a write makes of them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
@@ -63,6 +65,13 @@ pub(super) fn after_update(
         let given = given.filter(|given| part == Part::Object && !given.is_null() && *given != had);
         if given.is_none() && changes.is_same() {
             return had.clone();
+        }
+        // The types of custom kinds change, and their sets with them.
+        if given.is_none()
+            && kind.types.custom().is_none()
+            && let Some(renewed) = fields::renewed(had, &changes, manager, context)
+        {
+            return renewed;
         }
         // What a client says that cannot be read counts for nothing, and what is stored that cannot be read is dropped.
         let stored = || Managers::parse(had).unwrap_or_default();
@@ -156,14 +165,28 @@ fn with_context<T>(kind: &Kind, part: Part, turning: &Turning, act: impl FnOnce(
         version: &version,
         place: kind.types.schema(),
         subresource: if part == Part::Binding { "" } else { part.subresource() },
-        reset: &reset,
+        reset,
         versions: &KindVersions { kind, turning },
         now: &now,
     })
 }
 
 /// What this kind of write cannot change: it is as before whatever the request says.
-fn reset(kind: &Kind, part: Part) -> Set {
+fn reset(kind: &Kind, part: Part) -> &'static Set {
+    type Known = HashMap<(Part, bool, bool), Set>;
+    static KNOWN: LazyLock<Known> = LazyLock::new(|| {
+        let kinds = [(false, false), (false, true), (true, false), (true, true)];
+        let each =
+            |part: Part| kinds.map(|(status, custom)| ((part, status, custom), fixed(part, status, custom)));
+        Part::ALL.into_iter().flat_map(each).collect()
+    });
+    static NOTHING: Set = Set::NONE;
+    let custom = matches!(kind.types, Types::Own(_));
+    KNOWN.get(&(part, kind.subresource("status").is_some(), custom)).unwrap_or(&NOTHING)
+}
+
+/// The same for objects with or without a status of its own, of a custom kind or not.
+fn fixed(part: Part, has_status: bool, custom: bool) -> Set {
     let mut reset = Set::default();
     let mut add =
         |path: &[&str]| reset.insert(&path.iter().map(|name| Step::field(name)).collect::<Vec<_>>());
@@ -171,7 +194,7 @@ fn reset(kind: &Kind, part: Part) -> Set {
     add(&["metadata", "resourceVersion"]);
     match part {
         Part::Object | Part::Scale | Part::Binding | Part::EphemeralContainers | Part::Resize
-            if kind.subresource("status").is_none() => {}
+            if !has_status => {}
         Part::Object
         | Part::Scale
         | Part::Binding
@@ -186,7 +209,7 @@ fn reset(kind: &Kind, part: Part) -> Set {
             add(&["spec"]);
             add(&["metadata", "deletionTimestamp"]);
             add(&["metadata", "ownerReferences"]);
-            if matches!(kind.types, Types::Own(_)) {
+            if custom {
                 add(&["metadata"]);
             }
         }

@@ -21,7 +21,7 @@ use crate::store::{self, Entry};
 const ATTEMPTS: usize = 16;
 
 /// Which part of an object a write is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// All but the status, where the kind keeps the two apart.
     Object,
@@ -42,6 +42,18 @@ pub enum Part {
 }
 
 impl Part {
+    /// All of them.
+    pub const ALL: [Part; 8] = [
+        Part::Object,
+        Part::Status,
+        Part::Scale,
+        Part::Finalize,
+        Part::Binding,
+        Part::Approval,
+        Part::EphemeralContainers,
+        Part::Resize,
+    ];
+
     /// The path below the object that writes it; empty for the object itself.
     pub fn subresource(self) -> &'static str {
         match self {

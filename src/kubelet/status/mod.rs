@@ -71,9 +71,10 @@ pub struct Notes {
     pub host_addresses: Vec<String>,
 }
 
-/// A moment as the API writes it.
+/// A moment as the API writes it: in whole seconds, so that a status is the same again when it is read back.
 pub fn time(at: SystemTime) -> Time {
-    Time(jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH))
+    let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    Time(jiff::Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
 /// The status to write; parts that others own (conditions set by the scheduler, the QoS class) are kept.
