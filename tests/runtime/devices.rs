@@ -1,4 +1,5 @@
 //! Devices of the host in a container.
+#![allow(clippy::disallowed_methods)]
 
 use std::process::Command;
 
