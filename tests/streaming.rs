@@ -239,6 +239,13 @@ spec:
     let limits: Vec<&str> =
         page.lines().filter(|line| line.starts_with(limit) && line.contains("pod=\"keeper\"")).collect();
     assert!(limits[0].contains(" 33554432 "), "{limits:?}");
+    let of_keeper = |name: &str| {
+        let mut lines = page.lines().filter(|line| line.starts_with(&format!("{name}{{container=\"c\"")));
+        let line = lines.find(|line| line.contains("pod=\"keeper\"")).unwrap_or_else(|| panic!("no {name}"));
+        line.split(' ').rev().nth(1).unwrap().parse::<f64>().unwrap()
+    };
+    assert!(of_keeper("container_fs_usage_bytes") < of_keeper("container_fs_limit_bytes"));
+    assert!(figure(&page, "container_fs_limit_bytes{container=\"\"") > 1e6);
     let summary: serde_json::Value = serde_json::from_str(&kubelet("stats/summary")).unwrap();
     let pods = summary["pods"].as_array().unwrap();
     let keeper = pods.iter().find(|pod| pod["podRef"]["name"] == "keeper").unwrap();

@@ -169,8 +169,14 @@ impl<K: Resource> Api<K> {
     }
 
     async fn object(&self, target: Target, action: Action) -> Result<K, Status> {
+        let looks = matches!(action, Action::Get { .. });
         match self.client.call(target, action).await? {
-            // Who reflects the kind reads the same entry: it is read once.
+            // What is only looked at stays as it is, in the store too.
+            Response::Object { entry, .. } if looks => match entry.typed(|_| None::<K>) {
+                Some(known) => Ok(Arc::unwrap_or_clone(known)),
+                None => decode(&entry),
+            },
+            // Who reflects the kind reads what was written, too: it is read once.
             Response::Object { entry, .. } => read(&entry).map(Arc::unwrap_or_clone),
             Response::Transient { value, .. } => serde_json::from_value(value)
                 .map_err(|error| Status::internal(format!("the answer is not a {}: {error}", K::KIND))),

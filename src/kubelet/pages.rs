@@ -10,7 +10,7 @@ use super::context::Config;
 use super::server::Server;
 use super::statistics::summary::{self, Disk, Node};
 use super::statistics::volumes::{self, VolumeReading};
-use super::statistics::{ContainerReading, PodReading, page};
+use super::statistics::{ContainerReading, PodReading, disks, page};
 use crate::api::exposition;
 use crate::api::node::Page;
 use crate::api::status::Status;
@@ -47,8 +47,10 @@ impl<R: Runtime> Server<R> {
                 let measured = self.sampler.measure(&self.context).await?;
                 let capacity = &config.capacity;
                 let limits = |pod: &PodReading, container: &ContainerReading| self.limits(pod, container);
-                let (cpu, memory) = (capacity.milli_cpu, capacity.memory);
-                Ok(figures(page::cadvisor(&measured.reading, &limits, cpu, memory)))
+                let disk = disk(&config.pods);
+                let disks = disks::read(&self.context, &self.sizes, &measured, disk).await?;
+                let machine = (capacity.milli_cpu, capacity.memory);
+                Ok(figures(page::cadvisor(&measured.reading, &disks, &limits, machine)))
             }
             // Nothing is probed that would have to be counted.
             "/metrics/probes" => Ok(figures(String::new())),

@@ -12,6 +12,7 @@ use super::logs;
 use super::observed::{label, written_status};
 use super::pod::ephemeral;
 use super::statistics::Sampler;
+use super::statistics::disks::Sizes;
 use crate::api::node::{ContainerRef, ExecOptions, LogOptions, Node, NodeUsage, Page};
 use crate::api::status::Status;
 use crate::client::reflector::Reflector;
@@ -23,12 +24,13 @@ pub struct Server<R> {
     pub(super) context: Arc<Context<R>>,
     pub(super) pods: Reflector<Pod>,
     pub(super) sampler: Sampler,
+    pub(super) sizes: Arc<Sizes>,
 }
 
 impl<R: Runtime> Server<R> {
     /// A server for the pods of this node.
     pub fn new(context: Arc<Context<R>>, pods: Reflector<Pod>) -> Server<R> {
-        Server { context, pods, sampler: Sampler::default() }
+        Server { context, pods, sampler: Sampler::default(), sizes: Arc::default() }
     }
 
     fn pod(&self, namespace: &str, name: &str) -> Result<Arc<Pod>, Status> {

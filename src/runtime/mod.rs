@@ -4,6 +4,7 @@
 //! outlives the daemon; `sim` does it in memory, for tests of everything above.
 
 pub mod cgroups;
+pub mod disks;
 pub mod linux;
 pub mod protocol;
 pub mod sim;
@@ -22,6 +23,7 @@ use tokio::sync::broadcast;
 use crate::stdio::{Duplex, Exit, Session};
 
 pub use cgroups::Stats;
+pub use disks::{DiskUse, Share};
 pub use traffic::{Traffic, Way};
 
 /// Opaque names and values that the caller wants back from [`Runtime::observe`].
@@ -471,6 +473,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// What has gone through the interfaces of the machine, or of a sandbox that has its own network; the kernel's files
     /// are read by the calling thread.
     fn traffic(&self, _of: &Consumer) -> Vec<Traffic> {
+        Vec::new()
+    }
+
+    /// What the machine, a sandbox or a container has read from disks and written to them, where that is counted; the
+    /// kernel's files are read by the calling thread.
+    fn disks(&self, _of: &Consumer) -> Vec<DiskUse> {
         Vec::new()
     }
 

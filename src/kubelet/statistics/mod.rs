@@ -18,6 +18,7 @@ use crate::api::status::Status;
 use crate::clock;
 use crate::runtime::{Consumer, ContainerState, Observed, Runtime, Stats, Traffic};
 
+pub mod disks;
 pub mod page;
 pub mod summary;
 pub mod volumes;

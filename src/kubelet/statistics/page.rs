@@ -4,6 +4,7 @@
 
 use std::time::UNIX_EPOCH;
 
+use super::disks::{self, Disks};
 use super::volumes::{self, VolumeReading};
 use super::{ContainerReading, PodReading, Reading};
 use crate::api::exposition::{Exposition, Source, Type, seconds};
@@ -11,15 +12,15 @@ use crate::kubelet::resources::QUOTA_PERIOD as PERIOD;
 use crate::runtime::{Resources, Stats, Traffic};
 
 /// One family of figures of containers or pods.
-struct Family<T> {
-    name: &'static str,
-    kind: Type,
-    help: &'static str,
-    of: fn(&T) -> f64,
+pub(super) struct Family<T> {
+    pub(super) name: &'static str,
+    pub(super) kind: Type,
+    pub(super) help: &'static str,
+    pub(super) of: fn(&T) -> f64,
 }
 
 #[allow(clippy::cast_precision_loss)] // Sizes and counts below 2^53.
-fn float(number: u64) -> f64 {
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 
@@ -106,7 +107,12 @@ pub fn resource(reading: &Reading) -> String {
 pub type Limits<'a> = &'a dyn Fn(&PodReading, &ContainerReading) -> Option<Resources>;
 
 /// `/metrics/cadvisor`; the machine has so many thousandths of a CPU and so much memory.
-pub fn cadvisor(reading: &Reading, limits: Limits<'_>, milli_cpu: u64, memory: u64) -> String {
+pub fn cadvisor(
+    reading: &Reading,
+    disks: &Disks,
+    limits: Limits<'_>,
+    (milli_cpu, memory): (u64, u64),
+) -> String {
     let mut page = Exposition::default();
     let version = [("cadvisorRevision", ""), ("cadvisorVersion", ""), ("osVersion", "")];
     page.family("cadvisor_version_info", Type::Gauge, "A metric with a constant '1' value.").sample(
@@ -212,6 +218,7 @@ pub fn cadvisor(reading: &Reading, limits: Limits<'_>, milli_cpu: u64, memory: u
     }
     of_limits(&mut page, reading, limits);
     network(&mut page, reading);
+    disks::write(&mut page, reading, disks);
     page.single("machine_cpu_cores", Type::Gauge, "Number of logical CPU cores.", milli_cpu / 1000);
     page.single("machine_memory_bytes", Type::Gauge, "Amount of memory installed on the machine.", memory);
     page.into_text()
@@ -377,7 +384,7 @@ mod tests {
             memory_limit: Some(1 << 20),
             pids_limit: None,
         };
-        let page = cadvisor(&reading, &|_, _| Some(limits.clone()), 2000, 4096);
+        let page = cadvisor(&reading, &Disks::default(), &|_, _| Some(limits.clone()), (2000, 4096));
         for line in [
             "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"/pods/u-0/id-c\",image=\"nginx\",\
              name=\"id-c\",namespace=\"default\",pod=\"web\"} 1.5 1700000100000",

@@ -290,3 +290,10 @@ fn an_evicted_pod_says_who_ended_it() {
     let target = condition(&s, "DisruptionTarget");
     assert_eq!((&target["reason"], &target["message"]), (&json!("TerminationByKubelet"), &json!("too much")));
 }
+
+#[test]
+fn a_moment_is_the_same_when_it_is_read_back() {
+    let at = SystemTime::UNIX_EPOCH + std::time::Duration::new(1_700_000_000, 123_456_789);
+    let written = serde_json::to_value(time(at)).unwrap();
+    assert_eq!(serde_json::from_value::<Time>(written).unwrap(), time(at));
+}

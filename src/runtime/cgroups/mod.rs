@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::runtime::Resources;
+use crate::runtime::{DiskUse, Resources, disks};
 use crate::sys::{device, process};
 
 pub use layout::{Controller, Layout};
@@ -266,6 +266,11 @@ impl Group {
     /// What the group uses now.
     pub fn stats(&self) -> io::Result<Stats> {
         stats::read(&self.layout, &self.path)
+    }
+
+    /// What the group has read from disks and written to them, where that is counted.
+    pub fn disks(&self) -> Vec<DiskUse> {
+        disks::of_group(&self.layout, &self.path)
     }
 
     /// The ids of the groups directly below.

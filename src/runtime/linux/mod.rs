@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::supervisor::{Answer, Supervisor};
 use super::cgroups::{Group, Tree, stats};
+use super::disks::{self, DiskUse};
 use super::protocol::{Call, DEVICES, LABELLED, Reply};
 use super::supervisor::{Options, remove_leftovers};
 use super::traffic::{self, Traffic};
@@ -182,6 +183,10 @@ impl Runtime for LinuxRuntime {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn disks(&self, of: &Consumer) -> Vec<DiskUse> {
+        self.group(of).map_or_else(disks::of_machine, |group| group.disks())
     }
 
     fn limit(&self, of: &Consumer, resources: &Resources) -> Result<(), Error> {

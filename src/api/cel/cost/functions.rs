@@ -1,14 +1,14 @@
 //! What calls of functions cost, and how large their results are.
 //!
-//! Source: cel-go's `checker/cost.go` and k8s.io/apiserver `pkg/cel/library/cost.go`.
+//! Source: cel-go's `checker/cost.go` and `ext/lists.go`, and k8s.io/apiserver `pkg/cel/library/cost.go`.
 
 use cel::common::ast::{CallExpr, Expr, IdedExpr, operators};
 
-use super::{CHARACTER, Coster, PATTERN, Range, Step, whole};
+use super::{CHARACTER, Coster, LIST, PATTERN, Range, Step, whole};
 use crate::api::cel::types::Type;
 
-/// The functions of which this says nothing, though they cost more than a step.
-const UNKNOWN: [&str; 7] = ["distinct", "flatten", "range", "reverse", "slice", "sort", "sortBy"];
+/// What each pair of items costs that is compared: to sort a list, each is with each.
+const PAIR: f64 = 2.0;
 /// The longest pattern of a named format.
 const FORMAT_PATTERN: f64 = 128.0;
 /// The longest name of a format.
@@ -36,7 +36,48 @@ fn step() -> Estimate {
     alone(Range::exactly(1))
 }
 
+/// A call that makes a list of so many items, each of which costs so much.
+fn new_list(size: Range, each: f64) -> Estimate {
+    (size.each(each).plus(Range::exactly(1 + LIST)), Some(size))
+}
+
+/// A call that sorts so many items by keys of a type. The list that it makes counts as one of all pairs.
+fn sorted(size: Range, keys: Type) -> Estimate {
+    let pairs = size.times(size);
+    let plain = new_list(pairs, PAIR);
+    let texts = new_list(pairs, PAIR + CHARACTER);
+    match keys {
+        Type::String | Type::Bytes => texts,
+        // It may be any of them.
+        of if of.is_dyn() => (plain.0.or(texts.0), plain.1),
+        _ => plain,
+    }
+}
+
+/// A whole number that is written out, which counts as zero below that; of any other expression this.
+fn written(tree: &IdedExpr, unless: u64) -> u64 {
+    whole(tree).map_or(unless, |number| u64::try_from(number).unwrap_or(0))
+}
+
 impl Coster<'_> {
+    /// The cost of `list.sortBy(v, key)`, which binds the list and sorts it by the list of its keys.
+    pub(super) fn sort_by(
+        &mut self,
+        tree: &IdedExpr,
+        list: &IdedExpr,
+        arguments: &[IdedExpr],
+    ) -> Option<Range> {
+        let [_, key] = arguments else { return None };
+        let bound = self.cost(list).plus(Range::exactly(LIST));
+        let one = Range::exactly(1);
+        let keys = self.walk_from(tree, "map", (list, one), arguments)?;
+        let (cost, size) = sorted(self.size_or_unknown(list), self.of(key));
+        self.known.extend(size.map(|size| (tree.id, size)));
+        // Those of the keys are none of the list's.
+        self.entries.remove(&tree.id);
+        Some(bound.plus(one).plus(keys).plus(cost))
+    }
+
     /// The cost of a call of a function.
     pub(super) fn function(&mut self, tree: &IdedExpr, call: &CallExpr) -> Range {
         let spelled = call.target.as_deref().and_then(|target| self.namespace(target));
@@ -47,9 +88,6 @@ impl Coster<'_> {
         let costs: Vec<Range> = call.args.iter().map(|argument| self.cost(argument)).collect();
         let before = target.map_or(Range::exactly(0), |target| self.cost(target));
         let call = Call { name, target, arguments: &call.args, costs };
-        if UNKNOWN.contains(&call.name.as_str()) {
-            return self.give_up();
-        }
         let all = call.costs.iter().fold(Range::exactly(0), |sum, cost| sum.plus(*cost));
         let (cost, size) = match (call.name.as_str(), call.costs.as_slice()) {
             // The second may not be looked at.
@@ -100,6 +138,26 @@ impl Coster<'_> {
             ("isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes", Some(list), _) => {
                 self.over_items(name, list)
             }
+            ("sort", Some(list), None) => {
+                let (size, item) = (self.size_or_unknown(list), self.of(list));
+                sorted(size, if let Type::List(of) = item { *of } else { Type::Dyn })
+            }
+            ("distinct", Some(list), None) => {
+                let size = self.size_or_unknown(list);
+                new_list(size.times(size), PAIR)
+            }
+            ("reverse", Some(list), None) => new_list(self.size_or_unknown(list), 1.0),
+            ("flatten", Some(list), depth) => {
+                let depth = depth.map_or(1, |depth| written(depth, u64::MAX));
+                #[allow(clippy::cast_precision_loss)] // As cel-go has it.
+                new_list(self.size_or_unknown(list), depth as f64)
+            }
+            ("slice", Some(list), Some(from)) if call.arguments.len() == 2 => {
+                let to = written(&call.arguments[1], self.size_or_unknown(list).most);
+                // Of one that ends before it begins cel-go makes a large number.
+                new_list(Range::exactly(to.wrapping_sub(written(from, 0))), 1.0)
+            }
+            ("lists.range", None, Some(end)) => new_list(Range::exactly(written(end, u64::MAX)), 1.0),
             ("url" | "jsonpatch.escapeKey", None, Some(text)) => {
                 let size = self.size_or_unknown(text);
                 (size.each(CHARACTER), Some(size))

@@ -203,6 +203,7 @@ impl Coster<'_> {
             (name, Some(target), arguments) => match (name, arguments) {
                 ("optMap", [variable, body]) => self.opt_map(target, variable, body, false),
                 ("optFlatMap", [variable, body]) => self.opt_map(target, variable, body, true),
+                ("sortBy", arguments) => self.sort_by(tree, target, arguments),
                 _ => self.walk(tree, name, target, arguments),
             }
             .unwrap_or_else(|| self.function(tree, call)),
@@ -236,15 +237,20 @@ impl Coster<'_> {
         target: &IdedExpr,
         arguments: &[IdedExpr],
     ) -> Option<Range> {
-        let (variables, filtered) = match (name, arguments.len()) {
-            ("all" | "exists" | "exists_one" | "existsOne" | "map" | "filter", 2) => (1, false),
-            ("all" | "exists" | "exists_one" | "existsOne", 3) => (2, false),
-            ("map", 3) => (1, true),
-            ("transformList" | "transformMap" | "transformMapEntry", 3) => (2, false),
-            ("transformList" | "transformMap" | "transformMapEntry", 4) => (2, true),
-            _ => return None,
-        };
+        walk_of(name, arguments.len())?;
         let range = self.cost(target);
+        self.walk_from(tree, name, (target, range), arguments)
+    }
+
+    /// The same where it is known what it costs to come by the list or the map.
+    fn walk_from(
+        &mut self,
+        tree: &IdedExpr,
+        name: &str,
+        (target, range): (&IdedExpr, Range),
+        arguments: &[IdedExpr],
+    ) -> Option<Range> {
+        let (variables, filtered) = walk_of(name, arguments.len())?;
         let (names, rest) = arguments.split_at(variables);
         let before = self.scope.len();
         self.push_variables(target, names);
@@ -306,6 +312,18 @@ impl Coster<'_> {
             self.scope.push(Local { name: name.clone(), path, size });
         }
     }
+}
+
+/// How many variables a walk of this name and with so many arguments has, and whether it filters beside.
+fn walk_of(name: &str, arguments: usize) -> Option<(usize, bool)> {
+    Some(match (name, arguments) {
+        ("all" | "exists" | "exists_one" | "existsOne" | "map" | "filter", 2) => (1, false),
+        ("all" | "exists" | "exists_one" | "existsOne", 3) => (2, false),
+        ("map", 3) => (1, true),
+        ("transformList" | "transformMap" | "transformMapEntry", 3) => (2, false),
+        ("transformList" | "transformMap" | "transformMapEntry", 4) => (2, true),
+        _ => return None,
+    })
 }
 
 /// The size of what an expression writes out.

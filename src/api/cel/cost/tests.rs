@@ -176,10 +176,29 @@ fn macros_and_operators_cost_what_they_stand_for() {
         ("self[0] > 1 ? self[1] > 2 : true", 3 + 3),
         ("dyn(self).size() > 1", 4),
         ("sets.contains([1, 2], self)", 10 + 1 + 20 + 1),
+        // Each of ten with each, twice; the call and the new list.
+        ("self.sort().size() == 1", 1 + 2 * 100 + 11 + 1 + 1),
+        ("self.distinct().size() == 1", 1 + 2 * 100 + 11 + 1 + 1),
+        ("self.reverse().size() == 1", 1 + 10 + 11 + 1 + 1),
+        ("self.slice(2, 6).size() == 1", 1 + 4 + 11 + 1 + 1),
+        ("self.slice(2, self.size()).size() == 1", 1 + 2 + 8 + 11 + 1 + 1),
+        ("[self, self].flatten().size() == 1", 10 + 2 + 2 + 11 + 1 + 1),
+        ("[[self], [self]].flatten(2).size() == 1", 30 + 2 + 4 + 11 + 1 + 1),
+        ("lists.range(5).size() == 1", 5 + 11 + 1 + 1),
+        ("self.reverse().all(x, x > 1)", (1 + 10 + 11) + 10 * (3 + 2) + 1),
+        // The list bound; it, its keys by a walk of ten, and the sorting of those.
+        ("self.sortBy(x, -x).size() > 1", (1 + 10) + 1 + (1 + 10 + 10 * (2 + 12) + 1) + 2 * 100 + 11 + 1 + 1),
+        // What was sorted counts as large as all its pairs.
+        ("self.sort().all(x, x > 1)", (1 + 2 * 100 + 11) + 100 * (3 + 2) + 1),
     ] {
         assert_eq!(most(&items, rule), Some(cost), "{rule}");
     }
-    assert_eq!(most(&items, "self.sortBy(x, -x).size() > 1"), None, "nothing is known of it");
+    let texts = list(text(Some(5)), Some(10));
+    assert_eq!(
+        most(&texts, "self.sort().size() == 1"),
+        Some(1 + 210 + 11 + 1 + 1),
+        "texts are looked through"
+    );
     let whole = json!({"type": "object"});
     let node = Node::read(&whole);
     let env = Env::new().variable("self", type_of(&node, true).unwrap());
