@@ -198,5 +198,6 @@ fn container(sandbox: &str, id: &str, image: &Path, logs: &Path) -> ContainerCon
         log: LogConfig { path: logs.join(id).join("0.log"), max_bytes: 10 << 20, max_files: 5 },
         termination_message: None,
         target: None,
+        devices: Vec::new(),
     }
 }

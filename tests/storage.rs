@@ -117,6 +117,7 @@ fn data_stays_with_its_claim_and_goes_with_it() {
     late(&bed);
     kept(&bed);
     recycled(&bed);
+    raw(&bed);
     ephemeral(&bed);
     bed.ok(&[MINIK, "delete"]);
     assert!(!bed.run(&["test", "-e", &directory]).status.success());
@@ -249,6 +250,92 @@ fn recycled(bed: &Testbed) {
     }
     bed.kubectl("delete pv again local cluster");
     bed.ok(&["rm", "-r", path, &format!("{path}-outside")]);
+}
+
+/// A block device of the host, made of a file, until it goes.
+struct Disk<'b>(&'b Testbed, String);
+
+impl<'b> Disk<'b> {
+    fn of(bed: &'b Testbed, file: &str) -> Disk<'b> {
+        let made = bed.ok(&["bash", "-c", &format!("truncate -s 4M {file} && losetup -f --show {file}")]);
+        Disk(bed, made.trim().to_owned())
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        drop(self.0.run(&["losetup", "-d", &self.1]));
+    }
+}
+
+/// Volumes that are devices and not directories.
+fn raw(bed: &Testbed) {
+    let file = "/var/lib/minik/disk";
+    let disk = Disk::of(bed, file);
+    let volume = |name: &str, source: &str, mode: &str| {
+        bed.apply(&format!(
+            "{{apiVersion: v1, kind: PersistentVolume, metadata: {{name: {name}}}, spec: {{capacity: {{storage: 4Mi}}, \
+             accessModes: [ReadWriteOnce], storageClassName: raw, volumeMode: {mode}, {source}}}}}"
+        ));
+    };
+    let raw_claim = |name: &str| {
+        let mut claim: serde_json::Value = serde_json::from_str(&claim(name, Some("raw"), "1Mi")).unwrap();
+        claim["spec"]["volumeMode"] = "Block".into();
+        bed.apply(&claim.to_string());
+        wait_for(bed, &format!("pvc/{name}"), "{.status.phase}=Bound");
+    };
+    let user = |name: &str, claim: &str, more: &str, how: &str, script: &str| {
+        format!(
+            r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: {claim}{more}}}}}]
+  containers:
+  - name: main
+    image: busybox
+    command: [sh, -c, "{script}"]
+    {how}
+"#
+        )
+    };
+    let plain = "volumeDevices: [{name: data, devicePath: /dev/xvda}]";
+    let privileged =
+        "volumeDevices: [{name: data, devicePath: /mnt/disk}]\n    securityContext: {privileged: true}";
+    let affinity = "nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: Exists}]}]}}";
+    // A volume of the other mode suits nobody here.
+    volume("files", "hostPath: {path: /var/lib/minik/files}", "Filesystem");
+    volume("disk", &format!("local: {{path: {}}}, {affinity}", disk.1), "Block");
+    raw_claim("raw");
+    assert_eq!(bed.kubectl("get pvc raw -o jsonpath={.spec.volumeName}"), "disk");
+    let write = "test -b /dev/xvda && echo -n first > /dev/xvda && head -c 5 /dev/xvda";
+    assert_eq!(says(bed, "writes", &user("writes", "raw", "", plain, write)), "first");
+    assert_eq!(bed.ok(&["head", "-c", "5", file]), "first");
+    let read = "head -c 5 /dev/xvda; echo; (echo -n again > /dev/xvda) 2>/dev/null || echo kept";
+    assert_eq!(says(bed, "reads", &user("reads", "raw", ", readOnly: true", plain, read)), "first\nkept");
+    let all = "echo -n third > /mnt/disk && head -c 5 /mnt/disk";
+    assert_eq!(says(bed, "all", &user("all", "raw", "", privileged, all)), "third");
+    assert_eq!(bed.ok(&["head", "-c", "5", file]), "third");
+    // Who takes it for a directory is told.
+    bed.apply(&user("mounts", "raw", "", "volumeMounts: [{name: data, mountPath: /data}]", "true"));
+    bed.wait("what the kubelet says", MINUTE, || {
+        bed.kubectl("describe pod mounts")
+            .contains("volume data has volumeMode Block, but is specified in volumeMounts")
+    });
+    bed.kubectl("delete pod writes reads all mounts --grace-period=1");
+    bed.kubectl("delete pvc raw");
+    bed.kubectl("delete pv disk");
+    volume("host", &format!("hostPath: {{path: {}, type: BlockDevice}}", disk.1), "Block");
+    raw_claim("of-host");
+    let read = "head -c 5 /dev/xvda";
+    assert_eq!(says(bed, "of-host", &user("of-host", "of-host", "", plain, read)), "third");
+    bed.kubectl("delete pod of-host");
+    bed.kubectl("delete pvc of-host");
+    bed.kubectl("delete pv host files");
+    drop(disk);
+    bed.ok(&["rm", file]);
 }
 
 /// A volume that comes and goes with its pod.

@@ -156,6 +156,17 @@ pub enum MountSource {
     },
 }
 
+/// A device of the host at a place in the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// An absolute path in the container.
+    pub target: PathBuf,
+    /// Its node on the host, or a link to it.
+    pub source: PathBuf,
+    /// Nothing may be written to it, as far as the host's cgroups tell devices apart; not for privileged containers.
+    pub read_only: bool,
+}
+
 /// The system-call filter of a process.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Seccomp {
@@ -261,6 +272,9 @@ pub struct ContainerConfig {
     /// ([`PidMode::PerContainer`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// Devices of the host beside those that every container has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
 }
 
 impl ContainerConfig {

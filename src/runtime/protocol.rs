@@ -28,9 +28,11 @@ use super::{Changed, ContainerConfig, Error, ExecConfig, Observed, SandboxConfig
 use crate::stdio::{Exit, WindowSize};
 
 /// The newest version that this program speaks.
-pub const NEWEST: u32 = 2;
+pub const NEWEST: u32 = 3;
 /// The version that brought [`Call::ObserveLabelled`].
 pub const LABELLED: u32 = 2;
+/// The version that brought devices of containers: whoever speaks an older one would pass over them.
+pub const DEVICES: u32 = 3;
 /// The oldest version that this program speaks.
 pub const OLDEST: u32 = 1;
 /// The longest message, in bytes: an environment may be long, but not endless.

@@ -113,6 +113,7 @@ impl Host {
             log: LogConfig { path: self.log_path(id), max_bytes: 10 << 20, max_files: 5 },
             termination_message: None,
             target: None,
+            devices: vec![],
         }
     }
 

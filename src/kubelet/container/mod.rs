@@ -1,5 +1,6 @@
 //! A container of a pod, with its image and volumes, as the runtime's configuration (pure).
 
+mod devices;
 mod mounts;
 mod security;
 #[cfg(test)]
@@ -12,6 +13,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, PodSpec, Se
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use self::devices::devices;
 use self::mounts::mounts;
 use self::security::security;
 use super::env::{Environment, expand};
@@ -113,6 +115,7 @@ pub fn config(pod: &Pod, container: &Container, parts: Parts<'_>) -> Result<Cont
         log: LogConfig { path: parts.log, max_bytes: LOG_MAX_BYTES, max_files: LOG_MAX_FILES },
         termination_message: Some((parts.message_file, message_path)),
         target: parts.target,
+        devices: devices(spec, container, parts.volumes)?,
     })
 }
 

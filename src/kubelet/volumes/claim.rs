@@ -1,4 +1,4 @@
-//! Volumes behind claims: the directory of the host that the claim's persistent volume names.
+//! Volumes behind claims: the directory or the block device of the host that the claim's persistent volume names.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,13 +12,20 @@ use crate::api::volumes::{self, PROVISIONED_BY, PROVISIONERS};
 use crate::client::Client;
 use crate::sys::ownership;
 
+/// The type of a hostPath that is a block device.
+const BLOCK_DEVICE: &str = "BlockDevice";
+
 /// The directory of the volume of a claim, as it is.
 pub async fn directory(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
-    find(client, pod, name).await.map(|found| found.path)
+    let found = find(client, pod, name).await?;
+    match found.block {
+        true => Err(format!("the volume of claim {name} is a block device")),
+        false => Ok(found.path),
+    }
 }
 
 /// What the volume of a claim is; what is wrong is said in the kubelet's words.
-async fn find(client: &Client, pod: &Pod, name: &str) -> Result<Directory, String> {
+async fn find(client: &Client, pod: &Pod, name: &str) -> Result<Found, String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let about = |why: String| format!("error processing PVC {namespace}/{name}: {why}");
     let found = client.namespaced::<PersistentVolumeClaim>(namespace).get(name).await;
@@ -30,9 +37,10 @@ async fn find(client: &Client, pod: &Pod, name: &str) -> Result<Directory, Strin
     source(&volume, &claim)
 }
 
-/// Where the volume of a claim is, ready for a pod.
-pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, String> {
-    let Directory { path, kind, is_for_pods } = find(client, pod, name).await?;
+/// Where the volume of a claim is, ready for a pod that calls it `volume`.
+pub async fn place(client: &Client, pod: &Pod, volume: &str, name: &str) -> Result<PathBuf, String> {
+    let Found { path, kind, is_for_pods, block } = find(client, pod, name).await?;
+    check_use(pod, volume, block)?;
     let group = super::fs_group(pod).filter(|_| is_for_pods && !is_read_only(pod, name));
     let lazy = trusts_the_top(pod);
     blocking(move || {
@@ -49,6 +57,19 @@ pub async fn place(client: &Client, pod: &Pod, name: &str) -> Result<PathBuf, St
         Ok(path)
     })
     .await
+}
+
+/// Whether a pod uses a volume as what it is (pure).
+fn check_use(pod: &Pod, volume: &str, block: bool) -> Result<(), String> {
+    let [mounts, devices] = super::used(pod);
+    let wrong = |mode: &str, place: &str| {
+        Err(format!("volume {volume} has volumeMode {mode}, but is specified in {place}"))
+    };
+    match block {
+        true if mounts.contains(volume) => wrong("Block", "volumeMounts"),
+        false if devices.contains(volume) => wrong("Filesystem", "volumeDevices"),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a pod only reads a claim's volume (pure).
@@ -96,16 +117,18 @@ fn check_claim(claim: &PersistentVolumeClaim, pod: &Pod, name: &str) -> Result<(
 
 /// What a persistent volume is on this host.
 #[derive(Debug, PartialEq)]
-struct Directory {
+struct Found {
     path: PathBuf,
     /// What must be there, or is made; `None` for a directory that must be.
     kind: Option<String>,
     /// Whether it is there for pods alone, so that it may become that of their group.
     is_for_pods: bool,
+    /// Whether it is a block device and not a directory.
+    block: bool,
 }
 
 /// Where the volume of a claim lies (pure).
-fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<Directory, String> {
+fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<Found, String> {
     let name = volume.metadata.name.as_deref().unwrap_or_default();
     let Some(reference) = volumes::claim_of(volume) else {
         return Err(format!(
@@ -120,20 +143,25 @@ fn source(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Result<Di
         ));
     }
     let spec = volume.spec.as_ref();
-    if spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block") {
-        return Err(format!("PV {name} is a block device, which minik does not support"));
-    }
+    let block = spec.and_then(|spec| spec.volume_mode.as_deref()) == Some("Block");
+    let device = || Some(BLOCK_DEVICE.to_owned());
     if let Some(source) = spec.and_then(|spec| spec.host_path.as_ref()) {
         let made_by = volumes::of_volume(volume, PROVISIONED_BY);
-        return Ok(Directory {
+        let kind = source.type_.clone().filter(|kind| !kind.is_empty());
+        if let Some(kind) = kind.as_ref().filter(|kind| block && *kind != BLOCK_DEVICE) {
+            return Err(format!("PV {name} has volumeMode Block and is a hostPath of type {kind}"));
+        }
+        return Ok(Found {
             path: Path::new(&source.path).to_owned(),
-            kind: Some(source.type_.clone().unwrap_or_default()),
-            // What else is on the host belongs to somebody.
-            is_for_pods: made_by.is_some_and(|by| PROVISIONERS.contains(&by)),
+            kind: if block { device() } else { Some(kind.unwrap_or_default()) },
+            // What else is on the host belongs to somebody, and whose a device is its node says.
+            is_for_pods: !block && made_by.is_some_and(|by| PROVISIONERS.contains(&by)),
+            block,
         });
     }
     if let Some(source) = spec.and_then(|spec| spec.local.as_ref()) {
-        return Ok(Directory { path: Path::new(&source.path).to_owned(), kind: None, is_for_pods: true });
+        let kind = if block { device() } else { None };
+        return Ok(Found { path: Path::new(&source.path).to_owned(), kind, is_for_pods: !block, block });
     }
     Err(format!("PV {name} is neither of hostPath nor local, the kinds that minik supports"))
 }
@@ -158,7 +186,7 @@ mod tests {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "d", "uid": "1"},
             "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}}))
         .unwrap();
-        let find = || async { place(&api.client(), &pod, "data").await };
+        let find = || async { place(&api.client(), &pod, "v", "data").await };
         let missing = find().await.unwrap_err();
         assert!(missing.starts_with("error processing PVC d/data: failed to fetch PVC"), "{missing}");
         let claim = |mark: &str| {
@@ -175,7 +203,12 @@ mod tests {
             (json!({"hostPath": {"path": at("b"), "type": "Directory"}}), Err("is not a directory")),
             (json!({"local": {"path": at("a")}}), Ok(at("a"))),
             (json!({"local": {"path": at("b")}}), Err("does not exist")),
-            (json!({"local": {"path": at("a")}, "volumeMode": "Block"}), Err("block device")),
+            (json!({"local": {"path": at("a")}, "volumeMode": "Block"}), Err("is not a block device")),
+            (json!({"hostPath": {"path": at("a")}, "volumeMode": "Block"}), Err("is not a block device")),
+            (
+                json!({"hostPath": {"path": at("a"), "type": "Directory"}, "volumeMode": "Block"}),
+                Err("PV v has volumeMode Block and is a hostPath of type Directory"),
+            ),
             (json!({"nfs": {"path": "/", "server": "s"}}), Err("neither of hostPath nor local")),
             (
                 json!({"hostPath": {"path": at("a")}, "claimRef": {"namespace": "d", "name": "data", "uid": "x"}}),
@@ -231,9 +264,24 @@ mod tests {
                 "spec": {"containers": [], "volumes": [{"name": "v", "persistentVolumeClaim": claim}],
                          "securityContext": {"fsGroup": group, "fsGroupChangePolicy": policy}}}))
                 .unwrap();
-            place(&api.client(), &pod, "data").await.unwrap();
+            place(&api.client(), &pod, "v", "data").await.unwrap();
             let mode = std::fs::metadata(&file).unwrap().mode() & 0o777;
             assert_eq!(mode, expected, "{volume} {read_only} {policy}");
+        }
+    }
+
+    #[test]
+    fn volumes_are_used_as_what_they_are() {
+        let pod: Pod = serde_json::from_value(json!({"spec": {"containers": [{"name": "c",
+            "volumeMounts": [{"name": "m", "mountPath": "/m"}], "volumeDevices": [{"name": "d", "devicePath": "/d"}]}]}}))
+        .unwrap();
+        for (volume, block, expected) in [
+            ("m", false, Ok(())),
+            ("d", true, Ok(())),
+            ("m", true, Err("volume m has volumeMode Block, but is specified in volumeMounts")),
+            ("d", false, Err("volume d has volumeMode Filesystem, but is specified in volumeDevices")),
+        ] {
+            assert_eq!(check_use(&pod, volume, block), expected.map_err(str::to_owned));
         }
     }
 }

@@ -110,7 +110,7 @@ struct Token {
 }
 
 impl Volumes {
-    /// Makes every volume that a container of the pod mounts, once; answers where each is.
+    /// Makes every volume that a container of the pod mounts or has as a device, once; answers where each is.
     pub async fn make(&mut self, maker: &Maker<'_>) -> Result<HashMap<String, PathBuf>, Error> {
         let mut places = self.places.clone().unwrap_or_default();
         let mut missing = mounted(maker.pod);
@@ -175,7 +175,7 @@ impl Volumes {
             return blocking(move || empty_dir::make(&source, &place, group, most).map(|()| place)).await;
         }
         if let Some(name) = claim_name(maker.pod, volume) {
-            return claim::place(maker.client, maker.pod, &name).await;
+            return claim::place(maker.client, maker.pod, &volume.name, &name).await;
         }
         self.publish(maker, volume, &Source::of(volume)?).await
     }
@@ -243,12 +243,22 @@ impl Volumes {
     }
 }
 
-/// The volumes that some container of the pod mounts, but for images, which need no place.
+/// The names of the volumes that containers of the pod mount, and of those that they have as devices.
+fn used(pod: &Pod) -> [BTreeSet<&str>; 2] {
+    let lasting = pod.spec.iter().flat_map(all_containers).map(|c| (&c.volume_mounts, &c.volume_devices));
+    let (mut mounts, mut devices) = (BTreeSet::new(), BTreeSet::new());
+    for (mounted, had) in lasting.chain(ephemeral(pod).map(|c| (&c.volume_mounts, &c.volume_devices))) {
+        mounts.extend(mounted.iter().flatten().map(|mount| mount.name.as_str()));
+        devices.extend(had.iter().flatten().map(|device| device.name.as_str()));
+    }
+    [mounts, devices]
+}
+
+/// The volumes that some container of the pod uses, but for images, which need no place.
 fn mounted(pod: &Pod) -> Vec<&Volume> {
     let Some(spec) = &pod.spec else { return Vec::new() };
-    let lasting = all_containers(spec).map(|c| &c.volume_mounts);
-    let mounts = lasting.chain(ephemeral(pod).map(|c| &c.volume_mounts)).flatten().flatten();
-    let used: BTreeSet<&str> = mounts.map(|m| m.name.as_str()).collect();
+    let [mounts, devices] = used(pod);
+    let used: BTreeSet<&str> = mounts.union(&devices).copied().collect();
     let made = |v: &&Volume| used.contains(v.name.as_str()) && v.image.is_none();
     spec.volumes.iter().flatten().filter(made).collect()
 }
@@ -347,9 +357,11 @@ mod tests {
     #[test]
     fn only_mounted_volumes_are_made() {
         let pod = pod(json!({
-            "containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "i", "mountPath": "/i"}]}],
-            "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}, {"name": "i", "image": {}}],
+            "containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"}, {"name": "i", "mountPath": "/i"}],
+                "volumeDevices": [{"name": "d", "devicePath": "/d"}]}],
+            "volumes": [{"name": "a", "emptyDir": {}}, {"name": "b", "emptyDir": {}}, {"name": "i", "image": {}},
+                {"name": "d", "persistentVolumeClaim": {"claimName": "d"}}],
         }));
-        assert_eq!(mounted(&pod).iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(mounted(&pod).iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["a", "d"]);
     }
 }

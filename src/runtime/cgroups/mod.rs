@@ -135,9 +135,13 @@ impl Group {
         }
     }
 
-    /// Allows nothing but the default devices: by a program where there is a version 2 hierarchy and the kernel has
-    /// taken the program, else by the devices controller.
-    pub fn restrict_devices(&self, program: Option<&device::Program>) -> io::Result<()> {
+    /// Allows nothing but the devices of these rules: by the program made of them where there is a version 2 hierarchy
+    /// and the kernel has taken the program, else by the devices controller.
+    pub fn restrict_devices(
+        &self,
+        program: Option<&device::Program>,
+        rules: &[device::Rule],
+    ) -> io::Result<()> {
         if let (Some(directory), Some(program)) = (self.layout.unified(&self.path), program) {
             return device::restrict(fs::File::open(directory)?.as_fd(), program);
         }
@@ -147,7 +151,7 @@ impl Group {
             return Err(io::ErrorKind::Unsupported.into());
         };
         fs::write(directory.join("devices.deny"), "a")?;
-        device::DEFAULT.iter().try_for_each(|rule| fs::write(directory.join("devices.allow"), rule.v1_line()))
+        rules.iter().try_for_each(|rule| fs::write(directory.join("devices.allow"), rule.v1_line()))
     }
 
     /// The version 2 directory, for cloning a process straight into it.

@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::supervisor::{Answer, Supervisor};
 use super::cgroups::{Group, Tree, stats};
-use super::protocol::{Call, LABELLED, Reply};
+use super::protocol::{Call, DEVICES, LABELLED, Reply};
 use super::supervisor::{Options, remove_leftovers};
 use super::traffic::{self, Traffic};
 use super::{
@@ -128,6 +128,10 @@ impl Runtime for LinuxRuntime {
     }
 
     async fn start(&self, config: &ContainerConfig) -> Result<(), Error> {
+        if !config.devices.is_empty() && !self.supervisor.speaks(DEVICES) {
+            let why = "the running supervisor, of an older minik, knows no devices: stop the cluster first";
+            return Err(Error::Start(why.to_owned()));
+        }
         self.done(Call::Start(Box::new(config.clone()))).await
     }
 

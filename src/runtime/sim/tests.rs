@@ -44,6 +44,7 @@ fn container(id: &str, command: &str) -> ContainerConfig {
         log: LogConfig { path: "/dev/null".into(), max_bytes: 1, max_files: 1 },
         termination_message: None,
         target: None,
+        devices: vec![],
     }
 }
 

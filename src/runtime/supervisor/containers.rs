@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use nix::sched::CloneFlags;
 
 use super::child::{self, Processes};
+use super::devices;
 use super::poller::Source;
 use super::records::ContainerRecord;
 use super::rootfs::Places;
@@ -21,7 +22,7 @@ use crate::runtime::cgroups::Group;
 use crate::runtime::protocol::{Failure, Reply};
 use crate::runtime::{ContainerConfig, ContainerState, ContainerStatus, PidMode, Seccomp, Users};
 use crate::stdio::Exit;
-use crate::sys::{namespace, process, seccomp, users};
+use crate::sys::{device, namespace, process, seccomp, users};
 
 /// A container and how far it is.
 #[derive(Debug)]
@@ -180,6 +181,20 @@ impl Supervisor {
         profile.map(Some).map_err(|error| Failure::Start(error.to_string()))
     }
 
+    /// Allows the usual devices, and those that the container has beside them.
+    fn restrict_devices(&self, config: &ContainerConfig, group: &Group) -> io::Result<()> {
+        if config.devices.is_empty() {
+            return group.restrict_devices(self.devices.as_ref(), &device::DEFAULT);
+        }
+        let mut rules = device::DEFAULT.to_vec();
+        for device in &config.devices {
+            rules.push(devices::rule(device)?);
+        }
+        // Where the kernel takes none, that was told at the start.
+        let program = self.devices.as_ref().and_then(|_| device::Program::load(&rules).ok());
+        group.restrict_devices(program.as_ref(), &rules)
+    }
+
     fn make_places(&self, config: &ContainerConfig, group: &Group) -> io::Result<()> {
         group.make()?;
         // With or without a limit of its own: a pod's limit, or the machine's, takes whole containers too (as the
@@ -190,7 +205,7 @@ impl Supervisor {
             tracing::warn!(container = config.id, ?missing, "this host's cgroups cannot limit everything");
         }
         if !config.security.privileged
-            && let Err(error) = group.restrict_devices(self.devices.as_ref())
+            && let Err(error) = self.restrict_devices(config, group)
         {
             // The mounts hold no device nodes either way; without mknod this is the second line only.
             tracing::warn!(container = config.id, %error, "this host's cgroups cannot restrict devices");

@@ -269,8 +269,7 @@ pub fn assemble(
 ) -> Step<()> {
     mount::set_spread_of_all(Spread::Private).during("cut off mount propagation")?;
     sources.extend(open_images(config, places.root, users)?);
-    // A mount inside another one's place comes after it.
-    sources.sort_by_key(|source| source.target.components().count());
+    let found = devices::find(&config.devices)?;
     mount_root(config, places, users)?;
     let root = Root::open(places.root).during("open root")?;
     for directory in ["proc", "sys", "dev"] {
@@ -281,7 +280,15 @@ pub fn assemble(
     standard_mounts(config, places, &root, users)?;
     // Before a mount of the container's can cover it: what hides a file must be the real null (CVE-2025-31133).
     let null = root.open_at("dev/null", OFlags::PATH | OFlags::NOFOLLOW).during("open /dev/null")?;
+    let dev = root.open_dir("dev").during("open /dev")?;
+    for (number, (device, like)) in found.iter().enumerate() {
+        let tree = devices::node(&dev, number, device, like)?;
+        sources.push(Source { target: device.target.clone(), tree, directory: false });
+    }
+    // A mount inside another one's place comes after it.
+    sources.sort_by_key(|source| source.target.components().count());
     make_places(config, &root, &sources, users)?;
+    (0..found.len()).try_for_each(|number| devices::forget(&dev, number))?;
     if !config.security.privileged && !config.security.unmasked_proc {
         hide(&root, null.as_fd())?;
     }
