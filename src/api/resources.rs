@@ -122,10 +122,23 @@ fn asked(container: &Container) -> Resources {
     amounts(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
 }
 
+/// The amounts of those resources that a pod may state for all of its containers together.
+pub fn stated(list: Option<&BTreeMap<String, Amount>>) -> Resources {
+    only(&amounts(list), is_of_whole_pods)
+}
+
+/// What a pod asks for all of its containers together.
+fn whole(spec: &PodSpec) -> Resources {
+    stated(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+}
+
 /// The amounts that a pod states for itself and for the sandbox, over those of its containers.
-fn with_whole(spec: &PodSpec, mut of_containers: Resources) -> Resources {
-    let whole = amounts(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()));
-    of_containers.extend(only(&whole, is_of_whole_pods));
+fn with_whole(spec: &PodSpec, of_containers: Resources) -> Resources {
+    with(spec, of_containers, whole(spec))
+}
+
+fn with(spec: &PodSpec, mut of_containers: Resources, whole: Resources) -> Resources {
+    of_containers.extend(whole);
     add(&mut of_containers, &amounts(spec.overhead.as_ref()));
     of_containers
 }
@@ -161,7 +174,14 @@ pub fn held(pod: &Pod) -> Resources {
     if !refused {
         raise(&mut most, &of_containers(spec, asked));
     }
-    with_whole(spec, most)
+    let asked = whole(spec);
+    let mut whole = if refused { Resources::new() } else { asked.clone() };
+    let given = status.resources.as_ref().and_then(|given| given.requests.as_ref());
+    for list in [given, status.allocated_resources.as_ref()] {
+        // Of what the pod does not state for itself, these tell the sum.
+        raise(&mut whole, &only(&amounts(list), |name| asked.contains_key(name)));
+    }
+    with(spec, most, whole)
 }
 
 /// Whether a pod's node has said that it can never give what the pod's spec asks for.
@@ -212,6 +232,29 @@ mod tests {
         }
         assert!(of_pod(&json!({"containers": {"a": 1}}), "limits").is_empty());
     }
+
+    #[test]
+    fn a_pod_on_a_node_takes_what_was_set_aside_for_all_of_it() {
+        for (spec, allocated, given, reason, cpu) in [
+            ("4", "2", "2", "Deferred", "5"),
+            ("4", "2", "3", "Infeasible", "4"),
+            ("1", "1", "3", "", "4"),
+            ("3", "2", "1", "", "4"),
+        ] {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"resources": {"requests": {"cpu": spec}}, "overhead": {"cpu": "1"},
+                    "containers": [{"name": "c", "resources": {"requests": {"cpu": "500m"}}}]},
+                "status": {"containerStatuses": [], "allocatedResources": {"cpu": allocated, "memory": "9Gi"},
+                    "resources": {"requests": {"cpu": given, "memory": "9Gi"}},
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}]},
+            }))
+            .unwrap();
+            let held = held(&pod);
+            assert_eq!(held["cpu"].to_string(), cpu, "{spec} {allocated} {given} {reason}");
+            assert!(!held.contains_key("memory"), "the sum of containers is not the pod's own");
+        }
+    }
+
     #[test]
     fn a_pod_on_a_node_takes_what_was_set_aside_for_it() {
         let pod = |spec: &str, allocated: Option<&str>, given: Option<&str>, reason: &str| -> Pod {

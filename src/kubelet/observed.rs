@@ -37,6 +37,8 @@ pub mod label {
     pub const STOP_SIGNAL: &str = "stop-signal";
     /// The resources that it was started with, as JSON.
     pub const RESOURCES: &str = "resources";
+    /// What its pod stated for all of its containers together, of a sandbox or a container, as JSON.
+    pub const WHOLE: &str = "whole";
     /// As whom the process was started: `UID:GID:GROUP,GROUP`.
     pub const USER: &str = "user";
 }
@@ -63,6 +65,8 @@ pub struct ObservedSandbox {
     pub attempt: u32,
     /// Whether it can still hold containers.
     pub alive: bool,
+    /// What it was given for all containers together, where the pod states that.
+    pub whole: Option<ResourceRequirements>,
     /// The pod's address; `None` on the host's network.
     pub address: Option<String>,
     /// Its second one, of IPv6, where it has one.
@@ -97,6 +101,8 @@ pub struct ObservedContainer {
     pub user: Option<StartedAs>,
     /// What it was given of CPU and memory; `None` when nobody has written that down.
     pub resources: Option<ResourceRequirements>,
+    /// What its pod stated for all of its containers when it was made, where it did.
+    pub whole: Option<ResourceRequirements>,
     /// Why its process could not be started; it has ended then without having run.
     pub start_error: Option<String>,
     /// How it is while it runs.
@@ -185,7 +191,8 @@ impl ObservedContainer {
             image: text(labels, label::IMAGE),
             image_id: text(labels, label::IMAGE_ID),
             stop_signal: text(labels, label::STOP_SIGNAL).parse().unwrap_or(TERM),
-            resources: labels.get(label::RESOURCES).and_then(|text| serde_json::from_str(text).ok()),
+            resources: resources(labels, label::RESOURCES),
+            whole: resources(labels, label::WHOLE),
             user: labels.get(label::USER).and_then(|text| StartedAs::parse(text)),
             start_error: None,
             health: Health::default(),
@@ -204,6 +211,11 @@ impl ObservedContainer {
         let state = ContainerState::Exited { started: now, finished: now, exit, oom_killed: false };
         ObservedContainer { start_error: Some(error), ..ObservedContainer::of(id, labels, state) }
     }
+}
+
+/// The resources that a label tells of.
+fn resources(labels: &Labels, label: &str) -> Option<ResourceRequirements> {
+    labels.get(label).and_then(|text| serde_json::from_str(text).ok())
 }
 
 /// The exit code of a process that could not be started, as containerd reports it.
@@ -228,6 +240,7 @@ impl ObservedPod {
                 id: newest.id.clone(),
                 attempt: number(&newest.labels, label::ATTEMPT),
                 alive: newest.alive,
+                whole: resources(&newest.labels, label::WHOLE),
                 address: newest.labels.get(label::ADDRESS).cloned(),
                 address6: newest.labels.get(label::ADDRESS6).cloned(),
             }),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass;
+use serde_json::json;
 
 use super::context::Context;
 use super::hosts;
@@ -51,7 +52,7 @@ pub async fn create<R: Runtime>(context: &Context<R>, pod: &Pod, attempt: u32) -
 fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> SandboxConfig {
     let meta = &pod.metadata;
     let uid = meta.uid.clone().unwrap_or_default();
-    let labels: Labels = [
+    let mut labels: Labels = [
         (label::UID, uid.clone()),
         (label::NAMESPACE, meta.namespace.clone().unwrap_or_default()),
         (label::POD, meta.name.clone().unwrap_or_default()),
@@ -59,6 +60,9 @@ fn config(pod: &Pod, spec: &PodSpec, attempt: u32, share_processes: bool) -> San
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    if let Some(whole) = &spec.resources {
+        labels.insert(label::WHOLE.to_owned(), json!(whole).to_string());
+    }
     let on_host = spec.host_network == Some(true);
     let sysctls = spec.security_context.iter().flat_map(|c| c.sysctls.iter().flatten());
     let mut sysctls: BTreeMap<String, String> =
@@ -102,7 +106,7 @@ pub fn rejection(pod: &Pod) -> Option<Waiting> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     fn pod(spec: Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}, "spec": spec})).unwrap()

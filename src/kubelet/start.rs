@@ -310,6 +310,7 @@ mod tests {
             stop_signal: 15,
             user: None,
             resources: None,
+            whole: None,
             start_error: None,
             health: Health::default(),
             state: ContainerState::Running { started, pid: 1 },

@@ -67,6 +67,41 @@ async fn a_resize_waits_for_room_and_comes_when_there_is_some() {
 }
 
 #[tokio::test]
+async fn a_pod_as_a_whole_is_resized_when_there_is_room() {
+    let cluster = Cluster::start().await;
+    let stating = |cpu: &str| json!({"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": "9"}}});
+    cluster.apply(&pod("grows", "1", stating("2"))).await;
+    cluster.apply(&pod("other", "5", json!({}))).await;
+    for name in ["grows", "other"] {
+        cluster.until(&format!("pods/{name}"), runs).await;
+    }
+    let has = |cpu: &'static str| {
+        move |pod: &Value| {
+            pod["status"]["allocatedResources"]["cpu"] == cpu
+                && pod["status"]["resources"]["requests"]["cpu"] == cpu
+        }
+    };
+    cluster.until("pods/grows", has("2")).await;
+    cluster.resize_spec("grows", stating("4")).await;
+    let grows = cluster.until("pods/grows", |pod| pending(pod).0 == "Deferred").await;
+    let message = "Node didn't have enough resource: cpu, requested: 4000, used: 5000, capacity: 8000";
+    assert_eq!((pending(&grows).1, has("2")(&grows)), (message, true));
+    cluster.delete("pods/other").await;
+    let grows = cluster.until("pods/grows", has("4")).await;
+    assert_eq!(
+        (pending(&grows).0, &grows["status"]["containerStatuses"][0]["restartCount"]),
+        ("", &json!(0))
+    );
+    for event in ["ResizeDeferred: ", "ResizeStarted: ", "ResizeCompleted: "] {
+        cluster.until_event("Pod/grows", event).await;
+    }
+    // What it has counts for others.
+    cluster.apply(&pod("late", "5", json!({}))).await;
+    cluster.pass(5).await;
+    assert!(!runs(&cluster.get("pods/late").await.unwrap()));
+}
+
+#[tokio::test]
 async fn a_pod_that_names_its_node_must_fit_all_the_same() {
     let cluster = Cluster::start().await;
     let port = json!([{"name": "c", "image": "first", "ports": [{"containerPort": 80, "hostPort": 80}]}]);

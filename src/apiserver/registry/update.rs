@@ -296,6 +296,7 @@ fn carry_over(place: Place<'_>, part: Part, new: &mut Value, old: &Value) {
         Part::Binding => {}
         Part::Resize => {
             let mut asked = std::mem::replace(new, old.clone());
+            carry_field(&mut new["spec"], &asked["spec"], "resources");
             for list in ["containers", "initContainers"] {
                 let names = |of: &Value| -> Vec<Value> {
                     of["spec"][list].as_array().into_iter().flatten().map(|one| one["name"].clone()).collect()

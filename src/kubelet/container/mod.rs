@@ -127,6 +127,8 @@ fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image, started
     let asked = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref());
     let signal =
         asked.or(image.config.stop_signal.as_deref()).and_then(signal_number).unwrap_or(libc::SIGTERM);
+    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let whole = whole.map(|whole| (label::WHOLE, json!(whole).to_string()));
     [
         (label::UID, pod.metadata.uid.clone().unwrap_or_default()),
         (label::CONTAINER, container.name.clone()),
@@ -138,8 +140,10 @@ fn labels(pod: &Pod, container: &Container, attempt: u32, image: &Image, started
         (label::USER, started_as.text()),
         (label::RESOURCES, json!(container.resources.clone().unwrap_or_default()).to_string()),
     ]
+    .into_iter()
+    .chain(whole)
     .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    .collect()
 }
 
 /// The first and the last real-time signal, as images and pods count them.

@@ -121,6 +121,13 @@ pub enum Action {
         /// These, as JSON.
         to: String,
     },
+    /// Give a pod what its spec states for all of its containers together.
+    ResizePod {
+        /// Its sandbox.
+        id: String,
+        /// That, as JSON.
+        to: String,
+    },
     /// Forget an ended container that two newer attempts have replaced.
     Forget {
         /// The runtime's id.

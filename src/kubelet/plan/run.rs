@@ -11,7 +11,7 @@ use crate::kubelet::observed::{
     Ailment, History, ObservedContainer, ObservedPod, UNSEEN, fingerprint, history,
 };
 use crate::kubelet::pod::ephemeral;
-use crate::kubelet::resize::{Resize, resize};
+use crate::kubelet::resize::{Resize, is_other_whole, resize, restarts_with_whole};
 
 /// What a pod whose containers are to run needs.
 pub(super) fn run(
@@ -30,7 +30,12 @@ pub(super) fn run(
         return stop(pod, spec, observed, (memory, now), (grace, left), outcome, plan);
     }
     match &observed.sandbox {
-        Some(sandbox) if sandbox.alive => {}
+        Some(sandbox) if sandbox.alive => {
+            if is_other_whole(sandbox.whole.as_ref(), spec.resources.as_ref()) {
+                let (id, to) = (sandbox.id.clone(), json!(spec.resources).to_string());
+                plan.actions.push(Action::ResizePod { id, to });
+            }
+        }
         Some(sandbox) => {
             plan.actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
             return;
@@ -153,7 +158,9 @@ impl Keep<'_> {
         if newest.hash != fingerprint(container) {
             return Some(KillReason::Changed);
         }
-        if resize_of(newest, container) == Resize::Restart {
+        if resize_of(newest, container) == Resize::Restart
+            || restarts_with_whole(newest.whole.as_ref(), self.spec.resources.as_ref(), container)
+        {
             return Some(KillReason::Resized);
         }
         let ailment = newest.health.ailment?;

@@ -3,6 +3,7 @@
 mod conditions;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -139,6 +140,10 @@ pub fn status(pod: &Pod, observed: &ObservedPod, notes: &Notes, now: SystemTime)
         message: failure.map(|f| f.message.clone()).or(old.message.clone()),
         ..old
     };
+    if observed.sandbox.is_some() {
+        status.allocated_resources = whole::allocated(spec);
+        status.resources = whole::given(spec, observed);
+    }
     let sandboxed = observed.sandbox.as_ref().is_some_and(|s| s.alive);
     shorten_messages(&mut status);
     let sidecars: Vec<&str> =

@@ -151,13 +151,18 @@ impl<R: Runtime> Worker<R> {
                 self.context.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &message);
                 self.holds.failed(action, now);
             }
-            (Action::Resize { .. }, Err(NotStarted::Waits(why))) => {
+            (Action::Resize { .. } | Action::ResizePod { .. }, Err(NotStarted::Waits(why))) => {
                 self.resize_failed(pod, why);
                 self.holds.failed(action, now);
             }
             (Action::Resize { id, container: name, .. }, Ok(())) => {
                 let resources = container(pod, name).and_then(|c| c.resources.clone()).unwrap_or_default();
                 self.resized.insert(id.clone(), resources);
+                self.holds.done(action, now);
+            }
+            (Action::ResizePod { id, .. }, Ok(())) => {
+                let stated = pod.spec.as_ref().and_then(|spec| spec.resources.clone());
+                self.resized.insert(id.clone(), stated.unwrap_or_default());
                 self.holds.done(action, now);
             }
             (_, Err(why)) => {
@@ -238,6 +243,7 @@ async fn perform<R: Runtime>(
             };
             return Ok(resize::in_place(context, pod, (sandbox, id), &spec, before)?);
         }
+        Action::ResizePod { .. } => return Ok(resize::whole(context, pod, observed)?),
         // It goes on beside everything else.
         Action::PreStop { .. } => return Ok(()),
         Action::Signal { id, signal, .. } => runtime.signal(id, *signal).await,

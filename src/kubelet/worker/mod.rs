@@ -244,6 +244,11 @@ impl<R: Runtime> Worker<R> {
             let here = self.unstarted.iter().filter(|(sandbox, _)| *sandbox == id);
             observed.add(here.map(|(_, container)| container.clone()));
         }
+        if let Some(sandbox) = &mut observed.sandbox
+            && let Some(whole) = self.resized.get(&sandbox.id)
+        {
+            sandbox.whole = Some(whole.clone());
+        }
         for container in &mut observed.containers {
             if let Some(resources) = self.resized.get(&container.id) {
                 container.resources = Some(resources.clone());
@@ -265,13 +270,13 @@ impl<R: Runtime> Worker<R> {
         self.memory.ended.retain(|id, _| here(id));
         self.memory.signalled.retain(|id, _| here(id));
         self.memory.pre_stops.retain(|id, _| here(id));
-        self.resized.retain(|id, _| here(id));
+        let sandbox = observed.sandbox.as_ref().map(|s| s.id.as_str());
+        self.resized.retain(|id, _| here(id) || sandbox == Some(id));
         self.hooks.retain(observed);
         for (id, hook) in &mut self.memory.pre_stops {
             hook.over |= self.hooks.went(id, Moment::PreStop).is_some();
         }
         self.notes.messages.retain(|id, _| here(id));
-        let sandbox = observed.sandbox.as_ref().map(|s| s.id.as_str());
         self.unstarted.retain(|(of, _)| Some(of.as_str()) == sandbox);
     }
 

@@ -9,7 +9,6 @@ use super::{Desired, Worker};
 use crate::client::events::EventType;
 use crate::kubelet::allocation::{Record, Verdict, Victim, applied, differs, recorded};
 use crate::kubelet::observed::ObservedPod;
-use crate::kubelet::plan::is_sidecar;
 use crate::kubelet::resize;
 use crate::kubelet::status::Waiting;
 use crate::runtime::Runtime;
@@ -86,11 +85,7 @@ impl<R: Runtime> Worker<R> {
     }
 
     fn granted(&mut self, pod: &Pod) {
-        let spec = pod.spec.iter().flat_map(|spec| {
-            spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(|c| is_sidecar(c)))
-        });
-        let record = spec.map(|c| (c.name.clone(), c.resources.clone().unwrap_or_default()));
-        self.sizes.allocated = Some(record.collect());
+        self.sizes.allocated = pod.spec.as_ref().map(Record::of);
         self.notes.resize.pending = None;
         self.notes.resize.under_way = Some(Waiting::default());
         self.tell_resize(pod, EventType::Normal, "ResizeStarted", "started", "");

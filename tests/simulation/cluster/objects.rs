@@ -88,7 +88,12 @@ impl Cluster {
 
     /// Changes what the container `c` of a pod may use.
     pub async fn resize(&self, name: &str, resources: Value) {
-        let patch = json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
+        self.resize_spec(name, json!({"containers": [{"name": "c", "resources": resources}]})).await;
+    }
+
+    /// Changes what of a pod's spec can be resized.
+    pub async fn resize_spec(&self, name: &str, spec: Value) {
+        let patch = json!({"spec": spec});
         let action = Action::Patch(PatchKind::Strategic, patch, WriteOptions::default());
         let mut target = target(&kind("pods"), NAMESPACE, Some(name));
         target.subresource = Some("resize".into());

@@ -1,4 +1,5 @@
-//! What a resize of a pod may change: CPU and memory of its containers (`ValidatePodResize`).
+//! What a resize of a pod may change: CPU and memory of its containers, and of all of them together
+//! (`ValidatePodResize`).
 
 use serde_json::{Value, json};
 
@@ -20,6 +21,7 @@ pub(super) fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
         let why = "Pod QOS Class may not change as a result of resizing";
         errors.push(FieldError::invalid("spec", &json!(class), why));
     }
+    errors.extend(whole(&new["spec"]["resources"], &old["spec"]["resources"]));
     let misplaced = misplaced(&new["spec"], &old["spec"]);
     if !misplaced.is_empty() {
         errors.extend(misplaced);
@@ -48,6 +50,28 @@ pub(super) fn resize(new: &Value, old: &Value) -> Vec<FieldError> {
                 });
             }
         }
+    }
+    errors
+}
+
+/// What is wrong with a change of what a pod states for all of its containers (`validatePodLevelResourcesResize`).
+fn whole(new: &Value, old: &Value) -> Vec<FieldError> {
+    const PATH: &str = "spec.resources";
+    if new.is_null() && !old.is_null() {
+        return vec![FieldError::forbidden(PATH, "pod-level resources cannot be removed")];
+    }
+    let mut errors = Vec::new();
+    for kind in ["requests", "limits"] {
+        if entries(old, kind).any(|(name, _)| new[kind][name].is_null()) {
+            let why = format!("pod-level resource {kind} cannot be removed");
+            errors.push(FieldError::forbidden(format!("{PATH}.{kind}"), &why));
+        }
+    }
+    let beside = |resources: &Value| {
+        Some(fixed(resources)).filter(|left| left.as_object().is_some_and(|l| !l.is_empty()))
+    };
+    if beside(new) != beside(old) {
+        errors.push(FieldError::forbidden("spec", "only cpu and memory resources are mutable at pod-level"));
     }
     errors
 }
@@ -88,6 +112,43 @@ fn fixed(resources: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_and_memory_of_all_containers_change_as_well() {
+        let pod = |resources: Value| {
+            json!({"metadata": {}, "status": {"qosClass": "Burstable"}, "spec": {"resources": resources,
+                "containers": [{"name": "a", "resources": {"requests": {"cpu": "1m"}}}]}})
+        };
+        let some = json!({"requests": {"cpu": "1", "memory": "1Mi"}, "limits": {"cpu": "2"}});
+        for (old, new, error) in [
+            (
+                &some,
+                json!({"requests": {"cpu": "2", "memory": "2Mi"}, "limits": {"cpu": "3", "memory": "9Mi"}}),
+                None,
+            ),
+            (&Value::Null, json!({"requests": {"cpu": "2"}}), None),
+            (&some, Value::Null, Some("spec.resources: Forbidden: pod-level resources cannot be removed")),
+            (
+                &some,
+                json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}),
+                Some("spec.resources.requests: Forbidden: pod-level resource requests cannot be removed"),
+            ),
+            (
+                &some,
+                json!({"requests": {"cpu": "1", "memory": "1Mi"}}),
+                Some("spec.resources.limits: Forbidden: pod-level resource limits cannot be removed"),
+            ),
+            (
+                &some,
+                json!({"requests": {"cpu": "1", "memory": "1Mi", "hugepages-2Mi": "2Mi"}, "limits": {"cpu": "2"}}),
+                Some("spec: Forbidden: only cpu and memory resources are mutable at pod-level"),
+            ),
+        ] {
+            let told: Vec<String> =
+                resize(&pod(new.clone()), &pod(old.clone())).iter().map(ToString::to_string).collect();
+            assert_eq!(told, error.into_iter().collect::<Vec<_>>(), "{old} {new}");
+        }
+    }
 
     #[test]
     fn cpu_and_memory_change_within_the_class() {

@@ -129,3 +129,64 @@ async fn what_others_have_is_waited_for() {
     assert_eq!((condition(&bed).0, bed.given()), (Value::Null, json!("700m")));
     assert_eq!(bed.times_said("ResizeDeferred"), 1);
 }
+
+/// A pod that states for itself what its container, which says nothing, may use.
+fn stating(cpu: &str, policy: &str) -> Pod {
+    let mut pod = sized(cpu, policy);
+    let spec = pod.spec.as_mut().unwrap();
+    spec.resources = spec.containers[0].resources.take();
+    pod
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_states_for_itself_changes_as_well() {
+    for (policy, starts) in [("NotRequired", 1), ("RestartContainer", 3)] {
+        let bed = Bed::start(stating("500m", policy), SimRuntime::new());
+        pass(1).await;
+        let whole = |bed: &Bed| {
+            let status = bed.status();
+            (status["allocatedResources"]["cpu"].clone(), status["resources"]["limits"]["cpu"].clone())
+        };
+        assert_eq!((bed.limits(), whole(&bed)), (vec![], (json!("500m"), json!("500m"))));
+        let resize = |cpu: &str| bed.desired.send_replace(Desired::Pod(Arc::new(stating(cpu, policy))));
+        resize("1");
+        pass(2).await;
+        assert_eq!(whole(&bed), (json!("1"), json!("1")), "{policy}");
+        resize("250m");
+        // Who has just started waits before it does so again.
+        pass(20).await;
+        let (around, own) = ((true, Some(100_000)), (false, Some(100_000)));
+        let (less_around, less_own) = ((true, Some(25_000)), (false, Some(25_000)));
+        match policy {
+            "NotRequired" => assert_eq!(bed.limits(), [around, own, less_own, less_around]),
+            // What starts anew has the limits of then.
+            _ => assert_eq!(bed.limits(), [around, less_around]),
+        }
+        assert_eq!((bed.starts(), whole(&bed)), (starts, (json!("250m"), json!("250m"))), "{policy}");
+        resize("5");
+        pass(2).await;
+        assert_eq!(bed.condition("PodResizePending"), "True");
+        assert_eq!((bed.starts(), whole(&bed)), (starts, (json!("250m"), json!("250m"))), "{policy}");
+        for event in ["ResizeStarted: ", "ResizeCompleted: "] {
+            assert_eq!(bed.times_said(event), 2, "{event}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_has_changed_is_left_alone_by_the_next_kubelet() {
+    let mut bed = Bed::start(stating("500m", "RestartContainer"), SimRuntime::new());
+    pass(1).await;
+    bed.desired.send_replace(Desired::Pod(Arc::new(stating("1", "RestartContainer"))));
+    pass(5).await;
+    assert_eq!(bed.starts(), 2);
+    bed.desired.send_modify(|desired| {
+        let mut pod = Pod::clone(desired.pod());
+        pod.status = serde_json::from_value(bed.status()).unwrap();
+        *desired = Desired::Pod(Arc::new(pod));
+    });
+    bed.restart().await;
+    pass(30).await;
+    assert_eq!((bed.starts(), bed.limits().last()), (2, Some(&(false, Some(100_000)))));
+    assert_eq!(bed.status()["resources"]["limits"]["cpu"], "1");
+}
