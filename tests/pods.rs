@@ -661,6 +661,7 @@ kind: Pod
 metadata: {name: gated}
 spec:
   readinessGates: [{conditionType: example.test/open}]
+  resources: {limits: {cpu: 300m}}
   containers:
   - {name: main, image: busybox, command: [sleep, "1000"], resources: {requests: {cpu: 50m}, limits: {cpu: 100m}}}
 "#;
@@ -699,6 +700,12 @@ fn containers_are_cared_for() {
     let more = r#"{"spec":{"containers":[{"name":"main","resources":{"limits":{"cpu":"200m"}}}]}}"#;
     bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=resize", "-p", more]);
     becomes("gated", &format!("{main}.resources.limits.cpu"), "200m");
+    // So it does as a whole.
+    let more = r#"{"spec":{"resources":{"limits":{"cpu":"400m"}}}}"#;
+    bed.ok(&["kubectl", "patch", "pod", "gated", "--subresource=resize", "-p", more]);
+    becomes("gated", ".status.resources.limits.cpu", "400m");
+    let group = r"find /sys/fs/cgroup -path *$0* \( -name cpu.max -o -name cpu.cfs_quota_us \) -exec grep -l ^40000 {} +";
+    assert!(!bed.ok(&["bash", "-c", group, &bed.name]).is_empty());
     assert_eq!(field("gated", &format!("{main}.restartCount")), "0");
 
     said("ill-begun", "PostStartHook failed");

@@ -155,6 +155,7 @@ async fn a_supervisor_understands_daemons_of_other_versions() {
         (99, r#""Hello""#, "\"oldest\":1"),
         (1, r#""Observe""#, "\"Observed\""),
         (2, r#"{"ObserveLabelled":{"label":"a","value":"b"}}"#, "\"Observed\""),
+        (3, r#""Observe""#, "\"Observed\""),
         (0, r#""Observe""#, "protocol version 0 is not"),
         (99, r#""Observe""#, "protocol version 99 is not"),
         (1, &format!(r#"{{"EnsureSandbox":{sandbox}}}"#), "\"Done\""),
@@ -171,7 +172,7 @@ async fn a_daemon_agrees_with_supervisors_of_other_versions() {
     use std::io::Write;
     for (hello, spoken) in [
         (r#"{"Hello":{"version":1,"pid":1}}"#, Some(1)),
-        (r#"{"Hello":{"version":7,"oldest":1,"pid":1,"later":1}}"#, Some(2)),
+        (r#"{"Hello":{"version":7,"oldest":1,"pid":1,"later":1}}"#, Some(3)),
         (r#"{"Hello":{"version":7,"oldest":7,"pid":1}}"#, None),
         (r#"{"Hello":{"version":0,"pid":1}}"#, None),
     ] {
