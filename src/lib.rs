@@ -46,9 +46,10 @@
 //! 9. No polling: an idle cluster uses no CPU beyond heartbeats. The exceptions are asked for: probes; emptyDirs on disk
 //!    with a `sizeLimit` and containers with a limit of `ephemeral-storage` are measured every 10 seconds while their
 //!    pod runs; other API servers that serve a part of the API (APIServices) are asked every 30 seconds whether they
-//!    are there; autoscalers look at what pods use every 15 seconds; a port of the ingress that another program has is
-//!    asked for again, less and less often; and while pods run or the node runs short, what is left of its memory, disks
-//!    and processes is measured every 10 seconds to 5 minutes, the more seldom the more is left.
+//!    are there; autoscalers look at what pods use every 15 seconds, and so are volumes looked at that are to be emptied
+//!    and in use; a port of the ingress that another program has is asked for again, less and less often; and while pods
+//!    run or the node runs short, what is left of its memory, disks and processes is measured every 10 seconds to 5
+//!    minutes, the more seldom the more is left.
 
 pub mod sys;
 
