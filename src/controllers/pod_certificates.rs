@@ -67,20 +67,43 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::client::testing::FakeApi;
+
+    const MADE: &str = "2030-01-01T00:00:00Z";
+
+    fn request(mut metadata: Value) -> (Value, PodCertificateRequest) {
+        metadata["namespace"] = "default".into();
+        metadata["name"] = "www".into();
+        let request = json!({"metadata": metadata, "spec": {"signerName": "", "podName": "", "podUID": "",
+            "serviceAccountName": "", "serviceAccountUID": "", "nodeName": "", "nodeUID": "",
+            "stubPKCS10Request": ""}});
+        (request.clone(), serde_json::from_value(request).unwrap())
+    }
 
     #[test]
     fn requests_stay_a_quarter_of_an_hour() {
-        let made = json!("2030-01-01T00:00:00Z");
         for (metadata, expected) in [
-            (json!({"creationTimestamp": made}), Some("2030-01-01T00:15:00Z")),
-            (json!({"creationTimestamp": made, "deletionTimestamp": made}), None),
+            (json!({"creationTimestamp": MADE}), Some("2030-01-01T00:15:00Z")),
+            (json!({"creationTimestamp": MADE, "deletionTimestamp": MADE}), None),
             (json!({}), None),
         ] {
-            let request: Value = json!({"metadata": metadata, "spec": {"signerName": "", "podName": "",
-                "podUID": "", "serviceAccountName": "", "serviceAccountUID": "", "nodeName": "", "nodeUID": "",
-                "stubPKCS10Request": ""}});
-            let request = serde_json::from_value(request).unwrap();
+            let (_, request) = request(metadata.clone());
             assert_eq!(end(&request), expected.map(|text| text.parse().unwrap()), "{metadata}");
+        }
+    }
+
+    #[tokio::test]
+    async fn old_requests_are_removed() {
+        let api = FakeApi::default();
+        let (stored, request) = request(json!({"creationTimestamp": MADE}));
+        api.put("podcertificaterequests", stored);
+        for (now, left) in
+            [("2030-01-01T00:14:00Z", 1), ("2030-01-01T00:15:00Z", 0), ("2030-01-01T00:16:00Z", 0)]
+        {
+            let now = now.parse().unwrap();
+            let next = act(&api.client(), "default/www", &request, now).await;
+            assert!(next.is_ok(), "{now}");
+            assert_eq!(api.all("podcertificaterequests").len(), left, "{now}");
         }
     }
 }
