@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// A duration to the millisecond: `1m30s`, `1.5s`, `85ms`.
+/// A duration to the millisecond: `2h0m0s`, `1m30s`, `1.5s`, `85ms`.
 pub fn duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let seconds = |millis: u128| match (millis / 1000, millis % 1000) {
@@ -17,7 +17,11 @@ pub fn duration(duration: Duration) -> String {
         0 => "0s".to_owned(),
         1..=999 => format!("{millis}ms"),
         1000..=59_999 => seconds(millis),
-        _ => format!("{}m{}", millis / 60_000, seconds(millis % 60_000)),
+        60_000..=3_599_999 => format!("{}m{}", millis / 60_000, seconds(millis % 60_000)),
+        _ => {
+            let (hours, rest) = (millis / 3_600_000, millis % 3_600_000);
+            format!("{hours}h{}m{}", rest / 60_000, seconds(rest % 60_000))
+        }
     }
 }
 
@@ -124,6 +128,8 @@ mod tests {
             (10_050, "10.05s"),
             (60_000, "1m0s"),
             (61_500, "1m1.5s"),
+            (3_600_000, "1h0m0s"),
+            (90_061_000, "25h1m1s"),
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), text);
         }

@@ -133,6 +133,22 @@ pub fn label_value(value: &str) -> Vec<String> {
     wrong
 }
 
+/// The reason of a condition of the common form.
+pub fn condition_reason(value: &str) -> Vec<String> {
+    let last = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = value.as_bytes();
+    let good = bytes.first().is_some_and(u8::is_ascii_alphabetic)
+        && bytes.iter().all(|b| last(*b) || b",:".contains(b))
+        && bytes.last().is_some_and(|b| last(*b));
+    if good {
+        return Vec::new();
+    }
+    let what = "a condition reason must start with alphabetic character, optionally followed by a string of \
+                alphanumeric characters or '_,:', and must end with an alphanumeric character or '_'";
+    let examples = ["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"];
+    vec![pattern(what, "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", &examples)]
+}
+
 /// The name of an environment variable.
 pub fn env_name(value: &str) -> Vec<String> {
     if value.is_empty() {
@@ -255,6 +271,7 @@ mod tests {
             (dns_subdomain_with_underscores, &["_a._tcp.b", "a_b"], &["", "a_", "__a", "A"]),
             (qualified_name, &["a", "A_b.c-d", "x.io/A"], &["", "/a", "a/", "a/b/c", "X/a", "-a", &long]),
             (label_value, &["", "A", "1_2"], &["-", "a ", "ä", &long]),
+            (condition_reason, &["A", "my_name", "A,B:c_"], &["", "1", "a b", "a:", "_a", "ä"]),
             (env_name, &["A", "a.b-c 1"], &["", "a=b", "ä", "a\n"]),
             (config_key, &["a", ".a", "_"], &["", ".", "..", "..a", "a/b"]),
             (wildcard_subdomain, &["*.a", "*.a.b"], &["*", "a.b", "*.*.a", "*a.b", "*."]),

@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, PodCertificateRequest};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -48,6 +48,7 @@ resources! {
     PersistentVolume => "persistentvolumes",
     PersistentVolumeClaim => "persistentvolumeclaims",
     Pod => "pods",
+    PodCertificateRequest => "podcertificaterequests",
     PodDisruptionBudget => "poddisruptionbudgets",
     ReplicaSet => "replicasets",
     ReplicationController => "replicationcontrollers",

@@ -26,6 +26,7 @@ pub mod node_health;
 pub mod node_taints;
 pub mod node_ttl;
 pub mod owned;
+pub mod pod_certificates;
 pub mod pod_garbage;
 pub mod policy_status;
 pub mod replication;
@@ -114,6 +115,7 @@ impl Controllers {
         tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem.clone()));
         tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
         tasks.spawn(certificates::run(client.clone(), config.authority));
+        tasks.spawn(pod_certificates::run(client.clone()));
         let (services, pods) = (reflect(&mut tasks, &client), reflect::<Pod>(&mut tasks, &client));
         tasks.spawn(load_balancers::run(client.clone(), services.clone()));
         let (kinds, feed) = Kinds::new(&client);

@@ -232,3 +232,88 @@ async fn token_reviews_say_whose_token_it_is() {
     assert_eq!(review(json!({"token": "x"})).await["error"], "invalid bearer token");
     f.post("/apis/authentication.k8s.io/v1/tokenreviews", json!({"spec": {}})).await.expect(400);
 }
+
+const POD_REQUESTS: &str = "/apis/certificates.k8s.io/v1/namespaces/default/podcertificaterequests";
+
+fn pod_request(name: &str, stub: &[u8]) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"signerName": "example.com/signer", "podName": "www", "podUID": "1",
+        "serviceAccountName": "default", "serviceAccountUID": "2", "nodeName": "minik", "nodeUID": "3",
+        "stubPKCS10Request": BASE64.encode(stub)}})
+}
+
+#[tokio::test]
+async fn pods_ask_for_certificates() {
+    let f = Fixture::start().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    let stub = params.serialize_request(&key).unwrap();
+    let mut given = pod_request("www", stub.der());
+    given["status"] = json!({"certificateChain": "x"});
+    let made = f.post(POD_REQUESTS, given).await.expect(201);
+    assert_eq!((&made["spec"]["maxExpirationSeconds"], &made["status"]), (&json!(86400), &json!({})));
+    let listed = f.get(&format!("{POD_REQUESTS}?fieldSelector=spec.nodeName=minik,spec.podName=www")).await;
+    assert_eq!(listed.expect(200)["items"][0]["metadata"]["name"], "www");
+    let none = f.get(&format!("{POD_REQUESTS}?fieldSelector=spec.signerName=other.com/signer")).await;
+    assert_eq!(none.expect(200)["items"], json!([]));
+
+    let mut bad = pod_request("bad", &[]);
+    bad["spec"]["maxExpirationSeconds"] = 60.into();
+    let refused = f.post(POD_REQUESTS, bad).await.expect(422);
+    let fields: Vec<&Value> =
+        refused["details"]["causes"].as_array().unwrap().iter().map(|cause| &cause["field"]).collect();
+    assert_eq!(fields, ["spec.maxExpirationSeconds", "spec.stubPKCS10Request"], "{refused}");
+    let path = format!("{POD_REQUESTS}/www");
+    f.patch(&path, json!({"spec": {"podName": "other"}})).await.expect(422);
+
+    // The right to write the status is not yet the right to sign.
+    let leaf = f.pki.client("signer", &[], LEAF_LIFETIME).unwrap();
+    let signer = client(&f.pki, Some(&leaf)).build().unwrap();
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let rule = |verb: &str, resource: &str| json!({"verbs": [verb], "apiGroups": ["certificates.k8s.io"], "resources": [resource]});
+    let role = |rules: Vec<Value>| json!({"metadata": {"name": "signer"}, "rules": rules});
+    let write = rule("patch", "podcertificaterequests/status");
+    f.post(&format!("{rbac}/clusterroles"), role(vec![write.clone()])).await.expect(201);
+    let binding = json!({"metadata": {"name": "signer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "signer"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "signer"}]});
+    f.post(&format!("{rbac}/clusterrolebindings"), binding).await.expect(201);
+    let patch = |status: &Value| {
+        let url = format!("{}{path}/status", f.base);
+        let body = json!({ "status": status }).to_string();
+        sent(signer.patch(url).header("content-type", "application/merge-patch+json").body(body))
+    };
+    let now = Timestamp::from_second(Timestamp::now().as_second()).unwrap();
+    let (begins, ends) = (now, now + SignedDuration::from_hours(24));
+    params.not_before = std::time::SystemTime::from(begins).into();
+    params.not_after = std::time::SystemTime::from(ends).into();
+    let chain = params.self_signed(&key).unwrap().pem();
+    let condition = |kind: &str| {
+        json!({"type": kind, "status": "True", "reason": "Test", "message": "",
+            "lastTransitionTime": now.to_string()})
+    };
+    let mut issued = json!({"conditions": [condition("Issued")], "certificateChain": chain,
+        "notBefore": begins.to_string(), "notAfter": ends.to_string(),
+        "beginRefreshAt": (now + SignedDuration::from_hours(12)).to_string()});
+    assert_eq!(
+        patch(&issued).await.expect(422)["message"],
+        "PodCertificateRequest.certificates.k8s.io \"www\" is invalid: spec.signerName: Forbidden: User \"signer\" is not \
+         permitted to \"sign\" for signer \"example.com/signer\""
+    );
+    f.patch(&format!("{rbac}/clusterroles/signer"), role(vec![write, rule("sign", "signers")]))
+        .await
+        .expect(200);
+    issued["beginRefreshAt"] = begins.to_string().into();
+    let early = patch(&issued).await.expect(422);
+    assert!(
+        early["message"].as_str().unwrap().ends_with("must be at least 10 minutes after status.notBefore")
+    );
+    issued["beginRefreshAt"] = (now + SignedDuration::from_hours(12)).to_string().into();
+    assert_eq!(patch(&issued).await.expect(200)["status"], issued);
+    let again = patch(&json!({"conditions": [condition("Denied")]})).await.expect(422);
+    assert!(
+        again["message"]
+            .as_str()
+            .unwrap()
+            .ends_with("immutable after PodCertificateRequest is issued, denied, or failed")
+    );
+}

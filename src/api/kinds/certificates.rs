@@ -12,5 +12,6 @@ pub(super) fn kinds() -> Vec<Kind> {
             .with_own("approval", "CertificateSigningRequest", PART_VERBS)
             .with_status(),
         V1.cluster("ClusterTrustBundle", "clustertrustbundles"),
+        V1.namespaced("PodCertificateRequest", "podcertificaterequests").with_status(),
     ]
 }

@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::{Attributes, Operation, rights};
 use crate::api::certificate_request;
-use crate::api::request::Target;
-use crate::api::status::Status;
+use crate::api::request::{Target, User};
+use crate::api::status::{FieldError, Status};
+use crate::api::value::text;
 use crate::apiserver::auth::rbac::MASTERS;
 use crate::apiserver::registry::Registry;
 
@@ -38,8 +39,7 @@ fn is_signed(new: &Value, old: &Value) -> bool {
     ["certificate", "conditions"].iter().any(|field| new[*field] != old[*field])
 }
 
-/// The user must have the right over the signer by its name, or over all signers of its domain. The signer is the old
-/// object's: a change of it is refused elsewhere.
+/// The user must have the right for the signer. It is the old object's: a change of it is refused elsewhere.
 fn may_vouch(
     registry: &Registry,
     attributes: &Attributes<'_>,
@@ -47,7 +47,38 @@ fn may_vouch(
     old: &Value,
     verb: &str,
 ) -> Result<(), Status> {
-    let signer = old["spec"]["signerName"].as_str().unwrap_or_default();
+    let signer = text(&old["spec"], "signerName");
+    if has_right(registry, attributes.user, verb, signer) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
+    Err(attributes.forbidden(request, &why))
+}
+
+/// Whoever writes what became of a pod's request must have the right to sign for its signer. Kubernetes checks it where
+/// it validates, and says so.
+pub fn validate_pods(
+    registry: &Registry,
+    attributes: &Attributes<'_>,
+    request: &Value,
+) -> Result<(), Status> {
+    let (Operation::Update, "status", Some(old)) =
+        (attributes.operation, attributes.subresource, attributes.old)
+    else {
+        return Ok(());
+    };
+    let signer = text(&old["spec"], "signerName");
+    if request["status"] == old["status"] || has_right(registry, attributes.user, "sign", signer) {
+        return Ok(());
+    }
+    let why = format!("User {:?} is not permitted to \"sign\" for signer {signer:?}", attributes.user.name);
+    let errors = [FieldError::forbidden("spec.signerName", &why)];
+    let kind = attributes.kind;
+    Err(Status::invalid(&kind.group, &kind.kind, text(&request["metadata"], "name"), &errors))
+}
+
+/// Whether a user may do this for a signer: by its name, or for all signers of its domain.
+fn has_right(registry: &Registry, user: &User, verb: &str, signer: &str) -> bool {
     let domain = signer.split('/').next().unwrap_or_default();
     let over = |name: &str| Target {
         group: "certificates.k8s.io".to_owned(),
@@ -56,12 +87,8 @@ fn may_vouch(
         name: Some(name.to_owned()),
         ..Target::default()
     };
-    let may = |name: &str| rights::may(registry, attributes.user, verb, &over(name)).is_ok();
-    if may(signer) || may(&format!("{domain}/*")) {
-        return Ok(());
-    }
-    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
-    Err(attributes.forbidden(request, &why))
+    let may = |name: &str| rights::may(registry, user, verb, &over(name)).is_ok();
+    may(signer) || may(&format!("{domain}/*"))
 }
 
 /// Nobody becomes a master by a certificate that the cluster signs.

@@ -167,6 +167,9 @@ async fn decide(
         ("certificates.k8s.io", "certificatesigningrequests") => {
             certificates::validate(registry, attributes, object)?;
         }
+        ("certificates.k8s.io", "podcertificaterequests") => {
+            certificates::validate_pods(registry, attributes, object)?;
+        }
         _ => pod_security::validate(registry, attributes, object)?,
     }
     policies::validating::validate(registry, attributes, object).await?;

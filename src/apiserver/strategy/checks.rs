@@ -3,13 +3,18 @@
 
 use serde_json::{Value, json};
 
-use super::value::{entries, items, text};
+use super::value::{entries, is_set, items, text};
 use crate::api::names;
 use crate::api::selector::LabelSelector;
 use crate::api::status::FieldError;
 
 /// What is said of a number below zero.
 pub(super) const NEGATIVE: &str = "must be greater than or equal to 0";
+/// What the status of a condition may be.
+const STATUSES: &[&str] = &["False", "True", "Unknown"];
+/// The longest reason and the longest message of a condition of the common form.
+const REASON_BYTES: usize = 1 << 10;
+const MESSAGE_BYTES: usize = 32 << 10;
 
 /// The fields of an object that are numbers below zero; `path` is that of the object.
 pub(super) fn nonnegative(path: &str, object: &Value, fields: &[&str]) -> Vec<FieldError> {
@@ -54,6 +59,46 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
         (a, b) => a == b || (empty(a) && empty(b)),
     }
+}
+
+/// What is wrong with conditions of the common form (`ValidateConditions` of apimachinery).
+pub(super) fn conditions(all: &[Value]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (i, condition) in all.iter().enumerate() {
+        let path = format!("status.conditions[{i}]");
+        let at = |field: &str| format!("{path}.{field}");
+        if all[..i].iter().any(|before| before["type"] == condition["type"]) {
+            errors.push(FieldError::duplicate(path.as_str(), &condition["type"]));
+        }
+        match text(condition, "type") {
+            "" => errors.push(FieldError::required(at("type"), "is required")),
+            kind => {
+                let wrong = names::qualified_name(kind);
+                errors.extend(wrong.iter().map(|w| FieldError::invalid(at("type"), &json!(kind), w)));
+            }
+        }
+        match text(condition, "status") {
+            "" => errors.push(FieldError::required(at("status"), "")),
+            status if STATUSES.contains(&status) => {}
+            _ => errors.push(FieldError::not_supported(at("status"), &condition["status"], STATUSES)),
+        }
+        for field in ["lastTransitionTime", "reason"] {
+            if text(condition, field).is_empty() {
+                errors.push(FieldError::required(at(field), ""));
+            }
+        }
+        if is_set(condition, "reason") {
+            let wrong = names::condition_reason(text(condition, "reason"));
+            let reason = &condition["reason"];
+            errors.extend(wrong.iter().map(|w| FieldError::invalid(at("reason"), reason, w)));
+        }
+        for (field, most) in [("reason", REASON_BYTES), ("message", MESSAGE_BYTES)] {
+            if text(condition, field).len() > most {
+                errors.push(FieldError::too_long(at(field), most));
+            }
+        }
+    }
+    errors
 }
 
 /// Labels wherever they stand.

@@ -2,10 +2,13 @@
 //! controller's business.
 
 mod bundle;
+mod issued;
 mod pair;
 mod pem;
+mod pod;
 mod request;
 pub(super) mod signer;
+mod stub;
 
 use super::Strategy;
 
@@ -17,6 +20,7 @@ pub(super) fn of(kind: &str) -> Option<&'static dyn Strategy> {
     match kind {
         "ClusterTrustBundle" => Some(&bundle::ClusterTrustBundle),
         "CertificateSigningRequest" => Some(&request::CertificateSigningRequest),
+        "PodCertificateRequest" => Some(&pod::PodCertificateRequest),
         _ => None,
     }
 }

@@ -5,15 +5,13 @@ use serde_json::{Value, json};
 
 use super::super::checks;
 use super::super::column::{self, AGE, NAME};
-use super::super::value::{fill_zero_number, items, object, text};
+use super::super::value::{fill_zero_number, items, object};
 use super::super::{Column, Strategy};
-use crate::api::names;
 use crate::api::status::FieldError;
 
 /// The counts that a status always shows.
 const SHOWN: &[&str] = &["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"];
 const POLICIES: &[&str] = &["AlwaysAllow", "IfHealthyBudget"];
-const STATUSES: &[&str] = &["False", "True", "Unknown"];
 
 /// The strategy of disruption budgets.
 pub(in super::super) struct PodDisruptionBudget;
@@ -64,7 +62,7 @@ impl Strategy for PodDisruptionBudget {
     }
 
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Vec<FieldError> {
-        let mut errors = conditions(items(&new["status"], "conditions"));
+        let mut errors = checks::conditions(items(&new["status"], "conditions"));
         errors.extend(checks::nonnegative("status", &new["status"], SHOWN));
         errors
     }
@@ -102,36 +100,6 @@ impl Strategy for PodDisruptionBudget {
             column::age(budget, now),
         ]
     }
-}
-
-/// What is wrong with conditions of the common form (`ValidateConditions` of apimachinery).
-fn conditions(all: &[Value]) -> Vec<FieldError> {
-    let mut errors = Vec::new();
-    for (i, condition) in all.iter().enumerate() {
-        let path = format!("status.conditions[{i}]");
-        let at = |field: &str| format!("{path}.{field}");
-        if all[..i].iter().any(|before| before["type"] == condition["type"]) {
-            errors.push(FieldError::duplicate(path.as_str(), &condition["type"]));
-        }
-        match text(condition, "type") {
-            "" => errors.push(FieldError::required(at("type"), "is required")),
-            kind => {
-                let wrong = names::qualified_name(kind);
-                errors.extend(wrong.iter().map(|w| FieldError::invalid(at("type"), &json!(kind), w)));
-            }
-        }
-        match text(condition, "status") {
-            "" => errors.push(FieldError::required(at("status"), "")),
-            status if STATUSES.contains(&status) => {}
-            _ => errors.push(FieldError::not_supported(at("status"), &condition["status"], STATUSES)),
-        }
-        for field in ["lastTransitionTime", "reason"] {
-            if text(condition, field).is_empty() {
-                errors.push(FieldError::required(at(field), ""));
-            }
-        }
-    }
-    errors
 }
 
 #[cfg(test)]

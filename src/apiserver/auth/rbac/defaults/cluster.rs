@@ -136,6 +136,7 @@ const NODE: &[Rights] = &[
     on("get", "core", "persistentvolumeclaims persistentvolumes"),
     on("get", "core", "endpoints"),
     on("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+    on("create get list watch", "certificates.k8s.io", "podcertificaterequests"),
     on("get create update patch delete", "coordination.k8s.io", "leases"),
     on("get", "storage.k8s.io", "volumeattachments"),
     on("create", "core", "serviceaccounts/token"),

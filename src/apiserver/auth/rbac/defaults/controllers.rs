@@ -277,6 +277,10 @@ const ROLES: &[(&str, &[Rights])] = &[
         ],
     ),
     (
+        "podcertificaterequestcleaner",
+        &[on("get list watch delete", "certificates.k8s.io", "podcertificaterequests")],
+    ),
+    (
         "pvc-protection-controller",
         &[
             on("get list watch update", "core", "persistentvolumeclaims"),
