@@ -74,10 +74,6 @@ impl Directory for FaultyDisk {
         self.0.check(|| Disk.rename(from, to))
     }
 
-    fn exists(&self, path: &Path) -> bool {
-        Disk.exists(path)
-    }
-
     fn remove(&self, path: &Path) -> Result<()> {
         Disk.remove(path)
     }
@@ -112,5 +108,9 @@ impl Medium for FaultyMedium {
 
     fn sync(&self) -> Result<()> {
         self.faults.check(|| self.medium.sync())
+    }
+
+    fn is_named(&self, path: &Path) -> Result<bool> {
+        self.medium.is_named(path)
     }
 }

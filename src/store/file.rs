@@ -10,8 +10,9 @@ use super::image::Image;
 use super::marker::Marker;
 use super::medium::{Directory, Medium};
 use super::memory::State;
-use super::record::{self, FORMAT, Records, UNIT, Unreadable};
+use super::record::{self, FORMAT, Found, Records, UNIT, Unreadable};
 use super::rewriting::Rewriting;
+use super::writer::Limits;
 use super::{Error, Event, former};
 
 /// How long to wait for a process that was just killed to let go of the file.
@@ -30,7 +31,7 @@ pub struct StoreFile {
     records: Records,
     /// Whether there may be something behind the records: a write failed, and nobody knows how much of it was done.
     torn: bool,
-    /// Whether the file's name may be another's after power loss.
+    /// Whether after power loss the name may be another file's.
     renamed: bool,
     /// Never written anew before it is as long as this.
     least: u64,
@@ -44,7 +45,7 @@ pub struct Contents {
     medium: Box<dyn Medium>,
     /// Where the next record goes.
     end: u64,
-    /// Up to here there are zeros after it.
+    /// Where the file ends. There are zeros up to there, unless a write failed.
     room: u64,
 }
 
@@ -65,19 +66,20 @@ impl Contents {
         Ok(contents)
     }
 
-    /// Makes the file longer by these bytes, durably.
+    /// Appends these bytes, durably.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let end = self.end + bytes.len() as u64;
-        let mut room = self.room;
-        if end > room {
-            room = (end + (end / 4).clamp(UNIT, GROWTH)) / UNIT * UNIT;
-            // First its length, at once: a file that ends anywhere else was cut off.
+        if end > self.room {
+            let room = (end + (end / 4).clamp(UNIT, GROWTH)) / UNIT * UNIT;
             self.medium.set_length(room)?;
-            self.zeros(end, room)?;
+            self.zeros(self.end, room)?;
+            // By itself: a record of which a part is there in a file that is not yet so long would be taken for damage.
+            self.medium.sync()?;
+            self.room = room;
         }
         self.medium.write_at(bytes, self.end)?;
         self.medium.sync()?;
-        (self.end, self.room) = (end, room);
+        self.end = end;
         Ok(())
     }
 
@@ -94,11 +96,9 @@ impl Contents {
 
     /// Removes whatever is behind the records.
     fn erase(&mut self) -> io::Result<()> {
-        let length = self.medium.length()?;
-        self.zeros(self.end, length)?;
-        self.medium.sync()?;
-        self.room = length;
-        Ok(())
+        self.medium.set_length(self.room)?;
+        self.zeros(self.end, self.room)?;
+        self.medium.sync()
     }
 
     /// Appends what another file has from an offset on.
@@ -110,26 +110,39 @@ impl Contents {
 }
 
 impl StoreFile {
-    /// Opens or creates the file and reads all of it. One that is shorter than `least` is never written anew.
-    pub fn open(path: &Path, directory: Arc<dyn Directory>, least: u64) -> Result<(StoreFile, State), Error> {
+    /// Opens or creates the file and reads all of it, of whose log no more is kept than the limits let.
+    pub fn open(
+        path: &Path,
+        directory: Arc<dyn Directory>,
+        limits: Limits,
+    ) -> Result<(StoreFile, State), Error> {
         let marker = Marker::of(path);
         marker.check(path)?;
         let medium = open_locked(path, &*directory)?;
         let fail = |what: &str, error: io::Error| failed(path, what, &error);
-        let bytes = read_all(&*medium).map_err(|error| fail("read", error))?;
-        let mut torn = false;
-        let (state, found) = if bytes.is_empty() {
+        let mut bytes = read_all(&*medium).map_err(|error| fail("read", error))?;
+        let (mut state, found) = if bytes.is_empty() {
             (State::default(), None)
         } else if former::is(&bytes) {
             // Its engine wants it for itself.
             drop(medium);
             (former::read(path).map_err(|error| refused(path, error))?, None)
         } else {
-            let (state, end) = record::read(&bytes).map_err(|error| refused(path, error))?;
-            // What was on its way when an earlier process ended must not turn up behind a later write.
-            torn = bytes[end..].iter().any(|byte| *byte != 0);
+            let Found { state, last, end, is_closed } =
+                record::read(&bytes).map_err(|error| refused(path, error))?;
+            bytes[end..].fill(0);
+            if !is_closed {
+                // Whoever wrote the last record did not live to see it on the disk, or was told that it is not: what was
+                // read may be nowhere but in memory.
+                let again = medium.write_at(&bytes[last..], last as u64).and_then(|()| medium.sync());
+                again.map_err(|error| fail("write its end again", error))?;
+            }
             (state, Some(Contents { medium, end: end as u64, room: bytes.len() as u64 }))
         };
+        drop(bytes);
+        if let Some(revision) = state.beyond(limits) {
+            state.compact(revision);
+        }
         let (image, next) = (state.image(), next(path));
         // From an earlier process.
         directory.remove(&next).map_err(|error| fail("remove what is left of a file", error))?;
@@ -139,6 +152,8 @@ impl StoreFile {
             directory.sync_names(path)?;
             Ok(contents)
         };
+        // Whoever gave the file its name may not have lived to see that on the disk.
+        let renamed = found.is_some();
         let contents = found.map_or_else(begin, Ok).map_err(|error| fail("make the file", error))?;
         marker.set(path).map_err(|error| fail("mark the file as in use", error))?;
         let file = StoreFile {
@@ -146,10 +161,10 @@ impl StoreFile {
             path: path.to_owned(),
             contents,
             records: Records::default(),
-            torn,
-            renamed: false,
-            least,
-            rewrite_at: least.max(2 * image.weight()),
+            torn: false,
+            renamed,
+            least: limits.file,
+            rewrite_at: limits.file.max(2 * image.weight()),
             rewriting: None,
         };
         Ok((file, state))
@@ -182,6 +197,10 @@ impl StoreFile {
             self.torn = false;
         }
         if self.renamed {
+            let fail = |error| failed(&self.path, "make sure of its name", &error);
+            if !self.contents.medium.is_named(&self.path).map_err(fail)? {
+                return Err(fail(io::Error::other("another file has taken it, or none has it")));
+            }
             self.directory.sync_names(&self.path).map_err(fail)?;
             self.renamed = false;
         }
@@ -214,10 +233,12 @@ impl StoreFile {
             contents.append_from(&self.contents, from)?;
             // Until its name is on the disk, no write is acknowledged that only this file has.
             self.renamed = true;
-            match self.directory.rename(&next, &self.path) {
-                Err(error) if self.directory.exists(&next) => return Err(error),
-                _ => self.contents = contents,
+            let renamed = self.directory.rename(&next, &self.path);
+            // Whatever is said of it.
+            if renamed.is_err() && !contents.medium.is_named(&self.path).unwrap_or(false) {
+                return renamed;
             }
+            self.contents = contents;
             self.rewrite_at = self.least.max(2 * self.contents.end);
             Ok(())
         });
@@ -270,6 +291,7 @@ fn refused(path: &Path, error: Unreadable) -> Error {
                 "it has format {format}, this version of minik knows format {FORMAT}: use the minik that made it"
             )
         }
+        Unreadable::Failed(why) => format!("cannot read it: {why}"),
         Unreadable::Damaged(what) => {
             format!(
                 "the file is damaged ({what}); no object was changed: put back a copy, or delete the cluster"

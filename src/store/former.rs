@@ -2,11 +2,13 @@
 //! follows changes begins anew after such a start, as after any gap.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::panic::catch_unwind;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use super::memory::State;
 use super::record::Unreadable;
@@ -30,11 +32,10 @@ pub fn read(path: &Path) -> Result<State, Unreadable> {
     read.map(|(documents, newest)| State::restored(documents, newest))
 }
 
-type Documents = BTreeMap<String, std::sync::Arc<Entry>>;
+type Documents = BTreeMap<String, Arc<Entry>>;
 
 fn tables(path: &Path) -> Result<(Documents, Revision), Unreadable> {
-    let unreadable = |error: redb::Error| damaged(error.to_string());
-    let database = Database::open(path).map_err(|error: DatabaseError| unreadable(error.into()))?;
+    let database = Database::open(path).map_err(|error| unreadable(error.into()))?;
     let rows = || -> Result<_, redb::Error> {
         let transaction = database.begin_read()?;
         let format = transaction.open_table(META)?.get("format")?.map(|row| row.value());
@@ -46,7 +47,12 @@ fn tables(path: &Path) -> Result<(Documents, Revision), Unreadable> {
         }
         Ok((format, span, documents))
     };
-    let (format, span, rows) = rows().map_err(unreadable)?;
+    let (format, span, rows) = match rows() {
+        Ok(found) => found,
+        // What a first start that was cut off left.
+        Err(redb::Error::TableDoesNotExist(name)) if name == "meta" => return Ok((Documents::new(), 0)),
+        Err(error) => return Err(unreadable(error)),
+    };
     match format {
         Some(2 | 3) => {}
         other => {
@@ -80,6 +86,19 @@ fn numbers<'a>(key: &str, row: &'a [u8]) -> Option<(u64, u64, &'a [u8])> {
         u64::from_le_bytes(*second),
         rest,
     ))
+}
+
+/// A disk that cannot be read or written says nothing of the file.
+fn unreadable(error: redb::Error) -> Unreadable {
+    match error {
+        redb::Error::Io(error)
+            if !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+        {
+            Unreadable::Failed(error.to_string())
+        }
+        redb::Error::DatabaseAlreadyOpen => Unreadable::Failed("another process has it open".to_owned()),
+        error => damaged(error.to_string()),
+    }
 }
 
 fn damaged(what: impl Into<String>) -> Unreadable {

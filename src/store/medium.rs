@@ -17,6 +17,8 @@ pub trait Medium: Send {
     fn set_length(&self, length: u64) -> io::Result<()>;
     /// Returns when what was written survives power loss.
     fn sync(&self) -> io::Result<()>;
+    /// Whether this is the file that has the name.
+    fn is_named(&self, path: &Path) -> io::Result<bool>;
 }
 
 /// Where files are.
@@ -25,8 +27,6 @@ pub trait Directory: Send + Sync {
     fn open(&self, path: &Path) -> io::Result<Box<dyn Medium>>;
     /// Gives a file the name of another one, which is gone then.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Whether there is a file of that name.
-    fn exists(&self, path: &Path) -> bool;
     /// Removes a file that may be there.
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Returns when the names of the files beside this one survive power loss.
@@ -50,8 +50,7 @@ impl Directory for Disk {
                 TryLockError::Error(error) => error,
             })?;
             // Whoever had it until now may have put another one in its place.
-            let (ours, named) = (file.metadata()?, fs::metadata(path));
-            if named.is_ok_and(|named| (named.dev(), named.ino()) == (ours.dev(), ours.ino())) {
+            if file.is_named(path)? {
                 return Ok(Box::new(file));
             }
         }
@@ -59,10 +58,6 @@ impl Directory for Disk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
-    }
-
-    fn exists(&self, path: &Path) -> bool {
-        path.exists()
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -97,5 +92,14 @@ impl Medium for File {
 
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn is_named(&self, path: &Path) -> io::Result<bool> {
+        let ours = self.metadata()?;
+        match fs::metadata(path) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }

@@ -146,7 +146,7 @@ pub enum Error {
     Disk {
         /// The file.
         path: String,
-        /// What was tried and what the engine said.
+        /// What was tried, and what came of it.
         message: String,
     },
     /// The store was closed while the call waited.
@@ -184,8 +184,7 @@ impl Store {
     }
 
     fn open_with(path: &Path, directory: Arc<dyn Directory>, limits: writer::Limits) -> Result<Store, Error> {
-        let (file, mut state) = StoreFile::open(path, directory, limits.file)?;
-        state.beyond(limits).map(|revision| state.compact(revision));
+        let (file, state) = StoreFile::open(path, directory, limits)?;
         let (memory, announcer) = Store::begun(state);
         let writer = Writer::start(file, memory.clone(), announcer.clone(), limits)?;
         Ok(Store { memory, announcer, writer: Arc::new(writer) })
@@ -270,14 +269,14 @@ impl Store {
         }
     }
 
-    /// Forgets the log up to and including `revision`; documents stay.
+    /// Forgets the log up to and including `revision`, until the store is opened the next time; documents stay.
     pub async fn compact(&self, revision: Revision) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
         self.writer.send(writer::Message::Compact { revision, done })?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
-    /// Whether writes still reach the disk: the writer answers, and its newest transaction did not fail.
+    /// Whether writes still reach the disk: the writer answers, and its newest record did not fail.
     pub async fn check(&self) -> Result<(), Error> {
         let (done, answer) = oneshot::channel();
         self.writer.send(writer::Message::Check { done })?;

@@ -122,6 +122,7 @@ fn checksum(length: u32, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
+/// Documents are what a request may bring, and groups have so few of them that their lengths fit too.
 fn put_slice(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u32).to_le_bytes());
     out.extend(bytes);
@@ -134,6 +135,8 @@ pub enum Unreadable {
     Foreign(u32),
     /// It is not as it was written, and this is wrong.
     Damaged(String),
+    /// Nothing is known of it, because reading it failed.
+    Failed(String),
 }
 
 impl Unreadable {
@@ -142,10 +145,21 @@ impl Unreadable {
     }
 }
 
-/// What a file tells: the state, and where its records end.
-///
-/// A last record that is not whole was never acknowledged, and is passed over; one that others follow is damage.
-pub fn read(file: &[u8]) -> Result<(State, usize), Unreadable> {
+/// What a file tells.
+pub struct Found {
+    /// The base with all changes.
+    pub state: State,
+    /// Where the last record begins.
+    pub last: usize,
+    /// Where the records end.
+    pub end: usize,
+    /// Whether whoever wrote it closed it, and nobody wrote after that.
+    pub is_closed: bool,
+}
+
+/// Reads a file. A last record that is not whole was never acknowledged, and is passed over; one that others follow is
+/// damage.
+pub fn read(file: &[u8]) -> Result<Found, Unreadable> {
     let Some((header, _)) =
         file.split_first_chunk::<HEADER>().filter(|(header, _)| header.starts_with(MAGIC))
     else {
@@ -160,7 +174,7 @@ pub fn read(file: &[u8]) -> Result<(State, usize), Unreadable> {
     }
     let mut reader = Reader { file, at: HEADER };
     let mut state = reader.base()?;
-    let mut at = reader.at;
+    let (mut last, mut at, mut is_closed) = (HEADER, reader.at, false);
     while let Some(Record { kind, body }) = reader.next()? {
         let fits = match kind {
             Kind::Changes => change(&mut state, body).is_some(),
@@ -170,9 +184,11 @@ pub fn read(file: &[u8]) -> Result<(State, usize), Unreadable> {
         if !fits {
             return Unreadable::damaged(format!("the record at byte {at} does not follow those before"));
         }
-        at = reader.at;
+        is_closed = matches!(kind, Kind::Intact);
+        (last, at) = (at, reader.at);
     }
-    Ok((state, reader.at))
+    let is_closed = is_closed && file[at..].iter().all(|byte| *byte == 0);
+    Ok(Found { state, last, end: at, is_closed })
 }
 
 struct Reader<'a> {
@@ -251,7 +267,7 @@ fn document(mut body: &[u8]) -> Option<Arc<Entry>> {
 /// Makes a group of changes; `None` when they are no changes of this state.
 fn change(state: &mut State, mut body: &[u8]) -> Option<()> {
     let mut revision = take_u64(&mut body)?;
-    if revision != state.newest() + 1 {
+    if Some(revision) != state.newest().checked_add(1) {
         return None;
     }
     while let Some((deleted, rest)) = body.split_first() {
@@ -265,7 +281,7 @@ fn change(state: &mut State, mut body: &[u8]) -> Option<()> {
         let created = previous.as_ref().map_or(revision, |previous| previous.created);
         let entry = Entry::new(key, bytes, created, revision);
         state.apply([Event { revision, entry, previous, deleted: *deleted == 1 }]);
-        revision += 1;
+        revision = revision.checked_add(1)?;
     }
     Some(())
 }
@@ -374,15 +390,15 @@ mod tests {
     fn damage(file: &[u8]) -> String {
         match read(file) {
             Err(Unreadable::Damaged(what)) => what,
-            other => panic!("{:?}", other.map(|(state, end)| (state.newest(), end))),
+            other => panic!("{:?}", other.map(|found| (found.state.newest(), found.end))),
         }
     }
 
     #[test]
     fn what_was_written_is_read() {
         for (file, end) in [file(&image()), whole(&image(), |_| {})] {
-            let (state, reached) = read(&file).unwrap();
-            assert_eq!(reached, end);
+            let Found { state, end: reached, last, is_closed } = read(&file).unwrap();
+            assert!(reached == end && last < end && !is_closed);
             let (compacted, told) = told(&state);
             let expected = [
                 r#"a 1 1 b"a1""#,
@@ -397,7 +413,7 @@ mod tests {
             assert_eq!((state.get("b").unwrap().created, state.get("old").unwrap().created), (6, 2));
         }
         let (empty, _) = whole(&Image::default(), |_| {});
-        assert_eq!(told(&read(&empty).unwrap().0), (0, Vec::new()));
+        assert_eq!(told(&read(&empty).unwrap().state), (0, Vec::new()));
     }
 
     #[test]
@@ -412,26 +428,26 @@ mod tests {
             let mut torn = whole.clone();
             torn[end..end + record.len()].copy_from_slice(record);
             torn[end + left_out..end + left_out + ALIGN].fill(0);
-            let (state, reached) = read(&torn).unwrap();
-            assert_eq!((state.newest(), reached), (6, end), "{left_out}");
+            let found = read(&torn).unwrap();
+            assert_eq!((found.state.newest(), found.end), (6, end), "{left_out}");
         }
         let mut complete = whole.clone();
         complete[end..end + record.len()].copy_from_slice(record);
-        assert_eq!(read(&complete).unwrap().0.newest(), 7);
+        assert_eq!(read(&complete).unwrap().state.newest(), 7);
     }
 
     #[test]
     fn every_byte_that_changed_before_the_last_record_is_noticed() {
         let (_, end) = whole(&image(), |_| {});
         let (mut file, _) = whole(&image(), Records::intact);
-        let good = told(&read(&file).unwrap().0);
+        let good = told(&read(&file).unwrap().state);
         let mut noticed = 0;
         for at in 0..end {
             file[at] ^= 0x20;
             match read(&file) {
                 Err(_) => noticed += 1,
                 // What fills a record up says nothing.
-                Ok((state, _)) => assert_eq!(told(&state), good, "byte {at}"),
+                Ok(found) => assert_eq!(told(&found.state), good, "byte {at}"),
             }
             file[at] ^= 0x20;
         }

@@ -129,7 +129,7 @@ impl Writer {
 
 /// The writer's work, wherever it is done.
 pub struct Work {
-    /// Before the disk: they hear of the end first.
+    /// They hear of the end of this work.
     followers: Followers,
     /// Not in a simulation, where a write is as good as durable when it is in memory.
     file: Option<StoreFile>,

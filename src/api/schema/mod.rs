@@ -73,7 +73,7 @@ impl Schema<'static> {
     /// A type of the schema document by its name.
     pub fn of(name: &str) -> Option<Schema<'static>> {
         let named = document::structure(name).or_else(|| legacy::structure(name))?;
-        Some(Schema { site: &named.schema, ..Schema::behind(named) })
+        Some(Schema::behind(named))
     }
 
     /// A place of which only the type is known.

@@ -2,6 +2,7 @@
 //! every write, so that nothing of it is found out twice.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::{Scalar, Schema, Shape};
 pub struct Type {
     /// `io.k8s.api.core.v1.Container`.
     pub name: String,
-    /// An OpenAPI schema without descriptions.
+    /// An OpenAPI schema.
     pub schema: Value,
     /// What values look like.
     pub shape: Shape,
@@ -21,7 +22,6 @@ pub struct Type {
 }
 
 /// A field of a type, or an element of one.
-#[derive(Debug)]
 pub struct Place {
     schema: Schema<'static>,
     element: OnceLock<Option<Box<Place>>>,
@@ -58,6 +58,13 @@ impl Place {
     pub fn element(&'static self) -> Option<Schema<'static>> {
         let find = || element(self.schema.target).map(|element| Box::new(Place::new(element)));
         self.element.get_or_init(find).as_deref().map(Place::schema)
+    }
+}
+
+/// Types may have fields of themselves, without end.
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Place")
     }
 }
 

@@ -11,6 +11,7 @@ use super::writer::Limits;
 use super::*;
 
 mod disk_failures;
+mod power_loss;
 
 fn encode(text: &str) -> impl FnOnce(Revision) -> Bytes + Send + 'static {
     let text = text.to_owned();
