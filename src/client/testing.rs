@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::Client;
 use crate::api::request::{Action, Change, Changes, PatchKind, Request, Response, Transport, User};
 use crate::api::status::Status;
-use crate::store::{Entry, Store, Watch};
+use crate::store::{Entry, Error, Store, Watch};
 
 /// The server; clones share their objects.
 #[derive(Clone)]
@@ -72,12 +72,17 @@ impl FakeApi {
         futures::executor::block_on(write).unwrap();
     }
 
-    /// Removes an object.
+    /// Removes an object, whoever writes it at the same time.
     pub fn remove(&self, resource: &str, namespace: &str, name: &str) {
         let key = format!("{resource}/{namespace}/{name}");
-        let old = self.store.get(&key).unwrap();
-        let value = old.json().clone();
-        futures::executor::block_on(self.store.delete(&key, old.revision, encode(value))).unwrap();
+        loop {
+            let old = self.store.get(&key).unwrap();
+            let value = old.json().clone();
+            match futures::executor::block_on(self.store.delete(&key, old.revision, encode(value))) {
+                Err(Error::Conflict { .. }) => {}
+                removed => return drop(removed.unwrap()),
+            }
+        }
     }
 
     /// All objects of a resource.
