@@ -17,6 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::server::{Fixture, MAPS, client, sent};
 
+/// How long a controller may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
 struct Keys {
@@ -47,20 +50,6 @@ fn controllers(f: &Fixture) -> (AbortOnDropHandle<()>, AbortOnDropHandle<()>) {
     let tokens = account_tokens::run(client.clone(), keys.clone(), f.pki.ca_pem().to_owned());
     let requests = certificates::run(client, keys);
     (AbortOnDropHandle::new(tokio::spawn(tokens)), AbortOnDropHandle::new(tokio::spawn(requests)))
-}
-
-/// Reads the object until it is as it must be.
-async fn until(f: &Fixture, path: &str, right: impl Fn(&Value) -> bool) -> Value {
-    let patience = async {
-        loop {
-            let object = f.get(path).await.json();
-            if right(&object) {
-                return object;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), patience).await.expect("the object in time")
 }
 
 /// A key, and the request for a certificate of this user and group.
@@ -94,7 +83,7 @@ async fn a_user_is_made_by_a_certificate() {
     assert_eq!(made["spec"]["username"], "admin");
     made["status"]["conditions"] = json!([condition("Approved")]);
     f.put(&format!("{path}/approval"), made).await.expect(200);
-    let signed = until(&f, &path, |r| r["status"]["certificate"].is_string()).await;
+    let signed = f.until(PATIENCE, &path, |r| r["status"]["certificate"].is_string()).await;
     let certificate = BASE64.decode(signed["status"]["certificate"].as_str().unwrap()).unwrap();
     let identity =
         Identity { certificate: String::from_utf8(certificate).unwrap(), key: key.serialize_pem() };
@@ -112,8 +101,9 @@ async fn a_user_is_made_by_a_certificate() {
     let path = format!("{REQUESTS}/wrong");
     let approval = json!({"status": {"conditions": [condition("Approved")]}});
     f.patch(&format!("{path}/approval"), approval).await.expect(200);
-    let refused =
-        until(&f, &path, |r| r["status"]["conditions"].as_array().is_some_and(|c| c.len() == 2)).await;
+    let refused = f
+        .until(PATIENCE, &path, |r| r["status"]["conditions"].as_array().is_some_and(|c| c.len() == 2))
+        .await;
     assert_eq!(
         refused["status"]["conditions"][1]["message"],
         "invalid usage for client certificate: server auth"
@@ -179,7 +169,7 @@ async fn secrets_hold_tokens_of_their_account() {
     }
     let token = async |name: &str| {
         let path = format!("{secrets}/{name}");
-        let filled = until(&f, &path, |s| s["data"]["token"].is_string()).await;
+        let filled = f.until(PATIENCE, &path, |s| s["data"]["token"].is_string()).await;
         let uid = &f.get(&format!("{accounts}/robot")).await.json()["metadata"]["uid"];
         assert_eq!(&filled["metadata"]["annotations"]["kubernetes.io/service-account.uid"], uid);
         assert_eq!(filled["data"]["ca.crt"], json!(BASE64.encode(f.pki.ca_pem())));
@@ -198,10 +188,10 @@ async fn secrets_hold_tokens_of_their_account() {
     assert_eq!((with(&first).await.code, with(&second).await.code), (401, 200));
     f.delete(&format!("{accounts}/robot")).await.expect(200);
     assert_eq!(with(&second).await.code, 401);
-    until(&f, &format!("{secrets}/second"), |s| s["reason"] == "NotFound").await;
+    f.until(PATIENCE, &format!("{secrets}/second"), |s| s["reason"] == "NotFound").await;
     // One that names nobody does not stay.
     f.post(secrets, secret("third", "nobody")).await.expect(201);
-    until(&f, &format!("{secrets}/third"), |s| s["reason"] == "NotFound").await;
+    f.until(PATIENCE, &format!("{secrets}/third"), |s| s["reason"] == "NotFound").await;
 }
 
 #[tokio::test]

@@ -112,23 +112,8 @@ fn of(owner: &Value) -> Option<Value> {
         "blockOwnerDeletion": true}))
 }
 
-/// Waits until an object of a server is so; `Null` is one that is not there.
-async fn until(server: &Fixture, path: &str, holds: impl Fn(&Value) -> bool) {
-    let look = async {
-        loop {
-            let answer = server.get(path).await;
-            let seen = if answer.code == 404 { Value::Null } else { answer.expect(200) };
-            if holds(&seen) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("{path} does not come to be so"));
-}
-
 async fn gone(server: &Fixture, path: &str) {
-    until(server, path, Value::is_null).await;
+    server.until(PATIENCE, path, |seen| seen["reason"] == "NotFound").await;
 }
 
 #[tokio::test]
@@ -154,11 +139,11 @@ async fn what_belongs_to_an_object_goes_wherever_it_is() {
     pair.flunder("last", Some(never)).await;
     gone(&pair.far, &format!("{FLUNDERS}/last")).await;
     pair.delete(&format!("{MAPS}/b"), "Foreground").await;
-    until(&pair.far, &format!("{FLUNDERS}/held"), |held| {
+    let held = |held: &Value| {
         held["metadata"]["deletionTimestamp"].is_string()
             && held["metadata"]["finalizers"] == json!(["example.com/x"])
-    })
-    .await;
+    };
+    pair.far.until(PATIENCE, &format!("{FLUNDERS}/held"), held).await;
     pair.near.get(&format!("{MAPS}/b")).await.expect(200);
     pair.far.patch(&format!("{FLUNDERS}/held"), json!({"metadata": {"finalizers": null}})).await.expect(200);
     gone(&pair.near, &format!("{MAPS}/b")).await;

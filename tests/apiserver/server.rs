@@ -276,6 +276,23 @@ impl Fixture {
         sent(self.request("GET", path)).await
     }
 
+    /// Reads an object until it is as it must be, and answers it; of one that is not there, the status that says so.
+    pub async fn until(&self, within: Duration, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let look = async {
+            loop {
+                let answer = self.get(path).await;
+                let code = if answer.code == 404 { 404 } else { 200 };
+                let seen = answer.expect(code);
+                if holds(&seen) {
+                    return seen;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let found = tokio::time::timeout(within, look).await;
+        found.unwrap_or_else(|_| panic!("{path} does not come to be as it must"))
+    }
+
     pub async fn post(&self, path: &str, body: Value) -> Answer {
         sent(self.request("POST", path).json(&body)).await
     }
