@@ -129,17 +129,21 @@ pub(super) fn write(page: &mut Exposition, reading: &Reading, disks: &Disks) {
             }
         });
     }
-    let there = [
+    // Of how full the file system is, and what somebody has of that.
+    type Amount = fn(&Disk, u64) -> u64;
+    let there: [(&str, &str, Amount); 2] = [
         (
             "container_fs_limit_bytes",
             "Number of bytes that can be consumed by the container on this filesystem.",
+            |disk, _| disk.capacity,
         ),
         (
             "container_fs_usage_bytes",
             "Number of bytes that are consumed by the container on this filesystem.",
+            |_, used| used,
         ),
     ];
-    for (name, help) in there {
+    for (name, help, amount) in there {
         page.family(name, Type::Gauge, help);
         each(reading, |of, id| {
             let used = match of {
@@ -148,8 +152,7 @@ pub(super) fn write(page: &mut Exposition, reading: &Reading, disks: &Disks) {
                 Of::Container(container) => disks.containers.get(container).map(|(_, written)| *written),
             };
             let Some(used) = used else { return };
-            let value = if name == "container_fs_usage_bytes" { used } else { disk.capacity };
-            sample(page, name, (device, id), float(value), reading);
+            sample(page, name, (device, id), float(amount(disk, used)), reading);
         });
     }
 }
