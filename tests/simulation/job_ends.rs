@@ -219,9 +219,9 @@ async fn finished_jobs_stay_as_long_as_is_said() {
     let cluster = Cluster::start().await;
     ends(&cluster, "done", &[Some(0)]);
     ends(&cluster, "bad", &[Some(1)]);
+    let begun = Instant::now();
     cluster.apply(&job("done", json!({"ttlSecondsAfterFinished": 100}))).await;
     cluster.apply(&job("bad", json!({"ttlSecondsAfterFinished": 1000, "backoffLimit": 0}))).await;
-    let begun = Instant::now();
     for (name, seconds) in [("done", 100), ("bad", 1000)] {
         cluster.until_gone(&format!("jobs/{name}")).await;
         let took = begun.elapsed().as_secs();

@@ -50,14 +50,14 @@ async fn a_container_that_does_not_live_is_started_again() {
         ("patient", json!({"periodSeconds": 30, "failureThreshold": 5}), 118..=152),
         ("hasty", json!({"periodSeconds": 1, "failureThreshold": 1}), 0..=3),
     ];
-    for (name, probe, _) in &cases {
+    let mut begun = Vec::new();
+    for (name, probe, when) in cases {
         answers(&cluster, name, false);
-        cluster.apply(&pod(name, probed(name, "livenessProbe", probe.clone()), json!({}))).await;
+        cluster.apply(&pod(name, probed(name, "livenessProbe", probe), json!({}))).await;
+        begun.push((name, Instant::now(), when));
     }
-    let begun = Instant::now();
-    let mut cases = cases.to_vec();
-    cases.sort_by_key(|(.., when)| *when.start());
-    for (name, _, when) in &cases {
+    begun.sort_by_key(|(.., when)| *when.start());
+    for (name, begun, when) in begun {
         cluster
             .until(&format!("pods/{name}"), |pod| {
                 pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)

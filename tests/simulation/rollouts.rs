@@ -130,6 +130,7 @@ async fn a_deployment_that_waits_has_no_deadline() {
 #[tokio::test]
 async fn new_pods_count_when_they_have_been_ready_for_long_enough() {
     let cluster = Cluster::start().await;
+    let begun = Instant::now();
     cluster
         .apply(&deployment(
             "web",
@@ -138,7 +139,6 @@ async fn new_pods_count_when_they_have_been_ready_for_long_enough() {
         "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}),
         ))
         .await;
-    let begun = Instant::now();
     cluster
         .shows(
             "deployments/web",

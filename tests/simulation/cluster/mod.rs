@@ -177,6 +177,14 @@ impl Cluster {
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
 
+    /// Lets everybody do what there is to do at present. A whole second goes by, as the times that objects bear have no
+    /// parts of one; in real time nothing is let go by, and tests await what they build on.
+    async fn settle(&self) {
+        if self.patience != REAL_PATIENCE {
+            self.pass(1).await;
+        }
+    }
+
     /// Has the containers of an image do something else when they start.
     pub fn program(&self, image: &str, program: SimProgram) {
         self.runtime.program(image, program);

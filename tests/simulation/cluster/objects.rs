@@ -54,7 +54,11 @@ impl Cluster {
     }
 
     /// Makes a change, which whatever is awaited afterwards has seen; answers the object.
+    ///
+    /// Everybody has seen what was written before, as when a person writes: who follows two kinds may hear of the later
+    /// change of one before the earlier change of the other.
     async fn write(&self, target: Target, action: Action) -> Result<Value, Status> {
+        self.settle().await;
         let plural = target.resource.clone();
         let Response::Object { entry, .. } = self.client.call(target, action).await? else {
             return Ok(Value::Null);
