@@ -135,8 +135,14 @@ async fn every_end_has_its_reason() {
         ),
         (
             "leader",
-            with(&[indexed(3), json!({"successPolicy": {"rules": [{"succeededIndexes": "0"}]}})]),
-            &[Some(0), None],
+            // Each index runs a program of its own; those of the others run on.
+            with(&[
+                indexed(3),
+                json!({"successPolicy": {"rules": [{"succeededIndexes": "0"}]},
+                    "template": {"spec": {"restartPolicy": "Never", "containers": [
+                        {"name": "c", "image": "leader", "command": ["leader-$(JOB_COMPLETION_INDEX)"]}]}}}),
+            ]),
+            &[],
             json!({"succeeded": 1, "completedIndexes": "0", "active": null, "ready": 0, "terminating": 0,
                 "conditions": {"Complete": "True SuccessPolicy"}}),
         ),
@@ -165,6 +171,7 @@ async fn every_end_has_its_reason() {
             json!({"active": null, "succeeded": null, "completionTime": null}),
         ),
     ];
+    ends(&cluster, "leader-0", &[Some(0)]);
     for (name, more, codes, _) in cases {
         ends(&cluster, name, codes);
         cluster.apply(&job(name, more.clone())).await;

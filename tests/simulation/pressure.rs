@@ -37,7 +37,7 @@ async fn a_pod_that_takes_all_memory_is_evicted_and_the_others_stay() {
     // Whatever is left of the disk that the tests run on.
     let memory = |threshold: &thresholds::Threshold| threshold.signal == thresholds::Signal::Memory;
     let thresholds = thresholds::usual().into_iter().filter(memory).collect();
-    let settings = Settings { thresholds, stays: Duration::from_secs(1), ..Settings::default() };
+    let settings = Settings { thresholds, stays: Duration::from_secs(60), ..Settings::default() };
     let cluster = Cluster::start_with(settings).await;
     for name in ["hog", "modest"] {
         cluster.apply(&pod(name, &Value::Null)).await;
@@ -72,7 +72,7 @@ async fn a_soft_threshold_is_borne_for_its_time_and_then_pods_have_time_to_end()
     let settings = Settings {
         thresholds: thresholds::parse_soft(&statements, &grace).unwrap(),
         pod_grace: Duration::from_secs(20),
-        stays: Duration::from_secs(1),
+        stays: Duration::from_secs(60),
         ..Settings::default()
     };
     let cluster = Cluster::start_with(settings).await;
