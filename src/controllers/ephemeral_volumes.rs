@@ -153,10 +153,14 @@ mod tests {
             let (claims, feed) =
                 Reflector::<PersistentVolumeClaim>::new(api.client().all(), Default::default());
             let look = async {
-                claims.until(|all| all.get("d/p-scratch").is_some()).await;
+                let version = |all: &Reflector<PersistentVolumeClaim>| {
+                    all.get("d/p-scratch").and_then(|claim| claim.metadata.resource_version.clone())
+                };
+                claims.until(|all| version(all).is_some()).await;
+                let first = version(&claims);
                 api.remove("persistentvolumeclaims", "d", "p-scratch");
-                claims.until(|all| all.get("d/p-scratch").is_none()).await;
-                claims.until(|all| all.get("d/p-scratch").is_some()).await;
+                // It may be there again before anybody has seen that it was gone.
+                claims.until(|all| version(all).is_some_and(|now| Some(now) != first)).await;
             };
             tokio::select! { () = feed => {}, () = look => {} }
         };
