@@ -235,7 +235,7 @@ mod tests {
             (true, "Cluster", plain.clone(), 1),
             (false, "Cluster", plain.clone(), 0),
             (true, "Local", plain.clone(), 2),
-            (false, "Local", json!([{"port": 80, "nodePort": 31234}]), 2),
+            (false, "Local", json!([{"port": 80, "nodePort": 30034}]), 2),
         ] {
             let mut new = spec(allocate, policy, ports);
             allocator.reserve(&mut new, None).unwrap().commit();
@@ -249,10 +249,13 @@ mod tests {
         let mut new = spec(false, "Local", plain.clone());
         carry(&mut new, &old);
         assert_eq!(new["spec"]["healthCheckNodePort"], port);
-        let mut taker = spec(false, "Local", plain.clone());
-        taker["spec"]["healthCheckNodePort"] = port.clone();
-        assert!(allocator.reserve(&mut taker, None).is_err());
-        allocator.reserve(&mut spec(false, "Cluster", plain), Some(&old)).unwrap().commit();
-        allocator.reserve(&mut taker, None).unwrap().commit();
+        let taker = || {
+            let mut taker = spec(false, "Local", plain.clone());
+            taker["spec"]["healthCheckNodePort"] = port.clone();
+            taker
+        };
+        assert!(allocator.reserve(&mut taker(), None).is_err());
+        allocator.reserve(&mut spec(false, "Cluster", plain.clone()), Some(&old)).unwrap().commit();
+        allocator.reserve(&mut taker(), None).unwrap().commit();
     }
 }
