@@ -326,6 +326,15 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the host listens at these, by so many protocols each: loopback's node ports come after the rules.
+async fn until_open(addresses: &[&str], protocols: usize) {
+    until("the listeners", || {
+        let all = run("ss", "-Htuln");
+        addresses.iter().all(|address| all.matches(&format!("{address} ")).count() == protocols)
+    })
+    .await;
+}
+
 /// Runs blocking work of a test while the proxy goes on.
 async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
@@ -604,6 +613,7 @@ fn services_are_reached_from_everywhere() {
         state.frontends.insert(frontend(Some([10, 96, 0, 1]), Protocol::Tcp, 443), api);
         serve_host("192.0.2.1:6443");
         proxy.set(&state, 7).await;
+        until_open(&["127.0.0.1:30080", "127.0.0.1:30090"], 2).await;
         for from in [None, Some(a)] {
             assert_eq!(
                 ask_from(from, "10.96.0.1:443").await.unwrap(),

@@ -153,18 +153,17 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Tells of changes for ever. When the supervisor dies, starts another and says that everything has changed.
+    /// Tells of changes for ever, and starts another supervisor when this one dies. Whenever it begins to hear of
+    /// changes, it says that everything has changed: somebody may have looked before.
     pub async fn watch(self: Arc<Self>, changes: broadcast::Sender<Changed>) {
-        let mut lost_one = false;
         loop {
             match self.call(Call::Events, vec![]).await {
                 Ok(answer) => {
-                    if let (Reply::Observed(observed), true) = (&answer.reply, lost_one) {
+                    if let Reply::Observed(observed) = &answer.reply {
                         let sandboxes = observed.sandboxes.iter().map(|sandbox| &sandbox.id);
                         // Nobody listening is fine.
                         sandboxes.for_each(|id| drop(changes.send(Changed { sandbox: id.clone() })));
                     }
-                    lost_one = true;
                     if let Err(error) = forward(answer, &changes).await
                         && !self.closed.load(Ordering::SeqCst)
                     {
