@@ -296,7 +296,7 @@ fn services_of_ipv6_are_reached_from_everywhere() {
         }
         proxy.states.send(Some(Ipv6Addr::states(state.clone()))).unwrap();
         until("the rules", || listed_in("ip6", "map", "services") == 10).await;
-        until_open(&["[::1]:30080"], 2).await;
+        until_local(&state).await;
         let node = Ipv6Addr::GATEWAY;
         for (from, to, answer) in [
             (Some(b), "[fd00:10:96::8]:8080", format!("a {}", Ipv6Addr::of(b))),

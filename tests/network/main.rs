@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use minik::network::{Attachment, Config, PodNetwork};
 use minik::proxy::Configs;
+use minik::proxy::family::Address;
 use minik::proxy::plan::{Options, plan};
 use minik::proxy::state::{Backends, Endpoint, Frontend, Protocol, State, States};
 use minik::proxy::table::Table;
@@ -283,10 +284,11 @@ impl Proxy {
         Proxy { states, stop, task }
     }
 
-    /// Tells it what to do, and waits until the rules hold so many elements of services.
+    /// Tells it what to do, and waits until the rules hold so many elements of services and loopback is served.
     async fn set(&self, state: &State, services: usize) {
         self.states.send(Some(state.clone().into())).unwrap();
         until("the rules", || elements("services") == services).await;
+        until_local(state).await;
     }
 
     async fn stop(self) {
@@ -326,11 +328,20 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until the host listens at these, by so many protocols each: loopback's node ports come after the rules.
-async fn until_open(addresses: &[&str], protocols: usize) {
-    until("the listeners", || {
-        let all = run("ss", "-Htuln");
-        addresses.iter().all(|address| all.matches(&format!("{address} ")).count() == protocols)
+/// Waits until the ports on loopback are served, which comes after the rules.
+async fn until_local<A: Address>(state: &State<A>) {
+    let ports = state.local.keys().map(|(protocol, port)| {
+        let protocol = if *protocol == Protocol::Tcp { "tcp" } else { "udp" };
+        A::LOCAL.iter().map(move |address| (protocol, SocketAddr::new((*address).into(), *port).to_string()))
+    });
+    let ports: Vec<(&str, String)> = ports.flatten().collect();
+    until("loopback", || {
+        let listeners = run("ss", "-Htuln");
+        let open = |(protocol, address): &(&str, String)| {
+            let is = |line: &str| line.starts_with(protocol) && line.contains(&format!(" {address} "));
+            listeners.lines().any(is)
+        };
+        ports.iter().all(open)
     })
     .await;
 }
@@ -613,7 +624,6 @@ fn services_are_reached_from_everywhere() {
         state.frontends.insert(frontend(Some([10, 96, 0, 1]), Protocol::Tcp, 443), api);
         serve_host("192.0.2.1:6443");
         proxy.set(&state, 7).await;
-        until_open(&["127.0.0.1:30080", "127.0.0.1:30090"], 2).await;
         for from in [None, Some(a)] {
             assert_eq!(
                 ask_from(from, "10.96.0.1:443").await.unwrap(),

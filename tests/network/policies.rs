@@ -109,6 +109,7 @@ impl Proxy {
                 && policies.selected.iter().all(|(name, pods)| listed("set", name) == pods.len())
         })
         .await;
+        until_local(state).await;
     }
 }
 
@@ -407,7 +408,6 @@ fn policies_hold_through_services() {
         let from_b = json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Egress"],
             "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "a"}}}], "ports": [{"port": 80}]}]});
         proxy.enforce(&with_services(&[to_a.clone(), from_b.clone()])).await;
-        until_open(&["127.0.0.1:30080"], 1).await;
         let reach = async |from: Option<&Path>, to: &str, allowed: bool| {
             let (from, to) = (from.map(Path::to_owned), to.parse().unwrap());
             let patience = if allowed { TIMEOUT } else { PATIENCE };
