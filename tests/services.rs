@@ -397,8 +397,8 @@ fn no_request_is_lost_while_pods_come_and_go() {
     // One by one, as somebody who is in no hurry does it.
     for pod in bed.kubectl("get pods -l app=web -o name").lines() {
         bed.kubectl(&format!("delete {pod}"));
+        bed.kubectl("rollout status deployment/web --timeout=110s");
     }
-    bed.kubectl("rollout status deployment/web --timeout=110s");
     load.goes_on(&bed);
     for (what, wrk) in [("to the ingress", keeping), ("with new connections", closing)] {
         let (answered, wrong) = wrk.end();
