@@ -9,8 +9,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{
+    ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection,
+    Secret, Volume,
+};
 
+use super::certificates::Bundle;
 use crate::clock;
 use crate::kubelet::downward;
 use crate::kubelet::resources::NodeCapacity;
@@ -54,6 +58,15 @@ pub enum Source {
         audience: Option<String>,
         /// For how long.
         seconds: i64,
+    },
+    /// Certificates to trust.
+    Trust(ClusterTrustBundleProjection),
+    /// A certificate of the pod, with its key.
+    Certificate {
+        /// Which of the volume's sources it is.
+        number: usize,
+        /// Of whom, and where.
+        projection: PodCertificateProjection,
     },
 }
 
@@ -112,12 +125,12 @@ impl Source {
             return Err("this kind of volume is not supported by minik".to_owned());
         };
         let mut parts = Vec::new();
-        for source in projected.sources.iter().flatten() {
-            if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-                return Err(
-                    "projected clusterTrustBundle and podCertificate sources are not supported by minik"
-                        .to_owned(),
-                );
+        for (number, source) in projected.sources.iter().flatten().enumerate() {
+            if let Some(projection) = &source.cluster_trust_bundle {
+                parts.push(Source::Trust(projection.clone()));
+            }
+            if let Some(projection) = &source.pod_certificate {
+                parts.push(Source::Certificate { number, projection: projection.clone() });
             }
             if let Some(map) = &source.config_map {
                 parts.push(Source::ConfigMap {
@@ -240,6 +253,22 @@ pub fn of_downward(
         files.files.insert(PathBuf::from(&item.path), File::new(text.into_bytes(), mode));
     }
     Ok(files)
+}
+
+/// The files of a certificate: the key and it in one, or each by itself.
+pub fn of_certificate(bundle: &Bundle, projection: &PodCertificateProjection, mode: u32) -> Files {
+    let Bundle { key, chain } = bundle;
+    let mut files = Files::default();
+    for (path, content) in [
+        (&projection.credential_bundle_path, [key.as_str(), chain].concat()),
+        (&projection.key_path, key.clone()),
+        (&projection.certificate_chain_path, chain.clone()),
+    ] {
+        if let Some(path) = path.as_deref().filter(|path| !path.is_empty()) {
+            files.merge(Files::one(path, content.into_bytes(), mode));
+        }
+    }
+    files
 }
 
 /// Writes the files below `place` and swaps them in; does nothing when they are there already.
@@ -377,6 +406,27 @@ mod tests {
         publish(&place, &files, None).unwrap();
         assert_eq!((read(&place, "b"), stamps()), ("3".into(), 1));
         assert!(place.join("used/inside").is_dir() && fs::symlink_metadata(place.join("a")).is_err());
+    }
+
+    #[test]
+    fn a_certificate_has_the_files_that_are_asked_for() {
+        let bundle = Bundle { key: "key\n".into(), chain: "chain\n".into() };
+        for (paths, expected) in [
+            (json!({"credentialBundlePath": "all"}), vec![("all", "key\nchain\n")]),
+            (
+                json!({"keyPath": "k", "certificateChainPath": "c/c"}),
+                vec![("c/c", "chain\n"), ("k", "key\n")],
+            ),
+            (json!({"keyPath": "", "certificateChainPath": "c"}), vec![("c", "chain\n")]),
+        ] {
+            let mut projection = json!({"signerName": "a.b/c", "keyType": "ED25519"});
+            projection.as_object_mut().unwrap().extend(paths.as_object().unwrap().clone());
+            let files = of_certificate(&bundle, &serde_json::from_value(projection).unwrap(), 0o600);
+            let made = |(path, text): (&str, &str)| {
+                (PathBuf::from(path), File::new(text.as_bytes().to_vec(), 0o600))
+            };
+            assert_eq!(files.files, expected.into_iter().map(made).collect(), "{paths}");
+        }
     }
 
     #[test]
