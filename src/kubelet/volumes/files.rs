@@ -443,8 +443,11 @@ mod tests {
     #[test]
     fn sources_that_cannot_be_made_are_named() {
         let of = |volume: serde_json::Value| Source::of(&serde_json::from_value(volume).unwrap());
-        let bundle = json!({"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "ca"}}]}});
-        assert!(of(bundle).unwrap_err().contains("clusterTrustBundle"));
+        let certificate =
+            json!({"podCertificate": {"signerName": "a.b/c", "keyType": "ED25519", "keyPath": "k"}});
+        let sources = json!([{"clusterTrustBundle": {"path": "ca", "name": "b"}}, certificate]);
+        let parts = of(json!({"name": "v", "projected": {"sources": sources}})).unwrap().parts;
+        assert!(matches!(&parts[..], [Source::Trust(_), Source::Certificate { number: 1, .. }]), "{parts:?}");
         assert!(of(json!({"name": "v", "nfs": {"path": "/", "server": "s"}})).unwrap_err().contains("kind"));
         assert_eq!(of(json!({"name": "v", "secret": {"secretName": "s"}})).unwrap().parts.len(), 1);
     }
