@@ -34,6 +34,9 @@ const OVERDUE: SignedDuration = SignedDuration::from_mins(10);
 /// Kubernetes' kubelet makes over all of them.
 const SOONEST: Duration = Duration::from_secs(60);
 
+/// Why nothing is shown yet.
+const NOT_YET: &str = "credential bundle is not issued yet";
+
 /// What asking for certificates needs.
 #[derive(Clone)]
 pub struct Issuance {
@@ -48,7 +51,7 @@ pub struct Issuance {
 }
 
 /// A key with its certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// PKCS #8, as PEM.
     pub key: String,
@@ -87,7 +90,7 @@ impl Certificates {
         projection: &PodCertificateProjection,
     ) -> Shown {
         let kept = self.kept.entry((volume.to_owned(), number)).or_insert_with(|| {
-            let (show, shown) = watch::channel(Err("credential bundle is not issued yet".to_owned()));
+            let (show, shown) = watch::channel(Err(NOT_YET.to_owned()));
             let keeper = Keeper {
                 issuance: issuance.clone(),
                 pod: pod.clone(),
@@ -163,6 +166,9 @@ impl Keeper {
         loop {
             match self.ask().await {
                 Ok((key, request)) => {
+                    if first {
+                        self.show(Err(NOT_YET.to_owned()));
+                    }
                     if let Some(answer) = self.answer(&request).await {
                         return (request, key, answer);
                     }
@@ -242,4 +248,61 @@ impl Keeper {
 /// How long it is until then.
 fn until(time: Timestamp) -> Duration {
     time.duration_since(clock::now()).try_into().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::FakeApi;
+    use serde_json::{Value, json};
+
+    /// Waits for something that is soon to be so.
+    async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let come = async {
+            loop {
+                if let Some(found) = look() {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), come).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_stands_in_the_way_is_told_and_lost_requests_are_made_again() {
+        let server = FakeApi::default();
+        let client = server.client();
+        let (recorder, record) = Recorder::new(client.clone(), "kubelet", "n");
+        let (nodes, feed) = Reflector::<Node>::new(client.all::<Node>(), ListOptions::default());
+        let _tasks =
+            [AbortOnDropHandle::new(tokio::spawn(record)), AbortOnDropHandle::new(tokio::spawn(feed))];
+        let issuance = Issuance { client, recorder, nodes, node: "n".into() };
+        let pod =
+            json!({"metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": {"containers": []}});
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let projection = json!({"signerName": "a.b/c", "keyType": "ED25519", "keyPath": "k"});
+        let projection: PodCertificateProjection = serde_json::from_value(projection).unwrap();
+        let changed = Arc::new(Notify::new());
+        let mut certificates = Certificates::new(changed.clone());
+        let mut shown = || certificates.get(&issuance, &pod, ("v", 0), &projection).err().unwrap();
+        assert_eq!(shown(), NOT_YET);
+        changed.notified().await;
+        const FAILED: &str = "while creating initial PodCertificateRequest: while";
+        assert!(shown().starts_with(&format!("{FAILED} fetching service account: ")), "{}", shown());
+        server.put("serviceaccounts", json!({"metadata": {"name": "default", "namespace": "d", "uid": "a"}}));
+        changed.notified().await;
+        assert_eq!(shown(), format!("{FAILED} getting node object: \"n\" is not known"));
+        server.put("nodes", json!({"metadata": {"name": "n", "uid": "m"}}));
+        let first = until(|| server.all("podcertificaterequests").pop()).await;
+        until(|| (shown() == NOT_YET).then_some(())).await;
+        let name = first["metadata"]["name"].as_str().unwrap();
+        server.remove("podcertificaterequests", "d", name);
+        let second = until(|| server.all("podcertificaterequests").pop()).await;
+        let proof = |request: &Value| request["spec"]["stubPKCS10Request"].clone();
+        assert_ne!(proof(&first), proof(&second), "with another key");
+        drop(certificates);
+        server.remove("podcertificaterequests", "d", second["metadata"]["name"].as_str().unwrap());
+        assert!(server.all("podcertificaterequests").is_empty(), "nobody asks for volumes that are gone");
+    }
 }
