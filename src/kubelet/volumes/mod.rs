@@ -117,7 +117,7 @@ struct Token {
 }
 
 impl Volumes {
-    /// None yet; `changed` is told when one of them is to show something else that no other object says.
+    /// None yet; `changed` is told whenever they are to show another certificate of the pod.
     pub fn new(changed: Arc<Notify>) -> Volumes {
         Volumes {
             places: None,
