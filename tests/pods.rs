@@ -63,7 +63,9 @@ spec:
       touch /frozen/x 2>/dev/null || echo frozen is read-only
       cat /one; echo
       df -P /secret | awk 'NR == 2 {print $1}'
+      cmp /trust/server.pem /trust/ca.crt && echo one authority
     volumeMounts:
+    - {name: trust, mountPath: /trust}
     - {name: work, mountPath: /work}
     - {name: work, mountPath: /frozen, readOnly: true}
     - {name: ram, mountPath: /ram}
@@ -74,6 +76,11 @@ spec:
   volumes:
   - {name: work, emptyDir: {}}
   - {name: ram, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+  - name: trust
+    projected:
+      sources:
+      - {clusterTrustBundle: {signerName: kubernetes.io/kube-apiserver-serving, labelSelector: {}, path: server.pem}}
+      - {configMap: {name: kube-root-ca.crt}}
   - {name: config, configMap: {name: settings, items: [{key: colour, path: colour}, {key: size, path: deep/size, mode: 0o440}]}}
   - {name: secret, secret: {secretName: password, defaultMode: 0o400}}
   - name: pod
@@ -101,6 +108,7 @@ spec:
             "frozen is read-only",
             "blue",
             "tmpfs",
+            "one authority",
         ],
     },
     Case {

@@ -7,6 +7,7 @@ pub mod cidr;
 pub mod complaints;
 pub mod cron;
 pub mod custom;
+pub mod der;
 pub mod duplicates;
 pub mod exposition;
 pub mod fields;

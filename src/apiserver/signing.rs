@@ -3,8 +3,6 @@
 //!
 //! Source of the rules: Kubernetes `pkg/controller/certificates/authority`; of the form: RFC 5280.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::SigningKey;
 use x509_parser::certification_request::X509CertificationRequest;
@@ -14,20 +12,18 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::pki::Pki;
 use crate::api::certificate_request;
+use crate::api::der::{
+    BIT_STRING, CERTIFICATE, INTEGER, OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, bits, pem, tlv,
+};
 
 /// How long before it is issued a certificate begins, for servers whose clock is behind.
 const BACKDATE: SignedDuration = SignedDuration::from_mins(5);
 /// Certificates for less than this are not shortened by what they begin earlier.
 const SHORT: SignedDuration = SignedDuration::from_hours(8);
 
-/// DER tags.
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
+/// The tags of times.
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
 /// `AlgorithmIdentifier` of ECDSA with SHA-256, with which the authority signs.
 const ECDSA_SHA256: &[u8] = &[0x30, 0x0a, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 /// The value of a `BOOLEAN` that is true.
@@ -113,8 +109,8 @@ impl Pki {
             .concat(),
         );
         let signature = self.key().sign(&certificate).map_err(|error| error.to_string())?;
-        let signed = [certificate, ECDSA_SHA256.to_vec(), tlv(BIT_STRING, &[&[0][..], &signature].concat())];
-        Ok(pem(&tlv(SEQUENCE, &signed.concat())))
+        let signed = [certificate, ECDSA_SHA256.to_vec(), bits(&signature)];
+        Ok(pem(CERTIFICATE, &tlv(SEQUENCE, &signed.concat())))
     }
 }
 
@@ -202,25 +198,6 @@ fn time(at: Timestamp) -> Vec<u8> {
     tlv(tag, at.strftime(form).to_string().as_bytes())
 }
 
-/// A value with its tag and length.
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![tag];
-    let length = content.len().to_be_bytes();
-    let digits = &length[length.iter().position(|byte| *byte != 0).unwrap_or(length.len() - 1)..];
-    if content.len() >= 0x80 {
-        out.push(0x80 | digits.len() as u8);
-    }
-    out.extend(digits);
-    out.extend(content);
-    out
-}
-
-fn pem(der: &[u8]) -> String {
-    let text = BASE64.encode(der);
-    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,11 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_times_and_short_lives() {
-        assert_eq!(tlv(4, &[7; 3]), [4, 3, 7, 7, 7]);
-        assert_eq!(tlv(4, &[]), [4, 0]);
-        assert_eq!(tlv(4, &[0; 0x80])[..3], [4, 0x81, 0x80]);
-        assert_eq!(tlv(4, &[0; 0x100])[..4], [4, 0x82, 1, 0]);
+    fn times_and_short_lives() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         assert_eq!(time(at("2049-12-31T00:00:00Z")), tlv(UTC_TIME, b"491231000000Z"));
         assert_eq!(time(at("2050-01-01T00:00:00Z")), tlv(GENERALIZED_TIME, b"20500101000000Z"));

@@ -3,7 +3,9 @@
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, PodCertificateRequest};
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, ClusterTrustBundle, PodCertificateRequest,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
@@ -29,6 +31,7 @@ macro_rules! resources {
 resources! {
     CertificateSigningRequest => "certificatesigningrequests",
     ClusterRole => "clusterroles",
+    ClusterTrustBundle => "clustertrustbundles",
     ConfigMap => "configmaps",
     ControllerRevision => "controllerrevisions",
     CronJob => "cronjobs",

@@ -36,6 +36,7 @@ pub mod service_accounts;
 pub mod service_cidrs;
 pub mod stateful_set;
 pub mod taint_eviction;
+pub mod trust_bundles;
 pub mod volume_protection;
 pub mod volumes;
 
@@ -113,6 +114,7 @@ impl Controllers {
         let namespaces: Reflector<Namespace> = reflect(&mut tasks, &client);
         tasks.spawn(service_accounts::run(client.clone(), namespaces.clone()));
         tasks.spawn(root_ca::run(client.clone(), namespaces.clone(), config.ca_pem.clone()));
+        tasks.spawn(trust_bundles::run(client.clone(), config.ca_pem.clone()));
         tasks.spawn(account_tokens::run(client.clone(), config.authority.clone(), config.ca_pem));
         tasks.spawn(certificates::run(client.clone(), config.authority));
         tasks.spawn(pod_certificates::run(client.clone()));

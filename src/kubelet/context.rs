@@ -18,7 +18,8 @@ use super::pod::ephemeral;
 use super::references::Watches;
 use super::resources::NodeCapacity;
 use super::statics::Statics;
-use super::volumes::PodDirs;
+use super::volumes::certificates::Issuance;
+use super::volumes::{Maker, PodDirs};
 use crate::api::resources::{Resources, amounts};
 use crate::client::Client;
 use crate::client::events::{EventType, Recorder, reference};
@@ -145,6 +146,8 @@ pub struct Context<R> {
     pub allocations: Allocations,
     /// The node's own object.
     pub nodes: Reflector<Node>,
+    /// Of pods' certificates.
+    pub issuance: Issuance,
     /// For probes and hooks.
     pub http: Getter,
 }
@@ -174,6 +177,12 @@ impl<R> Context<R> {
     /// Where a pod's files lie.
     pub fn dirs(&self, uid: &str) -> PodDirs {
         PodDirs::new(&self.config.pods, &self.config.memory, uid)
+    }
+
+    /// What making a pod's volumes needs.
+    pub fn maker<'a>(&'a self, pod: &'a Pod, dirs: &'a PodDirs) -> Maker<'a> {
+        let Context { client, issuance, config, .. } = self;
+        Maker { client, pod, dirs, node: &config.capacity, issuance }
     }
 
     /// The directory of a pod's logs: `NAMESPACE_NAME_UID`.

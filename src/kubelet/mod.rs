@@ -67,6 +67,7 @@ use self::pod::mirrored;
 use self::references::Watches;
 use self::server::Server;
 use self::statics::Statics;
+use self::volumes::certificates::Issuance;
 use self::worker::{Desired, Worker};
 use crate::api::request::ListOptions;
 use crate::client::Client;
@@ -140,6 +141,12 @@ impl<R: Runtime> Kubelet<R> {
         tasks.spawn(feed_nodes);
         let watches = Watches::new(client.clone());
         let (statics, http) = (Statics::default(), Getter::default());
+        let issuance = Issuance {
+            client: client.clone(),
+            recorder: recorder.clone(),
+            nodes: nodes.clone(),
+            node: config.node.clone(),
+        };
         let context = Arc::new(Context {
             config,
             client,
@@ -153,6 +160,7 @@ impl<R: Runtime> Kubelet<R> {
             eviction: Eviction::default(),
             allocations: Allocations::default(),
             nodes,
+            issuance,
             http,
         });
         Kubelet { context, pods, tasks, machine, pod_cidrs, unclaimed: BTreeSet::new() }

@@ -3,23 +3,27 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use k8s_openapi::api::certificates::v1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::env;
 use super::volumes::files::Source;
+use super::volumes::trust;
 use crate::api::request::ListOptions;
-use crate::client::reflector::{Reflector, split_key};
-use crate::client::{Client, Resource};
+use crate::client::reflector::Reflector;
+use crate::client::{Api, Client, Resource};
 
-/// Names of objects in the pod's namespace.
+/// Names of objects in the pod's namespace, and which ClusterTrustBundles it shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Names {
     /// Of ConfigMaps.
     pub config_maps: BTreeSet<String>,
     /// Of Secrets.
     pub secrets: BTreeSet<String>,
+    /// ClusterTrustBundles, by field selectors.
+    pub trust_bundles: BTreeSet<String>,
 }
 
 impl Names {
@@ -37,17 +41,29 @@ impl Names {
             match part {
                 Source::ConfigMap { name, .. } => drop(names.config_maps.insert(name)),
                 Source::Secret { name, .. } => drop(names.secrets.insert(name)),
-                Source::Downward { .. } | Source::Token { .. } => {}
+                Source::Trust(projection) => names.trust_bundles.extend(trust::field_selector(&projection)),
+                Source::Downward { .. } | Source::Token { .. } | Source::Certificate { .. } => {}
             }
         }
         names
     }
 
-    /// As objects of a namespace.
-    fn objects(&self, namespace: &str) -> Vec<Object> {
-        let object = |kind| move |name: &String| (kind, format!("{namespace}/{name}"));
-        let maps = self.config_maps.iter().map(object(Kind::ConfigMap));
-        maps.chain(self.secrets.iter().map(object(Kind::Secret))).collect()
+    /// As what is to be watched for a pod of a namespace.
+    fn objects(&self, namespace: &str) -> Vec<Objects> {
+        let named = |kind| {
+            move |name: &String| {
+                let (namespace, field_selector) = (namespace.to_owned(), format!("metadata.name={name}"));
+                Objects { kind, namespace, field_selector }
+            }
+        };
+        let maps = self.config_maps.iter().map(named(Kind::ConfigMap));
+        let secrets = self.secrets.iter().map(named(Kind::Secret));
+        let bundles = self.trust_bundles.iter().map(|field_selector| Objects {
+            kind: Kind::ClusterTrustBundle,
+            namespace: String::new(),
+            field_selector: field_selector.clone(),
+        });
+        maps.chain(secrets).chain(bundles).collect()
     }
 }
 
@@ -55,18 +71,25 @@ impl Names {
 enum Kind {
     ConfigMap,
     Secret,
+    ClusterTrustBundle,
 }
 
-/// A kind, and `NAMESPACE/NAME`.
-type Object = (Kind, String);
+/// What one watch follows: mostly a single object.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Objects {
+    kind: Kind,
+    /// Empty for kinds of the cluster.
+    namespace: String,
+    field_selector: String,
+}
 
-/// The watches of single objects that the pods of a node share: one an object, for as long as a pod refers to it.
+/// The watches that the pods of a node share: one for what several refer to alike, for as long as a pod does.
 pub struct Watches {
     client: Client,
-    running: Mutex<HashMap<Object, Weak<Watch>>>,
+    running: Mutex<HashMap<Objects, Weak<Watch>>>,
 }
 
-/// One watch of one object.
+/// A watch that runs.
 struct Watch {
     told: Arc<Told>,
     _task: AbortOnDropHandle<()>,
@@ -76,7 +99,7 @@ struct Watch {
 #[derive(Default)]
 struct Told(Mutex<Vec<Weak<Subscriber>>>);
 
-/// The worker of a pod that refers to the object.
+/// The worker of a pod that refers to the objects.
 struct Subscriber(Arc<Notify>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -101,40 +124,42 @@ impl Watches {
         Watches { client, running: Mutex::default() }
     }
 
-    /// The watch of an object, if one runs, with one subscriber more.
-    fn join(&self, object: &Object, subscriber: &Arc<Subscriber>) -> Option<Arc<Watch>> {
-        let watch = lock(&self.running).get(object)?.upgrade()?;
+    /// The watch of these objects, if one runs, with one subscriber more.
+    fn join(&self, objects: &Objects, subscriber: &Arc<Subscriber>) -> Option<Arc<Watch>> {
+        let watch = lock(&self.running).get(objects)?.upgrade()?;
         watch.told.add(subscriber);
         Some(watch)
     }
 
-    /// The watch of an object, with one subscriber more, who is told at least once.
-    fn watch(&self, object: Object, subscriber: &Arc<Subscriber>) -> Arc<Watch> {
+    /// The watch of these objects, with one subscriber more, who is told at least once.
+    fn watch(&self, objects: Objects, subscriber: &Arc<Subscriber>) -> Arc<Watch> {
         let mut running = lock(&self.running);
-        if let Some(watch) = running.get(&object).and_then(Weak::upgrade) {
+        if let Some(watch) = running.get(&objects).and_then(Weak::upgrade) {
             watch.told.add(subscriber);
             subscriber.0.notify_one();
             return watch;
         }
         let told = Arc::new(Told::default());
         told.add(subscriber);
-        let (kind, key) = object.clone();
-        let (client, tell) = (self.client.clone(), told.clone());
+        let (client, tell) = (&self.client, told.clone());
+        let Objects { kind, namespace, field_selector } = objects.clone();
+        let only = ListOptions { field_selector, ..ListOptions::default() };
         let task = match kind {
-            Kind::ConfigMap => tokio::spawn(follow::<ConfigMap>(client, key, tell)),
-            Kind::Secret => tokio::spawn(follow::<Secret>(client, key, tell)),
+            Kind::ConfigMap => tokio::spawn(follow(client.namespaced::<ConfigMap>(&namespace), only, tell)),
+            Kind::Secret => tokio::spawn(follow(client.namespaced::<Secret>(&namespace), only, tell)),
+            Kind::ClusterTrustBundle => tokio::spawn(follow(client.all::<ClusterTrustBundle>(), only, tell)),
         };
         let watch = Arc::new(Watch { told, _task: AbortOnDropHandle::new(task) });
         running.retain(|_, watch| watch.strong_count() > 0);
-        running.insert(object, Arc::downgrade(&watch));
+        running.insert(objects, Arc::downgrade(&watch));
         watch
     }
 }
 
-/// A watch of each object that a pod refers to, for as long as this lives.
+/// A watch of everything that a pod refers to, for as long as this lives.
 pub struct References {
     /// Where no watch runs yet.
-    missing: Vec<Object>,
+    missing: Vec<Objects>,
     watches: Vec<Arc<Watch>>,
     subscriber: Arc<Subscriber>,
 }
@@ -145,10 +170,10 @@ impl References {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let subscriber = Arc::new(Subscriber(changed.clone()));
         let (mut missing, mut watches) = (Vec::new(), Vec::new());
-        for object in Names::of(pod).objects(namespace) {
-            match shared.join(&object, &subscriber) {
+        for objects in Names::of(pod).objects(namespace) {
+            match shared.join(&objects, &subscriber) {
                 Some(watch) => watches.push(watch),
-                None => missing.push(object),
+                None => missing.push(objects),
             }
         }
         References { missing, watches, subscriber }
@@ -156,8 +181,8 @@ impl References {
 
     /// Has every object watched. Tells at least once of each that was not, as it may have changed unseen.
     pub fn complete(&mut self, shared: &Watches) {
-        for object in std::mem::take(&mut self.missing) {
-            self.watches.push(shared.watch(object, &self.subscriber));
+        for objects in std::mem::take(&mut self.missing) {
+            self.watches.push(shared.watch(objects, &self.subscriber));
         }
     }
 }
@@ -180,23 +205,24 @@ impl Referenced for Secret {
     }
 }
 
-/// Follows one object (`NAMESPACE/NAME`); tells once when the first list is there, and then of every change. One that
+impl Referenced for ClusterTrustBundle {
+    fn is_immutable(&self) -> bool {
+        false
+    }
+}
+
+/// Follows the selected objects; tells once when the first list is there, and then of every change. A single one that
 /// never changes is followed no further.
-async fn follow<K: Referenced>(client: Client, key: String, told: Arc<Told>) {
-    let (namespace, name) = split_key(&key);
-    let only = ListOptions { field_selector: format!("metadata.name={name}"), ..ListOptions::default() };
-    let (reflector, feed) = Reflector::<K>::new(client.namespaced::<K>(namespace), only);
+async fn follow<K: Referenced>(api: Api<K>, only: ListOptions, told: Arc<Told>) {
+    let (reflector, feed) = Reflector::<K>::new(api, only);
     let tell = async {
         reflector.synced().await;
         let mut keys = reflector.subscribe();
         while keys.try_next().is_some() {}
         told.tell();
-        while !reflector.get(&key).is_some_and(|object| object.is_immutable())
-            && let Some(next) = keys.next().await
-        {
-            if next == key {
-                told.tell();
-            }
+        let is_final = || matches!(&reflector.list()[..], [object] if object.is_immutable());
+        while !is_final() && keys.next().await.is_some() {
+            told.tell();
         }
     };
     tokio::select! {
@@ -220,11 +246,15 @@ mod tests {
                 {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m1", "key": "k"}}}]}],
             "volumes": [{"name": "v", "configMap": {"name": "m1"}}, {"name": "w", "secret": {"secretName": "s2"}},
                         {"name": "x", "projected": {"sources": [{"configMap": {"name": "m2"}},
-                            {"serviceAccountToken": {"path": "t"}}]}}, {"name": "y", "emptyDir": {}}],
+                            {"serviceAccountToken": {"path": "t"}}, {"clusterTrustBundle": {"path": "p", "name": "b"}},
+                            {"clusterTrustBundle": {"path": "q", "signerName": "a.b/c"}}]}},
+                        {"name": "y", "emptyDir": {}}],
         }}))
         .unwrap();
         let names = Names::of(&pod);
         assert_eq!(names.config_maps.into_iter().collect::<Vec<_>>(), ["m1", "m2"]);
+        let bundles: Vec<_> = names.trust_bundles.into_iter().collect();
+        assert_eq!(bundles, ["metadata.name=b", "spec.signerName=a.b/c"]);
         assert_eq!(names.secrets.into_iter().collect::<Vec<_>>(), ["s1", "s2"]);
         assert_eq!(Names::of(&Pod::default()), Names::default());
     }

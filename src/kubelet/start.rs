@@ -15,7 +15,7 @@ use super::pod::ephemeral;
 use super::pull::Images;
 use super::sandbox::processes;
 use super::status::Waiting;
-use super::volumes::{Maker, Volumes};
+use super::volumes::Volumes;
 use super::{container, env, hosts, messages, pull};
 use crate::client::events::EventType;
 use crate::clock;
@@ -168,7 +168,7 @@ async fn places<R>(
     let dirs = context.dirs(pod.metadata.uid.as_deref().unwrap_or(""));
     dirs.create()
         .map_err(|error| waiting("ContainerCreating", format!("{}: {error}", dirs.disk.display())))?;
-    let maker = Maker { client: &context.client, pod, dirs: &dirs, node: &context.config.capacity };
+    let maker = context.maker(pod, &dirs);
     volumes.make(&maker).await.map_err(|error| {
         context.event(pod, None, EventType::Warning, "FailedMount", &error.to_string());
         waiting("ContainerCreating", "")

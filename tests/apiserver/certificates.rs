@@ -307,3 +307,34 @@ async fn pods_ask_for_certificates() {
             .ends_with("immutable after PodCertificateRequest is issued, denied, or failed")
     );
 }
+
+#[tokio::test]
+async fn who_says_what_to_trust_has_the_right_to() {
+    const BUNDLES: &str = "/apis/certificates.k8s.io/v1/clustertrustbundles";
+    let f = Fixture::start().await;
+    let leaf = f.pki.client("officer", &[], LEAF_LIFETIME).unwrap();
+    let officer = client(&f.pki, Some(&leaf)).build().unwrap();
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let rule = |verbs: Value, resource: &str, names: Value| json!({"verbs": verbs, "apiGroups": ["certificates.k8s.io"], "resources": [resource], "resourceNames": names});
+    let write = rule(json!(["create", "patch"]), "clustertrustbundles", json!([]));
+    let role = |rules: Vec<Value>| json!({"metadata": {"name": "officer"}, "rules": rules});
+    f.post(&format!("{rbac}/clusterroles"), role(vec![write.clone()])).await.expect(201);
+    let binding = json!({"metadata": {"name": "officer"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "officer"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "officer"}]});
+    f.post(&format!("{rbac}/clusterrolebindings"), binding).await.expect(201);
+    let post = |name: &str, signer: &str| {
+        let body = json!({"metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": f.pki.ca_pem()}});
+        let url = format!("{}{BUNDLES}", f.base);
+        sent(officer.post(url).header("content-type", "application/json").body(body.to_string()))
+    };
+    post("own", "").await.expect(201);
+    assert_eq!(
+        post("example.com:ca:a", "example.com/ca").await.expect(403)["message"],
+        "clustertrustbundles.certificates.k8s.io \"example.com:ca:a\" is forbidden: user not permitted to attest for \
+         signerName \"example.com/ca\""
+    );
+    let attest = rule(json!(["attest"]), "signers", json!(["example.com/*"]));
+    f.patch(&format!("{rbac}/clusterroles/officer"), role(vec![write, attest])).await.expect(200);
+    post("example.com:ca:a", "example.com/ca").await.expect(201);
+}

@@ -25,6 +25,7 @@ mod node_cases;
 mod orphans;
 mod pods;
 mod pressure;
+mod projected;
 mod replica_sets;
 mod rollouts;
 mod scaling;

@@ -1,5 +1,5 @@
-//! CertificateApproval, CertificateSigning and CertificateSubjectRestriction: who may vouch for a signer, and what is
-//! never signed.
+//! CertificateApproval, CertificateSigning, ClusterTrustBundleAttest and CertificateSubjectRestriction: who may vouch for
+//! a signer, and what is never signed.
 //!
 //! Source: Kubernetes `plugin/pkg/admission/certificates` and `pkg/certauthorization`.
 
@@ -13,6 +13,7 @@ use crate::api::request::{Target, User};
 use crate::api::status::{FieldError, Status};
 use crate::api::value::text;
 use crate::apiserver::auth::rbac::MASTERS;
+use crate::apiserver::auth::rbac::escalation::only_for_collector;
 use crate::apiserver::registry::Registry;
 
 /// The signer of certificates that this server takes from its clients.
@@ -75,6 +76,22 @@ pub fn validate_pods(
     let errors = [FieldError::forbidden("spec.signerName", &why)];
     let kind = attributes.kind;
     Err(Status::invalid(&kind.group, &kind.kind, text(&request["metadata"], "name"), &errors))
+}
+
+/// Whoever says which certificates a signer's users are to trust must have the right to. The signer is the new object's:
+/// a change of it is refused elsewhere.
+pub fn validate_bundle(
+    registry: &Registry,
+    attributes: &Attributes<'_>,
+    bundle: &Value,
+) -> Result<(), Status> {
+    let signer = text(&bundle["spec"], "signerName");
+    let collected = attributes.old.is_some_and(|old| only_for_collector(bundle, old));
+    if signer.is_empty() || collected || has_right(registry, attributes.user, "attest", signer) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to attest for signerName {signer:?}");
+    Err(attributes.forbidden(bundle, &why))
 }
 
 /// Whether a user may do this for a signer: by its name, or for all signers of its domain.

@@ -170,6 +170,9 @@ async fn decide(
         ("certificates.k8s.io", "podcertificaterequests") => {
             certificates::validate_pods(registry, attributes, object)?;
         }
+        ("certificates.k8s.io", "clustertrustbundles") if attributes.operation != Operation::Delete => {
+            certificates::validate_bundle(registry, attributes, object)?;
+        }
         _ => pod_security::validate(registry, attributes, object)?,
     }
     policies::validating::validate(registry, attributes, object).await?;

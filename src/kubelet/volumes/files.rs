@@ -9,8 +9,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume};
+use k8s_openapi::api::core::v1::{
+    ClusterTrustBundleProjection, ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, PodCertificateProjection,
+    Secret, Volume,
+};
 
+use super::certificates::Bundle;
 use crate::clock;
 use crate::kubelet::downward;
 use crate::kubelet::resources::NodeCapacity;
@@ -54,6 +58,15 @@ pub enum Source {
         audience: Option<String>,
         /// For how long.
         seconds: i64,
+    },
+    /// Certificates to trust.
+    Trust(ClusterTrustBundleProjection),
+    /// A certificate of the pod, with its key.
+    Certificate {
+        /// Which of the volume's sources it is.
+        number: usize,
+        /// Of whom, and where.
+        projection: PodCertificateProjection,
     },
 }
 
@@ -112,12 +125,12 @@ impl Source {
             return Err("this kind of volume is not supported by minik".to_owned());
         };
         let mut parts = Vec::new();
-        for source in projected.sources.iter().flatten() {
-            if source.cluster_trust_bundle.is_some() || source.pod_certificate.is_some() {
-                return Err(
-                    "projected clusterTrustBundle and podCertificate sources are not supported by minik"
-                        .to_owned(),
-                );
+        for (number, source) in projected.sources.iter().flatten().enumerate() {
+            if let Some(projection) = &source.cluster_trust_bundle {
+                parts.push(Source::Trust(projection.clone()));
+            }
+            if let Some(projection) = &source.pod_certificate {
+                parts.push(Source::Certificate { number, projection: projection.clone() });
             }
             if let Some(map) = &source.config_map {
                 parts.push(Source::ConfigMap {
@@ -240,6 +253,22 @@ pub fn of_downward(
         files.files.insert(PathBuf::from(&item.path), File::new(text.into_bytes(), mode));
     }
     Ok(files)
+}
+
+/// The files of a certificate: the key and it in one, or each by itself.
+pub fn of_certificate(bundle: &Bundle, projection: &PodCertificateProjection, mode: u32) -> Files {
+    let Bundle { key, chain } = bundle;
+    let mut files = Files::default();
+    for (path, content) in [
+        (&projection.credential_bundle_path, [key.as_str(), chain].concat()),
+        (&projection.key_path, key.clone()),
+        (&projection.certificate_chain_path, chain.clone()),
+    ] {
+        if let Some(path) = path.as_deref().filter(|path| !path.is_empty()) {
+            files.merge(Files::one(path, content.into_bytes(), mode));
+        }
+    }
+    files
 }
 
 /// Writes the files below `place` and swaps them in; does nothing when they are there already.
@@ -380,6 +409,27 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_has_the_files_that_are_asked_for() {
+        let bundle = Bundle { key: "key\n".into(), chain: "chain\n".into() };
+        for (paths, expected) in [
+            (json!({"credentialBundlePath": "all"}), vec![("all", "key\nchain\n")]),
+            (
+                json!({"keyPath": "k", "certificateChainPath": "c/c"}),
+                vec![("c/c", "chain\n"), ("k", "key\n")],
+            ),
+            (json!({"keyPath": "", "certificateChainPath": "c"}), vec![("c", "chain\n")]),
+        ] {
+            let mut projection = json!({"signerName": "a.b/c", "keyType": "ED25519"});
+            projection.as_object_mut().unwrap().extend(paths.as_object().unwrap().clone());
+            let files = of_certificate(&bundle, &serde_json::from_value(projection).unwrap(), 0o600);
+            let made = |(path, text): (&str, &str)| {
+                (PathBuf::from(path), File::new(text.as_bytes().to_vec(), 0o600))
+            };
+            assert_eq!(files.files, expected.into_iter().map(made).collect(), "{paths}");
+        }
+    }
+
+    #[test]
     fn paths_cannot_leave_the_volume() {
         let dir = tempfile::tempdir().unwrap();
         for path in ["../x", "/x", "..data/x", "a/../../x"] {
@@ -393,8 +443,11 @@ mod tests {
     #[test]
     fn sources_that_cannot_be_made_are_named() {
         let of = |volume: serde_json::Value| Source::of(&serde_json::from_value(volume).unwrap());
-        let bundle = json!({"name": "v", "projected": {"sources": [{"clusterTrustBundle": {"path": "ca"}}]}});
-        assert!(of(bundle).unwrap_err().contains("clusterTrustBundle"));
+        let certificate =
+            json!({"podCertificate": {"signerName": "a.b/c", "keyType": "ED25519", "keyPath": "k"}});
+        let sources = json!([{"clusterTrustBundle": {"path": "ca", "name": "b"}}, certificate]);
+        let parts = of(json!({"name": "v", "projected": {"sources": sources}})).unwrap().parts;
+        assert!(matches!(&parts[..], [Source::Trust(_), Source::Certificate { number: 1, .. }]), "{parts:?}");
         assert!(of(json!({"name": "v", "nfs": {"path": "/", "server": "s"}})).unwrap_err().contains("kind"));
         assert_eq!(of(json!({"name": "v", "secret": {"secretName": "s"}})).unwrap().parts.len(), 1);
     }

@@ -1,22 +1,27 @@
 //! The volumes of a pod on the host: made before its containers start, removed when it has ended.
 
+pub mod certificates;
 pub mod claim;
 pub mod empty_dir;
 pub mod files;
 pub mod host_path;
+pub mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, ServiceAccount, Volume};
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use self::certificates::{Certificates, Issuance};
 use self::files::{Files, Source, Sources};
 use super::pod::{all_containers, ephemeral};
 use super::resources::NodeCapacity;
@@ -82,15 +87,17 @@ pub struct Maker<'a> {
     pub dirs: &'a PodDirs,
     /// For `resourceFieldRef`, and what memory there is.
     pub node: &'a NodeCapacity,
+    /// For certificates of the pod.
+    pub issuance: &'a Issuance,
 }
 
 /// The volumes of a pod.
-#[derive(Default)]
 pub struct Volumes {
     /// Where each is, once all are made.
     places: Option<HashMap<String, PathBuf>>,
     /// By volume and path.
     tokens: HashMap<(String, String), Token>,
+    certificates: Certificates,
     /// What they show of the pod itself; `None` when anything that they show may be out of date.
     shown: Option<Marks>,
 }
@@ -110,6 +117,16 @@ struct Token {
 }
 
 impl Volumes {
+    /// None yet; `changed` is told whenever they are to show another certificate of the pod.
+    pub fn new(changed: Arc<Notify>) -> Volumes {
+        Volumes {
+            places: None,
+            tokens: HashMap::new(),
+            certificates: Certificates::new(changed),
+            shown: None,
+        }
+    }
+
     /// Makes every volume that a container of the pod mounts or has as a device, once; answers where each is.
     pub async fn make(&mut self, maker: &Maker<'_>) -> Result<HashMap<String, PathBuf>, Error> {
         let mut places = self.places.clone().unwrap_or_default();
@@ -204,7 +221,7 @@ impl Volumes {
         source: &Source,
         default_mode: u32,
     ) -> Result<Files, String> {
-        let Maker { client, pod, node, .. } = maker;
+        let Maker { client, pod, node, issuance, .. } = maker;
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         match source {
             Source::ConfigMap { name, optional, items } => {
@@ -234,10 +251,19 @@ impl Volumes {
                         text
                     }
                 };
-                let owner = fs_user(pod);
-                // Nobody else need read a token when it is known who must.
-                let mode = if owner.is_some() || fs_group(pod).is_some() { 0o600 } else { default_mode };
+                let (mode, owner) = of_its_own(pod, default_mode);
                 Ok(Files::one(path, text.into_bytes(), mode).owned_by(owner))
+            }
+            Source::Trust(projection) => {
+                let anchors = trust::fetch(client, projection).await?;
+                let (mode, owner) = of_its_own(pod, default_mode);
+                Ok(Files::one(&projection.path, anchors, mode).owned_by(owner))
+            }
+            Source::Certificate { number, projection } => {
+                let bundle =
+                    self.certificates.get(issuance, pod, (volume.name.as_str(), *number), projection)?;
+                let (mode, owner) = of_its_own(pod, default_mode);
+                Ok(files::of_certificate(&bundle, projection, mode).owned_by(owner))
             }
         }
     }
@@ -279,6 +305,12 @@ fn fs_user(pod: &Pod) -> Option<u32> {
         .map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(common));
     let first = users.next()??;
     users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
+}
+
+/// The mode and owner of files that are the pod's own: nobody else need read them when it is known who must.
+fn of_its_own(pod: &Pod, default_mode: u32) -> (u32, Option<u32>) {
+    let owner = fs_user(pod);
+    (if owner.is_some() || fs_group(pod).is_some() { 0o600 } else { default_mode }, owner)
 }
 
 async fn request_token(

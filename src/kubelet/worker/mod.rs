@@ -123,6 +123,7 @@ impl<R: Runtime> Worker<R> {
         changed: Arc<Notify>,
     ) -> Worker<R> {
         let notes = Notes { host_addresses: context.config.addresses(), ..Notes::default() };
+        let upkeep = Upkeep::default();
         Worker {
             context,
             uid,
@@ -140,8 +141,8 @@ impl<R: Runtime> Worker<R> {
             resized: HashMap::new(),
             failures: HashMap::new(),
             unstarted: Vec::new(),
-            volumes: Arc::default(),
-            upkeep: Upkeep::default(),
+            volumes: upkeep.no_volumes(),
+            upkeep,
             failed_grace: None,
             kill_at: None,
             written: None,
@@ -482,7 +483,7 @@ impl<R: Runtime> Worker<R> {
             tracing::warn!(pod = name_of(pod), %error, "volumes not removed");
             return Next::Wait(Some(RETRY));
         }
-        self.volumes = Arc::default();
+        self.volumes = self.upkeep.no_volumes();
         self.context.eviction.cleaned(&self.uid);
         if !gone {
             return Next::Wait(None);

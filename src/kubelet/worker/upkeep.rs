@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex, Notify, oneshot};
 use tokio::time::Instant;
 
 use super::Worker;
@@ -15,7 +15,7 @@ use crate::kubelet::plan::{Action, sooner};
 use crate::kubelet::references::References;
 use crate::kubelet::status::Waiting;
 use crate::kubelet::storage_limits::Limits;
-use crate::kubelet::volumes::Maker;
+use crate::kubelet::volumes::Volumes;
 use crate::kubelet::{disk, eviction};
 use crate::runtime::{ContainerState, Runtime};
 
@@ -25,7 +25,7 @@ const MEASURE: Duration = Duration::from_secs(10);
 /// Where the upkeep of a pod stands.
 #[derive(Default)]
 pub struct Upkeep {
-    /// Told when an object that the pod refers to changes.
+    /// Told when an object that the pod refers to changes, or a certificate of the pod.
     referenced: Arc<Notify>,
     references: Option<References>,
     trouble: Option<Trouble>,
@@ -43,9 +43,14 @@ struct Trouble {
 }
 
 impl Upkeep {
-    /// Told when an object that the pod refers to changes.
+    /// Told when an object that the pod refers to changes, or a certificate of the pod.
     pub fn referenced(&self) -> Arc<Notify> {
         self.referenced.clone()
+    }
+
+    /// The volumes of a pod that has none yet.
+    pub fn no_volumes(&self) -> Arc<Mutex<Volumes>> {
+        Arc::new(Mutex::new(Volumes::new(self.referenced.clone())))
     }
 
     /// What was wrong may be right now.
@@ -124,8 +129,7 @@ impl<R: Runtime> Worker<R> {
                 return Some(left);
             }
             let dirs = self.context.dirs(&self.uid);
-            let node = &self.context.config.capacity;
-            let maker = Maker { client: &self.context.client, pod, dirs: &dirs, node };
+            let maker = self.context.maker(pod, &dirs);
             let errors: Vec<String> = volumes.refresh(&maker).await.iter().map(ToString::to_string).collect();
             if !errors.is_empty() {
                 for error in self.upkeep.failed(errors, now) {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -157,6 +157,16 @@ impl Addresses for Network {
         let held = self.held.lock().unwrap().clone();
         async { Ok(held) }.boxed()
     }
+}
+
+/// The certificate by which the API server would be known.
+pub fn authority() -> &'static str {
+    static MADE: LazyLock<String> = LazyLock::new(|| {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+    });
+    &MADE
 }
 
 /// Nothing is signed here.

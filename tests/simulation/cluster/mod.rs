@@ -35,7 +35,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use self::beginning::Beginning;
-use self::fakes::{Disk, Images, Metrics, Network, NoKeys};
+use self::fakes::{Disk, Images, Metrics, Network, NoKeys, authority};
 use self::views::Shown;
 
 mod beginning;
@@ -230,6 +230,12 @@ impl Cluster {
         of.iter().map(|at| at.duration_since(of[0]).as_secs()).collect()
     }
 
+    /// Where a volume in memory of a pod of the first node is.
+    pub fn volume(&self, pod: &Value, name: &str) -> PathBuf {
+        let uid = pod["metadata"]["uid"].as_str().unwrap();
+        self.directory.path().join("minik/memory").join(uid).join("volumes").join(name)
+    }
+
     /// Puts a manifest into the first node's folder of static pods, or changes what is there.
     pub fn put_manifest(&self, file: &str, manifest: &str) {
         let folder = self.directory.path().join("minik/manifests");
@@ -271,7 +277,7 @@ impl Cluster {
 fn controllers(api: &Arc<ApiServer>, volumes: PathBuf, node: Arc<dyn Node>) -> Controllers {
     let config = ControllersConfig {
         authority: Arc::new(NoKeys),
-        ca_pem: "none".into(),
+        ca_pem: authority().into(),
         dns_service: Ipv4Addr::new(10, 96, 0, 10),
         dns_server: (Ipv4Addr::new(192, 0, 2, 1), 53),
         storage: Arc::new(Disk(volumes)),

@@ -59,7 +59,7 @@ pub fn check(
 }
 
 /// Whether nothing changes but what the garbage collector changes.
-fn only_for_collector(new: &Value, old: &Value) -> bool {
+pub fn only_for_collector(new: &Value, old: &Value) -> bool {
     let without = |object: &Value| {
         let mut object = object.clone();
         for key in ["ownerReferences", "finalizers", "managedFields", "resourceVersion"] {

@@ -34,6 +34,7 @@ use crate::kubelet::context::{Addresses, Config, ImageSource};
 use crate::kubelet::node::Machine;
 use crate::kubelet::references::Watches;
 use crate::kubelet::resources::NodeCapacity;
+use crate::kubelet::volumes::certificates::Issuance;
 use crate::network::Attachment;
 use crate::runtime::sim::{SimCall, SimExec, SimProgram, SimRuntime};
 use crate::stdio::Exit;
@@ -281,11 +282,17 @@ impl Bed {
         let context = Arc::new(Context {
             config,
             watches: Watches::new(client.clone()),
-            client,
+            client: client.clone(),
             runtime: runtime.clone(),
             images: images.clone(),
             network: Arc::new(Network { led: is_led }),
             services,
+            issuance: Issuance {
+                client: client.clone(),
+                recorder: recorder.clone(),
+                nodes: nodes.clone(),
+                node: "n".into(),
+            },
             recorder,
             statics: Default::default(),
             eviction: Default::default(),

@@ -96,6 +96,7 @@ const PLAIN: &[(&str, &[Rights])] = &[
             "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/",
         )],
     ),
+    ("system:cluster-trust-bundle-discovery", &[on(READ, "certificates.k8s.io", "clustertrustbundles")]),
     (
         "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
         &[on("create", "certificates.k8s.io", "certificatesigningrequests/nodeclient")],
@@ -136,6 +137,7 @@ const NODE: &[Rights] = &[
     on("get", "core", "persistentvolumeclaims persistentvolumes"),
     on("get", "core", "endpoints"),
     on("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+    on(READ, "certificates.k8s.io", "clustertrustbundles"),
     on("create get list watch", "certificates.k8s.io", "podcertificaterequests"),
     on("get create update patch delete", "coordination.k8s.io", "leases"),
     on("get", "storage.k8s.io", "volumeattachments"),
@@ -317,5 +319,6 @@ pub(super) fn bindings() -> Vec<Preset> {
         named_like("system:volume-scheduler", &["User system:kube-scheduler"]),
         named_like("system:node", &[]),
         named_like("system:service-account-issuer-discovery", &["Group system:serviceaccounts"]),
+        named_like("system:cluster-trust-bundle-discovery", &["Group system:serviceaccounts"]),
     ]
 }

@@ -301,6 +301,14 @@ const ROLES: &[(&str, &[Rights])] = &[
     ("ttl-after-finished-controller", &[on("get list watch delete", "batch", "jobs"), EVENTS]),
     ("root-ca-cert-publisher", &[on("create update", "core", "configmaps"), EVENTS]),
     (
+        "kube-apiserver-serving-clustertrustbundle-publisher",
+        &[
+            named("attest", "certificates.k8s.io", "signers", "kubernetes.io/kube-apiserver-serving"),
+            on("create update delete list watch", "certificates.k8s.io", "clustertrustbundles"),
+            EVENTS,
+        ],
+    ),
+    (
         "validatingadmissionpolicy-status-controller",
         &[
             on(READ, "admissionregistration.k8s.io", "validatingadmissionpolicies"),
