@@ -2,3 +2,4 @@
 
 pub mod defaults;
 pub mod qos;
+pub mod references;

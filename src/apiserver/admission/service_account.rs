@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::{Attributes, Operation};
 use crate::api::meta;
+use crate::api::pod::references;
 use crate::api::status::Status;
 use crate::apiserver::auth::rbac::MASTERS;
 use crate::apiserver::registry::{Registry, metadata};
@@ -100,21 +101,10 @@ fn may_be_mirror(spec: &Value) -> Result<(), &'static str> {
     if spec["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
         return Err("a mirror pod may not reference service accounts");
     }
-    let containers = ["containers", "initContainers", "ephemeralContainers"];
-    let mut containers = containers.iter().flat_map(|list| items(spec, list));
-    let in_environment = containers.any(|container| {
-        items(container, "env").any(|env| !env["valueFrom"]["secretKeyRef"].is_null())
-            || items(container, "envFrom").any(|env| !env["secretRef"].is_null())
-    });
-    let sources = |volume: &Value, kind: &str| {
-        items(&volume["projected"], "sources").any(|source| !source[kind].is_null())
-    };
-    let mounted =
-        items(spec, "volumes").any(|volume| !volume["secret"].is_null() || sources(volume, "secret"));
-    if in_environment || mounted || items(spec, "imagePullSecrets").next().is_some() {
+    if references::secrets(spec) {
         return Err("a mirror pod may not reference secrets");
     }
-    if items(spec, "volumes").any(|volume| sources(volume, "serviceAccountToken")) {
+    if references::projects(spec, "serviceAccountToken") {
         return Err("a mirror pod may not use ServiceAccountToken volume projections");
     }
     Ok(())

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::api::meta::MIRROR;
-use crate::api::pod::{defaults, qos};
+use crate::api::pod::{defaults, qos, references};
 use crate::api::{meta, yaml};
 use crate::client::reflector::Key;
 
@@ -51,6 +51,9 @@ pub fn read(bytes: &[u8], node: &str) -> Result<Option<Static>, String> {
     }
     if !pod["metadata"].is_object() || !pod["spec"].is_object() || meta::name(&pod).is_empty() {
         return Err("a manifest must have metadata.name and spec".to_owned());
+    }
+    if let Some(what) = references::first(&pod["spec"]) {
+        return Err(format!("static pods may not reference {what}"));
     }
     let digest = Sha256::digest(format!("{node}\n{pod}"));
     let mut hash: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -139,6 +142,10 @@ mod tests {
             ("a: [", "yaml: line "),
             ("- 1\n- 2", "must be of apiVersion"),
             ("apiVersion: v1\n---\nkind: Pod", "this one holds several objects"),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: n}\nspec: {volumes: [{name: v, configMap: {name: m}}]}",
+                "static pods may not reference configmaps",
+            ),
         ] {
             let told = read(text.as_bytes(), "n").unwrap_err();
             assert!(told.contains(error), "{text}: {told}");
