@@ -355,9 +355,11 @@ fn no_request_is_lost_while_pods_come_and_go() {
     }
 
     // What pods ask takes another way through the kernel than what the host does.
-    bed.kubectl("run asks --image=alpine -- sleep 7531");
+    // Found among all processes of this machine by a number that no other run of the test has.
+    let sleep = format!("sleep {}", 1_000_000_000 + std::process::id());
+    bed.kubectl(&format!("run asks --image=alpine -- {sleep}"));
     bed.wait_ready("asks");
-    let pid = bed.ok(&["pgrep", "-o", "-f", "^sleep 7531"]);
+    let pid = bed.ok(&["pgrep", "-o", "-f", &format!("^{sleep}$")]);
     let pod = PathBuf::from(format!("/proc/{}/ns/net", pid.trim()));
     let host = PathBuf::from(format!("/run/netns/{}-host", bed.name));
     let [cluster, balancer, port, _, ingress] = addresses[..] else { panic!("{addresses:?}") };
@@ -397,8 +399,8 @@ fn no_request_is_lost_while_pods_come_and_go() {
     // One by one, as somebody who is in no hurry does it.
     for pod in bed.kubectl("get pods -l app=web -o name").lines() {
         bed.kubectl(&format!("delete {pod}"));
-        bed.kubectl("rollout status deployment/web --timeout=110s");
     }
+    bed.kubectl("rollout status deployment/web --timeout=110s");
     load.goes_on(&bed);
     for (what, wrk) in [("to the ingress", keeping), ("with new connections", closing)] {
         let (answered, wrong) = wrk.end();
