@@ -12,6 +12,7 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::gateway::linger;
 use super::limits::Seat;
 use super::upstream::Reply;
 
@@ -103,8 +104,11 @@ impl Progress {
 }
 
 /// A request's body as the backend reads it.
+///
+/// What a backend that answers early leaves is read all the same: it would be in the way of the client's next request.
 pub struct Upload {
-    body: Incoming,
+    /// There until this ends.
+    body: Option<Incoming>,
     left: Option<u64>,
     progress: Arc<Progress>,
 }
@@ -113,7 +117,7 @@ impl Upload {
     /// A body of at most so many bytes, and where to see how far it is.
     pub fn new(body: Incoming, limit: Option<u64>) -> (Upload, Arc<Progress>) {
         let progress = Progress::new(if body.is_end_stream() { Phase::Answer } else { Phase::Client });
-        (Upload { body, left: limit, progress: progress.clone() }, progress)
+        (Upload { body: Some(body), left: limit, progress: progress.clone() }, progress)
     }
 }
 
@@ -125,11 +129,12 @@ impl hyper::body::Body for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else {
             self.progress.set(Phase::Client);
             return Poll::Pending;
         };
-        let ended = frame.is_none() || self.body.is_end_stream();
+        let ended = frame.is_none() || body.is_end_stream();
         self.progress.set(if ended { Phase::Answer } else { Phase::Backend });
         let frame = match frame {
             None => return Poll::Ready(None),
@@ -148,11 +153,19 @@ impl hyper::body::Body for Upload {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(SizeHint::default, Incoming::size_hint)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take() {
+            linger(body);
+        }
     }
 }
 

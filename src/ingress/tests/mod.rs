@@ -170,6 +170,24 @@ async fn nobody() -> SocketAddr {
 }
 
 #[tokio::test]
+async fn a_connection_outlives_an_answer_that_comes_before_the_request_is_whole() {
+    let (address, _serving) = backend(|_, _, _| ok("early")).await;
+    let front = Front::new(&[address], Settings::default()).await;
+    let mut stream = TcpStream::connect(front.address).await.unwrap();
+    let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\n";
+    for _ in 0..3 {
+        stream.write_all(post.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"early") {
+            let got = tokio::time::timeout(Duration::from_secs(10), stream.read_buf(&mut answer)).await;
+            assert_ne!(got.expect("an answer").unwrap(), 0, "{}", String::from_utf8_lossy(&answer));
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+        stream.write_all(b"rest").await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_request_and_its_answer_pass_and_framing_is_made_anew() {
     let (address, _serving) = backend(|_, _, head| ok(head)).await;
     let front = Front::new(&[address], Settings::default()).await;
