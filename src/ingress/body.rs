@@ -12,7 +12,6 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::gateway::linger;
 use super::limits::Seat;
 use super::upstream::Reply;
 
@@ -23,6 +22,10 @@ pub type Body = http_body_util::combinators::BoxBody<Bytes, Error>;
 
 /// How long a client may take to send the next part of its request.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(60);
+/// How much of a body that nobody wants is read, so that the client gets to read its answer.
+const LINGER_BYTES: usize = 8 << 20;
+/// And for how long.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A body of these bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
@@ -32,6 +35,26 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 /// No body.
 pub fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed()
+}
+
+/// Reads some of a body that nobody wants: a client that is still sending would not see its answer otherwise.
+pub(super) fn linger<B>(mut body: B)
+where
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Send,
+{
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(tokio::time::timeout(LINGER, async move {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > LINGER_BYTES {
+                return;
+            }
+        }
+    }));
 }
 
 /// On whom a request waits.

@@ -9,10 +9,10 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 
 use super::annotations::{External, Protocol, Settings};
-use super::body::{Body, Download, Held, empty};
+use super::body::{Body, Download, Held, empty, linger};
 use super::exchange::{client_of, with_body};
 use super::gate::{self, Answer};
-use super::gateway::{Gateway, answer, linger, page};
+use super::gateway::{Gateway, answer, page};
 use super::headers;
 use super::path;
 use super::route::{self, Asked, Backend, Location, Table, Target};

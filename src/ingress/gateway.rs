@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
@@ -20,7 +19,7 @@ use tokio::time::Instant;
 
 use super::Names;
 use super::affinity::{self, Session};
-use super::body::{Body, Download, Held, Upload, empty, full};
+use super::body::{Body, Download, Held, Upload, empty, full, linger};
 use super::exchange::{Exchange, Passage};
 use super::external::{self, Granted};
 use super::gate::{self, Answer};
@@ -37,10 +36,6 @@ use crate::client::random_u64;
 pub const REQUESTS: usize = 4096;
 /// How many passwords are checked at a time.
 const CHECKS: usize = 2;
-/// How much of a body that nobody wants is read, so that the client gets to read its answer.
-const LINGER_BYTES: usize = 8 << 20;
-/// And for how long.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// The other end of a connection.
 #[derive(Clone)]
@@ -327,26 +322,6 @@ fn authority(parts: &Parts) -> Option<String> {
         (None, _) if parts.version < Version::HTTP_11 => Some(String::new()),
         _ => None,
     }
-}
-
-/// Reads some of a body that nobody wants: a client that is still sending would not see its answer otherwise.
-pub(super) fn linger<B>(mut body: B)
-where
-    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Send,
-{
-    if body.is_end_stream() {
-        return;
-    }
-    tokio::spawn(tokio::time::timeout(LINGER, async move {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > LINGER_BYTES {
-                return;
-            }
-        }
-    }));
 }
 
 /// An answer that says nothing but its status.

@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 
+use crate::api::value::{items, text};
+
 /// Whether anything of a pod is from Secrets: its environment, its volumes, or the credentials of its images.
 pub fn secrets(spec: &Value) -> bool {
     in_environment(spec, "secretKeyRef", "secretRef")
         || has_volume(spec, "secret")
         || projects(spec, "secret")
-        || items(spec, "imagePullSecrets").next().is_some()
+        || !items(spec, "imagePullSecrets").is_empty()
 }
 
 /// Whether anything of a pod is from ConfigMaps.
@@ -19,14 +21,15 @@ pub fn config_maps(spec: &Value) -> bool {
 
 /// Whether a projected volume of a pod has such a source, by its field: `serviceAccountToken`.
 pub fn projects(spec: &Value, source: &str) -> bool {
-    items(spec, "volumes")
-        .any(|volume| items(&volume["projected"], "sources").any(|given| !given[source].is_null()))
+    let has =
+        |volume: &Value| items(&volume["projected"], "sources").iter().any(|given| !given[source].is_null());
+    items(spec, "volumes").iter().any(has)
 }
 
 /// To what a pod refers, as Kubernetes names it (`HasAPIObjectReference` of `pkg/api/pod`); `None` if to nothing.
 pub fn first(spec: &Value) -> Option<&'static str> {
     let accounts = ["serviceAccountName", "serviceAccount"];
-    if accounts.iter().any(|field| spec[*field].as_str().is_some_and(|name| !name.is_empty())) {
+    if accounts.iter().any(|field| !text(spec, field).is_empty()) {
         return Some("serviceaccounts");
     }
     if secrets(spec) {
@@ -35,7 +38,7 @@ pub fn first(spec: &Value) -> Option<&'static str> {
     if config_maps(spec) {
         return Some("configmaps");
     }
-    if items(spec, "resourceClaims").next().is_some() {
+    if !items(spec, "resourceClaims").is_empty() {
         return Some("resourceclaims");
     }
     let volumes = [
@@ -50,27 +53,21 @@ pub fn first(spec: &Value) -> Option<&'static str> {
         ("clusterTrustBundle", "clustertrustbundles"),
         ("podCertificate", "podcertificates"),
     ];
-    let volumes = volumes.into_iter().filter(|(kind, _)| has_volume(spec, kind));
-    volumes
-        .chain(sources.into_iter().filter(|(source, _)| projects(spec, source)))
-        .map(|(_, name)| name)
-        .next()
+    let of_volume = volumes.into_iter().find(|(kind, _)| has_volume(spec, kind));
+    let found = of_volume.or_else(|| sources.into_iter().find(|(source, _)| projects(spec, source)));
+    found.map(|(_, name)| name)
 }
 
 fn in_environment(spec: &Value, key: &str, all: &str) -> bool {
     let lists = ["containers", "initContainers", "ephemeralContainers"];
     lists.iter().flat_map(|list| items(spec, list)).any(|container| {
-        items(container, "env").any(|env| !env["valueFrom"][key].is_null())
-            || items(container, "envFrom").any(|env| !env[all].is_null())
+        items(container, "env").iter().any(|env| !env["valueFrom"][key].is_null())
+            || items(container, "envFrom").iter().any(|env| !env[all].is_null())
     })
 }
 
 fn has_volume(spec: &Value, kind: &str) -> bool {
-    items(spec, "volumes").any(|volume| !volume[kind].is_null())
-}
-
-fn items<'a>(value: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    value[list].as_array().into_iter().flatten()
+    items(spec, "volumes").iter().any(|volume| !volume[kind].is_null())
 }
 
 #[cfg(test)]
@@ -101,6 +98,8 @@ mod tests {
             (projected(json!({"configMap": {}})), Some("configmaps")),
             (json!({"resourceClaims": [{"name": "c"}]}), Some("resourceclaims")),
             (volume(json!({"csi": {}})), Some("csidrivers (via CSI volumes)")),
+            (volume(json!({"glusterfs": {}})), Some("endpoints (via glusterFS volumes)")),
+            (volume(json!({"azureFile": {}})), Some("secrets (via azureFile volumes)")),
             (volume(json!({"persistentVolumeClaim": {}})), Some("persistentvolumeclaims")),
             (volume(json!({"ephemeral": {}})), Some("persistentvolumeclaims (via ephemeral volumes)")),
             (projected(json!({"serviceAccountToken": {}})), Some("serviceaccounts (via projected volumes)")),

@@ -13,6 +13,7 @@ use super::{Attributes, Operation};
 use crate::api::meta;
 use crate::api::pod::references;
 use crate::api::status::Status;
+use crate::api::value::items;
 use crate::apiserver::auth::rbac::MASTERS;
 use crate::apiserver::registry::{Registry, metadata};
 use crate::store::Entry;
@@ -93,10 +94,6 @@ fn no_account(attributes: &Attributes<'_>, pod: &Value, name: &str) -> Status {
     attributes.forbidden(pod, &why)
 }
 
-fn items<'a>(value: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    value[list].as_array().into_iter().flatten()
-}
-
 fn may_be_mirror(spec: &Value) -> Result<(), &'static str> {
     if spec["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()) {
         return Err("a mirror pod may not reference service accounts");
@@ -112,7 +109,8 @@ fn may_be_mirror(spec: &Value) -> Result<(), &'static str> {
 
 fn only_own_secrets(account: &Value, spec: &Value) -> Result<(), String> {
     let of = meta::name(account);
-    let names = |list: &str| items(account, list).filter_map(|s| s["name"].as_str()).collect::<Vec<_>>();
+    let names =
+        |list: &str| items(account, list).iter().filter_map(|s| s["name"].as_str()).collect::<Vec<_>>();
     let (secrets, pull_secrets) = (names("secrets"), names("imagePullSecrets"));
     let other = |name: &Value| name.as_str().filter(|name| !secrets.contains(name)).map(str::to_owned);
     let refused = |what: String, secret: &str| {
@@ -140,7 +138,7 @@ fn only_own_secrets(account: &Value, spec: &Value) -> Result<(), String> {
             }
         }
     }
-    for (i, secret) in items(spec, "imagePullSecrets").enumerate() {
+    for (i, secret) in items(spec, "imagePullSecrets").iter().enumerate() {
         let name = secret["name"].as_str().unwrap_or_default();
         if !pull_secrets.contains(&name) {
             return Err(format!(

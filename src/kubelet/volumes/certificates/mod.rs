@@ -254,20 +254,7 @@ fn until(time: Timestamp) -> Duration {
 mod tests {
     use super::*;
     use crate::client::testing::FakeApi;
-    use serde_json::{Value, json};
-
-    /// Waits for something that is soon to be so.
-    async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-        let come = async {
-            loop {
-                if let Some(found) = look() {
-                    return found;
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), come).await.unwrap()
-    }
+    use serde_json::json;
 
     #[tokio::test]
     async fn what_stands_in_the_way_is_told_and_lost_requests_are_made_again() {
@@ -294,15 +281,21 @@ mod tests {
         changed.notified().await;
         assert_eq!(shown(), format!("{FAILED} getting node object: \"n\" is not known"));
         server.put("nodes", json!({"metadata": {"name": "n", "uid": "m"}}));
-        let first = until(|| server.all("podcertificaterequests").pop()).await;
-        until(|| (shown() == NOT_YET).then_some(())).await;
-        let name = first["metadata"]["name"].as_str().unwrap();
-        server.remove("podcertificaterequests", "d", name);
-        let second = until(|| server.all("podcertificaterequests").pop()).await;
-        let proof = |request: &Value| request["spec"]["stubPKCS10Request"].clone();
-        assert_ne!(proof(&first), proof(&second), "with another key");
+        changed.notified().await;
+        assert_eq!(shown(), NOT_YET);
+        let api = issuance.client.namespaced::<PodCertificateRequest>("d");
+        let (requests, feed) = Reflector::new(api, ListOptions::default());
+        let _feed = AbortOnDropHandle::new(tokio::spawn(feed));
+        requests.until(|all| !all.list().is_empty()).await;
+        let first = requests.list().remove(0);
+        let name = |request: &PodCertificateRequest| request.metadata.name.clone().unwrap();
+        server.remove("podcertificaterequests", "d", &name(&first));
+        // The next may be there before anybody has seen that the first was gone.
+        requests.until(|all| all.list().iter().any(|request| name(request) != name(&first))).await;
+        let second = requests.list().pop().unwrap();
+        assert_ne!(first.spec.stub_pkc_s10_request, second.spec.stub_pkc_s10_request, "with another key");
         drop(certificates);
-        server.remove("podcertificaterequests", "d", second["metadata"]["name"].as_str().unwrap());
+        server.remove("podcertificaterequests", "d", &name(&second));
         assert!(server.all("podcertificaterequests").is_empty(), "nobody asks for volumes that are gone");
     }
 }
